@@ -1,0 +1,110 @@
+"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from effcli.core.errors import RunError, UsageError
+
+_PART = ".part-"
+_LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def atomic_path(destination: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``destination``; on success it is renamed to it, else removed.
+
+    Raises:
+        RunError: the disk is full or the place cannot be written.
+    """
+    temporary = destination.parent / f"{_PART}{secrets.token_hex(6)}{destination.suffix}"
+    try:
+        temporary.touch(exist_ok=False)  # with the permissions that the user's umask gives
+        yield temporary
+        temporary.replace(destination)
+    except OSError as error:
+        raise write_error(error, destination) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(destination: Path, text: str) -> None:
+    """Write ``text`` atomically as UTF-8; names of files that are not UTF-8 are written with escapes."""
+    with atomic_path(destination) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove, at any depth, the temporary files of a process that was killed while it wrote."""
+    for part in list(folder.rglob(f"{_PART}*")):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def is_vacant(folder: Path) -> bool:
+    """Whether ``folder`` is not there, or holds nothing but what a killed process left."""
+    return not folder.exists() or all(
+        entry.name == _LOCK or entry.name.startswith(_PART) for entry in folder.iterdir()
+    )
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Hold ``folder`` for this process until the returned file is closed or the process ends, however it ends.
+
+    Raises:
+        UsageError: another process holds it.
+        RunError: it cannot be written.
+    """
+    try:
+        file = (folder / _LOCK).open("a", encoding="utf-8")
+    except OSError as error:
+        raise write_error(error, folder) from None
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UsageError(
+            "another process is working in this directory", place=str(folder), hint="wait for it, or stop it"
+        ) from None
+    except (ImportError, OSError):  # a system or a file system without locks
+        pass
+    return file
+
+
+def write_error(error: OSError, destination: Path) -> RunError:
+    """The user-facing form of a failed write."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return RunError("the disk is full", place=str(destination), hint="free some space and run again")
+    return RunError(f"cannot be written: {error.strerror or error}", place=str(destination))
+
+
+def check_writable(folder: Path) -> None:
+    """Make ``folder`` and make sure that a file can be written there, before any work starts.
+
+    Raises:
+        UsageError: it is a file, or it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError("is a file, not a folder", place=str(folder)) from None
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror or error}", place=str(folder)) from None
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,79 @@
+"""``result.json``: what a run reports."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from effcli.core.errors import UsageError
+
+SCHEMA = 1
+_KEYS = {"schema", "task", "verb", "method", "recipe", "output", "metrics", "timing", "environment"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run reports; :meth:`to_json` is the object that ``--json`` prints."""
+
+    task: str
+    verb: str
+    method: str
+    recipe: str
+    output: str
+    metrics: dict[str, Any]
+    timing: dict[str, float]
+    environment: dict[str, Any]
+    schema: int = SCHEMA
+    figures: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; numbers that JSON lacks (NaN, inf) become None."""
+        content: dict[str, Any] = finite(asdict(self))
+        return content
+
+
+def finite(value: Any) -> Any:
+    """Make ``value`` fit for JSON at any depth: NaN and inf become None, arrays and tensors lists or numbers."""
+    if isinstance(value, dict):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    if hasattr(value, "tolist"):  # NumPy's and PyTorch's values
+        return finite(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def numbers(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield ``(dotted name, value)`` for every number in nested metrics; None (NaN, inf) and lists are left out."""
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{name}", float(value)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read ``result.json`` of a run directory.
+
+    Raises:
+        UsageError: the directory holds no finished run.
+    """
+    file = path / "result.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        state = "an unfinished run" if (path / "recipe.yaml").exists() else "not a run directory"
+        raise UsageError(f"{state}: there is no result.json", place=str(path)) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot be read: {error}", place=str(file)) from None
+    if not isinstance(content, dict) or not content.keys() >= _KEYS:
+        raise UsageError("is not the result of an effcli run", place=str(file))
+    if content["schema"] != SCHEMA:
+        raise UsageError("was written by another version of effcli", place=str(file))
+    return content

@@ -1,0 +1,375 @@
+"""A run directory: stages, steps, checkpoints, exact resume, metrics, result.
+
+A pipeline gets a :class:`Run` and calls it; nothing is inherited::
+
+    def train(recipe, run):
+        network, optimizer = ...
+        for step in run.steps("train", recipe.train.steps, {"network": network, "optimizer": optimizer}):
+            loss = ...
+            run.log("train", step, loss=loss)
+        return run.finish(metrics)
+
+Randomness inside a step depends on (seed, stage, rank, step) only, so a resumed run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol, TypeVar
+
+import torch
+
+from effcli.core.checkpoint import CheckpointStore
+from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError, UsageError
+from effcli.core.files import write_error, write_text
+from effcli.core.metrics_log import MetricsLog, read_metrics
+from effcli.core.progress import progress_bar
+from effcli.core.recipe import Recipe, dump_recipe
+from effcli.core.result import Result, finite, read_result
+from effcli.core.run_directory import claim_directory, default_directory
+from effcli.core.runtime import Runtime
+from effcli.core.stop import StopSignal
+
+__all__ = ["Result", "Run", "SaveEvery", "Stateful", "finite", "open_run", "read_metrics", "read_result"]
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+_UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+class Stateful(Protocol):
+    """Anything with a state that a checkpoint keeps: modules, optimisers, schedules, EMA."""
+
+    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class SaveEvery:
+    """How much work a power cut may cost: seconds or steps between checkpoints."""
+
+    seconds: float | None = 600.0
+    steps: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> SaveEvery:
+        """Read ``10min``, ``90s``, ``2h`` or ``500steps``.
+
+        Raises:
+            UsageError: anything else.
+        """
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)|(\d+)steps", text, re.ASCII)
+        if match and match[3] and int(match[3]) > 0:
+            return cls(seconds=None, steps=int(match[3]))
+        if match and match[1] and float(match[1]) > 0:
+            return cls(seconds=float(match[1]) * _UNITS_S[match[2]])
+        raise UsageError(
+            f"cannot read {text!r}", place="--save-every", hint="for example 10min, 90s, 2h or 500steps"
+        )
+
+
+class Run:
+    """One open run directory. Made by :func:`open_run`; use as a context manager.
+
+    Attributes:
+        path: the directory.
+        runtime: device, precision, ranks, seeds.
+        recipe_name: the name the run reports.
+        is_finished: the directory holds this run's result; there is nothing left to do, and nothing is written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        recipe: Recipe,
+        runtime: Runtime,
+        *,
+        verb: str,
+        recipe_name: str,
+        save_every: SaveEvery,
+        show_progress: bool,
+        lock: IO[str] | None,
+        is_finished: bool,
+    ) -> None:
+        self.path = path
+        self.recipe = recipe
+        self.runtime = runtime
+        self.verb = verb
+        self.recipe_name = recipe_name
+        self.save_every = save_every
+        self.show_progress = show_progress and runtime.is_main
+        self.is_finished = is_finished
+        self._stop = StopSignal()
+        self._checkpoints = CheckpointStore(path / "checkpoints", dump_recipe(recipe, comments=False))
+        self._metrics = MetricsLog(path / "metrics.jsonl")
+        self._started = time.monotonic()
+        self._earlier_s = 0.0
+        self._lock = lock
+        self._log_handler: logging.Handler | None = None
+
+    def __enter__(self) -> Run:
+        if self.runtime.is_main and not self.is_finished:
+            self._metrics.reopen()
+            try:
+                self._log_handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+            except OSError as error:
+                raise write_error(error, self.path / "log.txt") from None
+            self._log_handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            logging.getLogger("effcli").addHandler(self._log_handler)
+            log.info(
+                "%s %s, recipe %s: %s", self.recipe.task, self.verb, self.recipe_name, self.runtime.describe()
+            )
+        self.runtime.seed_all("start")
+        self._stop.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stop.__exit__(*exception)
+        if self._log_handler is not None:
+            logging.getLogger("effcli").removeHandler(self._log_handler)
+            self._log_handler.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    # --- work ------------------------------------------------------------------------------------------
+
+    def stage(self, name: str, compute: Callable[..., T], *args: Any) -> T:
+        """Compute once and keep: a resumed run loads the stage's value instead of computing it again.
+
+        The value may be tensors, numbers, strings and dicts, lists or tuples of them; it comes back as a resumed
+        run would see it, tensors on the CPU. Every rank computes, and all get the main one's value.
+        """
+        saved = self._load(name)
+        if saved is None:
+            self.runtime.seed_all(name)
+            self._save(name, {"value": compute(*args)})
+            saved = self.runtime.on_main(lambda: self._checkpoints.load(name))
+        self.runtime.seed_all(name, "done")
+        return saved["value"]  # type: ignore[index, no-any-return]
+
+    def steps(
+        self, stage: str, total_steps: int, state: Mapping[str, Stateful], *, unit: str = "steps"
+    ) -> Iterator[int]:
+        """Yield the step numbers still to do, from the checkpoint's step to ``total_steps - 1``.
+
+        Before each step the global generators are seeded from (seed, stage, rank, step), after the last one
+        from (seed, stage). After a step a checkpoint of ``state`` is written when it is due, at the end, and
+        on Ctrl-C or SIGTERM.
+
+        Args:
+            stage: name of the loop; its checkpoints and log lines carry it.
+            total_steps: number of steps of the whole loop.
+            state: everything that the loop changes, by name; with several ranks the same in all of them.
+            unit: what a step is called in messages.
+
+        Raises:
+            InterruptedRunError: a signal came; the checkpoint is written.
+            NonFiniteError: weights are not finite when a checkpoint is due; the one before it is kept.
+        """
+        first = self._restore(stage, total_steps, state)
+        saved_s, saved_step = time.monotonic(), first
+        with progress_bar(stage, total_steps, first, unit, show=self.show_progress) as advance:
+            for step in range(first, total_steps):
+                self.runtime.seed_step(stage, step)
+                yield step
+                advance()
+                done = step + 1
+                stop = self.runtime.any_rank(self._stop.requested)
+                if stop or done == total_steps or self._is_due(done - saved_step, time.monotonic() - saved_s):
+                    self._save_steps(stage, done, state)
+                    saved_s, saved_step = time.monotonic(), done
+                if stop:
+                    raise InterruptedRunError(
+                        f"interrupted after {done} of {total_steps} {unit} of {stage}; checkpoint written",
+                        place=str(self.path),
+                        hint="the same command with --resume goes on from there",
+                    )
+        self.runtime.seed_all(stage, "done")
+
+    def log(self, stage: str, step: int, *, every: int = 1, **values: float | torch.Tensor) -> None:
+        """Append one line to ``metrics.jsonl`` (every ``every`` steps) and refuse NaN and inf.
+
+        On one CPU process every step is looked at; elsewhere that would wait for the device or for other ranks,
+        so steps in between are not, and no checkpoint is written of weights that are not finite.
+
+        Raises:
+            NonFiniteError: a value is not finite; the last checkpoint is older and stays.
+        """
+        due = step % every == 0
+        if not due and (self.runtime.world > 1 or self.runtime.device.type != "cpu"):
+            return
+        numbers = self.runtime.mean_over_ranks({name: _number(value) for name, value in values.items()})
+        for name, number in numbers.items():
+            if not math.isfinite(number):
+                raise self._not_finite(f"{name} is {number} at step {step} of {stage}")
+        if due and self.runtime.is_main:
+            self._metrics.append(stage, step, numbers)
+
+    def check_stop(self) -> None:
+        """Leave here if Ctrl-C or SIGTERM came; for stretches of work outside :meth:`steps`."""
+        if self.runtime.any_rank(self._stop.requested):
+            raise InterruptedRunError(
+                "interrupted", place=str(self.path), hint="the same command with --resume goes on"
+            )
+
+    def finish(self, metrics: Mapping[str, Any], figures: Mapping[str, str] | None = None) -> Result:
+        """Write ``result.json`` and ``report.html`` and return the result.
+
+        Args:
+            metrics: the task's numbers, by their contract names.
+            figures: caption -> picture file inside the run directory, for the report.
+        """
+        result = Result(
+            task=self.recipe.task,
+            verb=self.verb,
+            method=self.recipe.method,
+            recipe=self.recipe_name,
+            output=str(self.path),
+            metrics=dict(metrics),
+            timing={"total_s": round(self._elapsed_s(), 3)},
+            environment=self.runtime.describe(),
+            figures=dict(figures or {}),
+        )
+        self.runtime.on_main(lambda: self._write_result(result))
+        self.is_finished = True
+        return result
+
+    # --- inside ----------------------------------------------------------------------------------------
+
+    def _write_result(self, result: Result) -> None:
+        from effcli.core.report import write_report
+
+        write_text(self.path / "result.json", json.dumps(result.to_json(), indent=2) + "\n")
+        try:
+            write_report(self.path)
+        except Exception as error:  # the work is done and kept; a page about it must not fail it
+            log.warning("no report.html: %s (`effcli report` tries again)", error)
+        log.info("finished in %.1f s", result.timing["total_s"])
+
+    def _restore(self, stage: str, total_steps: int, state: Mapping[str, Stateful]) -> int:
+        saved = self._load(stage)
+        step = 0 if saved is None else int(saved["step"])
+        if saved is not None:
+            try:
+                for name, holder in state.items():
+                    holder.load_state_dict(saved["state"][name])
+            except (KeyError, ValueError, RuntimeError) as error:
+                reason = " ".join(str(error).split())
+                raise RunError(
+                    f"its checkpoint does not fit: {reason}",
+                    place=str(self.path),
+                    hint="it was written by another version of effcli, or in another precision; start again",
+                ) from None
+            log.info("%s: resumed at step %d", stage, step)
+        if step < total_steps and self.runtime.is_main:
+            self._metrics.cut()
+        return step
+
+    def _save_steps(self, stage: str, step: int, state: Mapping[str, Stateful]) -> None:
+        for name, holder in state.items():
+            weights = holder.parameters() if isinstance(holder, torch.nn.Module) else ()
+            if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+                raise self._not_finite(f"the weights of {name} are not finite after {step} steps of {stage}")
+        self._save(
+            stage, {"step": step, "state": {name: holder.state_dict() for name, holder in state.items()}}
+        )
+
+    def _not_finite(self, what: str) -> NonFiniteError:
+        return NonFiniteError(
+            f"{what}; the last good checkpoint is kept",
+            place=str(self.path),
+            hint="lower the learning rate, or run with --precision fp32",
+        )
+
+    def _save(self, name: str, content: dict[str, Any]) -> None:
+        content |= {
+            "elapsed_s": self._elapsed_s(),
+            "runtime": self._arithmetic(),
+            "metrics_bytes": self._metrics.position,
+        }
+        self.runtime.on_main(lambda: self._checkpoints.save(name, content))
+
+    def _load(self, name: str) -> dict[str, Any] | None:
+        saved = self.runtime.on_main(lambda: self._checkpoints.load(name))
+        if saved is not None:
+            self._earlier_s = max(self._earlier_s, float(saved["elapsed_s"]))
+            self._metrics.go_to(int(saved["metrics_bytes"]))
+            now = self._arithmetic()
+            before = saved["runtime"]
+            if before != now:
+                log.warning("%s: resumed with %s, made with %s: the last bits will differ", name, now, before)
+        return saved
+
+    def _arithmetic(self) -> dict[str, str | int]:
+        """What the last bits of a result depend on, beside the recipe and the threads."""
+        return {
+            "device": self.runtime.device.type,
+            "precision": self.runtime.precision,
+            "processes": self.runtime.world,
+        }
+
+    def _is_due(self, steps: int, seconds: float) -> bool:
+        if self.save_every.steps is not None:
+            return steps >= self.save_every.steps
+        due = self.save_every.seconds is not None and seconds >= self.save_every.seconds
+        return self.runtime.any_rank(due)
+
+    def _elapsed_s(self) -> float:
+        return self._earlier_s + time.monotonic() - self._started
+
+
+def _number(value: float | torch.Tensor) -> float:
+    return float(value.detach() if isinstance(value, torch.Tensor) else value)
+
+
+def open_run(
+    output: Path | None,
+    recipe: Recipe,
+    runtime: Runtime,
+    *,
+    verb: str,
+    recipe_name: str,
+    resume: bool = False,
+    save_every: SaveEvery | None = None,
+    show_progress: bool = False,
+) -> Run:
+    """Make or reopen a run directory.
+
+    Args:
+        output: the directory; None makes ``runs/<task>/<recipe>-<time>``, or with ``resume`` takes the newest
+            unfinished one of this recipe there.
+        resume: go on from the last checkpoint if there is one.
+
+    Raises:
+        UsageError: the directory holds another recipe's run, a finished run or an unfinished one without
+            ``resume``, or something that is not a run; it cannot be written; another process works in it.
+    """
+    lock: IO[str] | None = None
+
+    def claim() -> tuple[Path, bool]:
+        nonlocal lock
+        path = output or default_directory(recipe, recipe_name, resume=resume)
+        lock = claim_directory(path, recipe, resume=resume)
+        return path, lock is None
+
+    path, is_finished = runtime.on_main(claim)
+    return Run(
+        path,
+        recipe,
+        runtime,
+        verb=verb,
+        recipe_name=recipe_name,
+        save_every=save_every or SaveEvery(),
+        show_progress=show_progress,
+        lock=lock,
+        is_finished=is_finished,
+    )

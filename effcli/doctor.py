@@ -1,0 +1,51 @@
+"""What this machine offers: devices, precision, kernels, optional parts."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from effcli import __version__
+from effcli.core.runtime import available_devices, create_runtime, describe_device, hardware_bf16
+
+_LIBRARIES = ("torch", "torchvision", "accelerate", "safetensors", "numba", "numpy", "pillow", "torchmetrics")
+_OPTIONAL = {"mamba_ssm": "faster selective scan on CUDA: pip install 'effcli[cuda]'"}
+
+
+def examine() -> dict[str, Any]:
+    """Everything ``effcli doctor`` prints, and what a bug report needs."""
+    from effcli.nn.selective_scan import available_backends
+
+    automatic = create_runtime()
+    devices = available_devices()
+    return {
+        "effcli": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpu": {
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "bf16": hardware_bf16(torch.device("cpu")),
+        },
+        "devices": {str(device): describe_device(device) for device in devices},
+        "auto": {"device": str(automatic.device), "precision": automatic.precision},
+        "selective_scan": {device.type: available_backends(device.type)[0] for device in devices},
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "optional": {
+            name: "installed" if find_spec(name) else f"not installed ({why})"
+            for name, why in _OPTIONAL.items()
+        },
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

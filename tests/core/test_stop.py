@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from effcli.core.stop import StopSignal
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_raises_the_flag_and_the_second_interrupts(
+    number: signal.Signals, warnings_logged: list[str]
+) -> None:
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    with StopSignal() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.requested
+        assert warnings_logged == ["stopping at the next safe point; a second signal stops at once"]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_handlers_are_restored_after_an_error() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ValueError, match="x"), StopSignal():
+        assert signal.getsignal(signal.SIGINT) != before
+        raise ValueError("x")
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_handler_that_python_does_not_know_becomes_the_default() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    stop = StopSignal()
+    with stop:
+        stop._previous[signal.SIGTERM] = None
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_outside_the_main_thread_nothing_is_installed() -> None:
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        with StopSignal() as stop:
+            seen.append((signal.getsignal(signal.SIGINT) == before, stop.requested))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(True, False)]

@@ -1,0 +1,190 @@
+"""The rules that keep the project a house, read from its syntax trees; and what asking for help costs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from effcli.core.registry import TASKS
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = sorted((ROOT / "effcli").rglob("*.py"))
+COMMANDS = sorted((ROOT / "cli").rglob("*.py"))
+ROOMS = {name.replace("-", "_") for name in TASKS}
+SHARED = {"nn", "data", "metrics"}
+
+# What a part may import of the library, beside itself. `doctor` looks at everything that it describes.
+MAY_IMPORT = {
+    "core": set(),
+    **{name: {"core", *SHARED} for name in SHARED},
+    **{name: {"core", *SHARED} for name in ROOMS},
+    "doctor": {"core", "nn"},
+    "assets": set(),
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+
+# Where a device is named outside the runtime, and why.
+NAMES_A_DEVICE = {
+    "effcli/core/runtime.py": "decides devices",
+    "effcli/nn/selective_scan.py": "chooses the fastest kernel for a device",
+    "effcli/enhance/strips.py": "asks how much memory a device has free",
+}
+
+
+@cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def part_of(file: Path) -> str:
+    """``core`` for effcli/core/run.py, ``doctor`` for effcli/doctor.py."""
+    first = file.relative_to(ROOT / "effcli").parts[0]
+    return first.removesuffix(".py")
+
+
+def imports_of(file: Path) -> Iterator[tuple[str, int]]:
+    """Every module of effcli that is imported at any depth of the file, also for types only."""
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = ["effcli", *file.relative_to(ROOT / "effcli").parent.parts]
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module]))
+            yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def test_every_part_has_a_rule() -> None:
+    assert {part_of(file) for file in LIBRARY} <= MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("file", LIBRARY, ids=name_of)
+def test_imports_go_one_way(file: Path) -> None:
+    allowed = {part_of(file), "__version__", *MAY_IMPORT[part_of(file)]}
+    wrong = [
+        f"{name_of(file)}:{line}: {module}"
+        for module, line in imports_of(file)
+        if module.split(".")[0] == "effcli" and module.split(".")[1] not in allowed
+    ]
+    assert wrong == []
+
+
+def test_the_import_rule_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "effcli" / "core").mkdir(parents=True)
+    file = tmp_path / "effcli" / "core" / "x.py"
+    file.write_text(
+        "import effcli.a\nfrom effcli import b\n"
+        "def f():\n    from effcli.c import d\n    from ..e import g\n    from . import h\n"
+    )
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    found = [module for module, _ in imports_of(file)]
+    assert sorted(found) == ["effcli.a", "effcli.b", "effcli.c.d", "effcli.core.h", "effcli.e.g"]
+
+
+@pytest.mark.parametrize("file", LIBRARY, ids=name_of)
+def test_devices_are_named_in_the_runtime_only(file: Path) -> None:
+    if name_of(file) in NAMES_A_DEVICE:
+        return
+    found = []
+    for node in ast.walk(tree_of(file)):
+        text = node.value if isinstance(node, ast.Constant) else getattr(node, "attr", "")
+        if isinstance(text, str) and text.split(":")[0] in {"cuda", "mps"}:
+            found.append(f"{name_of(file)}:{node.lineno}")  # type: ignore[attr-defined]
+    assert found == []
+
+
+def test_no_exception_to_the_device_rule_is_stale() -> None:
+    for name in NAMES_A_DEVICE:
+        assert "cuda" in (ROOT / name).read_text(encoding="utf-8"), name
+
+
+@pytest.mark.parametrize("file", LIBRARY, ids=name_of)
+def test_the_library_does_not_print_or_leave_or_read_the_command_line(file: Path) -> None:
+    found = []
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            is_wrong = node.func.id in {"print", "exit", "quit", "input", "eval", "exec"}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            is_wrong = (node.value.id, node.attr) in {("sys", "exit"), ("sys", "argv")}
+        else:
+            is_wrong = isinstance(node, ast.Name) and node.id == "SystemExit"
+        if is_wrong:
+            found.append(f"{name_of(file)}:{getattr(node, 'lineno', 0)}")
+    assert found == []
+
+
+# --- help ---------------------------------------------------------------------------------------------
+
+HELP = """
+import contextlib, importlib, io, json, sys
+sys.argv = ["effcli"]
+from effcli.cli.main import _Root, app, main
+
+HEAVY = {"torch", "numpy", "diffusers", "PIL", "yaml", "gymnasium", "accelerate", "matplotlib", "numba"}
+
+def ask(*path):
+    sys.argv, out = ["effcli", *path, "--help"], io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            main()
+        except SystemExit as stop:
+            assert not stop.code, (path, stop.code)
+    assert "Usage: effcli" in out.getvalue(), path
+    return sorted((HEAVY | {"pydantic"} if not path else HEAVY) & sys.modules.keys())
+
+import typer
+found = {"": ask()}
+for name, (module, _) in _Root.table.items():
+    found[name] = ask(name)
+    command = typer.main.get_command(importlib.import_module(module).app)
+    for verb in getattr(command, "commands", {}):
+        found[f"{name} {verb}"] = ask(name, verb)
+print(json.dumps(found))
+"""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(HELP)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert {"", "recipes ls", "enhance run", "enhance train", "verify", *TASKS} <= found.keys()
+    assert {command: modules for command, modules in found.items() if modules} == {}
+
+
+# --- sizes, reported and not enforced -----------------------------------------------------------------
+
+
+def test_report_sizes() -> None:
+    """Warns of functions over 40 lines and files over 400, docstrings and signatures not counted."""
+    long = [
+        f"{name_of(file)}: {n_lines} lines"
+        for file in [*LIBRARY, *COMMANDS]
+        if (n_lines := len(file.read_text(encoding="utf-8").splitlines())) > 400
+    ]
+    for file in [*LIBRARY, *COMMANDS]:
+        for node in ast.walk(tree_of(file)):
+            if isinstance(node, ast.FunctionDef) and (n_lines := _body_lines(node)) > 40:
+                long.append(f"{name_of(file)}:{node.lineno}: {node.name}: {n_lines} lines")
+    if long:
+        warnings.warn("longer than we like:\n" + "\n".join(long), stacklevel=1)
+
+
+def _body_lines(node: ast.FunctionDef) -> int:
+    body = node.body[1:] if ast.get_docstring(node) else node.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0

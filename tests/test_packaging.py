@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+YAMLS = sorted((ROOT / "recipes").rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_every_package_is_in_the_wheel(project: dict[str, Any]) -> None:
+    """A folder that is missing in the list works in the checkout and fails once installed."""
+    settings = project["tool"]["setuptools"]
+    found = set()
+    for name, folder in settings["package-dir"].items():
+        for init in (ROOT / folder).rglob("__init__.py"):
+            found.add(".".join([name, *init.parent.relative_to(ROOT / folder).parts]))
+    assert sorted(settings["packages"]) == sorted(found)
+
+
+def test_every_folder_with_code_or_data_is_a_package() -> None:
+    missing = set()
+    for top in ("effcli", "cli", "recipes"):
+        for file in (ROOT / top).rglob("*"):
+            is_ours = (
+                file.suffix in {".py", ".yaml", ".safetensors", ".html"} and "__pycache__" not in file.parts
+            )
+            if is_ours and not (file.parent / "__init__.py").exists():
+                missing.add(str(file.parent.relative_to(ROOT)))
+    assert missing == set()
+
+
+def test_every_kind_of_data_file_is_in_the_wheel(project: dict[str, Any]) -> None:
+    (patterns,) = project["tool"]["setuptools"]["package-data"].values()
+    left_out = [
+        str(file.relative_to(ROOT))
+        for top in ("effcli", "cli", "recipes")
+        for file in (ROOT / top).rglob("*")
+        if file.is_file()
+        and file.suffix != ".py"
+        and "__pycache__" not in file.parts
+        and not any(map(file.match, patterns))
+    ]
+    assert left_out == []
+
+
+@pytest.mark.parametrize("file", YAMLS, ids=[str(path.relative_to(ROOT)) for path in YAMLS])
+def test_a_recipe_starts_with_what_it_is_and_its_command(file: Path) -> None:
+    header = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        header.append(line.removeprefix("#").strip())
+    assert header, "no comment at the top"
+    assert header[0].endswith("."), "the first line says what it is"
+    (command,) = [line for line in header if line.startswith("effcli ")]
+    task, name = file.relative_to(ROOT / "recipes").parts[0].replace("_", "-"), file.stem
+    if file.parent.name == "claims":
+        assert command.startswith(f"effcli verify {task}/{name}")
+    else:
+        assert command.startswith(f"effcli {task} ")
+        assert name == "default" or re.search(rf"(-r|--recipe) {re.escape(name)}\b", command)
