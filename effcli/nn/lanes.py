@@ -1,0 +1,256 @@
+"""Vectors of 16 numbers inside numba kernels.
+
+Numba has no vector type, and its loops over 16 channels are vectorised only when LLVM can prove that no
+two arrays overlap. Here a row of 16 neighbouring array elements is one value: ``load_lanes`` and
+``store_lanes`` move it, ``+ - * /`` work on it lane by lane (multiply and add may fuse), ``exp2_lanes`` and
+``log1p_lanes`` are polynomials. LLVM maps it to what the processor has (one AVX-512, two AVX2 or four NEON
+registers).
+
+This module imports numba; import it only from code that runs a compiled kernel. numba's cache on disk does
+not notice a change in this file: after one, touch the file with the kernels.
+"""
+
+# numba's decorators and its LLVM builder have no types worth checking.
+# mypy: allow-untyped-calls, allow-untyped-decorators, no-warn-unused-ignores
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+LANES = 16
+
+#: 2**f = 1 + f * q(f) on |f| <= 1/2, q by Chebyshev interpolation: relative error 9e-9.
+_EXP2_FLOAT = (
+    0.6931471824645996,
+    0.24022650718688965,
+    0.055503569543361664,
+    0.009618056938052177,
+    0.0013390866806730628,
+    0.00015461447765119374,
+)
+_EXP2_DOUBLE = tuple(math.log(2.0) ** k / math.factorial(k) for k in range(1, 15))
+
+
+class Lanes(types.Type):
+    """The numba type of a vector of 16 floats or doubles."""
+
+    def __init__(self, dtype: types.Float) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"Lanes({dtype})")
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, lanes: Lanes) -> None:
+        super().__init__(manager, lanes, ir.VectorType(_element(lanes), LANES))
+
+
+def _element(lanes: Lanes) -> ir.Type:
+    return ir.FloatType() if lanes.dtype == types.float32 else ir.DoubleType()
+
+
+def _constant(builder: ir.IRBuilder, like: ir.Value, value: float) -> ir.Constant:
+    del builder
+    return ir.Constant(like.type, [value] * LANES)
+
+
+def _splat(builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
+    vector = ir.VectorType(scalar.type, LANES)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(
+        first,
+        ir.Constant(vector, ir.Undefined),
+        ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES),
+    )
+
+
+def _horner(builder: ir.IRBuilder, x: ir.Value, coefficients: Sequence[float]) -> ir.Value:
+    """The polynomial with the given coefficients, constant term first."""
+    total: ir.Value = _constant(builder, x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        product = builder.fmul(total, x, flags=("contract",))
+        total = builder.fadd(product, _constant(builder, x, coefficient), flags=("contract",))
+    return total
+
+
+def _register_operator(op: Callable[..., Any], instruction: str) -> None:
+    """Let ``op`` work on two Lanes, or on Lanes and a scalar that is spread over all lanes."""
+
+    @infer_global(op)
+    class _LanesOperator(AbstractTemplate):
+        def generic(self, args: tuple[Any, ...], kws: Any) -> Any:
+            if len(args) != 2 or not any(isinstance(arg, Lanes) for arg in args):
+                return None
+            lanes = args[0] if isinstance(args[0], Lanes) else args[1]
+            return signature(lanes, *(arg if isinstance(arg, Lanes) else lanes.dtype for arg in args))
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple[ir.Value, ir.Value]) -> ir.Value:
+        vectors = [
+            value if isinstance(kind, Lanes) else _splat(builder, value)
+            for kind, value in zip(sig.args, args, strict=True)
+        ]
+        return getattr(builder, instruction)(*vectors, flags=("contract",))
+
+    lower_builtin(op, Lanes, Lanes)(lower)
+    lower_builtin(op, Lanes, types.Float)(lower)
+    lower_builtin(op, types.Float, Lanes)(lower)
+
+
+for _op, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _register_operator(_op, _instruction)
+
+
+def _pointer(
+    context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index_type: Any, index: Any
+) -> Any:
+    """Address of ``array[index]`` as a pointer to a vector."""
+    fields = context.make_array(array_type)(context, builder, value=array)
+    indices = [
+        context.cast(builder, value, kind, types.intp)
+        for value, kind in zip(cgutils.unpack_tuple(builder, index), index_type.types, strict=True)
+    ]
+    pointer = cgutils.get_item_pointer(context, builder, array_type, fields, indices, wraparound=False)
+    return builder.bitcast(pointer, ir.VectorType(_element(Lanes(array_type.dtype)), LANES).as_pointer())
+
+
+@intrinsic
+def load_lanes(typingctx: Any, array: Any, index: Any) -> Any:
+    """The 16 elements ``array[..., k : k + 16]``; ``index`` = (..., k). The last axis must be contiguous."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        pointer = _pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1])
+        return builder.load(pointer, align=array.dtype.bitwidth // 8)
+
+    return Lanes(array.dtype)(array, index), codegen
+
+
+@intrinsic
+def store_lanes(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write 16 elements to ``array[..., k : k + 16]``; ``index`` = (..., k)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        pointer = _pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1])
+        builder.store(args[2], pointer, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, index, value), codegen
+
+
+@intrinsic
+def spread_lanes(typingctx: Any, scalar: Any) -> Any:
+    """All 16 lanes equal to one float."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return _splat(builder, args[0])
+
+    return Lanes(scalar)(scalar), codegen
+
+
+@intrinsic
+def store_four_sums(
+    typingctx: Any, array: Any, low: Any, high: Any, first: Any, second: Any, third: Any, fourth: Any
+) -> Any:  # fmt: skip
+    """Write the sums over the lanes of two vectors at ``array[low]`` and next to it, of two more at ``high``.
+
+    The order of the additions is fixed. Summed together, four vectors need 13 instructions instead of 32.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        def pick(x: ir.Value, y: ir.Value, lanes: list[int]) -> ir.Value:
+            mask = ir.VectorType(ir.IntType(32), len(lanes))
+            return builder.shuffle_vector(x, y, ir.Constant(mask, lanes))
+
+        def merge(x: ir.Value, y: ir.Value, low: list[int], high: list[int]) -> ir.Value:
+            return builder.fadd(pick(x, y, low), pick(x, y, high))
+
+        quads = range(0, LANES, 4)
+        pairs = [
+            merge(
+                x, y,
+                [q + offset + j for q in quads for offset in (0, LANES) for j in (0, 1)],
+                [q + offset + j for q in quads for offset in (0, LANES) for j in (2, 3)],
+            )
+            for x, y in (args[3:5], args[5:7])
+        ]  # fmt: skip
+        total = merge(
+            pairs[0],
+            pairs[1],
+            [q + offset + j for q in quads for offset in (0, LANES) for j in (0, 2)],
+            [q + offset + j for q in quads for offset in (0, LANES) for j in (1, 3)],
+        )
+        for width in (8, 4):
+            total = merge(total, total, list(range(width)), list(range(width, 2 * width)))
+        for place, lanes in ((1, [0, 1]), (2, [2, 3])):
+            pointer = _pointer(context, builder, sig.args[0], args[0], sig.args[place], args[place])
+            pair = pick(total, total, lanes)
+            pointer = builder.bitcast(pointer, pair.type.as_pointer())
+            builder.store(pair, pointer, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, low, high, first, second, third, fourth), codegen
+
+
+@intrinsic
+def relu_lanes(typingctx: Any, value: Any) -> Any:
+    """max(x, 0) lane by lane (NaN becomes 0)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        zero = _constant(builder, args[0], 0.0)
+        return builder.select(builder.fcmp_ordered(">", args[0], zero), args[0], zero)
+
+    return value(value), codegen
+
+
+@intrinsic
+def exp2_lanes(typingctx: Any, value: Any) -> Any:
+    """2**x lane by lane, relative error below 1e-7 (float) or 1e-15 (double); at least 2**-126; NaN stays.
+
+    Infinite from the last half binade on (floats: from 2**127.5).
+    """
+    single = value.dtype == types.float32
+    mantissa, lowest, highest = (23, -126.0, 128.0) if single else (52, -1022.0, 1024.0)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        x = args[0]
+        integer = ir.VectorType(ir.IntType(32 if single else 64), LANES)
+        for limit, comparison in ((lowest, "<"), (highest, ">")):
+            bound = _constant(builder, x, limit)
+            x = builder.select(builder.fcmp_ordered(comparison, x, bound), bound, x)
+        magic = _constant(builder, x, 1.5 * 2.0**mantissa)  # adding it rounds x to an integer in the low bits
+        shifted = builder.fadd(x, magic)
+        fraction = builder.fsub(x, builder.fsub(shifted, magic))
+        power = _horner(builder, fraction, (1.0, *(_EXP2_FLOAT if single else _EXP2_DOUBLE)))
+        bias = ir.Constant(integer, [2 ** (7 if single else 10) - 1] * LANES)
+        exponent = builder.add(builder.bitcast(shifted, integer), bias)
+        scale = builder.shl(exponent, ir.Constant(integer, [mantissa] * LANES))
+        return builder.fmul(power, builder.bitcast(scale, x.type), flags=("contract",))
+
+    return value(value), codegen
+
+
+@intrinsic
+def log1p_lanes(typingctx: Any, value: Any) -> Any:
+    """log(1 + y) for 0 <= y <= 1, as 2 atanh(y / (2 + y)); relative error: some units in the last place."""
+    terms = 8 if value.dtype == types.float32 else 17
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        y = args[0]
+        s = builder.fdiv(y, builder.fadd(y, _constant(builder, y, 2.0)))
+        series = _horner(builder, builder.fmul(s, s), [2.0 / (2 * k + 1) for k in range(terms)])
+        return builder.fmul(s, series)
+
+    return value(value), codegen
