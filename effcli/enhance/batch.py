@@ -1,0 +1,93 @@
+"""`effcli enhance run`: many pictures, one after the other; a bad one never costs the others."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from effcli.core.errors import EffcliError, InputError
+from effcli.core.progress import progress_bar
+from effcli.core.stop import StopSignal
+from effcli.data.images import read_picture, write_picture
+from effcli.enhance.enhancer import Enhancer
+from effcli.enhance.files import Job, Plan, make_folders
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome:
+    """What a batch did.
+
+    Attributes:
+        done: one entry a picture that was written.
+        failures: one error a picture that was not.
+        interrupted: Ctrl-C or SIGTERM came; the rest was not started.
+    """
+
+    done: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[EffcliError] = field(default_factory=list)
+    interrupted: bool = False
+
+    def metrics(self, *, n_failed: int, n_skipped: int) -> dict[str, Any]:
+        """The numbers of the batch; reading and writing the files is part of the rate."""
+        megapixels = sum(entry["width"] * entry["height"] for entry in self.done) / 1e6
+        seconds = sum(entry["total_s"] for entry in self.done)
+        rate = round(megapixels / seconds, 4) if seconds else None
+        return {"images": len(self.done), "failed": n_failed, "skipped": n_skipped, "megapixels_per_s": rate}
+
+
+def enhance_files(
+    plan: Plan, enhancer: Enhancer, *, quality: int = 95, show_progress: bool = False
+) -> Outcome:
+    """Enhance each source of the plan to its destination; with several ranks each takes its share.
+
+    Raises:
+        UsageError: an output folder cannot be made.
+    """
+    make_folders(plan)
+    outcome = Outcome()
+    runtime = enhancer.runtime
+    own = plan.jobs[runtime.rank :: runtime.world]
+    with (
+        StopSignal() as stop,
+        progress_bar("enhance", len(own), 0, "pictures", show=show_progress) as advance,
+    ):
+        for job in own:
+            if stop.requested:
+                outcome.interrupted = True
+                break
+            try:
+                outcome.done.append(_enhance_file(job, enhancer, quality))
+            except EffcliError as error:
+                outcome.failures.append(error)
+            except (MemoryError, RuntimeError) as error:
+                message = " ".join(str(error).split())[:200] or "out of memory"
+                outcome.failures.append(InputError(message, place=str(job.source or "-")))
+            advance()
+    return outcome
+
+
+def _enhance_file(job: Job, enhancer: Enhancer, quality: int) -> dict[str, Any]:
+    started = time.perf_counter()
+    place = str(job.source) if job.source is not None else "standard input"
+    try:
+        picture = read_picture(job.source if job.source is not None else sys.stdin.buffer.read())
+    except InputError as error:
+        error.place = place
+        raise
+    bright = enhancer.enhance_picture(picture)
+    destination = job.destination if job.destination is not None else sys.stdout.buffer
+    for note in (*picture.notes, *write_picture(bright, destination, format=job.format, quality=quality)):
+        log.warning("%s: %s", place, note)
+    height, width = picture.pixels.shape[:2]
+    return {
+        "input": str(job.source or "-"),
+        "output": str(job.destination or "-"),
+        "width": width,
+        "height": height,
+        "total_s": round(time.perf_counter() - started, 3),
+    }

@@ -1,0 +1,146 @@
+"""The library form of `effcli enhance`: one object that brightens pictures.
+
+from effcli.enhance import Enhancer
+bright = Enhancer().enhance(image)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effcli.core.errors import InputError
+from effcli.core.runtime import Runtime, create_runtime
+from effcli.enhance.network import WalMaFa, pad_to_multiple
+from effcli.enhance.strips import Memory, forward_in_strips
+from effcli.enhance.weights import load_weights
+
+if TYPE_CHECKING:
+    from effcli.data.images import Picture
+
+DEFAULT_WEIGHTS = "builtin:walmafa"
+
+
+class Enhancer:
+    """A WalMaFa network ready to brighten pictures of any size.
+
+    Args:
+        weights: a weight file (ours or a released checkpoint), ``builtin:NAME``, or a network.
+        device, precision: as the options of the command line; ignored when ``runtime`` is given.
+        strength: blend of the result with the input, 0..1; 1 is the result alone.
+        max_memory_mb: bound on the memory for one picture; None takes half of what is free. Larger pictures are
+            computed in overlapping strips with the same result.
+
+    Raises:
+        InputError: the weights cannot be read.
+        UsageError: the device or precision is not there.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | WalMaFa = DEFAULT_WEIGHTS,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        strength: float = 1.0,
+        max_memory_mb: int | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
+        if not 0 <= strength <= 1:
+            raise InputError(f"{strength} is not in 0..1", place="strength")
+        self.runtime = runtime or create_runtime(device=device, precision=precision)
+        network = weights if isinstance(weights, WalMaFa) else load_weights(weights)
+        self.network = network.to(self.runtime.device).fuse()
+        self.strength = strength
+        self.max_memory_mb = max_memory_mb
+
+    def enhance(self, image: Any) -> Any:
+        """Brighten one picture; the result has the type, shape and dtype of ``image``.
+
+        Args:
+            image: a PIL image; an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, or float in 0..1
+                (the fourth channel, alpha, is kept); or a tensor [3, H, W] or [B, 3, H, W] of floats in 0..1.
+
+        Raises:
+            InputError: any other type or shape.
+        """
+        if isinstance(image, Tensor):
+            return self.enhance_tensor(image)
+        if isinstance(image, np.ndarray):
+            return self.enhance_array(image)
+        from PIL import Image
+
+        if isinstance(image, Image.Image):
+            mode = image.mode if image.mode in {"L", "RGB", "RGBA"} else "RGB"
+            result = Image.fromarray(self.enhance_array(np.asarray(image.convert(mode))))
+            result.info.update(image.info)
+            return result
+        raise InputError(
+            f"cannot enhance a {type(image).__name__}", hint="give a PIL image, an array or a tensor"
+        )
+
+    def enhance_picture(self, picture: Picture) -> Picture:
+        """Brighten a decoded file; metadata and alpha stay."""
+        from dataclasses import replace
+
+        return replace(picture, pixels=self.enhance_array(picture.pixels))
+
+    def enhance_array(self, image: np.ndarray) -> np.ndarray:
+        """Brighten an array as described in :meth:`enhance`."""
+        if (
+            image.ndim not in {2, 3}
+            or (image.ndim == 3 and image.shape[2] not in {1, 3, 4})
+            or 0 in image.shape
+        ):
+            raise InputError(
+                f"an array of shape {image.shape} is not a picture",
+                hint="[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]",
+            )
+        top = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(image.dtype, 1)
+        if top == 1 and not np.issubdtype(image.dtype, np.floating):
+            raise InputError(
+                f"arrays of {image.dtype} are not supported", hint="uint8, uint16 or float in 0..1"
+            )
+        pixels = image[..., None] if image.ndim == 2 else image
+        colour = (
+            torch.from_numpy(np.ascontiguousarray(pixels[..., :3]))
+            .to(torch.float32)
+            .div_(top)
+            .permute(2, 0, 1)
+        )
+        grey = colour.shape[0] == 1
+        bright = self.enhance_tensor(colour.expand(3, -1, -1) if grey else colour)
+        if grey:
+            bright = bright.mean(0, keepdim=True)
+        out = bright.permute(1, 2, 0).mul(top).numpy()
+        out = (out if top == 1 else out.round()).astype(image.dtype)
+        if pixels.shape[2] == 4:
+            out = np.concatenate([out, pixels[..., 3:]], axis=2)
+        return out.reshape(image.shape)
+
+    @torch.inference_mode()
+    def enhance_tensor(self, x: Tensor) -> Tensor:
+        """Brighten [3, H, W] or [B, 3, H, W] in 0..1; returns float32 in 0..1 of the same shape on the CPU."""
+        if x.ndim not in {3, 4} or x.shape[-3] != 3 or 0 in x.shape:
+            raise InputError(
+                f"a tensor of shape {tuple(x.shape)} is not a picture", hint="[3, H, W] or [B, 3, H, W]"
+            )
+        if self.strength == 0:
+            return x.float().clone()
+        batch = x.float().reshape(-1, *x.shape[-3:])
+        bright = torch.cat([self._one(picture[None]) for picture in batch])
+        return torch.lerp(batch, bright, self.strength).reshape(x.shape)
+
+    def _one(self, x: Tensor) -> Tensor:
+        padded, (height, width) = pad_to_multiple(x)
+        memory = Memory.plan(self.network.config, padded.shape[-2:], self.max_memory_mb, self.runtime.device)
+        with self.runtime.autocast():
+            if memory.whole_fits:
+                out: Tensor = self.network(padded.to(self.runtime.device))
+            else:
+                out = forward_in_strips(self.network, padded, memory, self.runtime.device)
+        return out[..., :height, :width].float().clamp_(0, 1).cpu()

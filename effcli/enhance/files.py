@@ -1,0 +1,318 @@
+"""Which file becomes which: from the inputs and ``--output`` of a command line to a list of jobs.
+
+Planning reads folders but writes nothing. It refuses beforehand what would go wrong later: an output that
+exists, that is itself an input, that two inputs share, or that cannot be written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from effcli.core.errors import InputError, UsageError
+from effcli.data.picture import FORMATS, format_of
+
+STREAM = "-"
+_LONGEST_NAME_BYTES = 255
+_SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make.
+
+    Attributes:
+        source: the file to read; None is standard input.
+        destination: the file to write; None is standard output.
+        format: what to write ("PNG", "JPEG", ...); None is the format of the source.
+    """
+
+    source: Path | None
+    destination: Path | None
+    format: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input that cannot be done, and why."""
+
+    source: Path
+    error: InputError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, in order, and what cannot be."""
+
+    jobs: tuple[Job, ...]
+    failures: tuple[Failure, ...] = ()
+    skipped: tuple[Path, ...] = ()
+
+
+def plan_outputs(
+    inputs: Sequence[str | Path],
+    output: str | None = None,
+    *,
+    force: bool = False,
+    skip_existing: bool = False,
+    suffix: str = "-enhanced",
+    format: str | None = None,
+) -> Plan:
+    """Decide what is read from where and written to where.
+
+    Without ``output``, ``a/night.png`` becomes ``a/night-enhanced.png``, the pictures in ``photos/`` go to
+    ``photos-enhanced/`` under their own names, and standard input goes to standard output. An ``output``
+    that ends in a slash, is a folder already, or belongs to a folder or to several inputs is a folder:
+    pictures keep their names, and those of ``photos/`` go to ``output/``, or to ``output/photos/`` as one of
+    several inputs.
+    Otherwise ``output`` names the file, and ``"-"`` is standard output.
+
+    Folders are searched recursively, in natural order; sub-folders are kept below the output. Left out are
+    hidden and system files, names without the suffix of an image, links to folders, the output folder itself,
+    and what an earlier run made (a name ending in ``suffix`` beside its original).
+
+    Args:
+        inputs: files and folders; the string ``"-"`` is standard input, ``Path("-")`` a file of that name.
+        output: a file, a folder or ``"-"``.
+        force: overwrite existing outputs (inputs never are).
+        suffix: added to the name of an output that lies beside its input.
+        format: what to write, whatever the inputs are: png, jpeg, webp, tiff or bmp.
+
+    Raises:
+        UsageError: the combination makes no sense, two inputs share an output, or the output is not writable.
+        InputError: the only input cannot be done; one of several is a :class:`Failure` of the plan instead.
+    """
+    if format is not None:
+        known = FORMATS.get(f".{format.lower()}")
+        if known is None:
+            raise UsageError(
+                f"format {format!r} is not one of {', '.join(dict.fromkeys(FORMATS.values())).lower()}"
+            )
+        format = known
+    if not inputs or "" in inputs:
+        raise UsageError("no input", hint="name an image, a folder, or - for standard input")
+    if STREAM in inputs or output == STREAM:
+        return _plan_stream(inputs, output, force, format)
+    paths = [Path(item) for item in inputs]
+    pairs, failures = _find(paths, output, suffix, format)
+    pairs = _without_shared_outputs(pairs)
+    taken = {identity for source, _ in pairs if (identity := _identity(source))}
+    jobs, skipped = [], []
+    for source, destination in pairs:
+        if skip_existing and destination.is_file() and _identity(destination) not in taken:
+            skipped.append(destination)
+            continue
+        error = _unreadable(source) or _unavailable(destination, taken, force)
+        if error:
+            failures.append(Failure(source, error))
+        else:
+            jobs.append(Job(source, destination, format_of(destination)))
+    if len(paths) == 1 and not jobs and len(failures) == 1:
+        raise failures[0].error
+    _require_writable(job.destination.parent for job in jobs if job.destination)
+    return Plan(tuple(jobs), tuple(failures), tuple(skipped))
+
+
+def make_folders(plan: Plan) -> None:
+    """Create the folders that the outputs of a plan go to.
+
+    Raises:
+        UsageError: a folder cannot be made.
+    """
+    for folder in dict.fromkeys(job.destination.parent for job in plan.jobs if job.destination):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"the folder cannot be made: {error.strerror}", place=str(folder)) from error
+
+
+def _plan_stream(inputs: Sequence[str | Path], output: str | None, force: bool, format: str | None) -> Plan:
+    """One picture from standard input, to standard output, or both."""
+    if len(inputs) > 1:
+        raise UsageError("standard input or output (-) goes with exactly one input")
+    if inputs[0] != STREAM:
+        source = Path(inputs[0])
+        if _is_folder(source):
+            raise UsageError("a folder cannot be written to standard output", place=str(source))
+        if error := _unreadable(source):
+            raise error
+        return Plan((Job(source, None, format),))
+    if output is None or output == STREAM:
+        return Plan((Job(None, None, format),))
+    if _names_folder(output):
+        raise UsageError("is a folder: name a file for the picture from standard input", place=output)
+    destination = _checked_suffix(output, format)
+    if error := _unavailable(destination, set(), force):
+        raise error
+    _require_writable([destination.parent])
+    return Plan((Job(None, destination, format_of(destination)),))
+
+
+def _find(
+    paths: list[Path], output: str | None, suffix: str, format: str | None
+) -> tuple[list[tuple[Path, Path]], list[Failure]]:
+    """All source files, each with its destination, and what could not be searched."""
+    if output is not None and len(paths) == 1 and not _is_folder(paths[0]) and not _names_folder(output):
+        return [(paths[0], _checked_suffix(output, format))], []
+    root = None if output is None else Path(output)
+    if root is not None and os.path.lexists(root) and not _is_folder(root):
+        raise UsageError("is a file, but the outputs need a folder", place=str(root))
+    pairs: list[tuple[Path, Path]] = []
+    failures: list[Failure] = []
+    for path in paths:
+        if not _is_folder(path):
+            folder = path.parent if root is None else root
+            pairs.append((path, folder / _output_name(path, suffix if root is None else "", format)))
+            continue
+        named = path if path.name not in ("", "..") else path.resolve()
+        if root is None:
+            below = named.with_name(named.name + suffix) if named.name else named
+        else:
+            below = root if len(paths) == 1 else root / named.name
+        n_failures = len(failures)
+        sources = list(_images_in(path, below if root is None else root, suffix, failures))
+        pairs += [
+            (source, below / source.relative_to(path).parent / _output_name(source, "", format))
+            for source in sources
+        ]
+        if not sources and len(failures) == n_failures:
+            failures.append(Failure(path, InputError("no images in this folder", place=str(path))))
+    return pairs, failures
+
+
+def _images_in(folder: Path, output: Path, suffix: str, failures: list[Failure]) -> Iterator[Path]:
+    """The images below a folder, in natural order, without those that are outputs."""
+    own_output = os.path.realpath(output)
+    if os.path.realpath(folder) == own_output:
+        hint = "name another folder with -o"
+        raise UsageError("the folder would be its own output", place=str(folder), hint=hint)
+
+    def note_unreadable(error: OSError) -> None:
+        place = str(error.filename)
+        failures.append(
+            Failure(Path(place), InputError(f"cannot be searched: {error.strerror}", place=place))
+        )
+
+    for parent, folders, names in os.walk(folder, onerror=note_unreadable):
+        folders[:] = [
+            name
+            for name in sorted(_without_made(folders, suffix, set(folders)), key=_natural)
+            if name not in _SYSTEM_FOLDERS and os.path.realpath(Path(parent, name)) != own_output
+        ]
+        images = [name for name in names if format_of(Path(name))]
+        originals = {Path(name).stem for name in images}
+        for name in sorted(_without_made(images, suffix, originals), key=_natural):
+            path = Path(parent, name)
+            if (
+                path.is_file() or not path.exists()
+            ):  # a dangling link fails later, a pipe or device is no image
+                yield path
+
+
+def _without_made(names: Iterable[str], suffix: str, originals: set[str]) -> Iterator[str]:
+    """Names that are neither hidden nor, by their suffix, an output beside its original."""
+    for name in names:
+        stem = Path(name).stem if format_of(Path(name)) else name
+        made = bool(suffix) and stem.endswith(suffix) and stem.removesuffix(suffix) in originals
+        if not (made or name.startswith(".")):
+            yield name
+
+
+def _natural(name: str) -> tuple[list[tuple[str, int]], str]:
+    """Sort key that puts ``2.png`` before ``10.png``."""
+    parts = re.findall(r"(\D*)(\d*)", name)
+    return [(text.casefold(), int(digits or 0)) for text, digits in parts], name
+
+
+def _output_name(source: Path, suffix: str, format: str | None) -> str:
+    """Name of an output, with the extension of the source where that says the format to write."""
+    own = format_of(source)
+    if own is not None and format in (None, own):
+        return source.stem + suffix + source.suffix
+    extension = next(key for key, value in FORMATS.items() if value == (format or "PNG"))
+    return (source.name if own is None else source.stem) + suffix + extension
+
+
+def _names_folder(output: str) -> bool:
+    """Whether an ``output`` for one file is a folder."""
+    return output.endswith(("/", os.sep)) or _is_folder(Path(output))
+
+
+def _checked_suffix(output: str, format: str | None) -> Path:
+    """The output file, when its suffix says a format that can be written, and no other than ``format``."""
+    path = Path(output)
+    written = format_of(path)
+    if written is None:
+        hint = f"supported: {' '.join(FORMATS)}; a folder ends in /"
+        raise UsageError(f"suffix {path.suffix!r} is not an image format", place=output, hint=hint)
+    if format not in (None, written):
+        raise UsageError(f"the name says {written}, the format asked for is {format}", place=output)
+    return path
+
+
+def _without_shared_outputs(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """Refuse two inputs with one output; of an input that was named twice, keep the first."""
+    owners: dict[str, tuple[Path, Path]] = {}
+    for source, destination in pairs:
+        place = os.path.normcase(Path(os.path.realpath(destination.parent), destination.name))
+        owner, _ = owners.setdefault(place, (source, destination))
+        if os.path.realpath(owner) != os.path.realpath(source):
+            hint = "use another output folder, or run them separately"
+            raise UsageError(f"{owner} and {source} would both become {destination}", hint=hint)
+    return list(owners.values())
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a folder is there; False, too, for a name too long to exist."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of what a path leads to: equal through links and differing case; None if nothing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _unreadable(source: Path) -> InputError | None:
+    """Why a source cannot be read, as far as its directory entry tells."""
+    try:
+        source.stat()
+    except FileNotFoundError:
+        return InputError("no such file", place=str(source))
+    except OSError as error:
+        return InputError(f"cannot be read: {error.strerror}", place=str(source))
+    return None
+
+
+def _unavailable(destination: Path, taken: set[tuple[int, int]], force: bool) -> InputError | None:
+    """Why a destination may not be written: too long a name, an input, a folder, or there already."""
+    place = str(destination)
+    if len(os.fsencode(destination.name)) > _LONGEST_NAME_BYTES:
+        return InputError("the name of the output is too long", place=place, hint="name it with -o")
+    if _identity(destination) in taken:
+        hint = "name another output with -o"
+        return InputError("the output would overwrite an input", place=place, hint=hint)
+    if _is_folder(destination):
+        return InputError("the output is a folder", place=place)
+    if os.path.lexists(destination) and not force:
+        return InputError("exists already", place=place, hint="--force overwrites it")
+    return None
+
+
+def _require_writable(folders: Iterable[Path]) -> None:
+    """Check that files can be made in the folders, or these in the nearest folder above that exists."""
+    for folder in dict.fromkeys(folders):
+        existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        if not _is_folder(existing):
+            raise UsageError("is a file, but the outputs need a folder", place=str(existing))
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UsageError("no permission to write in this folder", place=str(existing))

@@ -1,0 +1,146 @@
+"""`effcli enhance train` and `eval`: the steps, in order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from effcli.core.errors import InputError
+from effcli.core.files import sha256
+from effcli.core.run import Result, Run
+from effcli.core.runtime import Runtime
+from effcli.data.pairs import PairSet, load_pairs
+from effcli.enhance.baselines import BASELINES
+from effcli.enhance.enhancer import Enhancer
+from effcli.enhance.loss import walmafa_loss
+from effcli.enhance.network import WalMaFa
+from effcli.enhance.recipe import EnhanceRecipe
+from effcli.enhance.weights import load_weights, save_weights
+from effcli.metrics.image_quality import evaluate_pair, mean_over_pairs
+from effcli.nn.ema import Ema
+
+WEIGHTS_FILE = "model/walmafa.safetensors"
+
+
+def train(recipe: EnhanceRecipe, run: Run) -> Result:
+    """Learn weights from pairs of dark and bright pictures and measure them on the evaluation pairs."""
+    pairs = load_pairs(recipe.data.train, split="train")
+    held_out = load_pairs(recipe.data.eval, split="eval") if recipe.data.eval else None
+    network = build_network(recipe, run.runtime)
+    fit(network, pairs, recipe, run)
+    metrics: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "train_pairs": len(pairs),
+    }
+    if run.runtime.is_main:
+        weights = run.path / WEIGHTS_FILE
+        weights.parent.mkdir(exist_ok=True)
+        save_weights(weights, network)
+        metrics["weights_sha256"] = sha256(weights)
+    figures = {}
+    if held_out is not None:
+        enhancer = Enhancer(network, runtime=run.runtime)
+        metrics |= evaluate(enhancer, held_out)
+        figures = draw_examples(enhancer, held_out, run)
+    return run.finish(metrics, figures)
+
+
+def build_network(recipe: EnhanceRecipe, runtime: Runtime) -> WalMaFa:
+    """The network to train, on the runtime's device: new from the recipe's seed, or from ``train.init``."""
+    torch.manual_seed(recipe.seed)
+    network = WalMaFa(recipe.network)
+    if recipe.train.init is not None:
+        start = load_weights(recipe.train.init)
+        if start.config.model_copy(update={"mamba_band": recipe.network.mamba_band}) != recipe.network:
+            raise InputError(
+                f"these weights are of another network: {start.config}",
+                place=f"train.init={recipe.train.init}",
+            )
+        network.load_state_dict(start.state_dict())
+    return network.to(runtime.device)
+
+
+def fit(network: WalMaFa, pairs: PairSet, recipe: EnhanceRecipe, run: Run) -> None:
+    """Train ``network`` in place; it ends with the averaged weights (``train.ema_decay``).
+
+    Adam with a cosine schedule and the loss of the released `train.py:195-201`. A pure function of the recipe:
+    the batch of a step depends on (seed, step) alone, and with several ranks each takes its share of it.
+    """
+    settings, runtime = recipe.train, run.runtime
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, eps=settings.adam_eps)
+    ema = Ema(network, settings.ema_decay)
+    parallel: nn.Module = runtime.wrap(network)
+    network.train()
+    for step in run.steps("train", settings.steps, {"network": network, "optimizer": optimizer, "ema": ema}):
+        low, high = pairs.batch(
+            step,
+            batch_size=settings.batch_size,
+            patch=recipe.data.patch,
+            gamma_jitter=recipe.data.gamma_jitter,
+            seed=recipe.seed,
+            rank=runtime.rank,
+            world=runtime.world,
+        )
+        low, high = low.to(runtime.device), high.to(runtime.device)
+        rate = cosine(step, settings.steps, settings.learning_rate, settings.min_learning_rate)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with runtime.autocast():
+            prediction = parallel(low)
+        loss = walmafa_loss(prediction.float(), high, tv_weight=settings.tv_weight, ssim=settings.ssim)
+        run.log("train", step, every=20, loss=loss.detach(), learning_rate=rate)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if settings.grad_clip is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), settings.grad_clip)
+        optimizer.step()
+        ema.update(network)
+    ema.copy_to(network)
+    network.eval()
+
+
+def cosine(step: int, total_steps: int, first: float, last: float) -> float:
+    """Half a cosine from ``first`` at step 0 to ``last`` at ``total_steps``."""
+    return last + (first - last) * (1 + math.cos(math.pi * step / total_steps)) / 2
+
+
+def evaluate(enhancer: Enhancer, pairs: PairSet) -> dict[str, Any]:
+    """Mean PSNR and SSIM over the pairs, of the network and of the baselines that any method must beat."""
+    scores: dict[str, list[Mapping[str, float | None]]] = {name: [] for name in ("", *BASELINES)}
+    for index in range(len(pairs)):
+        low, high = (image.float() / 255 for image in pairs[index])
+        scores[""].append(evaluate_pair(enhancer.enhance_tensor(low), high))
+        for name, baseline in BASELINES.items():
+            scores[name].append(evaluate_pair(baseline(low), high))
+    means = {name: mean_over_pairs(rows) for name, rows in scores.items()}
+    own = means.pop("")
+    return {**own, "eval_pairs": len(pairs), "baselines": means}
+
+
+def draw_examples(enhancer: Enhancer, pairs: PairSet, run: Run, n_examples: int = 4) -> dict[str, str]:
+    """Save input, result and reference side by side for the report; returns caption -> file."""
+    figures: dict[str, str] = {}
+    if not run.runtime.is_main:
+        return figures
+    folder = run.path / "pictures"
+    folder.mkdir(exist_ok=True)
+    for index in range(0, len(pairs), max(1, len(pairs) // n_examples)):
+        low, high = (image.float() / 255 for image in pairs[index])
+        strip = torch.cat([low, enhancer.enhance_tensor(low), high], dim=-1)
+        file = folder / f"{index:03d}.png"
+        save_tensor(strip, file)
+        figures[f"{pairs.names[index]}: input, result, reference"] = f"pictures/{file.name}"
+    return figures
+
+
+def save_tensor(picture: torch.Tensor, file: Path) -> None:
+    """Write a [3, H, W] tensor in 0..1 as an 8-bit PNG."""
+    from PIL import Image
+
+    values = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    Image.fromarray(values.numpy()).save(file)
