@@ -1,0 +1,45 @@
+"""``effcli compare``: one table over runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import JsonOption
+from .output import print_result, print_table
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished run directories.")],
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", "-m", help="Only this metric (dotted). Repeatable.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare finished runs: runs that differ in their seed alone share a row, with mean and spread."""
+    from effcli.core.compare import compare_runs
+
+    table = compare_runs(runs, metrics or None)
+    if as_json:
+        print_result(table, [], as_json=True)
+        return
+    header = ["run", "seeds", *table["metrics"]]
+    rows = [
+        [row["name"], str(row["n_seeds"]), *(_cell(row, name) for name in table["metrics"])]
+        for row in table["rows"]
+    ]
+    print_table(rows, header)
+
+
+def _cell(row: dict[str, Any], metric: str) -> str:
+    value = row["values"].get(metric)
+    if value is None or value["mean"] is None:
+        return "-"
+    spread = "" if value["spread"] is None else f" ± {value['spread']:.2g}"
+    missing = "" if value["n"] == len(row["runs"]) else f" ({value['n']} of {len(row['runs'])})"
+    return f"{value['mean']:.4g}{spread}{missing}"

@@ -1,0 +1,106 @@
+"""``effcli``: the root command. Sub-commands are imported when they are used, so help stays fast."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from effcli import __version__
+from effcli.core.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EffcliError,
+    InterruptedRunError,
+    UsageError,
+)
+from effcli.core.registry import TASKS
+
+from .groups import LazyGroup
+from .output import print_error, print_error_json, print_traceback
+
+
+class _Root(LazyGroup):
+    table = {name: (task.cli, task.summary) for name, task in TASKS.items()} | {
+        "recipes": ("effcli.cli.recipes", "List, show, copy and check recipes."),
+        "report": ("effcli.cli.report", "Rebuild the report of a run."),
+        "compare": ("effcli.cli.compare", "One table over runs: mean and spread over seeds."),
+        "verify": ("effcli.cli.verify", "Test a method's claim on this machine."),
+        "doctor": ("effcli.cli.doctor", "What device, precision and kernels this machine has."),
+    }
+
+
+app = typer.Typer(cls=_Root, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"effcli {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and leave."
+        ),
+    ] = False,
+) -> None:
+    """Vision models made smaller, faster, or able to keep learning."""
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code (0, 1, 2, 3, 4 or 130)."""
+    arguments = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    wants_json, verbose = "--json" in arguments, not {"-v", "--verbose"}.isdisjoint(arguments)
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our stdout left: `effcli recipes ls | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(EXIT_DONE) from None
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail(InterruptedRunError("interrupted"), wants_json, verbose)
+    except typer.TyperException as error:
+        code = _fail(_as_usage_error(error), wants_json, verbose)
+    except EffcliError as error:
+        code = _fail(error, wants_json, verbose)
+    except Exception as error:
+        code = _unexpected(error, wants_json, verbose)
+    raise SystemExit(code if isinstance(code, int) else EXIT_DONE)
+
+
+def _fail(error: EffcliError, wants_json: bool, verbose: bool) -> int:
+    if verbose and error.exit_code not in {UsageError.exit_code, EXIT_INTERRUPTED}:
+        print_traceback(error)
+    print_error(error)
+    if wants_json:
+        print_error_json(error)
+        sys.stdout.flush()
+    return error.exit_code
+
+
+def _as_usage_error(error: typer.TyperException) -> UsageError:
+    message = getattr(error, "format_message", lambda: str(error))()
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "effcli"
+    return UsageError(" ".join(message.split()), hint=f"{path} --help")
+
+
+def _unexpected(error: Exception, wants_json: bool, verbose: bool) -> int:
+    """A failure nobody foresaw: one line, and how to see more."""
+    if verbose:
+        print_traceback(error)
+    kind = type(error).__name__
+    text = " ".join(str(error).split())[:300]
+    failure = EffcliError(f"{kind}: {text}", hint=None if verbose else "run again with -v for the traceback")
+    failure.code = "unexpected"
+    print_error(failure)
+    if wants_json:
+        print_error_json(failure)
+    return EXIT_FAILED

@@ -1,0 +1,77 @@
+"""What the commands print: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+from effcli.core.errors import EffcliError
+
+
+def print_result(result: dict[str, Any], paths: Iterable[str], *, as_json: bool) -> None:
+    """Print one JSON object, or the path of each thing made, one a line."""
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        for path in paths:
+            print(path)
+
+
+def print_plan(recipe_yaml: str, plan: dict[str, Any], *, as_json: bool) -> None:
+    """Print what ``--dry-run`` found: the resolved recipe and the plan."""
+    if as_json:
+        import yaml
+
+        print(json.dumps({"recipe": yaml.safe_load(recipe_yaml), "plan": plan}, ensure_ascii=False))
+        return
+    print(recipe_yaml.rstrip())
+    print("# plan")
+    for key, value in plan.items():
+        print(f"#   {key}: {value}")
+
+
+def print_table(rows: list[list[str]], header: list[str]) -> None:
+    """Print an aligned plain table on stdout."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def warn(message: str) -> None:
+    """Print one warning line on stderr."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def print_error(error: EffcliError) -> None:
+    """Print ``error: …`` for each line of the message and the hint, on stderr."""
+    prefix = f"{error.place}: " if error.place else ""
+    for line in error.message.splitlines():
+        print(f"error: {prefix}{line}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def print_error_json(error: EffcliError) -> None:
+    """Print the failure as the one JSON object on stdout."""
+    content = {"code": error.code, "place": error.place, "message": error.message, "hint": error.hint}
+    print(json.dumps({"error": content}, ensure_ascii=False))
+
+
+def configure_logging(*, quiet: bool, verbose: bool) -> None:
+    """Send the library's log to stderr: warnings, with ``-v`` everything, with ``-q`` only errors."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+    logger = logging.getLogger("effcli")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def print_traceback(error: BaseException) -> None:
+    """Print the traceback of ``error`` on stderr."""
+    traceback.print_exception(error, file=sys.stderr)

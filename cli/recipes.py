@@ -1,0 +1,90 @@
+"""``effcli recipes``: ls, show, cp, check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from effcli.core.errors import UsageError
+
+from .options import JsonOption, SetOption
+from .output import print_result
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="List, show, copy and check recipes.")
+
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="For example enhance.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME|FILE", help="Shipped recipe or recipe file.")]
+
+
+@app.command()
+def ls(
+    task: Annotated[str | None, typer.Argument(metavar="[TASK]", help="Only this task's recipes.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the shipped recipes and claims as TASK/NAME."""
+    from effcli.core.recipe import shipped_recipes
+    from effcli.core.registry import TASKS, get_task
+
+    tasks = [get_task(task).name] if task else list(TASKS)
+    recipes = [f"{name}/{recipe}" for name in tasks for recipe in shipped_recipes(name)]
+    claims = [f"{name}/claims/{claim}" for name in tasks for claim in shipped_recipes(name, claims=True)]
+    print_result({"recipes": recipes, "claims": claims}, [*recipes, *claims], as_json=as_json)
+
+
+@app.command()
+def show(task: TaskArgument, name: NameArgument = "default", sets: SetOption = None) -> None:
+    """Print a recipe with every key resolved and explained."""
+    from effcli.core.recipe import dump_recipe, load_recipe, parse_set, read_recipe
+    from effcli.core.registry import get_task
+
+    entry = get_task(task)
+    text, place = read_recipe(task, name)
+    overrides = [parse_set(item) for item in sets or []]
+    print(dump_recipe(load_recipe(entry.recipe_class(), text, place, overrides)), end="")
+
+
+@app.command()
+def cp(
+    task: TaskArgument,
+    name: NameArgument = "default",
+    destination: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Default: NAME.yaml here.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+) -> None:
+    """Copy a shipped recipe to a file of your own."""
+    from effcli.core.files import write_text
+    from effcli.core.recipe import read_recipe
+    from effcli.core.registry import get_task
+
+    text, _ = read_recipe(get_task(task).name, name)
+    path = destination or Path(f"{name}.yaml")
+    path = path / f"{name}.yaml" if path.is_dir() else path
+    if path.exists() and not force:
+        raise UsageError("exists", place=str(path), hint="--force overwrites it")
+    write_text(path, text)
+    print(path)
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recipe files of your own.")],
+) -> None:
+    """Validate recipe files; all mistakes are reported at once. Prints the files that are right."""
+    from effcli.core.errors import RecipeError
+    from effcli.core.recipe import load_recipe, read_recipe, task_of
+    from effcli.core.registry import get_task
+
+    mistakes = []
+    for file in files:
+        try:
+            text, place = read_recipe("", str(file))
+            load_recipe(get_task(task_of(text, place)).recipe_class(), text, place)
+        except UsageError as error:
+            mistakes.append(str(error))
+        else:
+            print(file)
+    if mistakes:
+        raise RecipeError("\n".join(mistakes))

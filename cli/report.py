@@ -1,0 +1,25 @@
+"""``effcli report``: rebuild a run's report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import JsonOption
+from .output import print_result
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Rebuild report.html of finished runs from what their directories hold."""
+    from effcli.core.report import write_report
+
+    paths = [str(write_report(run)) for run in runs]
+    print_result({"reports": paths}, paths, as_json=as_json)

@@ -1,0 +1,79 @@
+"""``effcli verify``: test a claim on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from effcli.core.errors import EXIT_CLAIM_FAILED, UsageError
+
+from .options import DeviceOption, JsonOption, QuietOption, ThreadsOption, VerboseOption
+from .output import configure_logging, print_result
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def verify(
+    claim: Annotated[str, typer.Argument(metavar="TASK/NAME|FILE", help="A shipped claim, or a claim file.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Folder with the claim's data.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="[default: runs/verify/TASK-NAME]")
+    ] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seeds", help="Use these seeds. Repeatable.")] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run a claim's arms and seeds (those not there yet) and say whether it holds.
+
+    Exit code 4 when it does not hold. Runs are kept, so an interrupted verification goes on where it stopped.
+    """
+    from effcli.core.claims import load_claim
+    from effcli.core.claims import verify as verify_claim
+    from effcli.core.runtime import is_main_process
+
+    configure_logging(quiet=quiet, verbose=verbose)
+    task, name_or_file = _split(claim)
+    loaded, name = load_claim(task, name_or_file)
+    folder = output or Path("runs") / "verify" / f"{loaded.task}-{name}"
+    silent = quiet or not is_main_process()
+
+    def announce(line: str) -> None:
+        if not silent:
+            print(line, file=sys.stderr, flush=True)
+
+    content = verify_claim(
+        loaded,
+        name,
+        output=folder,
+        data=data,
+        seeds=seeds,
+        device=device,
+        threads=threads,
+        show_progress=not quiet,
+        announce=announce,
+    )
+    for finding in content["findings"]:
+        spread = "" if finding["spread"] is None else f" ± {finding['spread']:.3g}"
+        announce(f"{finding['verdict']}: {finding['expectation']} ({finding['mean']:+.3g}{spread})")
+    if is_main_process():
+        print_result(content, [str(folder / "claim.json")], as_json=as_json)
+    if content["verdict"] == "does not hold":
+        raise typer.Exit(EXIT_CLAIM_FAILED)
+
+
+def _split(claim: str) -> tuple[str, str]:
+    if claim.endswith((".yaml", ".yml")):
+        return "", claim
+    task, slash, name = claim.partition("/")
+    if not slash:
+        raise UsageError(f"expected TASK/NAME, not {claim!r}", hint="`effcli recipes ls` lists the claims")
+    return task, name.removeprefix("claims/")

@@ -1,0 +1,206 @@
+"""`effcli enhance train` and `eval` in subprocesses: exact resume after kill -9, two processes equal to one."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.cli.effcli_process import effcli
+
+TINY = (
+    "-r",
+    "small",
+    "-s",
+    "network.dim=4",
+    "-s",
+    "network.d_state=4",
+    "-s",
+    "data.patch=16",
+    "-s",
+    "train.batch_size=2",
+)
+TINY += ("--device", "cpu", "--precision", "fp32")
+
+
+def _weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "walmafa.safetensors")
+
+
+def _assert_equal(a: Path, b: Path) -> None:
+    first, second = _weights(a), _weights(b)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_train_then_eval_then_enhance_with_the_new_weights(pairs: Path, tmp_path: Path) -> None:
+    done = effcli(
+        "enhance",
+        "train",
+        *TINY,
+        "--data",
+        pairs,
+        "--eval-data",
+        pairs,
+        "--steps",
+        "3",
+        "-o",
+        "run",
+        "--json",
+        cwd=tmp_path,
+    )
+    assert done.code == 0, done.stderr
+    assert done.json["metrics"]["eval_pairs"] == 2
+    assert {"input", "gamma", "histeq"} <= set(done.json["metrics"]["baselines"])
+    for name in (
+        "recipe.yaml",
+        "result.json",
+        "metrics.jsonl",
+        "report.html",
+        "log.txt",
+        "model/walmafa.safetensors",
+    ):
+        assert (tmp_path / "run" / name).exists(), name
+    weights = tmp_path / "run" / "model" / "walmafa.safetensors"
+    measured = effcli(
+        "enhance",
+        "eval",
+        "--data",
+        pairs,
+        "--weights",
+        weights,
+        "--precision",
+        "fp32",
+        "--json",
+        cwd=tmp_path,
+    )
+    assert measured.json["metrics"]["psnr"] == pytest.approx(done.json["metrics"]["psnr"], abs=1e-3)
+    table = effcli("enhance", "eval", "--data", pairs, "--weights", weights, cwd=tmp_path)
+    assert [line.split()[0] for line in table.lines[1:]] == [
+        str(weights),
+        "input",
+        "gamma",
+        "histeq",
+        "gamma_3_5",
+    ]
+
+
+def test_the_saved_recipe_gives_the_same_weights_again(pairs: Path, tmp_path: Path) -> None:
+    one = ("--threads", "1")
+    assert (
+        effcli("enhance", "train", *TINY, *one, "--data", pairs, "--steps", "4", "-o", "a", cwd=tmp_path).code
+        == 0
+    )
+    assert (
+        effcli(
+            "enhance", "train", "-r", "a/recipe.yaml", *one, "--device", "cpu", "-o", "b", cwd=tmp_path
+        ).code
+        == 0
+    )
+    _assert_equal(tmp_path / "a", tmp_path / "b")
+
+
+def test_kill_9_at_random_moments_then_resume_ends_with_the_same_weights(pairs: Path, tmp_path: Path) -> None:
+    arguments = [*TINY, "--threads", "1", "--data", str(pairs), "--steps", "40"]
+    assert effcli("enhance", "train", *arguments, "-o", "whole", cwd=tmp_path).code == 0
+    command = [sys.executable, "-m", "effcli", "enhance", "train", *arguments]
+    command += ["-o", "killed", "--save-every", "3steps", "--resume"]
+    checkpoint = tmp_path / "killed" / "checkpoints" / "train.pt"
+    draws = random.Random(0)
+    kills = 0
+    while kills < 4:
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        time.sleep(draws.uniform(0, 0.3))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+    assert kills > 0
+    assert effcli("enhance", "train", *arguments, "-o", "killed", "--resume", cwd=tmp_path).code == 0
+    _assert_equal(tmp_path / "whole", tmp_path / "killed")
+    lines = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "killed")]
+    assert lines[0] == lines[1]
+
+
+def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(pairs: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "effcli",
+        "enhance",
+        "train",
+        *TINY,
+        "--data",
+        str(pairs),
+        "--steps",
+        "100000",
+    ]
+    process = subprocess.Popen(
+        [*command, "-o", "run"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "--resume" in stderr
+    assert (tmp_path / "run" / "checkpoints" / "train.pt").exists()
+
+
+def test_a_directory_of_another_recipe_is_refused(pairs: Path, tmp_path: Path) -> None:
+    arguments = ("enhance", "train", *TINY, "--data", pairs, "-o", "run")
+    assert effcli(*arguments, "--steps", "2", cwd=tmp_path).code == 0
+    for extra in ((), ("--resume",)):
+        done = effcli(*arguments, "--steps", "3", *extra, cwd=tmp_path)
+        assert done.code == 2
+        assert "train.steps: 2 -> 3" in done.stderr
+
+
+def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    done = effcli("enhance", "train", *TINY, "--data", "nowhere", "-o", "run", cwd=tmp_path)
+    assert done.code == 2
+    assert "nowhere" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_equal_one(pairs: Path, tmp_path: Path) -> None:
+    arguments = [*TINY, "--threads", "1", "--data", str(pairs), "--steps", "5"]
+    assert effcli("enhance", "train", *arguments, "-o", "one", cwd=tmp_path).code == 0
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "effcli",
+    ]
+    done = subprocess.run(
+        [*launch, "enhance", "train", *arguments, "-o", "two"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["two"]
+    one, two = _weights(tmp_path / "one"), _weights(tmp_path / "two")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-3)
