@@ -1,0 +1,128 @@
+"""Speed of `effcli enhance`: ratios inside one run. Nothing else should be running.
+
+    python benchmarks/enhance.py [--json FILE] [--sizes 256x256 400x608] [--repeats 3]
+
+The whole network at the published size, with the released behaviour (Mamba on the details, tokens by reshape). The
+peer has the same
+weights, unfused, with the plain loop as its scan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from effcli.enhance.config import WalMaFaConfig
+from effcli.enhance.network import WalMaFa
+from effcli.nn import selective_scan as scan_module
+
+
+def released_network() -> WalMaFa:
+    torch.manual_seed(0)
+    return WalMaFa(WalMaFaConfig(mamba_band="high", token_order="reshape")).eval()
+
+
+def seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def measure_network(height: int, width: int, repeats: int) -> dict[str, object]:
+    """Median seconds of the peer, fp32 and bf16, one after the other in each repeat."""
+    network = released_network()
+    fused = network.fuse()
+    x = torch.rand(1, 3, height, width)
+
+    def peer() -> torch.Tensor:
+        with mock.patch.object(scan_module, "available_backends", lambda device: ("loop",)):
+            return network(x)
+
+    def bf16() -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return fused(x)
+
+    with torch.inference_mode():
+        exact, fast, half = peer(), fused(x), bf16().float()
+        times = {
+            name: statistics.median(seconds(call) for _ in range(repeats))
+            for name, call in (("peer", peer), ("fp32", lambda: fused(x)), ("bf16", bf16))
+        }
+    psnr = -10 * math.log10((half - fast).square().mean().item() / float(fast.var()))
+    return {
+        "size": f"{height}x{width}",
+        **{f"{name}_s": round(value, 3) for name, value in times.items()},
+        "fp32_ratio": round(times["peer"] / times["fp32"], 2),
+        "bf16_ratio": round(times["peer"] / times["bf16"], 2),
+        "fp32_max_error": (exact - fast).abs().max().item(),
+        "bf16_db_below_signal": round(psnr, 1),
+    }
+
+
+def measure_start() -> dict[str, float]:
+    """Seconds of whole processes: help, a small picture, and what importing torch alone takes."""
+    example = next(Path("examples").glob("*.png"), None) or next(Path("examples").glob("*.jpg"))
+    commands = {
+        "help_s": [sys.executable, "-m", "effcli", "--help"],
+        "enhance_help_s": [sys.executable, "-m", "effcli", "enhance", "--help"],
+        "import_torch_s": [sys.executable, "-c", "import torch"],
+        "enhance_small_s": [
+            sys.executable,
+            "-m",
+            "effcli",
+            "enhance",
+            str(example),
+            "-o",
+            "-",
+            "--format",
+            "png",
+        ],
+    }
+
+    def run(command: list[str]) -> None:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    for command in commands.values():
+        run(command)
+    return {
+        name: round(min(seconds(lambda c=c: run(c)) for _ in range(3)), 2) for name, c in commands.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sizes", nargs="*", default=["256x256", "400x608"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows = []
+    for size in options.sizes:
+        height, width = map(int, size.split("x"))
+        rows.append(measure_network(height, width, options.repeats))
+        print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+    start = measure_start()
+    print("  ".join(f"{name} {value}" for name, value in start.items()))
+    if options.json:
+        content = {
+            "threads": options.threads,
+            "torch": str(torch.__version__),
+            "network": rows,
+            "start": start,
+        }
+        options.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
