@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import os
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -192,7 +194,19 @@ def accelerator(cpu: bool = False) -> Any:
             "OMP_NUM_THREADS", str(torch.get_num_threads())
         )  # or Accelerate takes all cores
         _accelerator = Accelerator(cpu=cpu, mixed_precision="no")  # autocast is ours: Runtime.autocast
+        atexit.register(_leave_process_group)
     return _accelerator
+
+
+def _leave_process_group() -> None:
+    """Leave the process group while the interpreter still runs.
+
+    gloo's threads free the tensors of the last collective call after it has returned, and need the GIL for it. One
+    that asks for the GIL of an interpreter that is ending aborts the process (one exit in eight), so they get a moment.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    time.sleep(0.2)
 
 
 def derive_seed(*key: int | str) -> int:
