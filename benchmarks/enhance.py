@@ -1,10 +1,10 @@
-"""Speed of `effcli enhance`: ratios inside one run. Nothing else should be running.
+"""Speed and memory of `effcli enhance`: ratios inside one run. Nothing else should be running.
 
     python benchmarks/enhance.py [--json FILE] [--sizes 256x256 400x608] [--repeats 3]
 
 The whole network at the published size, with the released behaviour (Mamba on the details, tokens by reshape). The
-peer has the same
-weights, unfused, with the plain loop as its scan.
+peer has the same weights, unfused, with the plain loop as its scan. Times are medians over repeats in which the three
+take turns; memory is the peak of a process that does nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
+import resource
 import statistics
 import subprocess
 import sys
@@ -38,35 +40,57 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def measure_network(height: int, width: int, repeats: int) -> dict[str, object]:
-    """Median seconds of the peer, fp32 and bf16, one after the other in each repeat."""
+def forms() -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """The three that are compared, by name, with the same weights."""
     network = released_network()
     fused = network.fuse()
-    x = torch.rand(1, 3, height, width)
 
-    def peer() -> torch.Tensor:
+    def peer(x: torch.Tensor) -> torch.Tensor:
         with mock.patch.object(scan_module, "available_backends", lambda device: ("loop",)):
             return network(x)
 
-    def bf16() -> torch.Tensor:
+    def bf16(x: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return fused(x)
+            return fused(x).float()
 
+    return {"peer": peer, "fp32": fused, "bf16": bf16}
+
+
+def measure_network(height: int, width: int, repeats: int) -> dict[str, object]:
+    """Seconds, errors and peak memory of the three forms at one size."""
+    calls = forms()
+    x = torch.rand(1, 3, height, width)
     with torch.inference_mode():
-        exact, fast, half = peer(), fused(x), bf16().float()
-        times = {
-            name: statistics.median(seconds(call) for _ in range(repeats))
-            for name, call in (("peer", peer), ("fp32", lambda: fused(x)), ("bf16", bf16))
-        }
-    psnr = -10 * math.log10((half - fast).square().mean().item() / float(fast.var()))
+        outputs = {name: call(x) for name, call in calls.items()}
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(repeats):
+            for name, call in calls.items():
+                times[name].append(seconds(lambda call=call: call(x)))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    exact, fast, half = outputs.values()
+    noise = (half - fast).square().mean().item() / float(fast.var())
     return {
         "size": f"{height}x{width}",
-        **{f"{name}_s": round(value, 3) for name, value in times.items()},
-        "fp32_ratio": round(times["peer"] / times["fp32"], 2),
-        "bf16_ratio": round(times["peer"] / times["bf16"], 2),
+        **{f"{name}_s": round(value, 3) for name, value in medians.items()},
+        "fp32_ratio": round(medians["peer"] / medians["fp32"], 2),
+        "bf16_ratio": round(medians["peer"] / medians["bf16"], 2),
         "fp32_max_error": (exact - fast).abs().max().item(),
-        "bf16_db_below_signal": round(psnr, 1),
+        "bf16_db_below_signal": round(-10 * math.log10(noise), 1),
+        **{f"{name}_peak_gib": round(measure_memory(name, height, width), 2) for name in calls},
     }
+
+
+def measure_memory(form: str, height: int, width: int) -> float:
+    """Peak GiB of a fresh process that evaluates one form once; importing torch alone takes about 0.3."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_gib, (form, height, width, torch.get_num_threads()))
+
+
+def _peak_gib(form: str, height: int, width: int, threads: int) -> float:
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        forms()[form](torch.rand(1, 3, height, width))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def measure_start() -> dict[str, float]:

@@ -1,15 +1,19 @@
-"""``effcli enhance``: run (default), train, eval, inspect."""
+"""``effcli enhance``: run (default), train, eval, inspect, export."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from effcli.core.errors import UsageError
 
 from .groups import DefaultVerbGroup
 from .options import (
     DeviceOption,
     DryRunOption,
+    Dtype,
     JsonOption,
     PrecisionOption,
     QuietOption,
@@ -191,13 +195,13 @@ def evaluate(
     shorthands = {"weights": ("--weights", weights), "max_memory_mb": ("--max-memory", max_memory)}
     recipe: Any = resolve_recipe("enhance", options, shorthands)
     from effcli.core.run import Result
-    from effcli.data.pairs import load_pairs
     from effcli.enhance.enhancer import Enhancer
     from effcli.enhance.pipeline import evaluate as measure
+    from effcli.enhance.pipeline import read_pairs
 
     started = time.perf_counter()
     runtime = runtime_for(recipe, options)
-    pairs = load_pairs(data, split="eval")
+    pairs = read_pairs(data, "eval")
     metrics = measure(Enhancer(recipe.weights, runtime=runtime, max_memory_mb=recipe.max_memory_mb), pairs)
     result = Result(
         task="enhance",
@@ -234,6 +238,27 @@ def inspect(
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
     }
     print_result(content, [f"{name:<12} {value}" for name, value in content.items()], as_json=as_json)
+
+
+@app.command()
+def export(
+    weights: Annotated[str, typer.Argument(metavar="FILE|builtin:NAME", help="A weight file.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The .safetensors file to write.")
+    ],
+    dtype: Annotated[
+        Dtype, typer.Option("--dtype", help="Of the kernels; fp16 halves the file.")
+    ] = Dtype.FP32,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+) -> None:
+    """Write weights, released checkpoints too, as one safetensors file of ours."""
+    if output.exists() and not force:
+        raise UsageError("exists", place=str(output), hint="--force overwrites it")
+    from effcli.core.runtime import DTYPES
+    from effcli.enhance.weights import load_weights, save_weights
+
+    save_weights(output, load_weights(weights), kernel_dtype=DTYPES[dtype.value])
+    print(output)
 
 
 def _training_plan(recipe: EnhanceRecipe) -> dict[str, Any]:

@@ -18,6 +18,14 @@ class Precision(StrEnum):
     FP16 = "fp16"
 
 
+class Dtype(StrEnum):
+    """Values of ``export --dtype``."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
 RUN = "Run"
 
 RecipeOption = Annotated[

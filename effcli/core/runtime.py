@@ -22,7 +22,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
 
-_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The dtypes by the names that options and recipes use."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Runtime:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the heavy layers."""
-        return _DTYPES[self.precision]
+        return DTYPES[self.precision]
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Context in which heavy layers run in :attr:`precision`."""
@@ -273,6 +274,6 @@ def _choose_precision(name: str, device: torch.device, bf16_is_safe: bool) -> Pr
         raise UsageError("fp16 is not supported on the CPU", place="--precision", hint="use bf16 or fp32")
     if name == "bf16" and device.type == "cuda" and not hardware_bf16(device):
         raise UsageError("this GPU has no bf16", place="--precision", hint="use fp16 or fp32")
-    if name not in _DTYPES:
+    if name not in DTYPES:
         raise UsageError(f"unknown precision {name!r}", place="--precision", hint="auto, fp32, bf16 or fp16")
     return name  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""WalMaFa's training loss: L1, SSIM and total variation (released code `train.py:29-47,195-201`)."""
+"""WalMaFa's training loss: L1, SSIM and total variation (released code `train.py:29-47,195-201`); GT-mean loss."""
 
 from __future__ import annotations
 
@@ -34,6 +34,28 @@ def walmafa_loss(
     if ssim:
         fidelity = fidelity + ssim_loss(prediction, target)
     return (1 - tv_weight) * fidelity + tv_weight * total_variation(prediction)
+
+
+def scale_to_mean(prediction: Tensor, target: Tensor, least_mean: float = 0.05) -> Tensor:
+    """Scale each prediction to the mean brightness of its target: y mean(target) / mean(y).
+
+    A loss of the result does not see how bright the prediction is as a whole, only structure and colour. The mixture
+    (1 - w) L(y, target) + w L(scale_to_mean(y, target), target) is GT-mean loss ("GT-Mean Loss: A Simple Yet Effective
+    Solution for Brightness Mismatch in Low-Light Image Enhancement", ICCV 2025) with a fixed w, where the paper derives
+    it from the two means.
+
+    Args:
+        prediction: [B, C, H, W].
+        target: the same shape, in 0..1.
+        least_mean: smaller means of the prediction, and negative ones, count as this much.
+
+    Returns:
+        [B, C, H, W]; gradients flow through the prediction alone, not through its mean.
+    """
+    prediction, target = prediction.float(), target.float()
+    means = (image.detach().mean((1, 2, 3), keepdim=True) for image in (target, prediction))
+    target_mean, own_mean = means
+    return prediction * (target_mean / own_mean.clamp_min(least_mean))
 
 
 def ssim_loss(prediction: Tensor, target: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +16,26 @@ from effcli.core.errors import InputError
 from effcli.core.files import sha256
 from effcli.core.run import Result, Run
 from effcli.core.runtime import Runtime
+from effcli.data.pair_sources import Split
 from effcli.data.pairs import PairSet, load_pairs
 from effcli.enhance.baselines import BASELINES
 from effcli.enhance.enhancer import Enhancer
-from effcli.enhance.loss import walmafa_loss
+from effcli.enhance.loss import scale_to_mean, walmafa_loss
 from effcli.enhance.network import WalMaFa
-from effcli.enhance.recipe import EnhanceRecipe
+from effcli.enhance.recipe import EnhanceRecipe, TrainSection
 from effcli.enhance.weights import load_weights, save_weights
 from effcli.metrics.image_quality import evaluate_pair, mean_over_pairs
 from effcli.nn.ema import Ema
+
+log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model/walmafa.safetensors"
 
 
 def train(recipe: EnhanceRecipe, run: Run) -> Result:
     """Learn weights from pairs of dark and bright pictures and measure them on the evaluation pairs."""
-    pairs = load_pairs(recipe.data.train, split="train")
-    held_out = load_pairs(recipe.data.eval, split="eval") if recipe.data.eval else None
+    pairs = read_pairs(recipe.data.train, "train")
+    held_out = read_pairs(recipe.data.eval, "eval") if recipe.data.eval else None
     network = build_network(recipe, run.runtime)
     fit(network, pairs, recipe, run)
     metrics: dict[str, Any] = {
@@ -48,6 +53,18 @@ def train(recipe: EnhanceRecipe, run: Run) -> Result:
         metrics |= evaluate(enhancer, held_out)
         figures = draw_examples(enhancer, held_out, run)
     return run.finish(metrics, figures)
+
+
+def read_pairs(sources: Sequence[str], split: Split) -> PairSet:
+    """The pairs of all sources; pictures without a partner are left out with a warning."""
+    pairs = load_pairs(sources, split=split)
+    if pairs.unmatched:
+        log.warning(
+            "%d pictures have no partner and are left out, such as %s",
+            len(pairs.unmatched),
+            pairs.unmatched[0],
+        )
+    return pairs
 
 
 def build_network(recipe: EnhanceRecipe, runtime: Runtime) -> WalMaFa:
@@ -92,7 +109,7 @@ def fit(network: WalMaFa, pairs: PairSet, recipe: EnhanceRecipe, run: Run) -> No
             group["lr"] = rate
         with runtime.autocast():
             prediction = parallel(low)
-        loss = walmafa_loss(prediction.float(), high, tv_weight=settings.tv_weight, ssim=settings.ssim)
+        loss = training_loss(prediction.float(), high, settings)
         run.log("train", step, every=20, loss=loss.detach(), learning_rate=rate)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -102,6 +119,16 @@ def fit(network: WalMaFa, pairs: PairSet, recipe: EnhanceRecipe, run: Run) -> No
         ema.update(network)
     ema.copy_to(network)
     network.eval()
+
+
+def training_loss(prediction: torch.Tensor, target: torch.Tensor, settings: TrainSection) -> torch.Tensor:
+    """The loss of the released code, and with ``gt_mean_weight`` the same one blind to overall brightness beside it."""
+    measure = partial(walmafa_loss, tv_weight=settings.tv_weight, ssim=settings.ssim)
+    weight = settings.gt_mean_weight
+    loss = measure(prediction, target)
+    if weight == 0:
+        return loss
+    return (1 - weight) * loss + weight * measure(scale_to_mean(prediction, target), target)
 
 
 def cosine(step: int, total_steps: int, first: float, last: float) -> float:

@@ -45,6 +45,12 @@ class TrainSection(Section):
         0.05, ge=0, le=1, description="Weight of TV in the loss; L1 and SSIM get the rest."
     )
     ssim: bool = Field(True, description="False leaves the SSIM term out of the loss (ablation).")
+    gt_mean_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the loss that is blind to overall brightness (GT-mean loss); 0 as released.",
+    )
     init: str | None = Field(
         None, description="Weights to start from (a file or builtin:NAME); null starts anew."
     )

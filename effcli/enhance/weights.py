@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from effcli.core.errors import InputError
@@ -104,19 +104,27 @@ _FOURIER_NAMES = {
 }
 
 
-def save_weights(path: str | Path, network: WalMaFa, extra: Mapping[str, str] | None = None) -> None:
+def save_weights(
+    path: str | Path,
+    network: WalMaFa,
+    extra: Mapping[str, str] | None = None,
+    *,
+    kernel_dtype: torch.dtype | None = None,
+) -> None:
     """Write a network's weights, atomically, in our format.
 
     Args:
         path: the file to write.
         network: not a fused one.
         extra: further metadata, such as what the weights were trained on.
+        kernel_dtype: of the tensors with two axes or more, which is nearly all; vectors (biases, the statistics of
+            normalisation) keep theirs, and so does everything without this argument.
 
     Raises:
         RunError: the file cannot be written.
         ValueError: the network is a fused one.
     """
-    if network.state_dict().keys() != _meta_network(network.config).state_dict().keys():
+    if network.state_dict().keys() != _blank_network(network.config).state_dict().keys():
         raise ValueError("a fused network cannot be saved; save the one it was made from")
     metadata = {
         **(extra or {}),
@@ -124,9 +132,14 @@ def save_weights(path: str | Path, network: WalMaFa, extra: Mapping[str, str] | 
         "version": VERSION,
         "config": network.config.model_dump_json(),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {
+        name: tensor.detach()
+        .to("cpu", (kernel_dtype if tensor.ndim > 1 else None) or tensor.dtype)
+        .contiguous()
+        for name, tensor in network.state_dict().items()
+    }
     with atomic_path(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        temporary.write_bytes(save(tensors, metadata))  # save_file makes files that others may not read
 
 
 def load_weights(source: str | Path) -> WalMaFa:
@@ -166,7 +179,7 @@ def convert_released(state: Mapping[str, Tensor], *, place: str | None = None) -
     if any(name.startswith("FFAB.") for name in named):
         named = {_modern_name(name): tensor for name, tensor in named.items()}
     config = _infer_config(named, place)
-    names = {ours: released_name(ours) for ours in _meta_network(config).state_dict()}
+    names = {ours: released_name(ours) for ours in _blank_network(config).state_dict()}
     used = {name: tensor for name, tensor in named.items() if not _UNUSED.match(name)}
     _check_keys(expected=list(names.values()), found=list(used), place=place)
     return config, {ours: used[released] for ours, released in names.items()}
@@ -270,7 +283,7 @@ def _load_file(path: Path, place: str) -> WalMaFa:
     metadata, state = _read_safetensors(path, place) if start[8:] == b"{" else ({}, _read_pickle(path, place))
     if metadata.get("format") == FORMAT:
         config = _read_config(metadata, place)
-        _check_keys(expected=list(_meta_network(config).state_dict()), found=list(state), place=place)
+        _check_keys(expected=list(_blank_network(config).state_dict()), found=list(state), place=place)
     else:
         config, state = convert_released(state, place=place)
     return _build(config, state, place)
@@ -320,17 +333,20 @@ def _read_config(metadata: Mapping[str, str], place: str) -> WalMaFaConfig:
         raise InputError("has no valid network configuration in its metadata", place=place) from None
 
 
-def _meta_network(config: WalMaFaConfig) -> WalMaFa:
-    with torch.device("meta"):
+def _blank_network(config: WalMaFaConfig) -> WalMaFa:
+    """A network whose weights mean nothing yet; the caller's random numbers stay as they are.
+
+    Not on the meta device: its operators import the tracing compiler, which takes longer than filling the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
         return WalMaFa(config)
 
 
 def _build(config: WalMaFaConfig, state: State, place: str) -> WalMaFa:
-    network = _meta_network(config)
+    network = _blank_network(config)
     for name, expected in network.state_dict().items():
         if state[name].shape != expected.shape:
             found, wanted = tuple(state[name].shape), tuple(expected.shape)
             raise InputError(f"{name} has shape {found}, the network needs {wanted}", place=place)
-    network.to_empty(device="cpu").to(memory_format=torch.channels_last)
     network.load_state_dict(state)  # copies, so nothing refers to the file any more
     return network.eval()

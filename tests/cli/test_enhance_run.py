@@ -218,3 +218,17 @@ def test_ctrl_c_ends_a_batch_after_the_picture_at_hand(tmp_path: Path, tiny_weig
     written = list(tmp_path.glob("out/*"))
     assert 0 < len(written) < 200
     assert all(Image.open(path).size == (200, 200) for path in written)
+
+
+def test_export_writes_weights_that_give_the_same_picture(photo: Path, tiny_weights: Path) -> None:
+    done = effcli(
+        "enhance", "export", tiny_weights, "-o", "half.safetensors", "--dtype", "fp16", cwd=photo.parent
+    )
+    assert (done.code, done.lines) == (0, ["half.safetensors"])
+    again = effcli("enhance", "export", tiny_weights, "-o", "half.safetensors", cwd=photo.parent)
+    assert again.code == 2 and "--force" in again.stderr
+    for name, weights in (("a.png", tiny_weights), ("b.png", "half.safetensors")):
+        options = ("--weights", weights, "--precision", "fp32", "-o", name)
+        assert effcli("enhance", photo.name, *options, cwd=photo.parent).code == 0
+    a, b = (np.asarray(Image.open(photo.with_name(name))).astype(int) for name in ("a.png", "b.png"))
+    assert np.abs(a - b).mean() < 2

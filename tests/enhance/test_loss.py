@@ -6,7 +6,9 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from effcli.enhance.loss import ssim_loss, total_variation, walmafa_loss
+from effcli.enhance.loss import scale_to_mean, ssim_loss, total_variation, walmafa_loss
+from effcli.enhance.pipeline import training_loss
+from effcli.enhance.recipe import TrainSection
 
 
 def slow_ssim(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -90,3 +92,26 @@ def test_loss_is_float32_under_autocast_and_differentiable():
     assert torch.equal(loss, walmafa_loss(x, y))
     loss.backward()
     assert x.grad is not None and x.grad.isfinite().all() and x.grad.any()
+
+
+def test_scaling_to_the_mean_undoes_a_gain_of_each_picture():
+    _, y = pair()
+    darker = y * torch.tensor([0.3, 0.8])[:, None, None, None]
+    torch.testing.assert_close(scale_to_mean(darker, y), y)
+    assert scale_to_mean(-y, y).isfinite().all()  # early in training the mean may be negative
+
+
+def test_gradients_do_not_flow_through_the_mean():
+    x, y = pair()
+    x.requires_grad_()
+    scale_to_mean(x, y).sum().backward()
+    factor = y.mean((1, 2, 3)) / x.detach().mean((1, 2, 3))
+    torch.testing.assert_close(x.grad, factor[:, None, None, None].expand_as(x))
+
+
+def test_gt_mean_weight_mixes_both_losses():
+    x, y = pair()
+    aware, blind = walmafa_loss(x, y), walmafa_loss(scale_to_mean(x, y), y)
+    assert float(training_loss(x, y, TrainSection())) == float(aware)
+    mixed = training_loss(x, y, TrainSection(gt_mean_weight=0.25))
+    torch.testing.assert_close(mixed, 0.75 * aware + 0.25 * blind)

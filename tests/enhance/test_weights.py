@@ -52,6 +52,26 @@ def test_half_precision_files_become_float32(tmp_path):
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 
+def test_kernels_in_half_precision_halve_the_file_and_keep_the_result(tmp_path):
+    network = WalMaFa(SMALL).eval()
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    save_weights(whole, network)
+    save_weights(half, network, kernel_dtype=torch.float16)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    with safe_open(half, framework="pt") as file:
+        for name, tensor in network.state_dict().items():
+            assert file.get_tensor(name).dtype == (torch.float16 if tensor.ndim > 1 else tensor.dtype), name
+    for name, tensor in load_weights(half).state_dict().items():
+        torch.testing.assert_close(tensor, network.state_dict()[name], rtol=1e-3, atol=1e-6)
+
+
+def test_weight_files_have_the_permissions_of_any_new_file(tmp_path):
+    plain, path = tmp_path / "plain", tmp_path / "w.safetensors"
+    plain.touch()
+    save_weights(path, WalMaFa(SMALL))
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
 def ours(tmp_path: Path, **metadata: str) -> Path:
     network = WalMaFa(SMALL)
     full = {
