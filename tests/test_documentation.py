@@ -1,0 +1,89 @@
+"""The commands of the README run as they stand there, and the page of help texts is up to date."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What is typed instead, where a command takes minutes or data that users do not have.
+SHORTENED = {
+    "effcli enhance train": "effcli enhance train -s train.steps=1 -s train.batch_size=1 -s data.patch=32",
+    "effcli verify enhance/band-and-order --data DIR": "effcli recipes ls | grep -x enhance/claims/band-and-order",
+    "effcli compare my-run another-run": "cp -r my-run another-run && effcli compare my-run another-run",
+}
+
+
+def readme_commands() -> list[str]:
+    """The indented lines that start with ``effcli``, without their comments."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.startswith("    effcli ")]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with everything that the README's commands name."""
+    draws = np.random.default_rng(0)
+
+    def picture(name: str, brightest: int = 60) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draws.integers(0, brightest, (48, 64, 3), dtype=np.uint8)).save(path)
+
+    for name in ("night.png", "night.jpg", "photos/a.png", "photos/deep/b.jpg"):
+        picture(name)
+    for pair in ("1.png", "2.png"):
+        picture(f"pairs/low/{pair}")
+        picture(f"pairs/high/{pair}", 255)
+    return tmp_path
+
+
+def test_the_commands_of_the_readme_run(home: Path) -> None:
+    commands = readme_commands()
+    assert len(commands) >= 8
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for command in commands:
+        for typed, shorter in SHORTENED.items():
+            if command.startswith(typed):
+                command = command.replace(typed, shorter)
+        (home / "night-enhanced.png").unlink(missing_ok=True)
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command],
+            cwd=home,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    assert Image.open(home / "day.jpg").format == "JPEG"
+    assert (home / "bright" / "deep" / "b.jpg").exists()
+
+
+def test_a_shortened_command_is_in_the_readme() -> None:
+    commands = readme_commands()
+    assert [typed for typed in SHORTENED if not any(c.startswith(typed) for c in commands)] == []
+
+
+def test_the_page_of_commands_is_up_to_date() -> None:
+    script = ROOT / "docs" / "make_commands.py"
+    done = subprocess.run([sys.executable, script, "--check"], cwd=ROOT)
+    assert done.returncode == 0, "run `make docs`"
+
+
+def test_links_inside_the_documentation_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")]
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+    assert broken == []
