@@ -15,7 +15,7 @@ from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.core.runtime import Runtime, create_runtime
-from effcli.enhance.network import WalMaFa, pad_to_multiple
+from effcli.enhance.network import WalMaFa, add_border, pad_to_multiple
 from effcli.enhance.strips import Memory, forward_in_strips
 from effcli.enhance.weights import load_weights
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from effcli.data.images import Picture
 
 DEFAULT_WEIGHTS = "builtin:walmafa"
+
+_MARGIN = 8
+"""Pixels that a picture is continued by on every side: the outermost two or three of a result are discoloured, because
+the network sees zeros beyond the border."""
 
 
 class Enhancer:
@@ -106,12 +110,7 @@ class Enhancer:
                 f"arrays of {image.dtype} are not supported", hint="uint8, uint16 or float in 0..1"
             )
         pixels = image[..., None] if image.ndim == 2 else image
-        colour = (
-            torch.from_numpy(np.ascontiguousarray(pixels[..., :3]))
-            .to(torch.float32)
-            .div_(top)
-            .permute(2, 0, 1)
-        )
+        colour = torch.from_numpy(np.array(pixels[..., :3])).to(torch.float32).div_(top).permute(2, 0, 1)
         grey = colour.shape[0] == 1
         bright = self.enhance_tensor(colour.expand(3, -1, -1) if grey else colour)
         if grey:
@@ -136,11 +135,13 @@ class Enhancer:
         return torch.lerp(batch, bright, self.strength).reshape(x.shape)
 
     def _one(self, x: Tensor) -> Tensor:
-        padded, (height, width) = pad_to_multiple(x)
+        margin = 0 if self.network.config.token_order == "reshape" else _MARGIN  # as released
+        height, width = x.shape[-2:]
+        padded, _ = pad_to_multiple(add_border(x, margin))
         memory = Memory.plan(self.network.config, padded.shape[-2:], self.max_memory_mb, self.runtime.device)
         with self.runtime.autocast():
             if memory.whole_fits:
                 out: Tensor = self.network(padded.to(self.runtime.device))
             else:
                 out = forward_in_strips(self.network, padded, memory, self.runtime.device)
-        return out[..., :height, :width].float().clamp_(0, 1).cpu()
+        return out[..., margin : margin + height, margin : margin + width].float().clamp_(0, 1).cpu()

@@ -19,7 +19,7 @@ from effcli.enhance.fourier_block import FourierAdjustmentBlock
 from effcli.enhance.illumination import IlluminationMap
 from effcli.enhance.wavelet_mamba_block import WaveletMambaBlock
 
-__all__ = ["SIDE_MULTIPLE", "WalMaFa", "WalMaFaConfig", "WeightedSkip", "pad_to_multiple"]
+__all__ = ["SIDE_MULTIPLE", "WalMaFa", "WalMaFaConfig", "WeightedSkip", "add_border", "pad_to_multiple"]
 
 SIDE_MULTIPLE = 16
 """Both sides of the network's input are multiples of this: three halvings and one wavelet level."""
@@ -39,12 +39,25 @@ def pad_to_multiple(x: Tensor, multiple: int = SIDE_MULTIPLE) -> tuple[Tensor, t
         or column.
     """
     height, width = x.shape[-2:]
-    for side, axis in ((height, -2), (width, -1)):
-        missing = -side % multiple
-        if missing:
-            amount = (0, 0, 0, missing) if axis == -2 else (0, missing, 0, 0)
-            x = F.pad(x, amount, mode="reflect" if missing < side else "replicate")
-    return x, (height, width)
+    return _pad(_pad(x, -2, 0, -height % multiple), -1, 0, -width % multiple), (height, width)
+
+
+def add_border(x: Tensor, margin: int) -> Tensor:
+    """Continue pictures by ``margin`` pixels on every side, by reflection where they are large enough for it.
+
+    Args:
+        x: [B, C, H, W] with H, W >= 1.
+        margin: pixels, even, so that the wavelet's cells stay where they are; 0 returns x itself.
+    """
+    return _pad(_pad(x, -2, margin, margin), -1, margin, margin)
+
+
+def _pad(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Pad one of the last two axes by reflection, or by repeating its ends where it is no longer than the padding."""
+    if before == after == 0:
+        return x
+    amount = (0, 0, before, after) if axis == -2 else (before, after, 0, 0)
+    return F.pad(x, amount, mode="reflect" if max(before, after) < x.shape[axis] else "replicate")
 
 
 class ExactConv2d(nn.Conv2d):

@@ -7,10 +7,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from effcli.enhance.config import WalMaFaConfig
+from effcli.enhance.enhancer import Enhancer
 from effcli.enhance.feed_forward import FeedForward, FusedFeedForward
 from effcli.enhance.illumination import IlluminationEstimator
 from effcli.enhance.loss import walmafa_loss
-from effcli.enhance.network import WalMaFa, pad_to_multiple
+from effcli.enhance.network import WalMaFa, add_border, pad_to_multiple
 from effcli.enhance.wavelet_mamba_block import (
     HALO_AFTER_SCAN_ROWS,
     HALO_BEFORE_SCAN_ROWS,
@@ -110,6 +111,29 @@ def test_padding_reflects_where_it_can():
     assert torch.equal(padded[:, :, :9, 8:], x[..., -1:].expand(-1, -1, -1, 8))  # 8 columns missing, 8 there
     both = torch.rand(1, 3, 24, 30)
     assert torch.equal(pad_to_multiple(both)[0], F.pad(both, (0, 2, 0, 8), mode="reflect"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 40), (40, 9)])
+def test_a_border_reflects_where_it_can(size):
+    x = torch.rand(1, 3, *size)
+    bordered = add_border(x, 8)
+    assert torch.equal(bordered[..., 8:-8, 8:-8], x)
+    rows = F.pad(x, (0, 0, 8, 8), mode="reflect" if size[0] > 8 else "replicate")
+    assert torch.equal(bordered, F.pad(rows, (8, 8, 0, 0), mode="reflect" if size[1] > 8 else "replicate"))
+    assert add_border(x, 0) is x
+
+
+@pytest.mark.parametrize("order", ["transpose", "reshape"])
+def test_the_enhancer_adds_a_border_except_to_what_was_released_without(order):
+    torch.manual_seed(0)
+    network = WalMaFa(WalMaFaConfig(dim=4, blocks=(1, 1, 1), d_state=4, token_order=order)).eval()
+    x = torch.rand(3, 20, 30)
+    margin = 8 if order == "transpose" else 0
+    with torch.inference_mode():
+        whole = network(pad_to_multiple(add_border(x[None], margin))[0])[0]
+    expected = whole[:, margin : margin + 20, margin : margin + 30].clamp(0, 1)
+    found = Enhancer(network, device="cpu", precision="fp32").enhance(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("band", "order"), BANDS_AND_ORDERS)
