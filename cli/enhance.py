@@ -49,13 +49,13 @@ WeightsOption = Annotated[
 DataOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--data", metavar="PAIRS", help="Folder or .tar with low/ and high/ [repeatable].", show_default=False
+        "--data", metavar="PAIRS", help="Folder or .tar with low/ and high/ (repeatable).", show_default=False
     ),
 ]
 MaxMemoryOption = Annotated[
     int | None,
     typer.Option(
-        "--max-memory", metavar="MB", min=64, help="Memory for one picture [default: half of what is free]."
+        "--max-memory", metavar="MB", min=64, help="Memory for one picture (default: half of what is free)."
     ),
 ]
 
@@ -68,7 +68,7 @@ def run(
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="File, folder, or - [default: NAME-enhanced beside it]."
+            "--output", "-o", metavar="PATH", help="File, folder, or - (default: NAME-enhanced beside it)."
         ),
     ] = None,
     force: Annotated[
@@ -82,7 +82,7 @@ def run(
     max_memory: MaxMemoryOption = None,
     format: Annotated[
         str | None,
-        typer.Option("--format", metavar="png|jpeg|webp|tiff", help="Format for stdout and folders."),
+        typer.Option("--format", metavar="png|jpeg|webp|tiff|bmp", help="Format for stdout and folders."),
     ] = None,
     quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="JPEG and WebP quality.")] = 95,
     recipe: RecipeOption = "default",
@@ -132,7 +132,7 @@ def train(
     data: DataOption = None,
     eval_data: Annotated[
         list[str] | None,
-        typer.Option("--eval-data", metavar="PAIRS", help="Pairs to measure at the end [repeatable]."),
+        typer.Option("--eval-data", metavar="PAIRS", help="Pairs to measure at the end (repeatable)."),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")] = None,
     output: RunOutputOption = None,
@@ -228,7 +228,7 @@ def inspect(
     ] = "builtin:walmafa",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is in a weight file: architecture, parameters, origin."""
+    """Say what is in a weight file: architecture and number of parameters."""
     from effcli.enhance.weights import load_weights
 
     network = load_weights(weights)
@@ -252,12 +252,17 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
 ) -> None:
     """Write weights, released checkpoints too, as one safetensors file of ours."""
+    if output.is_dir():
+        raise UsageError("is a folder; name a file", place=str(output))
     if output.exists() and not force:
         raise UsageError("exists", place=str(output), hint="--force overwrites it")
+    from effcli.core.files import check_writable
     from effcli.core.runtime import DTYPES
     from effcli.enhance.weights import load_weights, save_weights
 
-    save_weights(output, load_weights(weights), kernel_dtype=DTYPES[dtype.value])
+    network = load_weights(weights)
+    check_writable(output.parent)
+    save_weights(output, network, kernel_dtype=DTYPES[dtype.value])
     print(output)
 
 

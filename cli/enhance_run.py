@@ -5,7 +5,16 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from effcli.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PARTIAL, EffcliError, UsageError
+from effcli.core.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    EffcliError,
+    InterruptedRunError,
+    RunError,
+    UsageError,
+)
 
 from .output import configure_logging, print_error, print_plan, print_result
 from .session import CommonOptions, resolve_recipe, runtime_for
@@ -51,6 +60,8 @@ def enhance_run(
     )
     outcome = enhance_files(plan, enhancer, quality=quality, show_progress=not options.quiet)
     failures = [*((failure.error for failure in plan.failures) if runtime.is_main else ()), *outcome.failures]
+    if not outcome.done and not outcome.interrupted and failures and runtime.world == 1:
+        raise _all_failed(failures)
     for failure in failures:
         print_error(failure)
     result = {
@@ -63,19 +74,31 @@ def enhance_run(
         "metrics": outcome.metrics(n_failed=len(failures), n_skipped=len(plan.skipped)),
         "timing": {"total_s": round(time.perf_counter() - started, 3)},
         "environment": runtime.describe(),
+        "interrupted": outcome.interrupted,
         "files": outcome.done,
         "failures": [{"code": f.code, "place": f.place, "message": f.message} for f in failures],
     }
     if not to_stdout:
         print_result(result, [entry["output"] for entry in outcome.done], as_json=options.as_json)
     if outcome.interrupted:
+        n_left = len(plan.jobs) - len(outcome.done) - len(outcome.failures)
+        hint = "the same command with --resume leaves out what is done"
+        print_error(
+            InterruptedRunError(
+                f"interrupted: {n_left} of {len(plan.jobs)} pictures were not started", hint=hint
+            )
+        )
         return EXIT_INTERRUPTED
     if not failures:
         return EXIT_DONE
     return EXIT_PARTIAL if outcome.done else EXIT_FAILED
 
 
-def _all_failed(failures: list[EffcliError]) -> UsageError:
-    if len(failures) == 1 and isinstance(failures[0], UsageError):
+def _all_failed(failures: list[EffcliError]) -> EffcliError:
+    """One error for all inputs: wrong input, unless something failed that is not the input's fault."""
+    if len(failures) == 1:
         return failures[0]
-    return UsageError("\n".join(str(failure) for failure in failures), hint="none of the inputs can be used")
+    kind = UsageError if all(isinstance(failure, UsageError) for failure in failures) else RunError
+    hints = list(dict.fromkeys(failure.hint for failure in failures if failure.hint))
+    hint = "none of the inputs can be used" if not hints else "; ".join(hints[:2])
+    return kind("\n".join(str(failure) for failure in failures), hint=hint)

@@ -42,7 +42,7 @@ SetOption = Annotated[
 ]
 RunOutputOption = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Run directory [default: runs/TASK/RECIPE-TIME]."),
+    typer.Option("--output", "-o", metavar="DIR", help="Run directory (default: runs/TASK/RECIPE-TIME)."),
 ]
 DeviceOption = Annotated[
     str,
@@ -58,7 +58,7 @@ SeedOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="CPU threads [default: all cores].", rich_help_panel=RUN),
+    typer.Option("--threads", min=1, help="CPU threads (default: all cores).", rich_help_panel=RUN),
 ]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on from the last checkpoint.", rich_help_panel=RUN)

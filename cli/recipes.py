@@ -39,8 +39,9 @@ def show(task: TaskArgument, name: NameArgument = "default", sets: SetOption = N
     from effcli.core.recipe import dump_recipe, load_recipe, parse_set, read_recipe
     from effcli.core.registry import get_task
 
+    task, _, given = task.partition("/")  # as `recipes ls` prints them
     entry = get_task(task)
-    text, place = read_recipe(task, name)
+    text, place = read_recipe(task, given or name)
     overrides = [parse_set(item) for item in sets or []]
     print(dump_recipe(load_recipe(entry.recipe_class(), text, place, overrides)), end="")
 
@@ -55,15 +56,19 @@ def cp(
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
 ) -> None:
     """Copy a shipped recipe to a file of your own."""
-    from effcli.core.files import write_text
+    from effcli.core.files import check_writable, write_text
     from effcli.core.recipe import read_recipe
     from effcli.core.registry import get_task
 
+    task, _, given = task.partition("/")
+    if given:
+        name, destination = given, destination or (Path(name) if name != "default" else None)
     text, _ = read_recipe(get_task(task).name, name)
     path = destination or Path(f"{name}.yaml")
     path = path / f"{name}.yaml" if path.is_dir() else path
     if path.exists() and not force:
         raise UsageError("exists", place=str(path), hint="--force overwrites it")
+    check_writable(path.parent)
     write_text(path, text)
     print(path)
 
@@ -83,7 +88,9 @@ def check(
             text, place = read_recipe("", str(file))
             load_recipe(get_task(task_of(text, place)).recipe_class(), text, place)
         except UsageError as error:
-            mistakes.append(str(error))
+            mistakes.append(
+                str(error) if error.place or isinstance(error, RecipeError) else f"{file}: {error}"
+            )
         else:
             print(file)
     if mistakes:

@@ -23,7 +23,7 @@ def verify(
         Path | None, typer.Option("--data", metavar="DIR", help="Folder with the claim's data.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="[default: runs/verify/TASK-NAME]")
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="(default: runs/verify/TASK-NAME)")
     ] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seeds", help="Use these seeds. Repeatable.")] = None,
     device: DeviceOption = "auto",

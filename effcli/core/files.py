@@ -14,7 +14,8 @@ from typing import IO
 from effcli.core.errors import RunError, UsageError
 
 _PART = ".part-"
-_LOCK = ".lock"
+LOCK_FILE = ".lock"
+"""Held by the process that works in a folder."""
 
 
 @contextlib.contextmanager
@@ -51,8 +52,10 @@ def remove_parts(folder: Path) -> None:
 
 def is_vacant(folder: Path) -> bool:
     """Whether ``folder`` is not there, or holds nothing but what a killed process left."""
+    if folder.exists() and not folder.is_dir():
+        return False
     return not folder.exists() or all(
-        entry.name == _LOCK or entry.name.startswith(_PART) for entry in folder.iterdir()
+        entry.name == LOCK_FILE or entry.name.startswith(_PART) for entry in folder.iterdir()
     )
 
 
@@ -64,7 +67,7 @@ def lock_folder(folder: Path) -> IO[str]:
         RunError: it cannot be written.
     """
     try:
-        file = (folder / _LOCK).open("a", encoding="utf-8")
+        file = (folder / LOCK_FILE).open("a", encoding="utf-8")
     except OSError as error:
         raise write_error(error, folder) from None
     try:

@@ -14,6 +14,7 @@ Randomness inside a step depends on (seed, stage, rank, step) only, so a resumed
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -28,7 +29,7 @@ import torch
 
 from effcli.core.checkpoint import CheckpointStore
 from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError, UsageError
-from effcli.core.files import write_error, write_text
+from effcli.core.files import LOCK_FILE, is_vacant, write_error, write_text
 from effcli.core.metrics_log import MetricsLog, read_metrics
 from effcli.core.progress import progress_bar
 from effcli.core.recipe import Recipe, dump_recipe
@@ -99,6 +100,7 @@ class Run:
         show_progress: bool,
         lock: IO[str] | None,
         is_finished: bool,
+        is_new: bool,
     ) -> None:
         self.path = path
         self.recipe = recipe
@@ -108,6 +110,7 @@ class Run:
         self.save_every = save_every
         self.show_progress = show_progress and runtime.is_main
         self.is_finished = is_finished
+        self._is_new = is_new and runtime.is_main
         self._stop = StopSignal()
         self._checkpoints = CheckpointStore(path / "checkpoints", dump_recipe(recipe, comments=False))
         self._metrics = MetricsLog(path / "metrics.jsonl")
@@ -137,6 +140,8 @@ class Run:
         if self._log_handler is not None:
             logging.getLogger("effcli").removeHandler(self._log_handler)
             self._log_handler.close()
+        if self._is_new and isinstance(exception[1], UsageError):
+            self._discard()
         if self._lock is not None:
             self._lock.close()
 
@@ -244,6 +249,15 @@ class Run:
         return result
 
     # --- inside ----------------------------------------------------------------------------------------
+
+    def _discard(self) -> None:
+        """Take back a directory that this process made for a run that could not start: nothing is in the way then."""
+        if self._metrics.n_bytes or self._checkpoints.folder.exists():
+            return
+        for name in ("recipe.yaml", "log.txt", LOCK_FILE):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else is in it
+            self.path.rmdir()
 
     def _write_result(self, result: Result) -> None:
         from effcli.core.report import write_report
@@ -355,13 +369,14 @@ def open_run(
     """
     lock: IO[str] | None = None
 
-    def claim() -> tuple[Path, bool]:
+    def claim() -> tuple[Path, bool, bool]:
         nonlocal lock
         path = output or default_directory(recipe, recipe_name, resume=resume)
+        is_new = is_vacant(path)
         lock = claim_directory(path, recipe, resume=resume)
-        return path, lock is None
+        return path, lock is None, is_new
 
-    path, is_finished = runtime.on_main(claim)
+    path, is_finished, is_new = runtime.on_main(claim)
     return Run(
         path,
         recipe,
@@ -372,4 +387,5 @@ def open_run(
         show_progress=show_progress,
         lock=lock,
         is_finished=is_finished,
+        is_new=is_new,
     )

@@ -105,8 +105,9 @@ def _over_white(samples: Samples) -> Samples:
 def _fitting_metadata(metadata: Metadata, format: str, n_colours: int) -> tuple[Metadata, list[str]]:
     """The metadata that the format can hold, and notes on the rest."""
     exif, icc, xmp, notes = metadata.exif, metadata.icc, metadata.xmp, []
-    if not icc_fits(icc, n_colours):
+    if icc is not None and not icc_fits(icc, n_colours):
         icc = None
+        notes.append("its ICC profile is for other channels and not kept")
     if format == "JPEG" and len(exif or b"") > _JPEG_EXIF_BYTES:
         exif = None
         notes.append("its EXIF block is too long for JPEG and not kept")
@@ -116,8 +117,9 @@ def _fitting_metadata(metadata: Metadata, format: str, n_colours: int) -> tuple[
     if format == "TIFF" and exif and not _fits_tiff(exif):
         exif = None
         notes.append("its EXIF block is damaged and not kept")
-    if format == "BMP":
+    if format == "BMP" and any((exif, icc, xmp)):
         exif = icc = xmp = None
+        notes.append("BMP holds no EXIF, ICC profile or XMP: not kept")
     return Metadata(exif, icc, xmp, metadata.dpi), notes
 
 

@@ -150,10 +150,14 @@ def _exif_block(image: Image.Image) -> bytes | None:
 
 
 def ascii_as_read(exif: Image.Exif) -> Image.Exif:
-    """Turn texts back into the bytes they were read from: Pillow reads Latin-1 but writes ASCII only."""
-    for directory in (exif, exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)):
+    """Turn texts that are not ASCII back into the bytes they were read from: Pillow reads Latin-1 but writes ASCII.
+
+    Directories that are not there are left alone: asking for one makes an empty one, which TIFF does not allow.
+    """
+    below = [exif.get_ifd(tag) for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) if tag in exif]
+    for directory in (exif, *below):
         for tag, value in list(directory.items()):
-            if isinstance(value, str):
+            if isinstance(value, str) and not value.isascii():
                 directory[tag] = value.encode("latin-1", "replace")
     return exif
 

@@ -84,19 +84,24 @@ def index_images(source: Path) -> dict[str, ImageFile]:
     """Every image of a folder or tar by its name from ``low``, ``high``, ``train`` or ``eval`` on.
 
     Raises:
-        InputError: the source is missing or is not an uncompressed tar.
+        InputError: the source is missing, may not be read, or is not an uncompressed tar.
     """
     if not source.exists():
         raise InputError("no such file or folder", place=str(source))
     if not source.is_dir():
         return _index_tar(source)
     sides = [source / split / side for split in ("", *SPLITS) for side in ("low", "high")]
-    return {
-        path.relative_to(source).as_posix(): ImageFile(path)
-        for side in sides
-        for path in side.rglob("*")
-        if _is_image_name(path.name) and path.is_file()
-    }
+    try:
+        return {
+            path.relative_to(source).as_posix(): ImageFile(path)
+            for side in sides
+            for path in side.rglob("*")
+            if _is_image_name(path.name) and path.is_file()
+        }
+    except OSError as error:
+        raise InputError(
+            f"cannot be searched: {error.strerror}", place=str(error.filename or source)
+        ) from None
 
 
 def _index_tar(source: Path) -> dict[str, ImageFile]:

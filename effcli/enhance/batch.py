@@ -13,7 +13,7 @@ from effcli.core.progress import progress_bar
 from effcli.core.stop import StopSignal
 from effcli.data.images import read_picture, write_picture
 from effcli.enhance.enhancer import Enhancer
-from effcli.enhance.files import Job, Plan, make_folders
+from effcli.enhance.files import Job, Plan, make_folder
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,7 @@ class Outcome:
 def enhance_files(
     plan: Plan, enhancer: Enhancer, *, quality: int = 95, show_progress: bool = False
 ) -> Outcome:
-    """Enhance each source of the plan to its destination; with several ranks each takes its share.
-
-    Raises:
-        UsageError: an output folder cannot be made.
-    """
-    make_folders(plan)
+    """Enhance each source of the plan to its destination; with several ranks each takes its share."""
     outcome = Outcome()
     runtime = enhancer.runtime
     own = plan.jobs[runtime.rank :: runtime.world]
@@ -79,7 +74,13 @@ def _enhance_file(job: Job, enhancer: Enhancer, quality: int) -> dict[str, Any]:
     except InputError as error:
         error.place = place
         raise
-    bright = enhancer.enhance_picture(picture)
+    try:
+        bright = enhancer.enhance_picture(picture)
+    except EffcliError as error:
+        error.place = error.place or place
+        raise
+    if job.destination is not None:
+        make_folder(job.destination.parent)  # not before there is something to put into it
     destination = job.destination if job.destination is not None else sys.stdout.buffer
     for note in (*picture.notes, *write_picture(bright, destination, format=job.format, quality=quality)):
         log.warning("%s: %s", place, note)

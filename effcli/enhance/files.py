@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from effcli.core.errors import InputError, UsageError
+from effcli.core.errors import InputError, RunError, UsageError
 from effcli.data.picture import FORMATS, format_of
 
 STREAM = "-"
@@ -92,6 +92,8 @@ def plan_outputs(
                 f"format {format!r} is not one of {', '.join(dict.fromkeys(FORMATS.values())).lower()}"
             )
         format = known
+    if output == "":
+        raise UsageError("the name of the output is empty", place="--output")
     if not inputs or "" in inputs:
         raise UsageError("no input", hint="name an image, a folder, or - for standard input")
     if STREAM in inputs or output == STREAM:
@@ -116,17 +118,16 @@ def plan_outputs(
     return Plan(tuple(jobs), tuple(failures), tuple(skipped))
 
 
-def make_folders(plan: Plan) -> None:
-    """Create the folders that the outputs of a plan go to.
+def make_folder(folder: Path) -> None:
+    """Create the folder that an output goes to.
 
     Raises:
-        UsageError: a folder cannot be made.
+        RunError: it cannot be made.
     """
-    for folder in dict.fromkeys(job.destination.parent for job in plan.jobs if job.destination):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"the folder cannot be made: {error.strerror}", place=str(folder)) from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"the folder cannot be made: {error.strerror}", place=str(folder)) from error
 
 
 def _plan_stream(inputs: Sequence[str | Path], output: str | None, force: bool, format: str | None) -> Plan:
@@ -158,6 +159,12 @@ def _find(
     if output is not None and len(paths) == 1 and not _is_folder(paths[0]) and not _names_folder(output):
         return [(paths[0], _checked_suffix(output, format))], []
     root = None if output is None else Path(output)
+    if root is not None and len(paths) > 1 and format_of(root) and not root.exists():
+        hint = "end it with / if the folder really has that name"
+        if not str(output).endswith(("/", os.sep)):
+            raise UsageError(
+                f"is the name of one picture, but there are {len(paths)} inputs", place=str(output), hint=hint
+            )
     if root is not None and os.path.lexists(root) and not _is_folder(root):
         raise UsageError("is a file, but the outputs need a folder", place=str(root))
     pairs: list[tuple[Path, Path]] = []

@@ -24,7 +24,7 @@ from effcli.enhance.loss import scale_to_mean, walmafa_loss
 from effcli.enhance.network import WalMaFa
 from effcli.enhance.recipe import EnhanceRecipe, TrainSection
 from effcli.enhance.weights import load_weights, save_weights
-from effcli.metrics.image_quality import evaluate_pair, mean_over_pairs
+from effcli.metrics.image_quality import GAUSSIAN_WINDOW, evaluate_pair, mean_over_pairs
 from effcli.nn.ema import Ema
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,11 @@ def train(recipe: EnhanceRecipe, run: Run) -> Result:
 
 
 def read_pairs(sources: Sequence[str], split: Split) -> PairSet:
-    """The pairs of all sources; pictures without a partner are left out with a warning."""
+    """The pairs of all sources; pictures without a partner are left out with a warning.
+
+    Raises:
+        InputError: a source cannot be used, or a picture to evaluate on cannot be measured.
+    """
     pairs = load_pairs(sources, split=split)
     if pairs.unmatched:
         log.warning(
@@ -64,7 +68,24 @@ def read_pairs(sources: Sequence[str], split: Split) -> PairSet:
             len(pairs.unmatched),
             pairs.unmatched[0],
         )
+    if split == "eval":
+        check_measurable(pairs)
     return pairs
+
+
+def check_measurable(pairs: PairSet) -> None:
+    """Refuse pictures that SSIM cannot measure, before hours of training rather than after them.
+
+    Raises:
+        InputError: a picture is smaller than the window of SSIM.
+    """
+    for name, (low, _) in zip(pairs.names, pairs, strict=True):
+        if min(low.shape[-2:]) < GAUSSIAN_WINDOW:
+            height, width = low.shape[-2:]
+            raise InputError(
+                f"{width}x{height} is too small to be measured: SSIM needs {GAUSSIAN_WINDOW} pixels a side",
+                place=name,
+            )
 
 
 def build_network(recipe: EnhanceRecipe, runtime: Runtime) -> WalMaFa:

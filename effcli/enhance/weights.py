@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.core.files import atomic_path
+from effcli.core.tensor_file import save_tensors
 from effcli.enhance.config import WalMaFaConfig
 from effcli.enhance.network import WalMaFa
 
@@ -138,8 +137,7 @@ def save_weights(
         .contiguous()
         for name, tensor in network.state_dict().items()
     }
-    with atomic_path(Path(path)) as temporary:
-        temporary.write_bytes(save(tensors, metadata))  # save_file makes files that others may not read
+    save_tensors(Path(path), tensors, metadata)
 
 
 def load_weights(source: str | Path) -> WalMaFa:

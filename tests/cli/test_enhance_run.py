@@ -232,3 +232,47 @@ def test_export_writes_weights_that_give_the_same_picture(photo: Path, tiny_weig
         assert effcli("enhance", photo.name, *options, cwd=photo.parent).code == 0
     a, b = (np.asarray(Image.open(photo.with_name(name))).astype(int) for name in ("a.png", "b.png"))
     assert np.abs(a - b).mean() < 2
+
+
+def test_inputs_that_are_no_pictures_are_wrong_input_and_nothing_is_written(
+    photo: Path, tiny_weights: Path
+) -> None:
+    for name in ("a.png", "b.png"):
+        (photo.parent / name).write_text("not a picture")
+    one = effcli("enhance", "a.png", "-o", "out/", "--weights", tiny_weights, "--json", cwd=photo.parent)
+    assert one.code == 2 and one.json["error"]["place"] == "a.png"
+    two = effcli("enhance", "a.png", "b.png", "-o", "out/", "--weights", tiny_weights, cwd=photo.parent)
+    assert two.code == 2 and "error: a.png: " in two.stderr and "error: b.png: " in two.stderr
+    assert not (photo.parent / "out").exists()
+
+
+def test_a_picture_that_needs_too_much_memory_is_named(photo: Path, tiny_weights: Path) -> None:
+    Image.new("RGB", (4000, 4000)).save(photo.with_name("big.png"))
+    arguments = (
+        "enhance",
+        "big.png",
+        photo.name,
+        "-o",
+        "out/",
+        "--weights",
+        tiny_weights,
+        "--max-memory",
+        "64",
+    )
+    done = effcli(*arguments, cwd=photo.parent)
+    assert done.code == 3
+    assert "error: big.png: this picture needs about" in done.stderr
+
+
+def test_recipes_are_found_as_they_are_listed(tmp_path: Path) -> None:
+    listed = effcli("recipes", "ls", cwd=tmp_path).lines
+    assert "enhance/small" in listed
+    assert effcli("recipes", "show", "enhance/small", cwd=tmp_path).lines
+    assert effcli("recipes", "cp", "enhance/small", "mine/x.yaml", cwd=tmp_path).lines == ["mine/x.yaml"]
+    (tmp_path / "wrong.yaml").write_text("task: enhanc\n")
+    done = effcli("recipes", "check", "mine/x.yaml", "wrong.yaml", cwd=tmp_path)
+    assert done.code == 2 and done.lines == ["mine/x.yaml"] and "wrong.yaml: no task 'enhanc'" in done.stderr
+
+
+def test_help_says_the_defaults(tmp_path: Path) -> None:
+    assert "(default:" in effcli("enhance", "run", "--help", cwd=tmp_path).stdout.decode()

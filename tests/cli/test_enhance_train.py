@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.cli.effcli_process import effcli
@@ -204,3 +205,30 @@ def test_two_processes_equal_one(pairs: Path, tmp_path: Path) -> None:
     one, two = _weights(tmp_path / "one"), _weights(tmp_path / "two")
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-3)
+
+
+def test_a_run_that_could_not_start_leaves_nothing_behind(pairs: Path, tmp_path: Path) -> None:
+    arguments = ("enhance", "train", *TINY, "--data", pairs, "--steps", "1", "-o", "run")
+    done = effcli(*arguments, "-s", "train.init=nowhere.safetensors", cwd=tmp_path)
+    assert done.code == 2 and "nowhere.safetensors" in done.stderr
+    assert not (tmp_path / "run").exists()
+    assert effcli(*arguments, cwd=tmp_path).code == 0
+
+
+def test_pictures_too_small_to_measure_are_refused_before_training(pairs: Path, tmp_path: Path) -> None:
+    for side in ("low", "high"):
+        (tmp_path / "tiny" / side).mkdir(parents=True)
+        Image.new("RGB", (5, 40)).save(tmp_path / "tiny" / side / "thin.png")
+    arguments = (*TINY, "--data", pairs, "--eval-data", "tiny", "--steps", "2", "-o", "run")
+    done = effcli("enhance", "train", *arguments, cwd=tmp_path)
+    assert done.code == 2 and "thin.png: 5x40 is too small" in done.stderr
+    assert not (tmp_path / "run").exists()
+    assert effcli("enhance", "eval", "--data", "tiny", cwd=tmp_path).code == 2
+
+
+def test_weights_of_equal_runs_are_the_same_bytes(pairs: Path, tmp_path: Path) -> None:
+    sums = []
+    for name in ("a", "b"):
+        arguments = (*TINY, "--threads", "1", "--data", pairs, "--steps", "2", "-o", name, "--json")
+        sums.append(effcli("enhance", "train", *arguments, cwd=tmp_path).json["metrics"]["weights_sha256"])
+    assert sums[0] == sums[1]

@@ -487,3 +487,33 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"] and path.read_bytes() == b"old"
     with pytest.raises(RunError, match="cannot be written"):
         write_picture(noise, tmp_path / "missing" / "a.png")
+
+
+def test_texts_below_the_first_exif_directory_stay_texts_in_tiff():
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8769)[36867] = "2024:05:01 10:00:00"
+    exif.get_ifd(0x8769)[42036] = "A lens"
+    source = made.encoded(Image.new("RGB", (8, 6)), "JPEG", exif=exif.tobytes())
+    once = written(read_picture(source), "TIFF")
+    for data in (once, written(read_picture(once), "TIFF")):
+        below = Image.open(io.BytesIO(data)).getexif().get_ifd(0x8769)
+        assert (below[36867], below[42036]) == ("2024:05:01 10:00:00", "A lens")
+
+
+def test_tiff_gets_no_empty_directories():
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    source = made.encoded(Image.new("RGB", (8, 6)), "TIFF", exif=exif)
+    found = Image.open(io.BytesIO(written(read_picture(source), "TIFF"))).getexif()
+    assert found[0x010F] == "Maker"
+    assert not {0x8769, 0x8825} & set(found)
+
+
+def test_metadata_that_a_format_does_not_hold_is_said():
+    metadata = Metadata(icc=made.icc())
+    colour, grey = (Picture(np.zeros((2, 3, n), np.float32), metadata=metadata) for n in (3, 1))
+    for picture, format, word in ((colour, "BMP", "BMP holds no EXIF"), (grey, "PNG", "ICC profile")):
+        (note,) = write_picture(picture, io.BytesIO(), format=format)
+        assert word in note
+    assert not write_picture(colour, io.BytesIO(), format="PNG")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effcli.core.errors import InputError, UsageError
-from effcli.enhance.files import Job, Plan, _natural, make_folders, plan_outputs
+from effcli.core.errors import InputError, RunError, UsageError
+from effcli.enhance.files import Job, Plan, _natural, make_folder, plan_outputs
 
 
 @pytest.fixture(autouse=True)
@@ -147,8 +147,6 @@ def test_a_folder_is_searched_in_natural_order_and_its_tree_kept():
         ("in/b10/a.jpg", "in-enhanced/b10/a.jpg"),
     ]
     assert list(pairs(plan_outputs(["in/"], "out")).values())[-1] == "out/b10/a.jpg"
-    make_folders(plan)
-    assert Path("in-enhanced/b9/deep").is_dir()
 
 
 def test_system_hidden_and_other_files_are_left_out():
@@ -343,9 +341,23 @@ def test_a_name_that_would_be_too_long_is_a_failure():
 
 
 def test_folders_that_cannot_be_made_are_one_clear_error():
-    touch("a.png", "taken")
-    with pytest.raises(UsageError, match="cannot be made"):
-        make_folders(Plan((Job(Path("a.png"), Path("taken/a.png")), Job(None, None))))
+    touch("taken")
+    with pytest.raises(RunError, match="cannot be made"):
+        make_folder(Path("taken/below"))
+    make_folder(Path("new/below"))
+    assert Path("new/below").is_dir()
+
+
+def test_an_empty_name_and_one_picture_s_name_for_several_are_refused():
+    touch("a.png", "b.png")
+    with pytest.raises(UsageError, match="empty"):
+        plan_outputs(["a.png"], "")
+    with pytest.raises(UsageError, match="name of one picture, but there are 2 inputs"):
+        plan_outputs(["a.png", "b.png"], "out.png")
+    assert set(pairs(plan_outputs(["a.png", "b.png"], "out.png/")).values()) == {
+        "out.png/a.png",
+        "out.png/b.png",
+    }
 
 
 @given(st.lists(st.text(max_size=12), max_size=8))

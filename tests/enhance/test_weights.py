@@ -65,13 +65,6 @@ def test_kernels_in_half_precision_halve_the_file_and_keep_the_result(tmp_path):
         torch.testing.assert_close(tensor, network.state_dict()[name], rtol=1e-3, atol=1e-6)
 
 
-def test_weight_files_have_the_permissions_of_any_new_file(tmp_path):
-    plain, path = tmp_path / "plain", tmp_path / "w.safetensors"
-    plain.touch()
-    save_weights(path, WalMaFa(SMALL))
-    assert path.stat().st_mode == plain.stat().st_mode
-
-
 def ours(tmp_path: Path, **metadata: str) -> Path:
     network = WalMaFa(SMALL)
     full = {
