@@ -532,3 +532,37 @@ def test_the_log_says_what_ran(tmp_path: Path) -> None:
     text = (tmp_path / "log.txt").read_text()
     assert "toy run, recipe toy" in text
     assert "finished in" in text
+
+
+# --- a run that could not start -----------------------------------------------------------------------
+
+
+def test_wrong_input_takes_back_a_directory_that_holds_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError), opened(tmp_path / "new"):
+        raise UsageError("no such weights")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_directory_with_work_in_it_stays(tmp_path: Path) -> None:
+    with pytest.raises(UsageError), opened(tmp_path / "run") as run:
+        run.stage("collect", lambda: 1)
+        raise UsageError("wrong only now")
+    assert (tmp_path / "run" / "checkpoints").exists() and (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_other_errors_and_other_files_keep_the_directory(tmp_path: Path) -> None:
+    with pytest.raises(RunError), opened(tmp_path / "failed"):
+        raise RunError("the disk is full")
+    assert (tmp_path / "failed" / "recipe.yaml").exists()
+    with pytest.raises(UsageError), opened(tmp_path / "shared") as run:
+        (run.path / "notes.txt").write_text("mine")
+        raise UsageError("wrong")
+    assert (tmp_path / "shared" / "notes.txt").read_text() == "mine"
+
+
+def test_a_directory_that_was_there_stays_when_a_resumed_run_cannot_start(tmp_path: Path) -> None:
+    with pytest.raises(RunError), opened(tmp_path / "run"):
+        raise RunError("killed early")
+    with pytest.raises(UsageError), opened(tmp_path / "run", resume=True):
+        raise UsageError("the data are gone")
+    assert (tmp_path / "run" / "recipe.yaml").exists()
