@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from pathlib import Path
@@ -68,3 +69,12 @@ def test_a_recipe_starts_with_what_it_is_and_its_command(file: Path) -> None:
     else:
         assert command.startswith(f"effcli {task} ")
         assert name == "default" or re.search(rf"(-r|--recipe) {re.escape(name)}\b", command)
+
+
+def test_every_asset_has_a_card_with_its_checksum_and_all_are_small() -> None:
+    assets = sorted((ROOT / "effcli" / "assets").glob("*.safetensors"))
+    assert assets
+    for asset in assets:
+        card = asset.with_suffix(".md").read_text(encoding="utf-8")
+        assert hashlib.sha256(asset.read_bytes()).hexdigest() in card, asset.name
+    assert sum(asset.stat().st_size for asset in assets) < 25e6
