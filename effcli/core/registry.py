@@ -55,6 +55,14 @@ TASKS: dict[str, Task] = {
             run="effcli.enhance.pipeline:train",
             run_verb="train",
         ),
+        Task(
+            name="distill",
+            summary="Train the models that distillation starts from.",
+            cli="effcli.cli.distill",
+            recipe="effcli.distill.recipe:DistillRecipe",
+            run="effcli.distill.pipeline:train",
+            run_verb="train",
+        ),
     )
 }
 

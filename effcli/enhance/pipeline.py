@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from effcli.enhance.recipe import EnhanceRecipe, TrainSection
 from effcli.enhance.weights import load_weights, save_weights
 from effcli.metrics.image_quality import GAUSSIAN_WINDOW, evaluate_pair, mean_over_pairs
 from effcli.nn.ema import Ema
+from effcli.nn.schedules import cosine
 
 log = logging.getLogger(__name__)
 
@@ -150,11 +150,6 @@ def training_loss(prediction: torch.Tensor, target: torch.Tensor, settings: Trai
     if weight == 0:
         return loss
     return (1 - weight) * loss + weight * measure(scale_to_mean(prediction, target), target)
-
-
-def cosine(step: int, total_steps: int, first: float, last: float) -> float:
-    """Half a cosine from ``first`` at step 0 to ``last`` at ``total_steps``."""
-    return last + (first - last) * (1 + math.cos(math.pi * step / total_steps)) / 2
 
 
 def evaluate(enhancer: Enhancer, pairs: PairSet) -> dict[str, Any]:

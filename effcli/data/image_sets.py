@@ -1,0 +1,206 @@
+"""Sets of small images, with labels where there are any: IDX files, packed .npz, folders of pictures.
+
+A training batch is a pure function of (seed, step), so that a resumed or distributed run sees the same images as an
+uninterrupted one of a single process.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from effcli.core.errors import InputError, UsageError
+from effcli.data.pair_sources import IMAGE_SUFFIXES, ImageFile, read_image
+
+Split: TypeAlias = Literal["train", "eval"]
+
+_IDX_NAMES: dict[Split, str] = {"train": "train", "eval": "t10k"}
+_NPZ_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "eval": ("eval", "test")}
+_LAYOUT_HINT = "give a folder of pictures (one sub-folder a class), a folder of IDX files, or a packed .npz"
+_DECODED_BYTES_LIMIT = 8 * 1024**3
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one size.
+
+    Attributes:
+        images: uint8 ``[N, C, S, S]``, C is 1 or 3.
+        labels: int64 ``[N]``; all 0 where the source has no classes.
+        classes: the names of the classes; at least one.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def batch_indices(
+        self, step: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> np.ndarray:
+        """Rank ``rank``'s share of the images of step ``step``: a new permutation each epoch, every batch full.
+
+        Raises:
+            UsageError: ``batch_size`` cannot be shared out evenly.
+        """
+        if batch_size % world:
+            raise UsageError(
+                f"a batch of {batch_size} cannot be shared out evenly over {world} processes",
+                hint=f"choose a batch size that is a multiple of {world}",
+            )
+        share = batch_size // world
+        first = step * batch_size + rank * share
+        draws = range(first, first + share)
+        return np.array([_order(len(self), seed, draw // len(self))[draw % len(self)] for draw in draws])
+
+
+@lru_cache(maxsize=4)
+def _order(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((3, seed, epoch)).permutation(n)
+
+
+def to_range(images: Tensor) -> Tensor:
+    """uint8 0..255 as float32 in -1..1, the range of diffusion models."""
+    return images.float().div_(127.5).sub_(1)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Floats in -1..1 as uint8 0..255, clipped and rounded."""
+    return images.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def load_images(source: str | Path, split: Split, *, side: int, channels: Literal[1, 3]) -> ImageSet:
+    """Read a set; its images are resized (antialiased) so that the shorter side is ``side``, and cropped to squares.
+
+    Args:
+        source: a folder with IDX files as MNIST and Fashion-MNIST come; an .npz with ``<split>_jpeg``/``_png``,
+            ``<split>_offsets`` and ``<split>_labels``; or a folder of pictures, with ``train/`` and ``eval/`` or
+            without, a sub-folder a class.
+        split: which part; a folder of pictures without parts is used whole.
+        side: of the result, in pixels.
+        channels: 1 for grey, 3 for RGB.
+
+    Raises:
+        InputError: nothing is there, or it cannot be read.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise InputError("no such file or folder", place=str(source), hint=_LAYOUT_HINT)
+    if path.is_file():
+        return _read_npz(path, split, side, channels)
+    idx = sorted(path.glob(f"{_IDX_NAMES[split]}-images-idx3-ubyte*"))
+    if idx:
+        return _read_idx(idx[0], side, channels)
+    return _read_folder(path, split, side, channels)
+
+
+def _squares(images: Iterator[Tensor], side: int, channels: int) -> Tensor:
+    return torch.stack([_square(image[None], side, channels)[0] for image in images])
+
+
+def _square(images: Tensor, side: int, channels: int) -> Tensor:
+    """uint8 ``[N, 1|3, H, W]`` resized and cropped to uint8 ``[N, channels, side, side]``."""
+    height, width = images.shape[-2:]
+    if (height, width) != (side, side):
+        scale = side / min(height, width)
+        size = (max(side, round(height * scale)), max(side, round(width * scale)))
+        resized = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+        top, left = (size[0] - side) // 2, (size[1] - side) // 2
+        resized = resized[..., top : top + side, left : left + side]
+        images = resized.round_().clamp_(0, 255).to(torch.uint8)
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1).contiguous()
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    return (images.float() * weights).sum(1, keepdim=True).round_().to(torch.uint8)
+
+
+def _read_idx(images_file: Path, side: int, channels: int) -> ImageSet:
+    labels_file = images_file.with_name(images_file.name.replace("images-idx3", "labels-idx1"))
+    images = torch.from_numpy(read_idx(images_file))
+    labels = torch.from_numpy(read_idx(labels_file)).long()
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise InputError("images and labels do not fit together", place=str(images_file))
+    squares = torch.cat([_square(part[:, None], side, channels) for part in images.split(4096)])
+    classes = tuple(str(label) for label in range(int(labels.max()) + 1))
+    return ImageSet(squares, labels, classes)
+
+
+def read_idx(file: Path) -> np.ndarray:
+    """The uint8 array of an IDX file (the format of MNIST), gzipped or not.
+
+    Raises:
+        InputError: missing, truncated, or not IDX of unsigned bytes.
+    """
+    try:
+        raw = file.read_bytes()
+        data = gzip.decompress(raw) if file.suffix == ".gz" else raw
+        zero, kind, n_axes = struct.unpack_from(">HBB", data)
+        shape = struct.unpack_from(f">{n_axes}I", data, 4)
+    except (OSError, EOFError, struct.error) as error:
+        raise InputError(f"cannot be read: {error}", place=str(file)) from None
+    start = 4 + 4 * n_axes
+    if zero != 0 or kind != 8 or len(data) - start != math.prod(shape):
+        raise InputError("is not a whole IDX file of bytes", place=str(file))
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()
+
+
+def _read_npz(file: Path, split: Split, side: int, channels: int) -> ImageSet:
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            prefix = next((name for name in _NPZ_NAMES[split] if f"{name}_offsets" in content), None)
+            kind = next((k for k in ("jpeg", "png") if f"{prefix}_{k}" in content), None)
+            if prefix is None or kind is None:
+                names = ", ".join(content.files)
+                raise InputError(f"has no encoded {split} images, only {names}", place=str(file))
+            data, offsets = content[f"{prefix}_{kind}"].tobytes(), content[f"{prefix}_offsets"].tolist()
+            labels = content.get(f"{prefix}_labels", None)
+            classes = tuple(str(name) for name in content["classes"]) if "classes" in content else None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"cannot be read as .npz: {error}", place=str(file), hint=_LAYOUT_HINT) from None
+    encoded = (data[start:end] for start, end in itertools.pairwise(offsets))
+    try:
+        images = _squares((_decode(one) for one in encoded), side, channels)
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"holds an image that cannot be decoded: {error}", place=str(file)) from None
+    numbers = (
+        torch.zeros(len(images), dtype=torch.long) if labels is None else torch.from_numpy(labels).long()
+    )
+    return ImageSet(images, numbers, classes or tuple(map(str, range(int(numbers.max()) + 1))))
+
+
+def _decode(encoded: bytes) -> Tensor:
+    with Image.open(io.BytesIO(encoded)) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def _read_folder(folder: Path, split: Split, side: int, channels: int) -> ImageSet:
+    top = folder / split if (folder / split).is_dir() else folder
+    files = sorted(
+        path for path in top.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+    if not files:
+        raise InputError("no images in it", place=str(top), hint=_LAYOUT_HINT)
+    if len(files) * channels * side * side > _DECODED_BYTES_LIMIT:
+        raise InputError(f"{len(files)} images of {side}x{side} do not fit in memory", place=str(top))
+    names = [path.relative_to(top).parts[0] if path.parent != top else "" for path in files]
+    classes = tuple(sorted(set(names)))
+    images = _squares((read_image(ImageFile(path)) for path in files), side, channels)
+    return ImageSet(images, torch.tensor([classes.index(name) for name in names]), classes)

@@ -1,0 +1,1 @@
+"""Diffusion models of the diffusers library: loading them, conditioning them, and sampling with DDIM."""

@@ -1,0 +1,71 @@
+"""The classifier: its features measure Frechet distances, and judge students in feature distillation (RDD, 3.9)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effcli.core.run import Run
+from effcli.data.image_sets import ImageSet, to_range
+from effcli.distill.recipe import DistillRecipe
+from effcli.nn.schedules import cosine
+from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
+
+
+def build_classifier(recipe: DistillRecipe, n_classes: int) -> SmallClassifier:
+    """A new classifier for the recipe's images."""
+    torch.manual_seed(recipe.seed)
+    return SmallClassifier(
+        SmallClassifierConfig(
+            channels=recipe.data.channels,
+            side=recipe.data.side,
+            width=recipe.classifier_width,
+            n_classes=n_classes,
+        )
+    )
+
+
+def fit_classifier(network: SmallClassifier, images: ImageSet, recipe: DistillRecipe, run: Run) -> None:
+    """Train ``network`` in place: cross-entropy on images shifted by up to 1/8 of their side and flipped if said so."""
+    settings, runtime = recipe.train, run.runtime
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    parallel: nn.Module = runtime.wrap(network)
+    network.train()
+    for step in run.steps("train", settings.steps, {"network": network, "optimizer": optimizer}):
+        rows = images.batch_indices(
+            step, batch_size=settings.batch_size, seed=recipe.seed, rank=runtime.rank, world=runtime.world
+        )
+        x, y = shifted(to_range(images.images[rows]), recipe.data.side // 8), images.labels[rows]
+        if recipe.data.flip:
+            x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(-1), x)
+        for group in optimizer.param_groups:
+            group["lr"] = cosine(step, settings.steps, settings.learning_rate, 0.0)
+        with runtime.autocast():
+            logits = parallel(x.to(runtime.device))
+        loss = F.cross_entropy(logits.float(), y.to(runtime.device))
+        run.log("train", step, every=20, loss=loss.detach())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), settings.grad_clip)
+        optimizer.step()
+    network.eval()
+
+
+def shifted(x: Tensor, most: int) -> Tensor:
+    """The whole batch moved by one random offset of up to ``most`` pixels each way; -1 comes in at the border."""
+    padded = F.pad(x, (most, most, most, most), value=-1.0)
+    top, left = torch.randint(2 * most + 1, (2,)).tolist()
+    height, width = x.shape[-2:]
+    return padded[..., top : top + height, left : left + width]
+
+
+@torch.inference_mode()
+def accuracy(network: SmallClassifier, images: ImageSet, device: torch.device) -> float:
+    """Share of the images whose class is named right."""
+    hits = 0
+    for x, y in zip(images.images.split(1000), images.labels.split(1000), strict=True):
+        hits += int((network(to_range(x).to(device)).argmax(1).cpu() == y).sum())
+    return hits / len(images)

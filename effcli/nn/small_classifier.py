@@ -1,0 +1,57 @@
+"""A small convolutional classifier: features for a Frechet distance, and the frozen judge of feature distillation."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from effcli.core.recipe import Section
+
+
+class SmallClassifierConfig(Section):
+    """The architecture."""
+
+    channels: int = 1
+    side: int = 16
+    width: int = 32
+    n_classes: int = 10
+
+
+class SmallClassifier(nn.Module):
+    """Five 3x3 convolutions with BatchNorm and ReLU, two of stride 2, then an average over the map and one layer.
+
+    Args:
+        config: input ``[B, channels, side, side]`` in -1..1; the map has 4 ``width`` channels at a quarter of the side.
+    """
+
+    def __init__(self, config: SmallClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        w = config.width
+        plan = [
+            (config.channels, w, 1),
+            (w, 2 * w, 2),
+            (2 * w, 2 * w, 1),
+            (2 * w, 4 * w, 2),
+            (4 * w, 4 * w, 1),
+        ]
+        self.body = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
+                for i, o, stride in plan
+            )
+        )
+        self.head = nn.Linear(4 * w, config.n_classes)
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """``[B, 4 width, side / 4, side / 4]``, after the last ReLU."""
+        out: Tensor = self.body(images)
+        return out
+
+    def features(self, images: Tensor) -> Tensor:
+        """The map's mean, ``[B, 4 width]``."""
+        return self.feature_map(images).mean((2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, n_classes]``."""
+        out: Tensor = self.head(self.features(images))
+        return out
