@@ -56,6 +56,13 @@ TASKS: dict[str, Task] = {
             run_verb="train",
         ),
         Task(
+            name="quantize",
+            summary="Make a diffusion UNet small and fast (MPQ-DM).",
+            cli="effcli.cli.quantize",
+            recipe="effcli.quantize.recipe:QuantizeRecipe",
+            run="effcli.quantize.pipeline:run",
+        ),
+        Task(
             name="distill",
             summary="Train the models that distillation starts from.",
             cli="effcli.cli.distill",

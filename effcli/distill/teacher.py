@@ -33,7 +33,9 @@ def truncated_snr_loss(
     targets = {"epsilon": noise, "sample": x, "v_prediction": alpha * noise - sigma * x}
     error = (prediction - targets[prediction_type]).square().mean((1, 2, 3), keepdim=True)
     one = torch.ones_like(alpha)
-    in_x = {"epsilon": (sigma / alpha).square(), "sample": one, "v_prediction": sigma.square()}[prediction_type]
+    in_x = {"epsilon": (sigma / alpha).square(), "sample": one, "v_prediction": sigma.square()}[
+        prediction_type
+    ]
     in_noise = {"epsilon": one, "sample": (alpha / sigma).square(), "v_prediction": alpha.square()}[
         prediction_type
     ]

@@ -1,1 +1,19 @@
-"""Mixed-precision quantization of diffusion UNets with MPQ-DM (AAAI 2025): the operators, without a command as yet."""
+"""Mixed-precision quantization of diffusion UNets with MPQ-DM (AAAI 2025)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from effcli.quantize.unet import load
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import :func:`load`, and torch with it, on first use only."""
+    if name == "load":
+        from effcli.quantize.unet import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

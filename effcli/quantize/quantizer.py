@@ -7,7 +7,6 @@ With b bits, L = 2^b - 1 is the largest code, d > 0 the scale and z the zero-poi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -116,18 +115,6 @@ def find_range(x: Tensor, top: Tensor, method: RangeMethod = "mse") -> tuple[Ten
     return best_scale, best_zero
 
 
-def parse_bits(text: str) -> tuple[int, int | None]:
-    """Read ``w2a4``: bits of weights and of activations; ``w4`` leaves activations alone (None).
-
-    Raises:
-        ValueError: anything else, or bits that are not in 1..8.
-    """
-    weights, _, activations = text.lower().removeprefix("w").partition("a")
-    parts: Sequence[str] = [weights, activations] if activations or text.lower().endswith("a") else [weights]
-    if not text.lower().startswith("w") or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ValueError(f"{text!r} is not of the form w2a4 or w4")
-    bits = [int(part) for part in parts]
-    for name, value in zip(("weights", "activations"), bits, strict=False):
-        if not 1 <= value <= 8:
-            raise ValueError(f"{value} bits for {name} are not in 1..8")
-    return bits[0], bits[1] if len(bits) > 1 else None
+def rounded(zero: Tensor) -> Tensor:
+    """z as an integer, with the gradient of z."""
+    return zero + (zero.round() - zero).detach()

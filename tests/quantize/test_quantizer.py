@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effcli.quantize.quantizer import codes_of, fake_quantize, find_range, parse_bits, top_code
+from effcli.quantize.quantizer import codes_of, fake_quantize, find_range, top_code
 
 
 def by_definition(x, scale, zero, top):
@@ -103,14 +103,3 @@ def test_codes_are_whole_numbers_in_range():
     x, scale, zero, top = case()
     codes = codes_of(x, scale, zero.round(), top)
     assert torch.equal(codes, codes.round()) and (codes >= 0).all() and (codes <= top).all()
-
-
-@pytest.mark.parametrize(("text", "bits"), [("w2a4", (2, 4)), ("W8A8", (8, 8)), ("w4", (4, None))])
-def test_bits_as_they_are_typed(text, bits):
-    assert parse_bits(text) == bits
-
-
-@pytest.mark.parametrize("text", ["w9", "2a4", "w2a", "a4", "w", "w0a4", "w2a9", "", "w2a4x", "w-1", "w２"])
-def test_other_bits_are_refused(text):
-    with pytest.raises(ValueError, match=r"form w2a4|in 1\.\.8"):
-        parse_bits(text)

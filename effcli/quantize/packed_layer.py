@@ -1,0 +1,161 @@
+"""A quantized layer as it is kept and used: integer codes with their scales."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effcli.quantize.layers import QuantizedLayer, StepClock, per_input
+from effcli.quantize.quantizer import fake_quantize, top_code
+
+Kind = Literal["conv2d", "linear"]
+
+
+@dataclass(frozen=True)
+class LayerCodes:
+    """Everything that a quantized layer is, in numbers.
+
+    Attributes:
+        kind: of the layer.
+        shape: of its weight, ``(c_out, c_in[, kh, kw])``.
+        codes: uint8 ``[c_out, K]``, K = c_in kh kw.
+        row_bits: uint8 ``[c_out]``.
+        scale, zero: d_w and z_w, float32 ``[c_out]``.
+        in_scale: delta, float32 ``[c_in]``.
+        activation_bits: None for weights alone.
+        act_scale, act_zero: d_a and z_a, float32 ``[S]``; empty for weights alone.
+        bias: float32 ``[c_out]``.
+        geometry: stride, padding and dilation of a convolution, a pair each; empty for a linear layer.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+    codes: Tensor
+    row_bits: Tensor
+    scale: Tensor
+    zero: Tensor
+    in_scale: Tensor
+    activation_bits: int | None
+    act_scale: Tensor
+    act_zero: Tensor
+    bias: Tensor | None
+    geometry: dict[str, tuple[int, int]]
+
+    @property
+    def n_bits(self) -> int:
+        """Bits of all codes."""
+        return int(self.row_bits.long().sum()) * self.codes.shape[1]
+
+    def smoothed_weight(self) -> Tensor:
+        """(codes - z) d, which multiplies inputs that are multiplied by delta; float32, of ``shape``."""
+        return ((self.codes.float() - self.zero[:, None]) * self.scale[:, None]).view(self.shape)
+
+    def weight(self) -> Tensor:
+        """(codes - z) d delta, which multiplies plain inputs; float32, of ``shape``."""
+        weight = self.smoothed_weight()
+        return weight * per_input(self.in_scale, weight)
+
+
+@torch.no_grad()
+def codes_of_layer(layer: QuantizedLayer) -> LayerCodes:
+    """What a trained layer has come to."""
+    module = layer.layer
+    zero, act_zero = layer.zero.detach(), layer.act_zero.detach()
+    if layer.integer_zeros:
+        zero, act_zero = zero.round(), act_zero.round()
+    geometry: dict[str, tuple[int, int]] = {}
+    if isinstance(module, nn.Conv2d):
+        geometry = {name: _pair(getattr(module, name)) for name in ("stride", "padding", "dilation")}
+    return LayerCodes(
+        kind="conv2d" if isinstance(module, nn.Conv2d) else "linear",
+        shape=tuple(module.weight.shape),
+        codes=layer.codes().cpu(),
+        row_bits=layer.row_bits.cpu(),
+        scale=_plain(layer.scale),
+        zero=_plain(zero),
+        in_scale=_plain(layer.in_scale),
+        activation_bits=layer.activation_bits,
+        act_scale=_plain(layer.act_scale),
+        act_zero=_plain(act_zero),
+        bias=None if module.bias is None else _plain(module.bias),
+        geometry=geometry,
+    )
+
+
+class PackedLayer(nn.Module):
+    """A quantized layer for inference, computed in floating point: what integer kernels are compared with.
+
+    Args:
+        codes: the layer.
+        clock: tells the sampling step.
+    """
+
+    def __init__(self, codes: LayerCodes, clock: StepClock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.kind = codes.kind
+        self.geometry = codes.geometry
+        self.activation_bits = codes.activation_bits
+        quantizes_input = codes.activation_bits is not None
+        self.register_buffer("weight", codes.smoothed_weight() if quantizes_input else codes.weight())
+        self.register_buffer("bias", codes.bias)
+        self.register_buffer("in_scale", codes.in_scale)
+        self.register_buffer("act_scale", codes.act_scale)
+        self.register_buffer("act_zero", codes.act_zero)
+        self.codes = codes
+
+    weight: Tensor
+    bias: Tensor | None
+    in_scale: Tensor
+    act_scale: Tensor
+    act_zero: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output, ``x`` being what the full-precision layer takes."""
+        if self.activation_bits is not None:
+            axis_shape = (-1, 1, 1) if self.kind == "conv2d" else (-1,)
+            i = min(self.clock.index, len(self.act_scale) - 1)
+            x = fake_quantize(
+                x * self.in_scale.view(axis_shape).to(x.dtype),
+                self.act_scale[i],
+                self.act_zero[i],
+                top_code(self.activation_bits),
+            )
+        if self.kind == "linear":
+            return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.conv2d(x, self.weight.to(x.dtype), bias, **self.geometry)
+
+
+def as_full_precision(codes: LayerCodes) -> nn.Module:
+    """An ordinary layer with the dequantized weight, for export."""
+    layer: nn.Conv2d | nn.Linear
+    c_out, c_in = codes.shape[:2]
+    if codes.kind == "linear":
+        layer = nn.Linear(c_in, c_out, bias=codes.bias is not None)
+    else:
+        kernel: Any = codes.shape[2:]
+        geometry: dict[str, Any] = dict(codes.geometry)
+        layer = nn.Conv2d(c_in, c_out, kernel, bias=codes.bias is not None, **geometry)
+    layer.requires_grad_(False).weight.copy_(codes.weight())
+    if codes.bias is not None and layer.bias is not None:
+        layer.bias.copy_(codes.bias)
+    return layer
+
+
+def with_dtype_of_file(codes: LayerCodes, dtype: torch.dtype) -> LayerCodes:
+    """The layer with its bias rounded as the file stores it."""
+    return codes if codes.bias is None else replace(codes, bias=codes.bias.to(dtype).float())
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = value if isinstance(value, tuple) else (value, value)
+    return int(first), int(second)
+
+
+def _plain(value: Tensor) -> Tensor:
+    return value.detach().float().cpu().contiguous().clone()

@@ -1,0 +1,108 @@
+"""Images from a packed model, and measurements of it, for the verbs that start from a packed file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from torch import Tensor
+
+from effcli.core.errors import InputError
+from effcli.core.result import Result
+from effcli.core.runtime import Runtime
+from effcli.data.image_sets import to_bytes
+from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.ddim import SamplerSettings
+from effcli.diffusion.models import DiffusionModel, load_model
+from effcli.quantize.evaluation import choose_features, draw_images, measure
+from effcli.quantize.packed_file import PackedModel, find_packed, load_packed
+from effcli.quantize.recipe import ConditionSection, EvalSection
+from effcli.quantize.unet import Backend, unet_of
+
+
+def sample_packed(
+    place: str | Path,
+    n_images: int,
+    runtime: Runtime,
+    *,
+    backend: Backend = "auto",
+    batch_size: int = 64,
+    show_progress: bool = False,
+) -> Tensor:
+    """Images of a packed model, uint8 ``[n_images, C, H, W]``, with the sampler it was made for."""
+    packed = load_packed(place)
+    unet = unet_of(packed, backend).to(runtime.device)
+    model = DiffusionModel(unet, packed.scheduler_config, str(place))
+    if packed.unet_class != "UNet2DModel":
+        model = load_model(packed.about["source"]["id"])  # its text encoder makes the conditions
+    guided = _guided(model, packed).with_unet(unet)
+    sampler = SamplerSettings(**packed.about["sampler"])
+    return to_bytes(draw_images(guided, sampler, n_images, batch_size, runtime, show_progress=show_progress))
+
+
+def evaluate_packed(
+    place: str | Path,
+    full_precision: str | None,
+    settings: EvalSection,
+    runtime: Runtime,
+    *,
+    backend: Backend = "auto",
+    show_progress: bool = False,
+) -> Result:
+    """Compare a packed model with its full-precision model, and with real images; see `evaluation.measure`.
+
+    Raises:
+        InputError: the full-precision model is not there, or is another one than was quantized.
+    """
+    started = time.perf_counter()
+    packed = load_packed(place)
+    source = packed.about["source"]
+    model = load_model(full_precision or source["id"])
+    if source["sha256"] is not None and model.sha256 != source["sha256"]:
+        raise InputError("has other weights than the model that was quantized", place=model.source)
+    teacher = _guided(model, packed).with_unet(model.unet.to(runtime.device))
+    space = choose_features(settings, teacher.sample_shape)
+    sampler = SamplerSettings(**packed.about["sampler"])
+    ours, theirs = (
+        draw_images(
+            teacher.with_unet(unet),
+            sampler,
+            settings.n_images,
+            settings.batch_size,
+            runtime,
+            title=title,
+            show_progress=show_progress,
+        )
+        for title, unet in (
+            ("quantized", unet_of(packed, backend).to(runtime.device)),
+            ("full precision", teacher.unet),
+        )
+    )
+    metrics = {
+        "mean_bits_quantized": packed.mean_bits_quantized(),
+        "mean_bits_total": packed.mean_bits_total(),
+        "size_bytes": find_packed(place).stat().st_size,
+        "size_fp32_bytes": 4 * packed.n_parameters(),
+        **measure(ours, theirs, settings, space),
+    }
+    return Result(
+        task="quantize",
+        verb="eval",
+        method=packed.about["method"],
+        recipe=packed.about["bits"],
+        output=str(place),
+        metrics=metrics,
+        timing={"total_s": round(time.perf_counter() - started, 3)},
+        environment=runtime.describe(),
+    )
+
+
+def _guided(model: DiffusionModel, packed: PackedModel) -> Guided:
+    condition = ConditionSection(**packed.about["condition"])
+    return Guided(
+        model,
+        model.unet,
+        guidance=packed.about["sampler"]["guidance"],
+        prompts=condition.prompts,
+        null_class=condition.null_class,
+    )
