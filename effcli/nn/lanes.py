@@ -115,16 +115,23 @@ for _op, _instruction in (
 
 
 def _pointer(
-    context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index_type: Any, index: Any
+    context: Any,
+    builder: ir.IRBuilder,
+    array_type: Any,
+    array: Any,
+    index_type: Any,
+    index: Any,
+    vector: ir.Type | None = None,
 ) -> Any:
-    """Address of ``array[index]`` as a pointer to a vector."""
+    """Address of ``array[index]`` as a pointer to a vector, of 16 of its elements unless ``vector`` says otherwise."""
     fields = context.make_array(array_type)(context, builder, value=array)
     indices = [
         context.cast(builder, value, kind, types.intp)
         for value, kind in zip(cgutils.unpack_tuple(builder, index), index_type.types, strict=True)
     ]
     pointer = cgutils.get_item_pointer(context, builder, array_type, fields, indices, wraparound=False)
-    return builder.bitcast(pointer, ir.VectorType(_element(Lanes(array_type.dtype)), LANES).as_pointer())
+    vector = vector or ir.VectorType(_element(Lanes(array_type.dtype)), LANES)
+    return builder.bitcast(pointer, vector.as_pointer())
 
 
 @intrinsic
@@ -254,3 +261,57 @@ def log1p_lanes(typingctx: Any, value: Any) -> Any:
         return builder.fmul(s, series)
 
     return value(value), codegen
+
+
+@intrinsic
+def load_float_lanes(typingctx: Any, array: Any, index: Any) -> Any:
+    """16 neighbouring numbers as floats, from an array of float32, or of bfloat16 held as int16."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        if array.dtype == types.float32:
+            pointer = _pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1])
+            return builder.load(pointer, align=4)
+        half, whole = (ir.VectorType(ir.IntType(width), LANES) for width in (16, 32))
+        pointer = _pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1], half)
+        bits = builder.zext(builder.load(pointer, align=2), whole)
+        shifted = builder.shl(bits, ir.Constant(whole, [16] * LANES))
+        return builder.bitcast(shifted, ir.VectorType(ir.FloatType(), LANES))
+
+    return Lanes(types.float32)(array, index), codegen
+
+
+@intrinsic
+def store_byte_lanes(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write 16 whole numbers in 0..255 to ``array[..., k : k + 16]`` of uint8."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        integers = builder.fptosi(args[2], ir.VectorType(ir.IntType(32), LANES))
+        byte_type = ir.VectorType(ir.IntType(8), LANES)
+        pointer = _pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1], byte_type)
+        builder.store(builder.trunc(integers, byte_type), pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, index, value), codegen
+
+
+@intrinsic
+def round_lanes(typingctx: Any, value: Any) -> Any:
+    """The nearest whole numbers, halves to even; for floats of magnitude below 2**22."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        magic = _constant(builder, args[0], 1.5 * 2.0**23)
+        return builder.fsub(builder.fadd(args[0], magic), magic)
+
+    return value(value), codegen
+
+
+@intrinsic
+def clamp_lanes(typingctx: Any, value: Any, lowest: Any, highest: Any) -> Any:
+    """Each lane brought into lowest..highest (NaN becomes lowest)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        low, high = _splat(builder, args[1]), _splat(builder, args[2])
+        x = builder.select(builder.fcmp_ordered(">", args[0], low), args[0], low)
+        return builder.select(builder.fcmp_ordered("<", x, high), x, high)
+
+    return value(value, value.dtype, value.dtype), codegen

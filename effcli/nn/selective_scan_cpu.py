@@ -16,17 +16,13 @@ This module imports numba; it is imported on the first call of the ``numba`` bac
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba import types
-from numba.core import config
-from numba.np.ufunc.parallel import threading_layer
 
 from effcli.nn.lanes import (
     LANES,
@@ -37,6 +33,7 @@ from effcli.nn.lanes import (
     store_four_sums,
     store_lanes,
 )
+from effcli.nn.numba_threads import compile_cached, threads
 
 #: Steps between two saved states; the backward pass recomputes this many at a time.
 CHUNK = 32
@@ -283,23 +280,9 @@ def _compiled(direction: str, dtype: str, parallel: bool) -> Callable[..., None]
         "backward": (_backward_serial, _backward_parallel, (4, 3, 3, 3, 3, 3, 5, 2)),
     }
     serial, threaded, dims = kernels[direction]
-    kernel = threaded if parallel else serial
     arrays = [types.Array(getattr(types, dtype), ndim, "A") for ndim in (3, 3, 2, 3, 3, 1, 3, 1, *dims)]
     signature = types.void(types.intp, types.boolean, *arrays)
-    compile_kernel = partial(numba.njit, signature, nogil=True, parallel=parallel)
-    try:
-        compiled: Callable[..., None] = compile_kernel(cache=True)(kernel)
-    except (RuntimeError, OSError):  # nowhere to write the cache, or no space left
-        compiled = compile_kernel()(kernel)
-    return compiled
-
-
-_one_at_a_time = threading.Lock()
-
-
-def _layer_guard() -> AbstractContextManager[Any]:
-    """numba's own thread pool aborts the process when two Python threads enter it; OpenMP and TBB do not."""
-    return nullcontext() if threading_layer() in ("omp", "tbb") else _one_at_a_time
+    return compile_cached(threaded if parallel else serial, signature, parallel=parallel)
 
 
 def run(direction: str, softplus: bool, x: Inputs, others: Outputs | Gradients, n_threads: int) -> None:
@@ -313,10 +296,5 @@ def run(direction: str, softplus: bool, x: Inputs, others: Outputs | Gradients, 
     if n_threads == 1:
         kernel(n_units, softplus, *x, *others)
         return
-    before = numba.get_num_threads()
-    numba.set_num_threads(max(1, min(n_threads, n_units, config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
-    try:
-        with _layer_guard():
-            kernel(n_units, softplus, *x, *others)
-    finally:
-        numba.set_num_threads(before)
+    with threads(min(n_threads, n_units)):
+        kernel(n_units, softplus, *x, *others)

@@ -63,7 +63,12 @@ def fine_tune(guided: Guided, student: nn.Module, recipe: QuantizeRecipe, run: R
     walk = Walk()
     share = batch_share(settings.batch_size, runtime.world)
     learner = guided.with_unet(runtime.wrap(student))
-    state: dict[str, Stateful] = {"student": student, "optimizer": optimizer, "schedule": schedule, "walk": walk}
+    state: dict[str, Stateful] = {
+        "student": student,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "walk": walk,
+    }
     with features_of(guided.unet) as of_teacher, features_of(student) as of_student:
         for step in run.steps("fine-tune", total_steps, state):
             position = step % len(timesteps)

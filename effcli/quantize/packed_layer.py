@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.quantize.layers import QuantizedLayer, StepClock, per_input
-from effcli.quantize.quantizer import fake_quantize, top_code
+from effcli.quantize.quantizer import codes_of, top_code
 
 Kind = Literal["conv2d", "linear"]
 
@@ -117,18 +117,16 @@ class PackedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output, ``x`` being what the full-precision layer takes."""
         if self.activation_bits is not None:
-            axis_shape = (-1, 1, 1) if self.kind == "conv2d" else (-1,)
             i = min(self.clock.index, len(self.act_scale) - 1)
-            x = fake_quantize(
-                x * self.in_scale.view(axis_shape).to(x.dtype),
-                self.act_scale[i],
-                self.act_zero[i],
-                top_code(self.activation_bits),
-            )
+            d, z = self.act_scale[i], self.act_zero[i]
+            multiplier = (self.in_scale / d).view((-1, 1, 1) if self.kind == "conv2d" else (-1,))
+            codes = codes_of(x.float() * multiplier, torch.ones_like(d), z, top_code(self.activation_bits))
+            x = ((codes - z) * d).to(x.dtype)
         if self.kind == "linear":
             return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.conv2d(x, self.weight.to(x.dtype), bias, **self.geometry)
+        geometry: dict[str, Any] = dict(self.geometry)
+        return F.conv2d(x, self.weight.to(x.dtype), bias, **geometry)
 
 
 def as_full_precision(codes: LayerCodes) -> nn.Module:

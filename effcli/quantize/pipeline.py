@@ -43,7 +43,7 @@ def run(recipe: QuantizeRecipe, run: Run) -> Result:
     run.runtime.barrier()
     packed = load_packed(file)
     metrics, ours, theirs = evaluate(
-        teacher, unet_of(packed).to(run.runtime.device), recipe.sampler, recipe.eval, run
+        teacher, unet_of(packed, device=run.runtime.device), recipe.sampler, recipe.eval, run
     )
     metrics = {**sizes(packed, file_bytes(run)), **metrics, "allocation": summary(allocated["layers"])}
     return run.finish(metrics, pictures(ours, theirs, recipe, run))

@@ -31,7 +31,7 @@ def sample_packed(
 ) -> Tensor:
     """Images of a packed model, uint8 ``[n_images, C, H, W]``, with the sampler it was made for."""
     packed = load_packed(place)
-    unet = unet_of(packed, backend).to(runtime.device)
+    unet = unet_of(packed, backend, device=runtime.device, dtype=runtime.dtype)
     model = DiffusionModel(unet, packed.scheduler_config, str(place))
     if packed.unet_class != "UNet2DModel":
         model = load_model(packed.about["source"]["id"])  # its text encoder makes the conditions
@@ -74,7 +74,7 @@ def evaluate_packed(
             show_progress=show_progress,
         )
         for title, unet in (
-            ("quantized", unet_of(packed, backend).to(runtime.device)),
+            ("quantized", unet_of(packed, backend, device=runtime.device, dtype=runtime.dtype)),
             ("full precision", teacher.unet),
         )
     )

@@ -1,0 +1,49 @@
+"""Compiling numba kernels with a cache on disk, and running them on as many threads as PyTorch uses.
+
+This module imports numba; import it only from code that runs a compiled kernel.
+"""
+
+# numba's decorators have no types worth checking.
+# mypy: allow-untyped-calls, allow-untyped-decorators
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import numba
+from numba.core import config
+from numba.np.ufunc.parallel import threading_layer
+
+
+def compile_cached(kernel: Callable[..., None], signature: Any, *, parallel: bool) -> Callable[..., None]:
+    """Compile a function for one signature, or take it from numba's cache on disk when it is there."""
+    compile_kernel = partial(numba.njit, signature, nogil=True, parallel=parallel)
+    try:
+        compiled: Callable[..., None] = compile_kernel(cache=True)(kernel)
+    except (RuntimeError, OSError):  # nowhere to write the cache, or no space left
+        compiled = compile_kernel()(kernel)
+    return compiled
+
+
+_one_at_a_time = threading.Lock()
+
+
+def _layer_guard() -> AbstractContextManager[Any]:
+    """numba's own thread pool aborts the process when two Python threads enter it; OpenMP and TBB do not."""
+    return nullcontext() if threading_layer() in ("omp", "tbb") else _one_at_a_time
+
+
+@contextmanager
+def threads(n_threads: int) -> Iterator[None]:
+    """Let parallel kernels use ``n_threads`` threads at most (OpenMP's where it is installed)."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(max(1, min(n_threads, config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
+    try:
+        with _layer_guard():
+            yield
+    finally:
+        numba.set_num_threads(before)
