@@ -19,8 +19,8 @@ from effcli.core.registry import TASKS
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / "effcli").rglob("*.py"))
 COMMANDS = sorted((ROOT / "cli").rglob("*.py"))
-ROOMS = {name.replace("-", "_") for name in TASKS} | {"quantize"}  # the latter has no command as yet
-SHARED = {"nn", "data", "metrics"}
+ROOMS = {name.replace("-", "_") for name in TASKS}
+SHARED = {"nn", "data", "metrics", "diffusion"}
 
 # What a part may import of the library, beside itself. `doctor` looks at everything that it describes.
 MAY_IMPORT = {

@@ -5,8 +5,8 @@ f = z_w - o, a layer's output is, over the taps that do not fall on padding::
 
     d_a d_w [ sum (q - z) w  -  f sum (q - z) ]
 
-The first sum is an integer product. Where zero-points are integers in the range of the codes the second term is 0;
-elsewhere it, and what is left of a fractional z, are added exactly.
+The first sum is an integer product. f is 0 but for weights of 8 bits, whose codes - z may not fit; where it is not, and
+where z is outside 0..255, the difference is added exactly.
 
 On x86 CPUs the product is oneDNN's (VNNI or AMX), elsewhere `torch._int_mm` on unfolded images.
 """
@@ -96,13 +96,13 @@ class IntegerLayer(nn.Module):
         multiplier, d, z, _ = self.step()
         is_image = self.kind == "conv2d"
         rows = x.permute(0, 2, 3, 1) if is_image else x
-        if x.device.type == "cpu" and rows.shape[-1] % 16 == 0 and z == round(z):
+        if x.device.type == "cpu" and rows.shape[-1] % 16 == 0:
             from effcli.quantize.integer_kernels import quantize
 
             codes = quantize(rows, multiplier, z, self.top)
         else:
             smoothed = rows.float() * self.in_scale
-            codes = codes_of(smoothed, torch.tensor(d), torch.tensor(round(z)), torch.tensor(self.top)).to(
+            codes = codes_of(smoothed, torch.tensor(d), torch.tensor(z), torch.tensor(self.top)).to(
                 torch.uint8
             )
         return codes.permute(0, 3, 1, 2) if is_image else codes

@@ -110,7 +110,7 @@ def find_layers(unet: nn.Module, profile: Profile = "all") -> list[FoundLayer]:
 
 def _left_out_in_paper(name: str, conditional: bool) -> bool:
     parts = name.split(".")
-    if parts[-1] in _KEPT_NAMES or "downsamplers" in parts:
+    if parts[-1] in _KEPT_NAMES or ("downsamplers" in parts and parts[-1] == "conv"):
         return True
     return not conditional and "attentions" in parts
 
@@ -220,11 +220,10 @@ class QuantizedLayer(nn.Module):
 
     @torch.no_grad()
     def codes(self) -> Tensor:
-        """The weights' codes, uint8 ``[c_out, K]``."""
+        """The weights' codes with whole zero-points, uint8 ``[c_out, K]``."""
         rows = self.smoothed_weight().flatten(1)
-        zero = self._zero(self.zero)[:, None]
-        codes = codes_of(rows, self.scale[:, None], zero, self.weight_top[:, None])
-        return codes.round().to(torch.uint8)
+        codes = codes_of(rows, self.scale[:, None], self.zero.round()[:, None], self.weight_top[:, None])
+        return codes.to(torch.uint8)
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """Q(x delta) at the present step."""

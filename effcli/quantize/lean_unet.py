@@ -50,7 +50,7 @@ def normalised_product(x: Tensor, shift: Tensor, norm: nn.GroupNorm, layer: Inte
     from effcli.quantize.integer_kernels import group_norm_quantize
 
     multiplier, _, z, _ = layer.step()
-    return layer.multiply(group_norm_quantize(x, shift, norm, True, multiplier, float(round(z)), layer.top))
+    return layer.multiply(group_norm_quantize(x, shift, norm, True, multiplier, z, layer.top))
 
 
 def is_lean(block: nn.Module) -> bool:

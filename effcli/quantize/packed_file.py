@@ -245,6 +245,10 @@ def _read_layer(name: str, facts: Mapping[str, Any], tensors: dict[str, Tensor])
         bias=_vector(tensors, f"{name}.bias", c_out) if facts["bias"] else None,
         geometry={key: (int(pair[0]), int(pair[1])) for key, pair in facts["geometry"].items()},
     )
+    if not torch.equal(layer.zero, layer.zero.round()) or not torch.equal(
+        layer.act_zero, layer.act_zero.round()
+    ):
+        raise ValueError("has zero-points that are no whole numbers")
     if layer.kind not in ("conv2d", "linear"):
         raise ValueError(f"is a {layer.kind}")
     return layer
@@ -270,10 +274,16 @@ def skeleton(model: PackedModel) -> nn.Module:
     with torch.device("meta"):
         unet = build_unet(model.unet_class, model.unet_config)
     values = {name: value.float() for name, value in model.others.items()}
-    missing, unexpected = unet.load_state_dict(values, strict=False, assign=True)
-    gone = [name for name in missing if name.rpartition(".")[0] not in model.layers]
-    if gone or unexpected:
-        raise InputError(f"does not fit its config.json: {[*gone, *unexpected][0]}", hint=_HINT)
+    shapes = {name: value.shape for name, value in unet.state_dict().items()}
+    shapes_here = {name: value.shape for name, value in values.items()}
+    for name, codes in model.layers.items():
+        shapes_here[f"{name}.weight"] = torch.Size(codes.shape)
+        if codes.bias is not None:
+            shapes_here[f"{name}.bias"] = codes.bias.shape
+    wrong = [name for name in {**shapes, **shapes_here} if shapes.get(name) != shapes_here.get(name)]
+    if wrong:
+        raise InputError(f"{wrong[0]} does not fit its config.json", hint=_HINT)
+    unet.load_state_dict(values, strict=False, assign=True)
     return unet.requires_grad_(False).eval()
 
 

@@ -24,7 +24,7 @@ class LayerCodes:
         shape: of its weight, ``(c_out, c_in[, kh, kw])``.
         codes: uint8 ``[c_out, K]``, K = c_in kh kw.
         row_bits: uint8 ``[c_out]``.
-        scale, zero: d_w and z_w, float32 ``[c_out]``.
+        scale, zero: d_w and z_w, float32 ``[c_out]``; zero-points are whole numbers, or codes would not be.
         in_scale: delta, float32 ``[c_in]``.
         activation_bits: None for weights alone.
         act_scale, act_zero: d_a and z_a, float32 ``[S]``; empty for weights alone.
@@ -62,11 +62,8 @@ class LayerCodes:
 
 @torch.no_grad()
 def codes_of_layer(layer: QuantizedLayer) -> LayerCodes:
-    """What a trained layer has come to."""
+    """What a trained layer has come to; zero-points that were trained as fractions are rounded."""
     module = layer.layer
-    zero, act_zero = layer.zero.detach(), layer.act_zero.detach()
-    if layer.integer_zeros:
-        zero, act_zero = zero.round(), act_zero.round()
     geometry: dict[str, tuple[int, int]] = {}
     if isinstance(module, nn.Conv2d):
         geometry = {name: _pair(getattr(module, name)) for name in ("stride", "padding", "dilation")}
@@ -76,11 +73,11 @@ def codes_of_layer(layer: QuantizedLayer) -> LayerCodes:
         codes=layer.codes().cpu(),
         row_bits=layer.row_bits.cpu(),
         scale=_plain(layer.scale),
-        zero=_plain(zero),
+        zero=_plain(layer.zero.round()),
         in_scale=_plain(layer.in_scale),
         activation_bits=layer.activation_bits,
         act_scale=_plain(layer.act_scale),
-        act_zero=_plain(act_zero),
+        act_zero=_plain(layer.act_zero.round()),
         bias=None if module.bias is None else _plain(module.bias),
         geometry=geometry,
     )

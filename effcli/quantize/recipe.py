@@ -72,7 +72,7 @@ class TrainSection(Section):
     )
     zero_points: Literal["integer", "float"] = Field(
         "integer",
-        description="integer: rounded while training, for exact integer arithmetic; float as published.",
+        description="While training: integer, as they are used; or float as published, and rounded when packed.",
     )
     per_step_activations: bool = Field(
         True, description="An activation scale a sampling step, or one for all."

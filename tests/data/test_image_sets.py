@@ -1,0 +1,101 @@
+"""Sets of images: the three formats, their mistakes, and batches that depend on (seed, step) alone."""
+
+import gzip
+import io
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from effcli.core.errors import InputError, UsageError
+from effcli.data.image_sets import ImageSet, load_images, to_bytes, to_range
+from tests.data_root import data_file
+
+
+def write_idx(folder, name, array):
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    (folder / name).write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def test_idx_files(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
+    write_idx(tmp_path, "train-images-idx3-ubyte.gz", images)
+    write_idx(tmp_path, "train-labels-idx1-ubyte.gz", np.array([0, 1, 2, 1, 0], np.uint8))
+    found = load_images(tmp_path, "train", side=8, channels=1)
+    assert np.array_equal(found.images[:, 0].numpy(), images)
+    assert found.labels.tolist() == [0, 1, 2, 1, 0]
+    assert len(found.classes) == 3
+    halved = load_images(tmp_path, "train", side=4, channels=3)
+    assert halved.images.shape == (5, 3, 4, 4)
+
+
+def test_a_truncated_idx_file_is_refused(tmp_path):
+    write_idx(tmp_path, "train-images-idx3-ubyte.gz", np.zeros((2, 4, 4), np.uint8))
+    file = tmp_path / "train-images-idx3-ubyte"
+    file.write_bytes(gzip.decompress((tmp_path / "train-images-idx3-ubyte.gz").read_bytes())[:-3])
+    (tmp_path / "train-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(InputError, match="not a whole IDX file"):
+        load_images(tmp_path, "train", side=4, channels=1)
+
+
+def png(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 12), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_packed_npz(tmp_path):
+    encoded = [png((255, 0, 0)), png((0, 0, 255))]
+    np.savez(
+        tmp_path / "x.npz",
+        test_png=np.frombuffer(b"".join(encoded), np.uint8),
+        test_offsets=np.cumsum([0, *map(len, encoded)]),
+        test_labels=np.array([1, 0]),
+        classes=np.array(["a", "b"]),
+    )
+    found = load_images(tmp_path / "x.npz", "eval", side=8, channels=3)
+    assert found.images[0, :, 3, 3].tolist() == [255, 0, 0]
+    assert (found.labels.tolist(), found.classes) == ([1, 0], ("a", "b"))
+    with pytest.raises(InputError, match="no encoded train images"):
+        load_images(tmp_path / "x.npz", "train", side=8, channels=3)
+
+
+def test_a_folder_of_classes(tmp_path):
+    for name, colour in (("cat", (10, 10, 10)), ("dog", (200, 200, 200))):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9), colour).save(tmp_path / "train" / name / "1.png")
+    found = load_images(tmp_path, "train", side=4, channels=1)
+    assert found.classes == ("cat", "dog")
+    assert found.images.float().mean((1, 2, 3)).tolist() == [10, 200]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_nothing_there(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no such file|no images"):
+        load_images(tmp_path / name, "train", side=4, channels=1)
+
+
+def test_batches_cover_each_epoch_once_and_ranks_share_them():
+    images = ImageSet(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.zeros(10), ("",))
+    drawn = np.concatenate([images.batch_indices(step, batch_size=4, seed=3) for step in range(5)])
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
+    assert drawn[:10].tolist() != drawn[10:].tolist()
+    parts = [images.batch_indices(2, batch_size=4, seed=3, rank=rank, world=2) for rank in (0, 1)]
+    assert np.concatenate(parts).tolist() == drawn[8:12].tolist()
+    with pytest.raises(UsageError, match="shared out evenly"):
+        images.batch_indices(0, batch_size=3, seed=0, world=2)
+
+
+def test_bytes_survive_the_way_to_floats_and_back():
+    values = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_bytes(to_range(values)), values)
+    assert to_range(values).aminmax() == (-1, 1)
+
+
+def test_fashion_mnist_and_cifar():
+    found = load_images(data_file("fashion-mnist"), "eval", side=16, channels=1)
+    assert found.images.shape == (10_000, 1, 16, 16)
+    assert len(found.classes) == 10

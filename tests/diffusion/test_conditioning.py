@@ -1,0 +1,37 @@
+"""Guidance against its formula; conditions that are missing."""
+
+import pytest
+import torch
+
+from effcli.core.errors import InputError
+from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.models import DiffusionModel
+from tests.diffusion.tiny_models import SCHEDULER, tiny_conditional_unet, tiny_unet
+
+
+def test_guidance_mixes_with_and_without_the_class():
+    unet = tiny_unet(num_class_embeds=5)
+    model = DiffusionModel(unet, SCHEDULER, "x")
+    guided = Guided(model, unet, guidance=3.0, null_class=4)
+    condition = guided.draw(2, torch.Generator().manual_seed(0))
+    x = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        out = guided.predictor(condition)(x, 9)
+        with_class = unet(x, 9, class_labels=condition["class_labels"]).sample
+        without = unet(x, 9, class_labels=torch.tensor([4, 4])).sample
+    torch.testing.assert_close(out, without + 3 * (with_class - without), rtol=1e-4, atol=1e-5)
+
+
+def test_no_guidance_without_something_to_guide_by():
+    unet = tiny_unet()
+    with pytest.raises(InputError, match="unconditional model cannot be guided"):
+        Guided(DiffusionModel(unet, SCHEDULER, "x"), unet, guidance=2.0)
+    unet = tiny_unet(num_class_embeds=5)
+    with pytest.raises(InputError, match="label that means no class"):
+        Guided(DiffusionModel(unet, SCHEDULER, "x"), unet, guidance=2.0)
+
+
+def test_a_text_model_without_its_encoder_is_refused():
+    unet = tiny_conditional_unet()
+    with pytest.raises(InputError, match="wants text"):
+        Guided(DiffusionModel(unet, SCHEDULER, "x"), unet)

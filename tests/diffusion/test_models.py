@@ -1,0 +1,73 @@
+"""Loading diffusion models: what is taken, and what each wrong thing is told."""
+
+import json
+
+import pytest
+import torch
+
+from effcli.core.errors import InputError
+from effcli.diffusion.models import load_model, save_file
+from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_unet
+
+
+def says(model, x, t):
+    with torch.no_grad():
+        return model.unet(x, t).sample
+
+
+def test_a_folder_a_bare_unet_and_a_file_give_the_same_model(tmp_path):
+    unet = tiny_unet()
+    pipeline = save_pipeline(tmp_path / "pipeline", unet)
+    save_file(tmp_path / "one.safetensors", unet, SCHEDULER)
+    x = torch.randn(2, 1, 8, 8)
+    expected = unet(x, 7).sample.detach()
+    for source in (pipeline, pipeline / "unet", tmp_path / "one.safetensors"):
+        model = load_model(str(source))
+        assert torch.equal(says(model, x, 7), expected)
+        assert model.sample_shape == (1, 8, 8)
+        assert not any(p.requires_grad for p in model.unet.parameters())
+    assert load_model(str(pipeline)).scheduler_config["prediction_type"] == "v_prediction"
+
+
+def test_the_built_in_model_is_there():
+    model = load_model("builtin:fashion-diffusion")
+    assert model.sample_shape == (1, 16, 16)
+    assert 1e6 < sum(p.numel() for p in model.unet.parameters()) < 2e6
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.safetensors").write_text("no")
+    no_unet = tmp_path / "no-unet"
+    no_unet.mkdir()
+    (no_unet / "model_index.json").write_text(json.dumps({"_class_name": "X", "vae": ["diffusers", "V"]}))
+    vae = tmp_path / "vae"
+    vae.mkdir()
+    (vae / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
+    for source, message in (
+        ("nowhere", "no such folder"),
+        ("builtin:nothing", "no such built-in model"),
+        (tmp_path / "empty", "neither model_index.json nor config.json"),
+        (tmp_path / "text.safetensors", "cannot be read"),
+        (no_unet, "has no unet, only vae"),
+        (vae, "holds a AutoencoderKL"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_model(str(source))
+
+
+def test_a_hub_id_without_a_network_says_so(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="the hub did not give it"):
+        load_model("nobody/no-such-model-at-all")
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    folder = save_pipeline(tmp_path / "p", tiny_unet())
+    file = next((folder / "unet").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match="the UNet cannot be loaded"):
+        load_model(str(folder))
