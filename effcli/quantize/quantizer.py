@@ -60,27 +60,78 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, top: Tensor) -> Tensor:
         ctx.save_for_backward(x, scale, zero, top)
+        rows = _rows(x, scale, zero, top)
+        if rows is not None:
+            from effcli.quantize.quantizer_cpu import fake_quantize_rows
+
+            return fake_quantize_rows(*rows).as_strided(x.shape, x.stride())
         return (codes_of(x, scale, zero, top).sub_(zero)).mul_(scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero, top = ctx.saved_tensors
         (gradient,) = gradients
-        steps = x / scale
-        shifted = steps.round() + zero
-        inside = (shifted >= 0) & (shifted <= top)
-        needs_x, needs_scale, needs_zero, _ = ctx.needs_input_grad
-        grad_x = grad_scale = grad_zero = None
-        if needs_x:
-            grad_x = torch.where(inside, gradient, 0)
-        if needs_scale:  # dQ/dd = (q - z) - [inside] x / d
-            codes = torch.minimum(shifted.clamp(min=0), top.to(shifted.dtype))
-            grad_scale = (
-                ((codes - zero) - torch.where(inside, steps, 0)).mul_(gradient).sum_to_size(scale.shape)
+        rows = _rows(x, scale, zero, top)
+        if rows is not None:
+            from effcli.quantize.quantizer_cpu import gradients_of_rows
+
+            same_order = torch.empty_like(x).copy_(gradient)
+            by_x, by_scale, by_zero = gradients_of_rows(
+                *rows, same_order.as_strided(rows[0].shape, rows[0].stride())
             )
-        if needs_zero:  # dQ/dz = -[outside] d
-            grad_zero = torch.where(inside, 0, -gradient * scale).sum_to_size(zero.shape)
-        return grad_x, grad_scale, grad_zero, None
+            shaped = (
+                by_x.as_strided(x.shape, x.stride()),
+                by_scale.sum_to_size(scale.numel()).view(scale.shape),
+                by_zero.sum_to_size(zero.numel()).view(zero.shape),
+            )
+        else:
+            shaped = _gradients(x, scale, zero, top, gradient)
+        needed = zip(shaped, ctx.needs_input_grad, strict=False)
+        return (*(grad if needs else None for grad, needs in needed), None)
+
+
+def _rows(
+    x: Tensor, scale: Tensor, zero: Tensor, top: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """The arguments of the compiled kernels: ``[R, K]`` and three times ``[R]``; None where they do not apply."""
+    if x.device.type != "cpu" or x.numel() == 0 or x.ndim == 0:
+        return None
+    if any(value.dtype != torch.float32 for value in (x, scale, zero, top)):
+        return None
+    memory = _memory(x)
+    if memory is None:
+        return None
+    n_rows = x.shape[0]
+    vectors = []
+    for value in (scale, zero, top):
+        by_row = value.numel() == n_rows == value.shape[0] if value.ndim else False
+        if value.numel() != 1 and not (by_row and x.is_contiguous()):
+            return None
+        vectors.append(value.detach().reshape(-1).expand(n_rows).contiguous())
+    return memory.view(n_rows, -1), vectors[0], vectors[1], vectors[2]
+
+
+def _memory(x: Tensor) -> Tensor | None:
+    """The numbers of a tensor in the order of its memory, if there are no gaps."""
+    dense = x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    return x.detach().as_strided((x.numel(),), (1,)) if dense else None
+
+
+def _gradients(
+    x: Tensor, scale: Tensor, zero: Tensor, top: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dQ/dx = [inside], dQ/dd = q - z - [inside] x / d and dQ/dz = -[outside] d, times the gradient of Q(x)."""
+    steps = x / scale
+    shifted = steps.round() + zero
+    inside = (shifted >= 0) & (shifted <= top)
+    codes = torch.minimum(shifted.clamp(min=0), top.to(shifted.dtype))
+    by_scale = ((codes - zero) - torch.where(inside, steps, 0)).mul_(gradient)
+    by_zero = torch.where(inside, 0, -gradient * scale)
+    return (
+        torch.where(inside, gradient, 0),
+        by_scale.sum_to_size(scale.shape),
+        by_zero.sum_to_size(zero.shape),
+    )
 
 
 def find_range(x: Tensor, top: Tensor, method: RangeMethod = "mse") -> tuple[Tensor, Tensor]:

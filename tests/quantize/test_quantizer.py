@@ -103,3 +103,30 @@ def test_codes_are_whole_numbers_in_range():
     x, scale, zero, top = case()
     codes = codes_of(x, scale, zero.round(), top)
     assert torch.equal(codes, codes.round()) and (codes >= 0).all() and (codes <= top).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("per_row", [True, False])
+def test_the_compiled_kernel_equals_the_definition(threads, layout, per_row):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 5, 40, 40, generator=generator).to(memory_format=layout)
+    shape = (6, 1, 1, 1) if per_row else ()
+    scale = 0.3 + torch.rand(shape, generator=generator)
+    zero = torch.rand(shape, generator=generator)
+    top = top_code(torch.tensor([1, 2, 3, 4, 8, 2])).view(shape) if per_row else top_code(2)
+    weights = torch.randn(x.shape, generator=generator)
+    results = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for function in (fake_quantize, by_definition):
+            leaves = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, scale, zero)]
+            out = function(*leaves, top)
+            (out * weights).sum().backward()
+            results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    finally:
+        torch.set_num_threads(before)
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.shape == theirs.shape
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-3)
