@@ -12,10 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.diffusion.tiny_models import save_pipeline, tiny_unet
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # What is typed instead, where a command takes minutes or data that users do not have.
+_SMALL = "--steps 2 --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4"
 SHORTENED = {
+    "effcli quantize --bits": f"effcli quantize {_SMALL} --bits",
+    "effcli quantize my-diffusers-folder/": f"effcli quantize my-diffusers-folder/ {_SMALL}",
     "effcli enhance train": "effcli enhance train -s train.steps=1 -s train.batch_size=1 -s data.patch=32",
     "effcli verify enhance/band-and-order --data DIR": "effcli recipes ls | grep -x enhance/claims/band-and-order",
     "effcli compare my-run another-run": "cp -r my-run another-run && effcli compare my-run another-run",
@@ -43,6 +48,7 @@ def home(tmp_path: Path) -> Path:
     for pair in ("1.png", "2.png"):
         picture(f"pairs/low/{pair}")
         picture(f"pairs/high/{pair}", 255)
+    save_pipeline(tmp_path / "my-diffusers-folder", tiny_unet())
     return tmp_path
 
 
