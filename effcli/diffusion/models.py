@@ -7,7 +7,7 @@ scheduler's as JSON in the metadata.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.core.files import sha256
@@ -61,6 +61,39 @@ class DiffusionModel:
             raise InputError("the UNet's config.json has no sample_size", place=self.source)
         height, width = (size, size) if isinstance(size, int) else size
         return int(config["in_channels"]), int(height), int(width)
+
+
+Decode = Callable[[Tensor], Tensor]
+"""From what the UNet denoises to images in -1..1, ``[B, C, H, W]`` each."""
+
+
+def load_decoder(model: DiffusionModel, device: torch.device) -> Decode:
+    """The decoder of a latent model (`vae/` or `vqvae/` in its folder); other models' images are images already.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    names = [name for name in ("vae", "vqvae") if model.folder is not None and (model.folder / name).is_dir()]
+    if not names or model.folder is None:
+        return lambda images: images
+    import diffusers
+
+    folder = model.folder / names[0]
+    class_name = str(read_json(folder / "config.json").get("_class_name"))
+    try:
+        decoder = getattr(diffusers, class_name).from_pretrained(folder, local_files_only=True)
+    except (AttributeError, OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the decoder cannot be loaded: {reason}", place=str(folder)) from None
+    decoder = decoder.eval().requires_grad_(False).to(device)
+    scale = float(decoder.config.get("scaling_factor") or 1.0)
+
+    def decode(latents: Tensor) -> Tensor:
+        with torch.no_grad():
+            parts = [decoder.decode(part.to(device) / scale).sample.cpu() for part in latents.split(4)]
+        return torch.cat(parts).clamp(-1, 1)
+
+    return decode
 
 
 def load_model(source: str) -> DiffusionModel:

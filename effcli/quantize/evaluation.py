@@ -13,6 +13,7 @@ from effcli.core.runtime import Runtime
 from effcli.data.image_sets import load_images, to_bytes
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import SamplerSettings, ddim_scheduler, sample
+from effcli.diffusion.models import Decode
 from effcli.metrics.features import FeatureSpace, Moments, load_features
 from effcli.metrics.frechet import frechet_distance
 from effcli.quantize.recipe import EvalSection
@@ -59,20 +60,24 @@ def draw_images(
     return torch.cat(parts)
 
 
-def measure(images: Tensor, reference: Tensor, settings: EvalSection, space: FeatureSpace) -> dict[str, Any]:
+def measure(
+    images: Tensor, reference: Tensor, settings: EvalSection, space: FeatureSpace, decode: Decode
+) -> dict[str, Any]:
     """Distances of a quantized model's images from the full-precision model's and from real ones.
 
     Args:
-        images: of the quantized model, ``[N, C, H, W]`` in about -1..1.
+        images: of the quantized model, ``[N, C, H, W]``.
         reference: of the full-precision model from the same noise.
         settings: where real images come from.
         space: the features.
+        decode: to images in -1..1, in which all but ``mse_to_fp`` is measured.
 
     Returns:
         ``mse_to_fp``, the same over the variance of the reference; ``feature_mse_to_fp``, the mean squared distance of
         an image pair's features over their variance; ``fd_fp``; and with real images ``fd`` and ``fd_full_precision``.
     """
-    ours, theirs = (space.features(to_bytes(x)) for x in (images, reference))
+    decoded = to_bytes(decode(images))
+    ours, theirs = space.features(decoded), space.features(to_bytes(decode(reference)))
     error = (images - reference).square().mean()
     metrics: dict[str, Any] = {
         "mse_to_fp": float(error),
@@ -82,7 +87,7 @@ def measure(images: Tensor, reference: Tensor, settings: EvalSection, space: Fea
         "fd_features": space.name,
         "eval_images": len(images),
     }
-    real = _real_moments(settings, space, images)
+    real = _real_moments(settings, space, decoded)
     if real is not None:
         metrics["fd"] = frechet_distance(ours, real)
         metrics["fd_full_precision"] = frechet_distance(theirs, real)
@@ -109,7 +114,12 @@ def _real_moments(settings: EvalSection, space: FeatureSpace, like: Tensor) -> M
 
 
 def evaluate(
-    teacher: Guided, student: nn.Module, sampler: SamplerSettings, settings: EvalSection, run: Run
+    teacher: Guided,
+    student: nn.Module,
+    sampler: SamplerSettings,
+    settings: EvalSection,
+    decode: Decode,
+    run: Run,
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
     """Draw from both models and measure; returns the metrics, the student's images and the teacher's."""
     space = choose_features(settings, teacher.sample_shape)
@@ -128,4 +138,4 @@ def evaluate(
             ),
         )
     ours, theirs = images["quantized"], images["full precision"]
-    return measure(ours, theirs, settings, space), ours, theirs
+    return measure(ours, theirs, settings, space, decode), ours, theirs

@@ -14,7 +14,7 @@ from effcli.data.image_sets import to_bytes
 from effcli.data.picture_grid import save_grid
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
-from effcli.diffusion.models import DiffusionModel, load_model
+from effcli.diffusion.models import DiffusionModel, load_decoder, load_model
 from effcli.quantize.calibration import check_weights, collect_inputs, initialise, wrap_layers
 from effcli.quantize.evaluation import evaluate
 from effcli.quantize.fine_tuning import fine_tune
@@ -42,11 +42,11 @@ def run(recipe: QuantizeRecipe, run: Run) -> Result:
         save_packed(file, pack(student, model, recipe))
     run.runtime.barrier()
     packed = load_packed(file)
-    metrics, ours, theirs = evaluate(
-        teacher, unet_of(packed, device=run.runtime.device), recipe.sampler, recipe.eval, run
-    )
+    decode = load_decoder(model, run.runtime.device)
+    quantized = unet_of(packed, device=run.runtime.device)
+    metrics, ours, theirs = evaluate(teacher, quantized, recipe.sampler, recipe.eval, decode, run)
     metrics = {**sizes(packed, file_bytes(run)), **metrics, "allocation": summary(allocated["layers"])}
-    return run.finish(metrics, pictures(ours, theirs, recipe, run))
+    return run.finish(metrics, pictures(decode(ours[:N_PICTURES]), decode(theirs[:N_PICTURES]), recipe, run))
 
 
 def guided_model(model: DiffusionModel, recipe: QuantizeRecipe, device: torch.device) -> Guided:
@@ -140,7 +140,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def pictures(ours: Tensor, theirs: Tensor, recipe: QuantizeRecipe, run: Run) -> dict[str, str]:
-    """Save pictures of both models from the same noise; returns caption -> file."""
+    """Save images of both models from the same noise, in -1..1; returns caption -> file."""
     figures: dict[str, str] = {}
     if not run.runtime.is_main or ours.shape[1] not in (1, 3):
         return figures
@@ -150,6 +150,6 @@ def pictures(ours: Tensor, theirs: Tensor, recipe: QuantizeRecipe, run: Run) -> 
         ("full-precision.png", theirs, "Full precision"),
         ("quantized.png", ours, f"Quantized to {recipe.bits}, from the same noise"),
     ):
-        save_grid(to_bytes(images[:N_PICTURES]), folder / name, n_columns=8)
+        save_grid(to_bytes(images), folder / name, n_columns=8)
         figures[caption] = f"pictures/{name}"
     return figures

@@ -13,7 +13,7 @@ from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import SamplerSettings
-from effcli.diffusion.models import DiffusionModel, load_model
+from effcli.diffusion.models import DiffusionModel, load_decoder, load_model
 from effcli.quantize.evaluation import choose_features, draw_images, measure
 from effcli.quantize.packed_file import PackedModel, find_packed, load_packed
 from effcli.quantize.recipe import ConditionSection, EvalSection
@@ -34,10 +34,11 @@ def sample_packed(
     unet = unet_of(packed, backend, device=runtime.device, dtype=runtime.dtype)
     model = DiffusionModel(unet, packed.scheduler_config, str(place))
     if packed.unet_class != "UNet2DModel":
-        model = load_model(packed.about["source"]["id"])  # its text encoder makes the conditions
+        model = load_model(packed.about["source"]["id"])  # for its text encoder and its decoder
     guided = _guided(model, packed).with_unet(unet)
     sampler = SamplerSettings(**packed.about["sampler"])
-    return to_bytes(draw_images(guided, sampler, n_images, batch_size, runtime, show_progress=show_progress))
+    images = draw_images(guided, sampler, n_images, batch_size, runtime, show_progress=show_progress)
+    return to_bytes(load_decoder(model, runtime.device)(images))
 
 
 def evaluate_packed(
@@ -83,7 +84,7 @@ def evaluate_packed(
         "mean_bits_total": packed.mean_bits_total(),
         "size_bytes": find_packed(place).stat().st_size,
         "size_fp32_bytes": 4 * packed.n_parameters(),
-        **measure(ours, theirs, settings, space),
+        **measure(ours, theirs, settings, space, load_decoder(model, runtime.device)),
     }
     return Result(
         task="quantize",
