@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -169,3 +172,27 @@ def test_an_unfinished_run_has_no_model_yet(tmp_path: Path) -> None:
     done = effcli("quantize", "sample", "half", cwd=tmp_path)
     assert done.code == 2
     assert "this run is not finished" in done.stderr
+
+
+def test_two_processes_share_the_batch_and_one_writes(place: Path, model: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "effcli",
+        "quantize",
+    ]
+    done = subprocess.run(
+        [*command, str(model), *SMALL, "-o", "two", "--json"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["environment"]["world"] == 2
+    assert effcli("quantize", "inspect", "two", cwd=place).code == 0
