@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ def draw_images(
     *,
     title: str = "sample",
     show_progress: bool = False,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Images ``[N, C, H, W]``, float32 on the CPU; the same noise and conditions for every model and batch size.
 
@@ -39,6 +41,7 @@ def draw_images(
         runtime: seed and precision.
         title: of the progress bar.
         show_progress: whether there is one.
+        check_stop: called before each batch; raises to stop.
     """
     scheduler = ddim_scheduler(guided.scheduler_config, sampler.steps)
     generator = runtime.generator("noise")
@@ -48,6 +51,7 @@ def draw_images(
     starts = range(0, n_images, batch_size)
     with progress_bar(title, len(starts), unit="batches", show=show_progress) as advance:
         for start in starts:
+            check_stop()
             rows = slice(start, start + batch_size)
             predict = guided.predictor({name: value[rows] for name, value in condition.items()})
             fresh = runtime.generator("fresh", start) if sampler.eta > 0 else None
@@ -135,6 +139,7 @@ def evaluate(
                 run.runtime,
                 title=f"evaluate, {name}",
                 show_progress=run.show_progress,
+                check_stop=run.check_stop,
             ),
         )
     ours, theirs = images["quantized"], images["full precision"]

@@ -76,7 +76,12 @@ class IntegerLayer(nn.Module):
         ]
         multipliers = codes.in_scale / codes.act_scale[:, None]
         self.register_buffer("multipliers", multipliers.contiguous(), persistent=False)
-        self._prepacked: Any = None
+        self._prepacked: Any = self._prepack() if self.kernel == "onednn" else None
+        is_exact = self.weight_residual is None and all(z == zero for _, z, zero in self.steps)
+        if self._prepacked is not None and is_exact:
+            self.register_buffer(
+                "weight", torch.empty(0, dtype=torch.int8), persistent=False
+            )  # not needed twice
         self._weight_zeros = torch.zeros(codes.shape[0], dtype=torch.int64)
         self._corrections: dict[tuple[Any, ...], Tensor] = {}
 
@@ -119,24 +124,25 @@ class IntegerLayer(nn.Module):
         """The layer's output, in ``out_dtype``."""
         return self.multiply(self.quantize(x))
 
+    def _place(self) -> list[list[int]]:
+        return [list(self.geometry[name]) for name in ("stride", "padding", "dilation")]
+
+    def _prepack(self) -> Any:
+        """The weights in the order that oneDNN's kernels read them in."""
+        ops: Any = torch.ops.onednn
+        if self.kind == "linear":
+            return ops.qlinear_prepack(self.weight, None)
+        return ops.qconv_prepack(self.weight, self.scale, 1.0, 0, *self._place(), 1, None)
+
     def _onednn(self, codes: Tensor, d: float, zero: int) -> Tensor:
         ops: Any = torch.ops.onednn
-        tail = (self.scale, self._weight_zeros, self.bias)
+        weights = (self._prepacked, self.scale, self._weight_zeros, self.bias)
+        tail = (1.0, 0, self.out_dtype, "none", [], "")
         if self.kind == "linear":
-            if self._prepacked is None:
-                self._prepacked = ops.qlinear_prepack(self.weight, None)
             rows = codes.reshape(-1, codes.shape[-1])
-            out: Tensor = ops.qlinear_pointwise(
-                rows, d, zero, self._prepacked, *tail, 1.0, 0, self.out_dtype, "none", [], ""
-            )
+            out: Tensor = ops.qlinear_pointwise(rows, d, zero, *weights, *tail)
             return out.view(*codes.shape[:-1], -1)
-        g = self.geometry
-        place = [list(g[name]) for name in ("stride", "padding", "dilation")]
-        if self._prepacked is None:
-            self._prepacked = ops.qconv_prepack(self.weight, self.scale, 1.0, 0, *place, 1, None)
-        out = ops.qconv2d_pointwise(
-            codes, d, zero, self._prepacked, *tail, *place, 1, 1.0, 0, self.out_dtype, "none", [], ""
-        )
+        out = ops.qconv2d_pointwise(codes, d, zero, *weights, *self._place(), 1, *tail)
         return out
 
     def _int_mm(self, codes: Tensor, d: float, zero: int) -> Tensor:

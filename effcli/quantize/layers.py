@@ -10,6 +10,7 @@ sampling step s. delta moves outliers of the inputs into the weights.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.quantize.quantizer import codes_of, fake_quantize, rounded, top_code
+
+log = logging.getLogger(__name__)
 
 Profile = Literal["all", "paper"]
 N_FIRST, N_LAST = 3, 1
@@ -39,6 +42,7 @@ class StepClock:
         self.timesteps = torch.tensor(timesteps)
         self.index = 0
         self.is_held = False
+        self._has_warned = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -54,8 +58,16 @@ class StepClock:
         unet.register_forward_pre_hook(self._read, with_kwargs=True)
 
     def set_to(self, timestep: float) -> None:
-        """Go to the step whose timestep is nearest."""
-        self.index = int((self.timesteps - timestep).abs().argmin())
+        """Go to the step whose timestep is nearest; the first time that none is exact, a warning says so."""
+        distances = (self.timesteps - timestep).abs()
+        self.index = int(distances.argmin())
+        if distances[self.index] > 0 and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "timestep %g is none of the %d that this model was quantized for: the nearest one's ranges are used",
+                timestep,
+                len(self.timesteps),
+            )
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.is_held:
@@ -226,8 +238,8 @@ class QuantizedLayer(nn.Module):
         return codes.to(torch.uint8)
 
     def quantized_input(self, x: Tensor) -> Tensor:
-        """Q(x delta) at the present step."""
-        smoothed = x * per_channel(self.in_scale.to(x.dtype), x, self.layer)
+        """Q(x delta) at the present step, in float32 whatever autocast made of x."""
+        smoothed = x.float() * per_channel(self.in_scale, x, self.layer)
         if self.activation_bits is None:
             return smoothed
         i = min(self.clock.index, len(self.act_scale) - 1)

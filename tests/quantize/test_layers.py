@@ -189,6 +189,14 @@ def test_the_clock_reads_the_timestep_and_goes_to_the_nearest():
         assert clock.index == 3
 
 
+def test_other_timesteps_are_warned_of_once(warnings_logged):
+    clock = StepClock([48, 16])
+    for t in (48, 16, 40, 20):
+        clock.set_to(t)
+    assert len(warnings_logged) == 1
+    assert "timestep 40 is none of the 2" in warnings_logged[0]
+
+
 def test_a_copy_of_a_unet_has_a_clock_of_its_own():
     unet = tiny_unet()
     clock = StepClock([40, 20])
