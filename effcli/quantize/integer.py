@@ -137,7 +137,7 @@ class IntegerLayer(nn.Module):
     def _onednn(self, codes: Tensor, d: float, zero: int) -> Tensor:
         ops: Any = torch.ops.onednn
         weights = (self._prepacked, self.scale, self._weight_zeros, self.bias)
-        tail = (1.0, 0, self.out_dtype, "none", [], "")
+        tail: tuple[Any, ...] = (1.0, 0, self.out_dtype, "none", [], "")
         if self.kind == "linear":
             rows = codes.reshape(-1, codes.shape[-1])
             out: Tensor = ops.qlinear_pointwise(rows, d, zero, *weights, *tail)
