@@ -169,8 +169,6 @@ def run(
         quiet,
         verbose,
     )
-    if plus and alloc is None:
-        alloc = Rule.KURTOSIS
     shorthands = {
         "model": ("MODEL", model),
         "bits": ("--bits", bits),

@@ -27,7 +27,7 @@ class AllocationSection(Section):
     """How many bits each row (output channel) gets."""
 
     rule: Literal["kurtosis", "error", "uniform"] = Field(
-        "error",
+        "kurtosis",
         description="kurtosis: the rows' outliers decide (MPQ-DM, OMQ). error: their output errors do. uniform: none.",
     )
     plus: bool = Field(
