@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from effcli.diffusion.models import DiffusionModel
-from effcli.quantize.calibration import wrap_layers
-from effcli.quantize.layers import quantized_layers
+from effcli.quantize.calibration import set_uniform_rows
+from effcli.quantize.layers import EDGE_BITS, quantized_layers
+from effcli.quantize.mpq_dm import wrap_for
 from effcli.quantize.packed_file import load_packed, save_packed
 from effcli.quantize.pipeline import pack
-from effcli.quantize.quantizer import find_range, top_code
-from effcli.quantize.recipe import QuantizeRecipe
+from effcli.quantize.recipe import MpqDmRecipe
 
 SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000}
 PLAIN, ATTENTION, CROSS = "DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D"
@@ -58,7 +58,7 @@ def build(name: str) -> nn.Module:
 
 def measure(name: str, bits: int, profile: str) -> dict[str, Any]:
     unet = build(name).eval().requires_grad_(False)
-    recipe = QuantizeRecipe.model_validate(
+    recipe = MpqDmRecipe.model_validate(
         {
             "bits": f"w{bits}a8",
             "sampler": {"steps": 20},
@@ -66,11 +66,9 @@ def measure(name: str, bits: int, profile: str) -> dict[str, Any]:
         }
     )
     model = DiffusionModel(unet, SCHEDULER, name)
-    student = wrap_layers(unet, recipe, SCHEDULER)
+    student = wrap_for(recipe, model)
     for _, layer in quantized_layers(student):
-        width = 8 if layer.update_a is None else bits
-        rows = layer.smoothed_weight().detach().flatten(1)
-        layer.set_rows(torch.full((len(rows),), width), *find_range(rows, top_code(width), "max"))
+        set_uniform_rows(layer, EDGE_BITS if layer.is_edge else bits, "max")
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         file = save_packed(Path(folder), pack(student, model, recipe))

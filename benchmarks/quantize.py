@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,14 @@ from effcli.diffusion.ddim import ddim_scheduler, sample
 from effcli.diffusion.models import DiffusionModel, build_unet, load_model
 from effcli.nn.relations import pool_to, relation_distillation
 from effcli.quantize import layers as layers_module
-from effcli.quantize.calibration import initialise, wrap_layers
+from effcli.quantize.calibration import initialise
 from effcli.quantize.fine_tuning import features_of, parameter_groups
 from effcli.quantize.layers import QuantizedLayer
+from effcli.quantize.mpq_dm import start_layer, wrap_for
 from effcli.quantize.packed_file import save_packed
 from effcli.quantize.pipeline import pack
 from effcli.quantize.quantizer import top_code
-from effcli.quantize.recipe import QuantizeRecipe
+from effcli.quantize.recipe import MpqDmRecipe
 from effcli.quantize.unet import load
 
 CIFAR_UNET = {
@@ -56,18 +58,20 @@ def cifar_unet() -> nn.Module:
     return build_unet("UNet2DModel", CIFAR_UNET).eval().requires_grad_(False)
 
 
-def calibrated(model: DiffusionModel, recipe: QuantizeRecipe) -> nn.Module:
+def calibrated(model: DiffusionModel, recipe: MpqDmRecipe) -> nn.Module:
     guided = Guided(model, model.unet)
-    student = wrap_layers(model.unet, recipe, model.scheduler_config)
+    student = wrap_for(recipe, model)
     x = torch.randn(4, *model.sample_shape)
     t = torch.tensor([900, 600, 300, 10])
-    initialise(student, lambda unet: guided.with_unet(unet).call(x, t, {}), recipe, lambda: None)
+    initialise(
+        student, lambda unet: guided.with_unet(unet).call(x, t, {}), partial(start_layer, recipe=recipe)
+    )
     return student
 
 
 def packed_cifar(folder: Path, steps: int) -> None:
     """The packed model that is timed; its ranges are rough, which changes no time."""
-    recipe = QuantizeRecipe.model_validate(
+    recipe = MpqDmRecipe.model_validate(
         {
             "bits": "w4a8",
             "sampler": {"steps": steps},
@@ -211,7 +215,7 @@ def training_step(
 
 def measure_training(model: DiffusionModel, batch: int, repeats: int) -> dict[str, float]:
     """Seconds of an optimiser step, ours and the released way, taking turns."""
-    recipe = QuantizeRecipe.model_validate(
+    recipe = MpqDmRecipe.model_validate(
         {"allocation": {"rule": "kurtosis"}, "calibration": {"range_method": "max"}}
     )
     student = calibrated(model, recipe)

@@ -7,25 +7,26 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import JsonOption
+from .options import Options, with_options
 from .output import print_result, print_table
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
+@with_options()
 def compare(
+    options: Options,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished run directories.")],
     metrics: Annotated[
         list[str] | None, typer.Option("--metric", "-m", help="Only this metric (dotted). Repeatable.")
     ] = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Compare finished runs: runs that differ in their seed alone share a row, with mean and spread."""
     from effcli.core.compare import compare_runs
 
     table = compare_runs(runs, metrics or None)
-    if as_json:
+    if options.as_json:
         print_result(table, [], as_json=True)
         return
     header = ["run", "seeds", *table["metrics"]]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from .options import JsonOption
+from .options import Options, with_options
 from .output import print_result
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
+@with_options()
+def doctor(options: Options) -> None:
     """Print devices, precision, kernels and versions: what decides speed here, and what a bug report needs."""
     from effcli.core.report import flatten
     from effcli.doctor import examine
 
     found = examine()
     lines = [f"{name:<28} {value}" for name, value in flatten(found)]
-    print_result(found, lines, as_json=as_json)
+    print_result(found, lines, as_json=options.as_json)

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from effcli.core.errors import UsageError
-
+from .enhance_run import enhance_run, print_file_plan
 from .groups import DefaultVerbGroup
 from .options import (
-    DeviceOption,
     DryRunOption,
-    Dtype,
-    JsonOption,
-    PrecisionOption,
-    QuietOption,
-    RecipeOption,
+    ForceOption,
+    Options,
+    RecipeOptions,
     ResumeOption,
-    RunOutputOption,
-    SaveEveryOption,
-    SeedOption,
-    SetOption,
-    ThreadsOption,
-    VerboseOption,
+    RunOptions,
+    with_options,
 )
-from .output import configure_logging, print_result, print_table
-from .session import CommonOptions, execute, resolve_recipe, runtime_for
+from .output import print_result, print_table
+from .session import execute, resolve_recipe, runtime_for
 
 if TYPE_CHECKING:
     from effcli.enhance.recipe import EnhanceRecipe
@@ -61,7 +53,9 @@ MaxMemoryOption = Annotated[
 
 
 @app.command("run")
+@with_options()
 def run(
+    options: RecipeOptions,
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders, or - for stdin.")
     ],
@@ -85,148 +79,80 @@ def run(
         typer.Option("--format", metavar="png|jpeg|webp|tiff|bmp", help="Format for stdout and folders."),
     ] = None,
     quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="JPEG and WebP quality.")] = 95,
-    recipe: RecipeOption = "default",
-    sets: SetOption = None,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = None,
-    seed: SeedOption = None,
-    threads: ThreadsOption = None,
     resume: ResumeOption = False,
     dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Brighten pictures (default).
 
     Bit depth, grey, alpha, EXIF and ICC profile are kept. With --resume, outputs that exist are left as they are.
     """
-    from .enhance_run import enhance_run
-
-    options = CommonOptions(
-        recipe,
-        sets,
-        None,
-        device,
-        precision,
-        seed,
-        threads,
-        resume,
-        "10min",
-        dry_run,
-        as_json,
-        quiet,
-        verbose,
-    )
     shorthands = {
         "weights": ("--weights", weights),
         "strength": ("--strength", strength),
         "max_memory_mb": ("--max-memory", max_memory),
     }
-    code = enhance_run(inputs, output, options, shorthands, force=force, format=format, quality=quality)
-    raise typer.Exit(code)
+    recipe = cast("EnhanceRecipe", resolve_recipe("enhance", options, shorthands))
+    from effcli.enhance.files import plan_outputs
+
+    plan = plan_outputs(inputs, output, force=force, skip_existing=resume, format=format)
+    if dry_run:
+        print_file_plan(recipe, plan, as_json=options.as_json)
+        return
+    raise typer.Exit(enhance_run(recipe, plan, options, output or "", quality))
 
 
 @app.command()
+@with_options()
 def train(
+    options: RunOptions,
     data: DataOption = None,
     eval_data: Annotated[
         list[str] | None,
         typer.Option("--eval-data", metavar="PAIRS", help="Pairs to measure at the end (repeatable)."),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")] = None,
-    output: RunOutputOption = None,
-    recipe: RecipeOption = "default",
-    sets: SetOption = None,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = None,
-    seed: SeedOption = None,
-    threads: ThreadsOption = None,
-    resume: ResumeOption = False,
-    save_every: SaveEveryOption = "10min",
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Learn weights from pairs of dark and bright pictures: folders low/ and high/ with the same file names."""
-    options = CommonOptions(
-        recipe,
-        sets,
-        output,
-        device,
-        precision,
-        seed,
-        threads,
-        resume,
-        save_every,
-        dry_run,
-        as_json,
-        quiet,
-        verbose,
-    )
     shorthands = {
         "data.train": ("--data", data),
         "data.eval": ("--eval-data", eval_data if eval_data or not data else []),
         "train.steps": ("--steps", steps),
     }
-    execute("enhance", options, shorthands, _training_plan)
+    execute("train", "enhance", options, shorthands)
 
 
 @app.command("eval")
+@with_options()
 def evaluate(
+    options: RecipeOptions,
     data: Annotated[
         list[str], typer.Option("--data", metavar="PAIRS", help="Folder or .tar with low/ and high/.")
     ],
     weights: WeightsOption = None,
     max_memory: MaxMemoryOption = None,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = None,
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
-    """Measure weights on pairs: PSNR and SSIM, with and without GT-mean, beside the trivial baselines."""
-    import time
-
-    configure_logging(quiet=quiet, verbose=verbose)
-    options = CommonOptions(device=device, precision=precision, threads=threads, as_json=as_json)
+    """Measure on pairs: PSNR and SSIM, with and without GT-mean, beside the trivial baselines."""
     shorthands = {"weights": ("--weights", weights), "max_memory_mb": ("--max-memory", max_memory)}
-    recipe: Any = resolve_recipe("enhance", options, shorthands)
-    from effcli.core.run import Result
-    from effcli.enhance.enhancer import Enhancer
-    from effcli.enhance.pipeline import evaluate as measure
-    from effcli.enhance.pipeline import read_pairs
+    recipe = cast("EnhanceRecipe", resolve_recipe("enhance", options, shorthands))
+    from effcli.enhance.pipeline import evaluate_on
 
-    started = time.perf_counter()
-    runtime = runtime_for(recipe, options)
-    pairs = read_pairs(data, "eval")
-    metrics = measure(Enhancer(recipe.weights, runtime=runtime, max_memory_mb=recipe.max_memory_mb), pairs)
-    result = Result(
-        task="enhance",
-        verb="eval",
-        method=recipe.method,
-        recipe=options.recipe,
-        output=recipe.weights,
-        metrics=metrics,
-        timing={"total_s": round(time.perf_counter() - started, 3)},
-        environment=runtime.describe(),
-    )
-    if as_json:
+    result = evaluate_on(data, recipe, options.recipe, runtime_for(options, recipe))
+    if options.as_json:
         print_result(result.to_json(), [], as_json=True)
         return
-    rows = {recipe.weights: metrics, **metrics["baselines"]}
-    names = list(metrics["baselines"]["input"])
+    baselines = result.metrics["baselines"]
+    rows = {result.output or recipe.method: result.metrics, **baselines}
+    names = list(baselines["input"])
     print_table([[row, *(_number(values[n]) for n in names)] for row, values in rows.items()], ["", *names])
 
 
 @app.command()
+@with_options()
 def inspect(
+    options: Options,
     weights: Annotated[
         str, typer.Argument(metavar="FILE|builtin:NAME", help="A weight file.")
     ] = "builtin:walmafa",
-    as_json: JsonOption = False,
 ) -> None:
     """Say what is in a weight file: architecture and number of parameters."""
     from effcli.enhance.weights import load_weights
@@ -237,49 +163,32 @@ def inspect(
         **network.config.model_dump(mode="json"),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
     }
-    print_result(content, [f"{name:<12} {value}" for name, value in content.items()], as_json=as_json)
+    lines = [f"{name:<12} {value}" for name, value in content.items()]
+    print_result(content, lines, as_json=options.as_json)
 
 
 @app.command()
+@with_options()
 def export(
+    options: Options,
     weights: Annotated[str, typer.Argument(metavar="FILE|builtin:NAME", help="A weight file.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The .safetensors file to write.")
     ],
     dtype: Annotated[
-        Dtype, typer.Option("--dtype", help="Of the kernels; fp16 halves the file.")
-    ] = Dtype.FP32,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+        Literal["fp32", "bf16", "fp16"],
+        typer.Option("--dtype", help="Of the kernels; fp16 halves the file."),
+    ] = "fp32",
+    force: ForceOption = False,
 ) -> None:
     """Write weights, released checkpoints too, as one safetensors file of ours."""
-    if output.is_dir():
-        raise UsageError("is a folder; name a file", place=str(output))
-    if output.exists() and not force:
-        raise UsageError("exists", place=str(output), hint="--force overwrites it")
-    from effcli.core.files import check_writable
+    from effcli.core.files import check_new_file
     from effcli.core.runtime import DTYPES
     from effcli.enhance.weights import load_weights, save_weights
 
-    network = load_weights(weights)
-    check_writable(output.parent)
-    save_weights(output, network, kernel_dtype=DTYPES[dtype.value])
-    print(output)
-
-
-def _training_plan(recipe: EnhanceRecipe) -> dict[str, Any]:
-    """What `train` would do; reading the pairs' names also proves that they are there."""
-    from effcli.data.pairs import load_pairs
-    from effcli.enhance.network import WalMaFa
-
-    pairs = load_pairs(recipe.data.train, split="train")
-    held_out = len(load_pairs(recipe.data.eval, split="eval")) if recipe.data.eval else 0
-    return {
-        "training_pairs": len(pairs),
-        "eval_pairs": held_out,
-        "parameters": sum(parameter.numel() for parameter in WalMaFa(recipe.network).parameters()),
-        "steps": recipe.train.steps,
-        "epochs": round(recipe.train.steps * recipe.train.batch_size / len(pairs), 1),
-    }
+    check_new_file(output, force=force)
+    save_weights(output, load_weights(weights), kernel_dtype=DTYPES[dtype])
+    print_result({"output": str(output)}, [str(output)], as_json=options.as_json)
 
 
 def _number(value: float | None) -> str:

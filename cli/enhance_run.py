@@ -1,9 +1,9 @@
-"""What `effcli enhance run` does between its options and its output."""
+"""What `effcli enhance run` does between its plan and its output."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from effcli.core.errors import (
     EXIT_DONE,
@@ -16,78 +16,89 @@ from effcli.core.errors import (
     UsageError,
 )
 
-from .output import configure_logging, print_error, print_plan, print_result
-from .session import CommonOptions, resolve_recipe, runtime_for
+from .options import RecipeOptions
+from .output import print_error, print_plan, print_result
+from .session import runtime_for
+
+if TYPE_CHECKING:
+    from effcli.core.recipe import Recipe
+    from effcli.core.runtime import Runtime
+    from effcli.enhance.batch import Outcome
+    from effcli.enhance.files import Plan
+    from effcli.enhance.recipe import EnhanceRecipe
 
 
-def enhance_run(
-    inputs: list[str],
-    output: str | None,
-    options: CommonOptions,
-    shorthands: dict[str, tuple[str, Any]],
-    *,
-    force: bool,
-    format: str | None,
-    quality: int,
-) -> int:
-    """Plan, enhance, print; returns the exit code."""
-    configure_logging(quiet=options.quiet, verbose=options.verbose)
-    started = time.perf_counter()
-    recipe: Any = resolve_recipe("enhance", options, shorthands)
-    from effcli.enhance.files import plan_outputs
+def print_file_plan(recipe: Recipe, plan: Plan, *, as_json: bool) -> None:
+    """Print what ``--dry-run`` found: which file becomes which, and what cannot be done."""
+    from effcli.core.recipe import dump_recipe
 
-    plan = plan_outputs(inputs, output, force=force, skip_existing=options.resume, format=format)
-    if options.dry_run:
-        from effcli.core.recipe import dump_recipe
+    moves = {str(job.source or "-"): str(job.destination or "-") for job in plan.jobs}
+    problems = {f"problem {number}": str(failure.error) for number, failure in enumerate(plan.failures, 1)}
+    print_plan(dump_recipe(recipe), {**moves, **problems}, as_json=as_json)
 
-        moves = {str(job.source or "-"): str(job.destination or "-") for job in plan.jobs}
-        problems = {
-            f"problem {number}": str(failure.error) for number, failure in enumerate(plan.failures, 1)
-        }
-        print_plan(dump_recipe(recipe), {**moves, **problems}, as_json=options.as_json)
-        return EXIT_DONE
+
+def enhance_run(recipe: EnhanceRecipe, plan: Plan, options: RecipeOptions, output: str, quality: int) -> int:
+    """Enhance what is planned and print what was done; returns the exit code."""
     to_stdout = any(job.destination is None for job in plan.jobs)
     if to_stdout and options.as_json:
         raise UsageError("--json and a picture cannot both go to stdout", place="-o -")
     if not plan.jobs and plan.failures:
         raise _all_failed([failure.error for failure in plan.failures])
     from effcli.enhance.batch import enhance_files
-    from effcli.enhance.enhancer import Enhancer
+    from effcli.enhance.pipeline import open_enhancer
 
-    runtime = runtime_for(recipe, options)
-    enhancer = Enhancer(
-        recipe.weights, runtime=runtime, strength=recipe.strength, max_memory_mb=recipe.max_memory_mb
-    )
+    started = time.perf_counter()
+    runtime = runtime_for(options, recipe)
+    enhancer = open_enhancer(recipe, runtime)
     outcome = enhance_files(plan, enhancer, quality=quality, show_progress=not options.quiet)
     failures = [*((failure.error for failure in plan.failures) if runtime.is_main else ()), *outcome.failures]
     if not outcome.done and not outcome.interrupted and failures and runtime.world == 1:
         raise _all_failed(failures)
     for failure in failures:
         print_error(failure)
-    result = {
-        "schema": 1,
-        "task": "enhance",
-        "verb": "run",
-        "method": recipe.method,
-        "recipe": options.recipe,
-        "output": output or "",
-        "metrics": outcome.metrics(n_failed=len(failures), n_skipped=len(plan.skipped)),
-        "timing": {"total_s": round(time.perf_counter() - started, 3)},
-        "environment": runtime.describe(),
+    if not to_stdout:
+        total_s = time.perf_counter() - started
+        content = _result(recipe, plan, options, output, outcome, failures, runtime, total_s)
+        print_result(content, [entry["output"] for entry in outcome.done], as_json=options.as_json)
+    return _exit_code(plan, outcome, failures)
+
+
+def _result(
+    recipe: EnhanceRecipe,
+    plan: Plan,
+    options: RecipeOptions,
+    output: str,
+    outcome: Outcome,
+    failures: list[EffcliError],
+    runtime: Runtime,
+    total_s: float,
+) -> dict[str, object]:
+    from effcli.core.result import Result
+
+    result = Result(
+        task=recipe.task,
+        verb="run",
+        method=recipe.method,
+        recipe=options.recipe,
+        output=output,
+        metrics=outcome.metrics(n_failed=len(failures), n_skipped=len(plan.skipped)),
+        timing={"total_s": round(total_s, 3)},
+        environment=runtime.describe(),
+    )
+    return {
+        **result.to_json(),
         "interrupted": outcome.interrupted,
         "files": outcome.done,
         "failures": [{"code": f.code, "place": f.place, "message": f.message} for f in failures],
     }
-    if not to_stdout:
-        print_result(result, [entry["output"] for entry in outcome.done], as_json=options.as_json)
+
+
+def _exit_code(plan: Plan, outcome: Outcome, failures: list[EffcliError]) -> int:
     if outcome.interrupted:
         n_left = len(plan.jobs) - len(outcome.done) - len(outcome.failures)
+        message = f"interrupted: {n_left} of {len(plan.jobs)} pictures were not started"
         hint = "the same command with --resume leaves out what is done"
-        print_error(
-            InterruptedRunError(
-                f"interrupted: {n_left} of {len(plan.jobs)} pictures were not started", hint=hint
-            )
-        )
+        print_error(InterruptedRunError(message, hint=hint))
         return EXIT_INTERRUPTED
     if not failures:
         return EXIT_DONE

@@ -89,7 +89,8 @@ def _as_usage_error(error: typer.TyperException) -> UsageError:
     message = getattr(error, "format_message", lambda: str(error))()
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "effcli"
-    return UsageError(" ".join(message.split()), hint=f"{path} --help")
+    text = " ".join(message.split()).replace("Value error, ", "")
+    return UsageError(text, hint=f"{path} --help")
 
 
 def _unexpected(error: Exception, wants_json: bool, verbose: bool) -> int:

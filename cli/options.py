@@ -1,30 +1,24 @@
-"""The options that every run has: the same name and meaning everywhere. Imports nothing heavy."""
+"""The options that verbs share: the same name and meaning everywhere. Imports nothing heavy.
+
+A verb says which group it takes by the type of its parameter ``options``::
+
+    @app.command()
+    @with_options()
+    def train(options: RunOptions, steps: StepsOption = None) -> None: ...
+"""
 
 from __future__ import annotations
 
-from enum import StrEnum
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-
-class Precision(StrEnum):
-    """Values of ``--precision``."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
-
-class Dtype(StrEnum):
-    """Values of ``export --dtype``."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
+from .output import configure_logging
 
 RUN = "Run"
 
@@ -51,7 +45,8 @@ DeviceOption = Annotated[
     ),
 ]
 PrecisionOption = Annotated[
-    Precision | None, typer.Option("--precision", help="Arithmetic of the heavy layers.", rich_help_panel=RUN)
+    Literal["auto", "fp32", "bf16", "fp16"] | None,
+    typer.Option("--precision", help="Arithmetic of the heavy layers.", rich_help_panel=RUN),
 ]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, help="Root of all randomness.", rich_help_panel=RUN)
@@ -60,6 +55,7 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="CPU threads (default: all cores).", rich_help_panel=RUN),
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on from the last checkpoint.", rich_help_panel=RUN)
 ]
@@ -80,3 +76,81 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on std
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="More on stderr; tracebacks for errors.")
 ]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of every verb."""
+
+    as_json: JsonOption = False
+    quiet: QuietOption = False
+    verbose: VerboseOption = False
+
+
+@dataclass(frozen=True)
+class MachineOptions(Options):
+    """Of a verb that computes."""
+
+    device: DeviceOption = "auto"
+    precision: PrecisionOption = None
+    seed: SeedOption = None
+    threads: ThreadsOption = None
+
+
+@dataclass(frozen=True)
+class RecipeOptions(MachineOptions):
+    """Of a verb that follows a recipe."""
+
+    recipe: RecipeOption = "default"
+    sets: SetOption = None
+
+
+@dataclass(frozen=True)
+class RunOptions(RecipeOptions):
+    """Of a verb that fills a run directory."""
+
+    output: RunOutputOption = None
+    resume: ResumeOption = False
+    save_every: SaveEveryOption = "10min"
+    dry_run: DryRunOption = False
+
+
+def with_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb the options of the group that its parameter ``options`` is annotated with, and set up the log.
+
+    Args:
+        defaults: option -> a default of this verb's own.
+    """
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(verb, include_extras=True)
+        group: type[Options] = hints["options"]
+        shared = get_type_hints(group, include_extras=True)
+        own = [
+            parameter.replace(annotation=hints[name])
+            for name, parameter in inspect.signature(verb).parameters.items()
+            if name != "options"
+        ]
+        own += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults.get(field.name, field.default),
+                annotation=shared[field.name],
+            )
+            for part in group.__mro__  # the group's own options first, those of every verb last
+            for field in fields(group)
+            if field.name in vars(part).get("__annotations__", {})
+        ]
+
+        @functools.wraps(verb)
+        def command(**values: Any) -> None:
+            options = group(**{field.name: values.pop(field.name) for field in fields(group)})
+            configure_logging(quiet=options.quiet, verbose=options.verbose)
+            verb(options=options, **values)
+
+        command.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in own}
+        return command
+
+    return decorate

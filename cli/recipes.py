@@ -9,7 +9,7 @@ import typer
 
 from effcli.core.errors import UsageError
 
-from .options import JsonOption, SetOption
+from .options import ForceOption, Options, SetOption, with_options
 from .output import print_result
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="List, show, copy and check recipes.")
@@ -19,9 +19,10 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME|FILE", help="Shipped 
 
 
 @app.command()
+@with_options()
 def ls(
+    options: Options,
     task: Annotated[str | None, typer.Argument(metavar="[TASK]", help="Only this task's recipes.")] = None,
-    as_json: JsonOption = False,
 ) -> None:
     """List the shipped recipes and claims as TASK/NAME."""
     from effcli.core.recipe import shipped_recipes
@@ -30,33 +31,37 @@ def ls(
     tasks = [get_task(task).name] if task else list(TASKS)
     recipes = [f"{name}/{recipe}" for name in tasks for recipe in shipped_recipes(name)]
     claims = [f"{name}/claims/{claim}" for name in tasks for claim in shipped_recipes(name, claims=True)]
-    print_result({"recipes": recipes, "claims": claims}, [*recipes, *claims], as_json=as_json)
+    print_result({"recipes": recipes, "claims": claims}, [*recipes, *claims], as_json=options.as_json)
 
 
 @app.command()
-def show(task: TaskArgument, name: NameArgument = "default", sets: SetOption = None) -> None:
+@with_options()
+def show(
+    options: Options, task: TaskArgument, name: NameArgument = "default", sets: SetOption = None
+) -> None:
     """Print a recipe with every key resolved and explained."""
-    from effcli.core.recipe import dump_recipe, load_recipe, parse_set, read_recipe
-    from effcli.core.registry import get_task
+    from effcli.core.recipe import dump_recipe, parse_set
+    from effcli.core.registry import find_recipe
 
     task, _, given = task.partition("/")  # as `recipes ls` prints them
-    entry = get_task(task)
-    text, place = read_recipe(task, given or name)
     overrides = [parse_set(item) for item in sets or []]
-    print(dump_recipe(load_recipe(entry.recipe_class(), text, place, overrides)), end="")
+    recipe = find_recipe(task, given or name, overrides)
+    print_result(recipe.model_dump(mode="json"), dump_recipe(recipe).splitlines(), as_json=options.as_json)
 
 
 @app.command()
+@with_options()
 def cp(
+    options: Options,
     task: TaskArgument,
     name: NameArgument = "default",
     destination: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="Default: NAME.yaml here.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Copy a shipped recipe to a file of your own."""
-    from effcli.core.files import check_writable, write_text
+    from effcli.core.files import check_new_file, write_text
     from effcli.core.recipe import read_recipe
     from effcli.core.registry import get_task
 
@@ -66,15 +71,15 @@ def cp(
     text, _ = read_recipe(get_task(task).name, name)
     path = destination or Path(f"{name}.yaml")
     path = path / f"{name}.yaml" if path.is_dir() else path
-    if path.exists() and not force:
-        raise UsageError("exists", place=str(path), hint="--force overwrites it")
-    check_writable(path.parent)
+    check_new_file(path, force=force)
     write_text(path, text)
-    print(path)
+    print_result({"output": str(path)}, [str(path)], as_json=options.as_json)
 
 
 @app.command()
+@with_options()
 def check(
+    options: Options,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recipe files of your own.")],
 ) -> None:
     """Validate recipe files; all mistakes are reported at once. Prints the files that are right."""
@@ -82,16 +87,20 @@ def check(
     from effcli.core.recipe import load_recipe, read_recipe, task_of
     from effcli.core.registry import get_task
 
-    mistakes = []
+    mistakes, right = [], []
     for file in files:
         try:
             text, place = read_recipe("", str(file))
-            load_recipe(get_task(task_of(text, place)).recipe_class(), text, place)
+            load_recipe(get_task(task_of(text, place)).recipe_class, text, place)
         except UsageError as error:
             mistakes.append(
                 str(error) if error.place or isinstance(error, RecipeError) else f"{file}: {error}"
             )
         else:
-            print(file)
-    if mistakes:
-        raise RecipeError("\n".join(mistakes))
+            right.append(str(file))
+    if not mistakes:
+        print_result({"files": right}, right, as_json=options.as_json)
+        return
+    if not options.as_json:  # there the error is the one object
+        print_result({}, right, as_json=False)
+    raise RecipeError("\n".join(mistakes))

@@ -7,19 +7,20 @@ from typing import Annotated
 
 import typer
 
-from .options import JsonOption
+from .options import Options, with_options
 from .output import print_result
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
+@with_options()
 def report(
+    options: Options,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
-    as_json: JsonOption = False,
 ) -> None:
     """Rebuild report.html of finished runs from what their directories hold."""
     from effcli.core.report import write_report
 
     paths = [str(write_report(run)) for run in runs]
-    print_result({"reports": paths}, paths, as_json=as_json)
+    print_result({"reports": paths}, paths, as_json=options.as_json)

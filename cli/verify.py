@@ -10,14 +10,16 @@ import typer
 
 from effcli.core.errors import EXIT_CLAIM_FAILED, UsageError
 
-from .options import DeviceOption, JsonOption, QuietOption, ThreadsOption, VerboseOption
-from .output import configure_logging, print_result
+from .options import DeviceOption, Options, ThreadsOption, with_options
+from .output import print_result
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
+@with_options()
 def verify(
+    options: Options,
     claim: Annotated[str, typer.Argument(metavar="TASK/NAME|FILE", help="A shipped claim, or a claim file.")],
     data: Annotated[
         Path | None, typer.Option("--data", metavar="DIR", help="Folder with the claim's data.")
@@ -28,9 +30,6 @@ def verify(
     seeds: Annotated[list[int] | None, typer.Option("--seeds", help="Use these seeds. Repeatable.")] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Run a claim's arms and seeds (those not there yet) and say whether it holds.
 
@@ -40,11 +39,10 @@ def verify(
     from effcli.core.claims import verify as verify_claim
     from effcli.core.runtime import is_main_process
 
-    configure_logging(quiet=quiet, verbose=verbose)
     task, name_or_file = _split(claim)
     loaded, name = load_claim(task, name_or_file)
     folder = output or Path("runs") / "verify" / f"{loaded.task}-{name}"
-    silent = quiet or not is_main_process()
+    silent = options.quiet or not is_main_process()
 
     def announce(line: str) -> None:
         if not silent:
@@ -58,14 +56,14 @@ def verify(
         seeds=seeds,
         device=device,
         threads=threads,
-        show_progress=not quiet,
+        show_progress=not options.quiet,
         announce=announce,
     )
     for finding in content["findings"]:
         spread = "" if finding["spread"] is None else f" ± {finding['spread']:.3g}"
         announce(f"{finding['verdict']}: {finding['expectation']} ({finding['mean']:+.3g}{spread})")
     if is_main_process():
-        print_result(content, [str(folder / "claim.json")], as_json=as_json)
+        print_result(content, [str(folder / "claim.json")], as_json=options.as_json)
     if content["verdict"] == "does not hold":
         raise typer.Exit(EXIT_CLAIM_FAILED)
 

@@ -20,8 +20,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from effcli.core.errors import InterruptedRunError, UsageError
 from effcli.core.files import write_text
-from effcli.core.recipe import Override, Recipe, Section, load_recipe, read_claim, read_recipe
-from effcli.core.registry import get_task
+from effcli.core.recipe import Override, Recipe, Section, load_recipe, read_claim
+from effcli.core.registry import find_recipe, get_task
 from effcli.core.result import finite, numbers, read_result
 from effcli.core.run import open_run
 from effcli.core.runtime import Runtime, create_runtime
@@ -104,8 +104,7 @@ def arm_recipe(claim: Claim, arm: str, seed: int, data: Path | None) -> Recipe:
     ]
     settings = {**claim.overrides, **claim.arms[arm], "seed": seed}
     overrides += [Override(f"arm {arm}", key, value) for key, value in settings.items()]
-    text, place = read_recipe(claim.task, claim.base)
-    return load_recipe(get_task(claim.task).recipe_class(), text, place, overrides)
+    return find_recipe(claim.task, claim.base, overrides)
 
 
 def verify(
@@ -161,13 +160,13 @@ def _run_arm(path: Path, recipe: Recipe, runtime: Runtime, name: str, show_progr
             path,
             recipe,
             runtime,
-            verb=task.run_verb,
+            verb=task.method(recipe.method).verb,
             recipe_name=name,
             resume=True,
             show_progress=show_progress,
         ) as run:
             if not run.is_finished:
-                task.run_function()(recipe, run)
+                task.run_function(recipe)(recipe, run)
     except InterruptedRunError as error:
         raise InterruptedRunError(
             error.message, place=error.place, hint="the same command goes on from there"

@@ -107,6 +107,30 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f"cannot be written: {error.strerror or error}", place=str(folder)) from None
 
 
+def check_new_file(file: Path, *, force: bool) -> None:
+    """Make sure, before any work starts, that ``file`` can be written and that nothing is lost by it.
+
+    Raises:
+        UsageError: it is a folder, it is there already (unless ``force``), or its folder cannot be written.
+    """
+    if file.is_dir():
+        raise UsageError("is a folder; name a file", place=str(file))
+    if file.exists() and not force:
+        raise UsageError("exists", place=str(file), hint="--force overwrites it")
+    check_writable(file.parent)
+
+
+def check_new_folder(folder: Path, *, force: bool) -> None:
+    """The same for a folder of files; one that is there may be empty.
+
+    Raises:
+        UsageError: it is a file, it is not empty (unless ``force``), or it cannot be written.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise UsageError("is not empty", place=str(folder), hint="--force writes into it")
+    check_writable(folder)
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:

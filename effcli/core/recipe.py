@@ -8,7 +8,7 @@ a ``--set`` is reported at once, with its place.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
@@ -50,7 +50,7 @@ class Recipe(Section):
     """What every task's recipe has; tasks add their own sections."""
 
     task: str = Field(description="The command this recipe is for.")
-    method: str = Field(description="The method, by the name of its file in the task's folder.")
+    method: str = Field(description="The method.")
     seed: int = Field(0, ge=0, description="All randomness follows from this number.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Arithmetic of the heavy layers; auto uses bf16 where the hardware has it."
@@ -84,11 +84,17 @@ def parse_set(text: str) -> Override:
     return Override(flag=f"--set {text}", key=key.strip(), value=value)
 
 
-def load_recipe(model: type[R], text: str, place: str, overrides: Sequence[Override] = ()) -> R:
+def load_recipe(
+    model: type[R] | Callable[[Mapping[str, Any]], type[R]],
+    text: str,
+    place: str,
+    overrides: Sequence[Override] = (),
+) -> R:
     """Validate ``text`` against ``model`` after applying ``overrides`` in order.
 
     Args:
-        model: the task's recipe class, or any other section that is a file of its own.
+        model: a recipe class, any other section that is a file of its own, or a function that chooses one by the
+            content and raises a ValueError where the content names a method that is not there.
         text: YAML.
         place: the file name used in messages.
         overrides: settings from the command line; a later one wins.
@@ -108,9 +114,14 @@ def load_recipe(model: type[R], text: str, place: str, overrides: Sequence[Overr
         except RecipeError as error:
             mistakes.append((str(error.place), error.message))
     try:
-        recipe = model.model_validate(data)
+        chosen: type[R] = model if isinstance(model, type) else model(data)
+    except ValueError as error:
+        mistakes.append((places.get(("method",), place), f"method: {error}"))
+        raise _all_mistakes(mistakes) from None
+    try:
+        recipe = chosen.model_validate(data)
     except ValidationError as error:
-        mistakes += [_explain(model, item, place, places) for item in error.errors()]
+        mistakes += [_explain(chosen, item, place, places) for item in error.errors()]
     else:
         if not mistakes:
             return recipe

@@ -1,8 +1,12 @@
-"""The one table that names the tasks. Nothing here is imported until a task is used."""
+"""The one table that names tasks and methods. Nothing here is imported until it is used.
+
+Where a task's parts are follows from its name: ``detect-stream`` has its verbs in ``effcli.cli.detect_stream`` and its
+steps in ``effcli.detect_stream.pipeline``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -11,64 +15,114 @@ from typing import TYPE_CHECKING, Any
 from effcli.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from effcli.core.recipe import Recipe
+    from effcli.core.recipe import Override, Recipe
     from effcli.core.run import Result, Run
 
 
 @dataclass(frozen=True)
+class Method:
+    """A method of a task: the value of the recipe key ``method``.
+
+    Attributes:
+        name: as recipes write it.
+        module: where the functions are that the task's pipeline calls.
+        recipe: its recipe class, as ``module:class``.
+        verb: the verb that fills a run directory with it.
+    """
+
+    name: str
+    module: str
+    recipe: str
+    verb: str = "run"
+
+
+@dataclass(frozen=True)
 class Task:
-    """Where a task's parts are found, as ``module:name`` strings.
+    """A command.
 
     Attributes:
         name: what a person types.
         summary: one line for ``effcli --help``.
-        cli: module with the Typer ``app`` of the task's verbs.
-        recipe: the recipe class (a frozen pydantic model).
-        run: ``function(recipe, run) -> Result``, the function that fills a run directory.
-        run_verb: the verb that calls ``run``.
+        methods: the first is meant where a recipe names none.
     """
 
     name: str
     summary: str
-    cli: str
-    recipe: str
-    run: str
-    run_verb: str = "run"
+    methods: tuple[Method, ...]
 
-    def recipe_class(self) -> type[Recipe]:
-        """Import and return the recipe class."""
-        return _load(self.recipe)  # type: ignore[no-any-return]
+    @property
+    def cli(self) -> str:
+        """The module with the Typer ``app`` of the task's verbs."""
+        return f"effcli.cli.{self._room}"
 
-    def run_function(self) -> Callable[[Any, Run], Result]:
-        """Import and return the function that fills a run directory."""
-        return _load(self.run)  # type: ignore[no-any-return]
+    def method(self, name: str) -> Method:
+        """The row of a method.
 
+        Raises:
+            ValueError: the task has no such method; the message names the nearest.
+        """
+        names = [method.name for method in self.methods]
+        if name not in names:
+            near = get_close_matches(str(name), names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+            raise ValueError(f"no method {name!r}, {hint}")
+        return self.methods[names.index(name)]
+
+    def recipe_class(self, content: Mapping[str, Any]) -> type[Recipe]:
+        """The class of the recipe that a file with this content is.
+
+        Raises:
+            ValueError: it names a method that the task does not have.
+        """
+        module, _, name = self.method(content.get("method", self.methods[0].name)).recipe.partition(":")
+        found: type[Recipe] = getattr(import_module(module), name)
+        return found
+
+    def run_function(self, recipe: Recipe) -> Callable[[Any, Run], Result]:
+        """The pipeline's function that fills a run directory: ``run(recipe, run)``, ``train(recipe, run)``."""
+        found: Callable[[Any, Run], Result] = self._in_pipeline(self.method(recipe.method).verb)
+        return found
+
+    def plan_function(self, recipe: Recipe) -> Callable[[Any], dict[str, Any]]:
+        """The pipeline's function that says what :meth:`run_function` would do: ``plan_run(recipe)``."""
+        found: Callable[[Any], dict[str, Any]] = self._in_pipeline(f"plan_{self.method(recipe.method).verb}")
+        return found
+
+    def _in_pipeline(self, function: str) -> Any:
+        return getattr(import_module(f"effcli.{self._room}.pipeline"), function.replace("-", "_"))
+
+    @property
+    def _room(self) -> str:
+        return self.name.replace("-", "_")
+
+
+_ENHANCE, _QUANTIZE, _DISTILL = "effcli.enhance", "effcli.quantize", "effcli.distill"
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         Task(
-            name="enhance",
-            summary="Brighten dark photos (WalMaFa).",
-            cli="effcli.cli.enhance",
-            recipe="effcli.enhance.recipe:EnhanceRecipe",
-            run="effcli.enhance.pipeline:train",
-            run_verb="train",
+            "enhance",
+            "Brighten dark photos (WalMaFa).",
+            (Method("walmafa", f"{_ENHANCE}.walmafa", f"{_ENHANCE}.recipe:WalMaFaRecipe", verb="train"),),
         ),
         Task(
-            name="quantize",
-            summary="Make a diffusion UNet small and fast (MPQ-DM).",
-            cli="effcli.cli.quantize",
-            recipe="effcli.quantize.recipe:QuantizeRecipe",
-            run="effcli.quantize.pipeline:run",
+            "quantize",
+            "Make a diffusion UNet small and fast (MPQ-DM).",
+            (Method("mpq-dm", f"{_QUANTIZE}.mpq_dm", f"{_QUANTIZE}.recipe:MpqDmRecipe"),),
         ),
         Task(
-            name="distill",
-            summary="Train the models that distillation starts from.",
-            cli="effcli.cli.distill",
-            recipe="effcli.distill.recipe:DistillRecipe",
-            run="effcli.distill.pipeline:train",
-            run_verb="train",
+            "distill",
+            "Train the models that distillation starts from.",
+            (
+                Method("teacher", f"{_DISTILL}.teacher", f"{_DISTILL}.recipe:TeacherRecipe", verb="train"),
+                Method(
+                    "classifier",
+                    f"{_DISTILL}.classifier",
+                    f"{_DISTILL}.recipe:ClassifierRecipe",
+                    verb="train",
+                ),
+            ),
         ),
     )
 }
@@ -87,6 +141,20 @@ def get_task(name: str) -> Task:
     raise UsageError(f"no task {name!r}", hint=hint)
 
 
-def _load(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    return getattr(import_module(module), attribute)
+def find_recipe(task: str, name_or_file: str, overrides: Sequence[Override] = ()) -> Recipe:
+    """Read a task's recipe by shipped name or path and resolve it.
+
+    Raises:
+        UsageError: there is no such task or recipe.
+        RecipeError: the recipe or an override is wrong; all mistakes at once.
+    """
+    from effcli.core.recipe import load_recipe, read_recipe
+
+    entry = get_task(task)
+    text, place = read_recipe(task, name_or_file)
+    return load_recipe(entry.recipe_class, text, place, overrides)
+
+
+def load_method(recipe: Recipe) -> Any:
+    """The module with the functions of the recipe's method; what they are, the task's pipeline says."""
+    return import_module(get_task(recipe.task).method(recipe.method).module)

@@ -248,6 +248,15 @@ class Run:
         self.is_finished = True
         return result
 
+    def file(self, name: str) -> Path:
+        """Where a product goes, such as ``model/unet.safetensors``; its folder is made. For the main rank."""
+        path = self.path / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(error, path) from None
+        return path
+
     # --- inside ----------------------------------------------------------------------------------------
 
     def _discard(self) -> None:

@@ -1,16 +1,26 @@
-"""safetensors files that are the same bytes for the same content."""
+"""Weights on the disk: safetensors files that are the same bytes for the same content, and those in the package.
+
+A file of our own says in its metadata what it is: ``format`` and ``version``.
+"""
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.resources import as_file, files
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from effcli.core.errors import InputError
 from effcli.core.files import atomic_path
+
+BUILTIN_PREFIX = "builtin:"
+"""Of the names of what is in the package."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -32,3 +42,59 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         file.write(memoryview(data)[8 + n_header_bytes :])
+
+
+def read_tensors(path: Path, place: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of any safetensors file; ``place`` is its name in messages.
+
+    Raises:
+        InputError: it is not there, damaged, or no such file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise InputError(f"is damaged or not a safetensors file: {reason}", place=place) from None
+
+
+def require_format(metadata: Mapping[str, str], format: str, version: str, place: str) -> None:
+    """Refuse a file of another format or version than ``format`` and ``version``.
+
+    Raises:
+        InputError: it is one.
+    """
+    if metadata.get("format") != format:
+        raise InputError(f"is not a file of the format {format}", place=place)
+    if metadata.get("version") != version:
+        raise InputError(
+            f"has format version {metadata.get('version')}, this effcli reads {version}",
+            place=place,
+            hint="update effcli",
+        )
+
+
+@contextmanager
+def builtin_file(source: str, format: str) -> Iterator[Path]:
+    """The file of ``builtin:NAME``.
+
+    Args:
+        source: the whole name.
+        format: as its metadata must say; the hint of the error names the files of this format.
+
+    Raises:
+        InputError: there is no such file in the package.
+    """
+    with as_file(files("effcli.assets")) as folder:
+        file = folder / f"{source.removeprefix(BUILTIN_PREFIX)}.safetensors"
+        if file.parent != folder or not file.is_file():
+            known = sorted(asset.stem for asset in folder.glob("*.safetensors") if _is(asset, format))
+            names = ", ".join(BUILTIN_PREFIX + name for name in known)
+            raise InputError("is not in the package", place=source, hint=f"there is {names or 'nothing'}")
+        yield file
+
+
+def _is(file: Path, format: str) -> bool:
+    metadata, _ = read_tensors(file, str(file))
+    return metadata.get("format") == format

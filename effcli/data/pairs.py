@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from effcli.core.errors import InputError, UsageError
+from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.pair_sources import (
     SPLITS,
     ImageFile,
@@ -31,7 +32,6 @@ from effcli.data.pair_sources import (
 from effcli.data.synthetic_lowlight import builtin_scenes
 
 DECODED_BYTES_LIMIT = 2 * 1024**3
-BUILTIN_PREFIX = "builtin:"
 BUILTIN_SETS = ("scenes",)
 N_AUGMENTATIONS = 9
 

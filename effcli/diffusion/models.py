@@ -9,21 +9,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.core.files import sha256
-from effcli.core.tensor_file import save_tensors
+from effcli.core.tensor_file import (
+    BUILTIN_PREFIX,
+    builtin_file,
+    read_tensors,
+    require_format,
+    save_tensors,
+)
 
 FORMAT = "effcli.diffusion"
 VERSION = "1"
-BUILTIN_PREFIX = "builtin:"
 UNET_CLASSES = ("UNet2DModel", "UNet2DConditionModel")
 
 _DEFAULT_SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "clip_sample": False}
@@ -107,13 +111,7 @@ def load_model(source: str) -> DiffusionModel:
         InputError: nothing is there, it has no UNet, or it cannot be read.
     """
     if source.startswith(BUILTIN_PREFIX):
-        name = source.removeprefix(BUILTIN_PREFIX)
-        asset = files("effcli.assets") / f"{name}.safetensors"
-        if not asset.is_file():
-            raise InputError(
-                "no such built-in model", place=source, hint="there is builtin:fashion-diffusion"
-            )
-        with as_file(asset) as file:
+        with builtin_file(source, FORMAT) as file:
             return load_file(file, source)
     path = Path(source)
     if path.is_file():
@@ -166,15 +164,12 @@ def load_file(path: Path, source: str) -> DiffusionModel:
     Raises:
         InputError: it is another kind of file, or damaged.
     """
+    metadata, tensors = read_tensors(path, source)
+    require_format(metadata, FORMAT, VERSION, source)
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
-                raise InputError("is not a diffusion model of effcli", place=source)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         unet = build_unet(metadata["class"], json.loads(metadata["config"]))
         unet.load_state_dict({name: value.float() for name, value in tensors.items()})
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot be read: {reason}", place=source) from None
     scheduler = json.loads(metadata["scheduler"])

@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effcli.core.run import Run
-from effcli.data.image_sets import ImageSet, to_range
-from effcli.distill.recipe import DistillRecipe
+from effcli.core.files import sha256
+from effcli.core.run import Result, Run
+from effcli.data.image_sets import ImageSet, load_images, to_range
+from effcli.distill.recipe import ClassifierRecipe
+from effcli.metrics.features import save_classifier
 from effcli.nn.schedules import cosine
 from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
 
 
-def build_classifier(recipe: DistillRecipe, n_classes: int) -> SmallClassifier:
+def train(recipe: ClassifierRecipe, run: Run) -> Result:
+    """A classifier, its accuracy, and the statistics of its features over the training images."""
+    sets = {
+        split: load_images(recipe.data.source, split, side=recipe.data.side, channels=recipe.data.channels)
+        for split in ("train", "eval")
+    }
+    network = build_classifier(recipe, len(sets["train"].classes)).to(run.runtime.device)
+    fit_classifier(network, sets["train"], recipe, run)
+    metrics: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        **{
+            f"accuracy_{split}": accuracy(network, images, run.runtime.device)
+            for split, images in sets.items()
+        },
+    }
+    if run.runtime.is_main:
+        file = run.file("model/classifier.safetensors")
+        save_classifier(file, network, sets["train"].images)
+        metrics["weights_sha256"] = sha256(file)
+    return run.finish(metrics)
+
+
+def build_classifier(recipe: ClassifierRecipe, n_classes: int) -> SmallClassifier:
     """A new classifier for the recipe's images."""
     torch.manual_seed(recipe.seed)
     return SmallClassifier(
         SmallClassifierConfig(
             channels=recipe.data.channels,
             side=recipe.data.side,
-            width=recipe.classifier_width,
+            width=recipe.width,
             n_classes=n_classes,
         )
     )
 
 
-def fit_classifier(network: SmallClassifier, images: ImageSet, recipe: DistillRecipe, run: Run) -> None:
+def fit_classifier(network: SmallClassifier, images: ImageSet, recipe: ClassifierRecipe, run: Run) -> None:
     """Train ``network`` in place: cross-entropy on images shifted by up to 1/8 of their side and flipped if said so."""
     settings, runtime = recipe.train, run.runtime
     optimizer = torch.optim.AdamW(

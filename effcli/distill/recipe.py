@@ -59,18 +59,26 @@ class TrainSection(Section):
 
 
 class DistillRecipe(Recipe):
-    """Settings of `effcli distill train`."""
+    """What the recipes of all methods have; a method adds its own keys."""
 
     task: Literal["distill"] = Field("distill", description="The command this recipe is for.")
-    method: Literal["teacher", "classifier"] = Field(
-        "teacher",
-        description="What is trained: a diffusion model, or a classifier whose features compare images.",
-    )
     data: DataSection = Field(description="The images.")
-    unet: UNetSection = Field(UNetSection(), description="The teacher's network.")
-    schedule: ScheduleSection = Field(ScheduleSection(), description="The teacher's noise levels.")
-    classifier_width: int = Field(32, ge=4, description="Channels of the classifier's first layer.")
     train: TrainSection = Field(TrainSection(), description="The optimisation.")
+
+
+class TeacherRecipe(DistillRecipe):
+    """A diffusion model."""
+
+    method: Literal["teacher"] = Field("teacher", description="What is trained.")
+    unet: UNetSection = Field(UNetSection(), description="The network.")
+    schedule: ScheduleSection = Field(ScheduleSection(), description="The noise levels.")
     sampler: SamplerSettings = Field(
         SamplerSettings(), description="How the pictures of the report are drawn."
     )
+
+
+class ClassifierRecipe(DistillRecipe):
+    """A classifier whose features compare images."""
+
+    method: Literal["classifier"] = Field("classifier", description="What is trained.")
+    width: int = Field(32, ge=4, description="Channels of the first layer.")

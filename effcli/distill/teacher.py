@@ -7,13 +7,47 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effcli.core.run import Run
-from effcli.data.image_sets import ImageSet, to_range
-from effcli.diffusion.ddim import alpha_sigma
-from effcli.diffusion.models import build_unet
-from effcli.distill.recipe import DistillRecipe
+from effcli.core.files import sha256
+from effcli.core.run import Result, Run
+from effcli.core.runtime import Runtime
+from effcli.data.image_sets import ImageSet, load_images, to_bytes, to_range
+from effcli.data.picture_grid import save_grid
+from effcli.diffusion.ddim import alpha_sigma, ddim_scheduler, sample
+from effcli.diffusion.models import build_unet, save_file
+from effcli.distill.recipe import TeacherRecipe
 from effcli.nn.ema import Ema
 from effcli.nn.schedules import cosine
+
+N_PICTURES = 64
+
+
+def train(recipe: TeacherRecipe, run: Run) -> Result:
+    """A diffusion model from images, and pictures of it."""
+    images = load_images(recipe.data.source, "train", side=recipe.data.side, channels=recipe.data.channels)
+    unet = build_teacher(recipe).to(run.runtime.device)
+    fit_teacher(unet, images, recipe, run)
+    metrics: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in unet.parameters()),
+        "train_images": len(images),
+    }
+    figures = {}
+    if run.runtime.is_main:
+        file = run.file("model/unet.safetensors")
+        save_file(file, unet, scheduler_config(recipe))
+        metrics["weights_sha256"] = sha256(file)
+        save_grid(draw_pictures(unet, recipe, run.runtime), run.file("pictures/samples.png"))
+        figures = {f"Samples, {recipe.sampler.steps} DDIM steps": "pictures/samples.png"}
+    return run.finish(metrics, figures)
+
+
+@torch.inference_mode()
+def draw_pictures(unet: nn.Module, recipe: TeacherRecipe, runtime: Runtime) -> Tensor:
+    """Samples, uint8 ``[N_PICTURES, C, H, W]``."""
+    shape = (N_PICTURES, recipe.data.channels, recipe.data.side, recipe.data.side)
+    noise = torch.randn(shape, generator=runtime.generator("pictures")).to(runtime.device)
+    scheduler = ddim_scheduler(scheduler_config(recipe), recipe.sampler.steps)
+    drawn = sample(lambda x, t: unet(x, t, return_dict=False)[0], scheduler, noise, eta=recipe.sampler.eta)
+    return to_bytes(drawn.cpu())
 
 
 def truncated_snr_loss(
@@ -42,7 +76,7 @@ def truncated_snr_loss(
     return torch.maximum(in_x * error, in_noise * error).mean()
 
 
-def build_teacher(recipe: DistillRecipe) -> nn.Module:
+def build_teacher(recipe: TeacherRecipe) -> nn.Module:
     """A new UNet."""
     settings, data = recipe.unet, recipe.data
     levels = range(len(settings.block_out_channels))
@@ -64,7 +98,7 @@ def build_teacher(recipe: DistillRecipe) -> nn.Module:
     return build_unet("UNet2DModel", config)
 
 
-def scheduler_config(recipe: DistillRecipe) -> dict[str, Any]:
+def scheduler_config(recipe: TeacherRecipe) -> dict[str, Any]:
     """The scheduler's configuration: trailing steps, the last of which ends at the clean image."""
     return {
         "_class_name": "DDIMScheduler",
@@ -76,7 +110,7 @@ def scheduler_config(recipe: DistillRecipe) -> dict[str, Any]:
     }
 
 
-def fit_teacher(unet: nn.Module, images: ImageSet, recipe: DistillRecipe, run: Run) -> None:
+def fit_teacher(unet: nn.Module, images: ImageSet, recipe: TeacherRecipe, run: Run) -> None:
     """Train ``unet`` in place; it ends with the averaged weights."""
     from diffusers import DDIMScheduler
 

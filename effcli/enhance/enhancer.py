@@ -6,6 +6,7 @@ bright = Enhancer().enhance(image)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.core.runtime import Runtime, create_runtime
-from effcli.enhance.network import WalMaFa, add_border, pad_to_multiple
-from effcli.enhance.strips import Memory, forward_in_strips
+from effcli.enhance.network import WalMaFa
+from effcli.enhance.walmafa import Brightener
 from effcli.enhance.weights import load_weights
 
 if TYPE_CHECKING:
@@ -24,19 +25,19 @@ if TYPE_CHECKING:
 
 DEFAULT_WEIGHTS = "builtin:walmafa"
 
-_MARGIN = 8
-"""Pixels that a picture is continued by on every side: the outermost two or three of a result are discoloured, because
-the network sees zeros beyond the border."""
+Brighten = Callable[[Tensor], Tensor]
+"""What a method gives: one picture ``[1, 3, H, W]``, float32 in 0..1 on the CPU, to the same made brighter."""
 
 
 class Enhancer:
-    """A WalMaFa network ready to brighten pictures of any size.
+    """Brightens pictures of any size and type.
 
     Args:
-        weights: a weight file (ours or a released checkpoint), ``builtin:NAME``, or a network.
+        weights: WalMaFa's: a weight file (ours or a released checkpoint), ``builtin:NAME``, or a network. Or any
+            function that brightens a tensor: another method's.
         device, precision: as the options of the command line; ignored when ``runtime`` is given.
         strength: blend of the result with the input, 0..1; 1 is the result alone.
-        max_memory_mb: bound on the memory for one picture; None takes half of what is free. Larger pictures are
+        max_memory_mb: bound on WalMaFa's memory for one picture; None takes half of what is free. Larger pictures are
             computed in overlapping strips with the same result.
 
     Raises:
@@ -46,7 +47,7 @@ class Enhancer:
 
     def __init__(
         self,
-        weights: str | Path | WalMaFa = DEFAULT_WEIGHTS,
+        weights: str | Path | WalMaFa | Brighten = DEFAULT_WEIGHTS,
         *,
         device: str = "auto",
         precision: str = "auto",
@@ -57,10 +58,12 @@ class Enhancer:
         if not 0 <= strength <= 1:
             raise InputError(f"{strength} is not in 0..1", place="strength")
         self.runtime = runtime or create_runtime(device=device, precision=precision)
-        network = weights if isinstance(weights, WalMaFa) else load_weights(weights)
-        self.network = network.to(self.runtime.device).fuse()
         self.strength = strength
-        self.max_memory_mb = max_memory_mb
+        if isinstance(weights, str | Path):
+            weights = load_weights(weights)
+        if isinstance(weights, WalMaFa):
+            weights = Brightener(weights, self.runtime, max_memory_mb)
+        self.brighten: Brighten = weights
 
     def enhance(self, image: Any) -> Any:
         """Brighten one picture; the result has the type, shape and dtype of ``image``.
@@ -131,17 +134,5 @@ class Enhancer:
         if self.strength == 0:
             return x.float().clone()
         batch = x.float().reshape(-1, *x.shape[-3:])
-        bright = torch.cat([self._one(picture[None]) for picture in batch])
+        bright = torch.cat([self.brighten(picture[None]) for picture in batch])
         return torch.lerp(batch, bright, self.strength).reshape(x.shape)
-
-    def _one(self, x: Tensor) -> Tensor:
-        margin = 0 if self.network.config.token_order == "reshape" else _MARGIN  # as released
-        height, width = x.shape[-2:]
-        padded, _ = pad_to_multiple(add_border(x, margin))
-        memory = Memory.plan(self.network.config, padded.shape[-2:], self.max_memory_mb, self.runtime.device)
-        with self.runtime.autocast():
-            if memory.whole_fits:
-                out: Tensor = self.network(padded.to(self.runtime.device))
-            else:
-                out = forward_in_strips(self.network, padded, memory, self.runtime.device)
-        return out[..., margin : margin + height, margin : margin + width].float().clamp_(0, 1).cpu()

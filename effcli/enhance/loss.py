@@ -58,6 +58,28 @@ def scale_to_mean(prediction: Tensor, target: Tensor, least_mean: float = 0.05) 
     return prediction * (target_mean / own_mean.clamp_min(least_mean))
 
 
+def training_loss(
+    prediction: Tensor, target: Tensor, *, tv_weight: float, ssim: bool, gt_mean_weight: float
+) -> Tensor:
+    """:func:`walmafa_loss`, and with ``gt_mean_weight`` the same one blind to overall brightness beside it.
+
+    Args:
+        prediction: [B, C, H, W].
+        target: the same shape, in 0..1.
+        tv_weight, ssim: as of :func:`walmafa_loss`.
+        gt_mean_weight: the share, 0..1, of the loss after :func:`scale_to_mean`.
+
+    Returns:
+        A scalar.
+    """
+    loss = walmafa_loss(prediction, target, tv_weight=tv_weight, ssim=ssim)
+    if gt_mean_weight == 0:
+        return loss
+    scaled = scale_to_mean(prediction, target)
+    blind = walmafa_loss(scaled, target, tv_weight=tv_weight, ssim=ssim)
+    return (1 - gt_mean_weight) * loss + gt_mean_weight * blind
+
+
 def ssim_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """1 - SSIM, as `pytorch_msssim.ssim` computes it by default.
 

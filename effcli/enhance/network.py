@@ -19,8 +19,6 @@ from effcli.enhance.fourier_block import FourierAdjustmentBlock
 from effcli.enhance.illumination import IlluminationMap
 from effcli.enhance.wavelet_mamba_block import WaveletMambaBlock
 
-__all__ = ["SIDE_MULTIPLE", "WalMaFa", "WalMaFaConfig", "WeightedSkip", "add_border", "pad_to_multiple"]
-
 SIDE_MULTIPLE = 16
 """Both sides of the network's input are multiples of this: three halvings and one wavelet level."""
 
@@ -179,6 +177,15 @@ class WalMaFa(nn.Module):
             if isinstance(module, WaveletMambaBlock) and isinstance(module.ffn, FeedForward):
                 module.ffn = FusedFeedForward(module.ffn).eval().requires_grad_(False)
         return copied.to(memory_format=torch.channels_last)
+
+
+def blank_network(config: WalMaFaConfig) -> WalMaFa:
+    """A network whose weights mean nothing yet; the caller's random numbers stay as they are.
+
+    Not on the meta device: its operators import the tracing compiler, which takes longer than filling the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return WalMaFa(config)
 
 
 def _blocks(n_blocks: int, channels: int, config: WalMaFaConfig) -> nn.Sequential:

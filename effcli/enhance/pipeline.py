@@ -1,58 +1,93 @@
-"""`effcli enhance train` and `eval`: the steps, in order."""
+"""`effcli enhance train` and `eval`: the steps, in order, whatever the method."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.core.files import sha256
+from effcli.core.registry import load_method
 from effcli.core.run import Result, Run
 from effcli.core.runtime import Runtime
 from effcli.data.pair_sources import Split
 from effcli.data.pairs import PairSet, load_pairs
+from effcli.data.picture_grid import save_grid
 from effcli.enhance.baselines import BASELINES
-from effcli.enhance.enhancer import Enhancer
-from effcli.enhance.loss import scale_to_mean, walmafa_loss
-from effcli.enhance.network import WalMaFa
-from effcli.enhance.recipe import EnhanceRecipe, TrainSection
-from effcli.enhance.weights import load_weights, save_weights
+from effcli.enhance.enhancer import Brighten, Enhancer
+from effcli.enhance.recipe import EnhanceRecipe
 from effcli.metrics.image_quality import GAUSSIAN_WINDOW, evaluate_pair, mean_over_pairs
-from effcli.nn.ema import Ema
-from effcli.nn.schedules import cosine
 
 log = logging.getLogger(__name__)
 
-WEIGHTS_FILE = "model/walmafa.safetensors"
+
+class EnhanceMethod(Protocol):
+    """What the module of a method has; each takes the method's own recipe class.
+
+    Attributes:
+        plan: ``(recipe, n_pairs)``: what `fit` would do, for ``--dry-run``.
+        fit: ``(recipe, pairs, run)``: learn, write what was learned below ``model/``; returns the function that uses it
+            and numbers about it.
+        load: ``(recipe, runtime)``: the function that `run` and `eval` use.
+    """
+
+    plan: Callable[[Any, int], dict[str, Any]]
+    fit: Callable[[Any, PairSet, Run], tuple[Brighten, dict[str, Any]]]
+    load: Callable[[Any, Runtime], Brighten]
+
+
+def method_of(recipe: EnhanceRecipe) -> EnhanceMethod:
+    """The module of the recipe's method."""
+    method: EnhanceMethod = load_method(recipe)
+    return method
+
+
+def plan_train(recipe: EnhanceRecipe) -> dict[str, Any]:
+    """What :func:`train` would do; finding the pairs also proves that they are there."""
+    pairs = load_pairs(recipe.data.train, split="train")
+    held_out = len(load_pairs(recipe.data.eval, split="eval")) if recipe.data.eval else 0
+    own = method_of(recipe).plan(recipe, len(pairs))
+    return {"training_pairs": len(pairs), "eval_pairs": held_out, **own}
 
 
 def train(recipe: EnhanceRecipe, run: Run) -> Result:
-    """Learn weights from pairs of dark and bright pictures and measure them on the evaluation pairs."""
+    """Learn from pairs of dark and bright pictures and measure on the evaluation pairs."""
     pairs = read_pairs(recipe.data.train, "train")
     held_out = read_pairs(recipe.data.eval, "eval") if recipe.data.eval else None
-    network = build_network(recipe, run.runtime)
-    fit(network, pairs, recipe, run)
-    metrics: dict[str, Any] = {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "train_pairs": len(pairs),
-    }
-    if run.runtime.is_main:
-        weights = run.path / WEIGHTS_FILE
-        weights.parent.mkdir(exist_ok=True)
-        save_weights(weights, network)
-        metrics["weights_sha256"] = sha256(weights)
+    brighten, learned = method_of(recipe).fit(recipe, pairs, run)
+    metrics: dict[str, Any] = {**learned, "train_pairs": len(pairs)}
     figures = {}
     if held_out is not None:
-        enhancer = Enhancer(network, runtime=run.runtime)
+        enhancer = Enhancer(brighten, runtime=run.runtime)
         metrics |= evaluate(enhancer, held_out)
         figures = draw_examples(enhancer, held_out, run)
     return run.finish(metrics, figures)
+
+
+def open_enhancer(recipe: EnhanceRecipe, runtime: Runtime) -> Enhancer:
+    """The enhancer that a recipe describes."""
+    return Enhancer(method_of(recipe).load(recipe, runtime), runtime=runtime, strength=recipe.strength)
+
+
+def evaluate_on(sources: Sequence[str], recipe: EnhanceRecipe, recipe_name: str, runtime: Runtime) -> Result:
+    """Measure what a recipe describes on pairs."""
+    started = time.perf_counter()
+    pairs = read_pairs(sources, "eval")
+    metrics = evaluate(open_enhancer(recipe, runtime), pairs)
+    return Result(
+        task=recipe.task,
+        verb="eval",
+        method=recipe.method,
+        recipe=recipe_name,
+        output=getattr(recipe, "weights", ""),
+        metrics=metrics,
+        timing={"total_s": round(time.perf_counter() - started, 3)},
+        environment=runtime.describe(),
+    )
 
 
 def read_pairs(sources: Sequence[str], split: Split) -> PairSet:
@@ -88,75 +123,11 @@ def check_measurable(pairs: PairSet) -> None:
             )
 
 
-def build_network(recipe: EnhanceRecipe, runtime: Runtime) -> WalMaFa:
-    """The network to train, on the runtime's device: new from the recipe's seed, or from ``train.init``."""
-    torch.manual_seed(recipe.seed)
-    network = WalMaFa(recipe.network)
-    if recipe.train.init is not None:
-        start = load_weights(recipe.train.init)
-        if start.config.model_copy(update={"mamba_band": recipe.network.mamba_band}) != recipe.network:
-            raise InputError(
-                f"these weights are of another network: {start.config}",
-                place=f"train.init={recipe.train.init}",
-            )
-        network.load_state_dict(start.state_dict())
-    return network.to(runtime.device)
-
-
-def fit(network: WalMaFa, pairs: PairSet, recipe: EnhanceRecipe, run: Run) -> None:
-    """Train ``network`` in place; it ends with the averaged weights (``train.ema_decay``).
-
-    Adam with a cosine schedule and the loss of the released `train.py:195-201`. A pure function of the recipe:
-    the batch of a step depends on (seed, step) alone, and with several ranks each takes its share of it.
-    """
-    settings, runtime = recipe.train, run.runtime
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, eps=settings.adam_eps)
-    ema = Ema(network, settings.ema_decay)
-    parallel: nn.Module = runtime.wrap(network)
-    network.train()
-    for step in run.steps("train", settings.steps, {"network": network, "optimizer": optimizer, "ema": ema}):
-        low, high = pairs.batch(
-            step,
-            batch_size=settings.batch_size,
-            patch=recipe.data.patch,
-            gamma_jitter=recipe.data.gamma_jitter,
-            seed=recipe.seed,
-            rank=runtime.rank,
-            world=runtime.world,
-        )
-        low, high = low.to(runtime.device), high.to(runtime.device)
-        rate = cosine(step, settings.steps, settings.learning_rate, settings.min_learning_rate)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with runtime.autocast():
-            prediction = parallel(low)
-        loss = training_loss(prediction.float(), high, settings)
-        run.log("train", step, every=20, loss=loss.detach(), learning_rate=rate)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if settings.grad_clip is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), settings.grad_clip)
-        optimizer.step()
-        ema.update(network)
-    ema.copy_to(network)
-    network.eval()
-
-
-def training_loss(prediction: torch.Tensor, target: torch.Tensor, settings: TrainSection) -> torch.Tensor:
-    """The loss of the released code, and with ``gt_mean_weight`` the same one blind to overall brightness beside it."""
-    measure = partial(walmafa_loss, tv_weight=settings.tv_weight, ssim=settings.ssim)
-    weight = settings.gt_mean_weight
-    loss = measure(prediction, target)
-    if weight == 0:
-        return loss
-    return (1 - weight) * loss + weight * measure(scale_to_mean(prediction, target), target)
-
-
 def evaluate(enhancer: Enhancer, pairs: PairSet) -> dict[str, Any]:
-    """Mean PSNR and SSIM over the pairs, of the network and of the baselines that any method must beat."""
+    """Mean PSNR and SSIM over the pairs, of the enhancer and of the baselines that any method must beat."""
     scores: dict[str, list[Mapping[str, float | None]]] = {name: [] for name in ("", *BASELINES)}
     for index in range(len(pairs)):
-        low, high = (image.float() / 255 for image in pairs[index])
+        low, high = _pair(pairs, index)
         scores[""].append(evaluate_pair(enhancer.enhance_tensor(low), high))
         for name, baseline in BASELINES.items():
             scores[name].append(evaluate_pair(baseline(low), high))
@@ -170,20 +141,15 @@ def draw_examples(enhancer: Enhancer, pairs: PairSet, run: Run, n_examples: int 
     figures: dict[str, str] = {}
     if not run.runtime.is_main:
         return figures
-    folder = run.path / "pictures"
-    folder.mkdir(exist_ok=True)
     for index in range(0, len(pairs), max(1, len(pairs) // n_examples)):
-        low, high = (image.float() / 255 for image in pairs[index])
+        low, high = _pair(pairs, index)
         strip = torch.cat([low, enhancer.enhance_tensor(low), high], dim=-1)
-        file = folder / f"{index:03d}.png"
-        save_tensor(strip, file)
-        figures[f"{pairs.names[index]}: input, result, reference"] = f"pictures/{file.name}"
+        name = f"pictures/{index:03d}.png"
+        save_grid((strip.clamp(0, 1) * 255).round().byte()[None], run.file(name), zoom=1, border=0)
+        figures[f"{pairs.names[index]}: input, result, reference"] = name
     return figures
 
 
-def save_tensor(picture: torch.Tensor, file: Path) -> None:
-    """Write a [3, H, W] tensor in 0..1 as an 8-bit PNG."""
-    from PIL import Image
-
-    values = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
-    Image.fromarray(values.numpy()).save(file)
+def _pair(pairs: PairSet, index: int) -> tuple[Tensor, Tensor]:
+    low, high = pairs[index]
+    return low.float() / 255, high.float() / 255

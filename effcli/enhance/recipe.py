@@ -10,14 +10,29 @@ from effcli.core.recipe import Recipe, Section
 from effcli.enhance.config import WalMaFaConfig
 
 
-class DataSection(Section):
-    """Where the pairs come from and how patches are drawn."""
+class PairsSection(Section):
+    """Where the pairs come from."""
 
     train: tuple[str, ...] = Field(
         ("builtin:scenes",),
         description="Training pairs: folders or .tar files with low/ and high/, or builtin:scenes.",
     )
     eval: tuple[str, ...] = Field((), description="Pairs measured at the end; empty means none.")
+
+
+class EnhanceRecipe(Recipe):
+    """What the recipes of all methods have; a method adds its own keys."""
+
+    task: Literal["enhance"] = Field("enhance", description="The command this recipe is for.")
+    strength: float = Field(
+        1.0, ge=0, le=1, description="Blend of the result with the input; 1 is the result alone."
+    )
+    data: PairsSection = Field(PairsSection(), description="Training and evaluation pairs.")
+
+
+class PatchesSection(PairsSection):
+    """Where the pairs come from and how patches are drawn."""
+
     patch: int = Field(128, ge=16, multiple_of=16, description="Side of the square training patches, pixels.")
     gamma_jitter: float = Field(
         0.0,
@@ -56,26 +71,22 @@ class TrainSection(Section):
     )
 
 
-class EnhanceRecipe(Recipe):
-    """Settings of `effcli enhance run` (weights, strength, max_memory_mb) and `train` (all others)."""
+class WalMaFaRecipe(EnhanceRecipe):
+    """WalMaFa: `effcli enhance run` and `eval` use weights, strength and max_memory_mb, `train` all others."""
 
-    task: Literal["enhance"] = Field("enhance", description="The command this recipe is for.")
     method: Literal["walmafa"] = Field("walmafa", description="The method.")
     weights: str = Field(
         "builtin:walmafa", description="Weights that `run` and `eval` use: a file or builtin:NAME."
-    )
-    strength: float = Field(
-        1.0, ge=0, le=1, description="Blend of the result with the input; 1 is the result alone."
     )
     max_memory_mb: int | None = Field(
         None, ge=64, description="Bound on the memory for one picture; null is half of what is free."
     )
     network: WalMaFaConfig = Field(WalMaFaConfig(), description="The network that `train` builds.")
-    data: DataSection = Field(DataSection(), description="Training and evaluation pairs.")
+    data: PatchesSection = Field(PatchesSection(), description="Training and evaluation pairs.")
     train: TrainSection = Field(TrainSection(), description="The optimisation.")
 
     @model_validator(mode="after")
-    def _schedule_falls(self) -> EnhanceRecipe:
+    def _schedule_falls(self) -> WalMaFaRecipe:
         if self.train.min_learning_rate > self.train.learning_rate:
             raise ValueError("train.min_learning_rate is above train.learning_rate")
         return self

@@ -10,22 +10,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.core.tensor_file import save_tensors
+from effcli.core.tensor_file import (
+    BUILTIN_PREFIX,
+    builtin_file,
+    read_tensors,
+    require_format,
+    save_tensors,
+)
 from effcli.data.image_sets import to_range
 from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
 
 FORMAT = "effcli.classifier"
 VERSION = "1"
-BUILTIN_PREFIX = "builtin:"
 _BATCH = 500
 
 
@@ -75,10 +78,7 @@ def load_features(name: str) -> FeatureSpace:
     if name == "efficientnet-lite0":
         return FeatureSpace(name, _efficientnet_lite0())
     if name.startswith(BUILTIN_PREFIX):
-        asset = files("effcli.assets") / f"{name.removeprefix(BUILTIN_PREFIX)}.safetensors"
-        if not asset.is_file():
-            raise InputError("no such feature space", place=name, hint="there is builtin:fashion-features")
-        with as_file(asset) as file:
+        with builtin_file(name, FORMAT) as file:
             return _from_classifier(file, name)
     if not Path(name).is_file():
         raise InputError(
@@ -111,17 +111,14 @@ def load_classifier(file: Path, name: str) -> tuple[SmallClassifier, Moments]:
     Raises:
         InputError: it is another kind of file, or damaged.
     """
+    metadata, tensors = read_tensors(file, name)
+    require_format(metadata, FORMAT, VERSION, name)
     try:
-        with safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
-            if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
-                raise InputError("is not a classifier of effcli", place=name)
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
         network = SmallClassifier(SmallClassifierConfig(**json.loads(metadata["config"])))
         weights = {key.removeprefix("network."): value for key, value in tensors.items() if "network." in key}
         network.load_state_dict(weights)
         moments = Moments(tensors["moments.mean"], tensors["moments.covariance"], int(metadata["n_images"]))
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot be read: {reason}", place=name) from None
     return network.eval().requires_grad_(False), moments

@@ -1,7 +1,7 @@
-"""From a full-precision UNet to a quantized one: inputs caught from its own samples, widths, first ranges.
+"""From a full-precision UNet to a quantized one: inputs caught from its own samples, layers replaced, first ranges.
 
 All layers initialise one after another in a single forward pass, so that each sees inputs that the layers before it
-have quantized already (MPQ-DM, sections 3.3 and 3.7).
+have quantized already (MPQ-DM, sections 3.3 and 3.7). What is done to a layer then is the method's.
 """
 
 from __future__ import annotations
@@ -17,55 +17,56 @@ from effcli.core.errors import InputError
 from effcli.core.progress import progress_bar
 from effcli.core.run import Run
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.ddim import ddim_scheduler, timesteps_of, trajectory
-from effcli.quantize.allocation import (
-    SEARCHES,
-    allocate_by_error,
-    allocate_by_kurtosis,
-    kurtosis,
-    raise_tenth,
-    smoothing,
-    total_error,
-    uniform_bits,
-)
+from effcli.diffusion.ddim import SamplerSettings, ddim_scheduler, timesteps_of, trajectory
+from effcli.diffusion.models import DiffusionModel
+from effcli.quantize.allocation import uniform_bits
+from effcli.quantize.bit_widths import BitWidths
 from effcli.quantize.layers import (
     EDGE_BITS,
+    Profile,
     QuantizedLayer,
     StepClock,
-    apply_layer,
     find_layers,
     per_channel,
     quantized_layers,
     replace_module,
 )
-from effcli.quantize.quantizer import fake_quantize, find_range, top_code
-from effcli.quantize.recipe import AllocationSection, CalibrationSection, QuantizeRecipe
+from effcli.quantize.quantizer import RangeMethod, find_range, top_code
+from effcli.quantize.recipe import CalibrationSection
 
 _RANGE_ELEMENTS = 1 << 16
 """Activations that a range is found on; the extremes are always among them."""
 
 
 @torch.no_grad()
-def collect_inputs(guided: Guided, recipe: QuantizeRecipe, run: Run) -> dict[str, Tensor]:
+def collect_inputs(
+    guided: Guided, sampler: SamplerSettings, settings: CalibrationSection, batch_size: int, run: Run
+) -> dict[str, Tensor]:
     """What the network is called with while it samples: ``n_inputs`` rows drawn from all steps of ``n_images`` samples.
+
+    Args:
+        guided: the full-precision model.
+        sampler: how it samples.
+        settings: how many images and inputs.
+        batch_size: images drawn at a time.
+        run: seeds, progress, stopping.
 
     Returns:
         ``x`` ``[N, C, H, W]``, ``t`` int64 ``[N]``, and the condition's arguments, a row each.
     """
-    settings = recipe.calibration
-    scheduler = ddim_scheduler(guided.scheduler_config, recipe.sampler.steps)
+    scheduler = ddim_scheduler(guided.scheduler_config, sampler.steps)
     generator = run.runtime.generator("calibrate")
-    n_steps = recipe.sampler.steps
+    n_steps = sampler.steps
     rows = torch.randperm(n_steps * settings.n_images, generator=generator)[: settings.n_inputs].sort().values
     kept: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
-    batches = range(0, settings.n_images, recipe.eval.batch_size)
+    batches = range(0, settings.n_images, batch_size)
     with progress_bar("calibrate", n_steps * len(batches), unit="steps", show=run.show_progress) as advance:
         for first in batches:
-            n = min(recipe.eval.batch_size, settings.n_images - first)
+            n = min(batch_size, settings.n_images - first)
             noise = torch.randn(n, *guided.sample_shape, generator=generator).to(guided.device)
             condition = guided.draw(n, generator)
             predict = guided.predictor(condition)
-            walk = trajectory(predict, scheduler, noise, eta=recipe.sampler.eta, generator=generator)
+            walk = trajectory(predict, scheduler, noise, eta=sampler.eta, generator=generator)
             for position, (t, x, _) in zip(range(n_steps), walk, strict=False):
                 run.check_stop()
                 advance()
@@ -92,49 +93,70 @@ def check_weights(unet: nn.Module, source: str) -> None:
             raise InputError(f"{name} holds NaN or infinite values", place=source)
 
 
-def wrap_layers(unet: nn.Module, recipe: QuantizeRecipe, scheduler_config: dict[str, Any]) -> nn.Module:
-    """A copy of ``unet`` whose layers are replaced by :class:`QuantizedLayer`; ranges are not set yet."""
-    student = copy.deepcopy(unet).requires_grad_(False)
-    timesteps = timesteps_of(ddim_scheduler(scheduler_config, recipe.sampler.steps))
+def wrap_layers(
+    model: DiffusionModel,
+    sampler: SamplerSettings,
+    widths: BitWidths,
+    *,
+    profile: Profile = "all",
+    rank: int = 0,
+    per_step_activations: bool = False,
+    integer_zeros: bool = True,
+) -> nn.Module:
+    """A copy of the model's UNet whose layers are replaced by :class:`QuantizedLayer`; ranges are not set yet.
+
+    Args:
+        model: stays as it is.
+        sampler: says the timesteps.
+        widths: mean bits of weights, bits of activations; the first three layers and the last have 8.
+        profile: which layers; see :func:`effcli.quantize.layers.find_layers`.
+        rank: of the low-rank update of each weight; 0 for none.
+        per_step_activations: an activation scale a timestep, or one for all.
+        integer_zeros: zero-points are rounded where they are used.
+    """
+    student = copy.deepcopy(model.unet).requires_grad_(False)
+    timesteps = timesteps_of(ddim_scheduler(model.scheduler_config, sampler.steps))
     clock = StepClock(timesteps)
     clock.attach(student)
-    widths, train = recipe.widths, recipe.train
-    for found in find_layers(student, recipe.allocation.profile):
-        edge_bits = EDGE_BITS if widths.activations is not None else None
-        many = not found.is_edge and train.per_step_activations
+    for found in find_layers(student, profile):
+        activation_bits = EDGE_BITS if found.is_edge and widths.activations else widths.activations
         wrapped = QuantizedLayer(
             found.layer,
             clock,
-            activation_bits=edge_bits if found.is_edge else widths.activations,
-            n_steps=len(timesteps) if many else 1,
-            rank=0 if found.is_edge else min(train.rank, *found.layer.weight.shape[:2]),
-            integer_zeros=train.zero_points == "integer",
+            is_edge=found.is_edge,
+            activation_bits=activation_bits,
+            n_steps=len(timesteps) if per_step_activations and not found.is_edge else 1,
+            rank=0 if found.is_edge else min(rank, *found.layer.weight.shape[:2]),
+            integer_zeros=integer_zeros,
         )
         replace_module(student, found.name, wrapped)
     return student
 
 
 def initialise(
-    student: nn.Module, call: Callable[[nn.Module], Any], recipe: QuantizeRecipe, advance: Callable[[], None]
+    student: nn.Module,
+    call: Callable[[nn.Module], Any],
+    start: Callable[[QuantizedLayer, Tensor], dict[str, Any]],
+    advance: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Set every layer's widths and ranges in one forward pass.
 
     Args:
         student: of :func:`wrap_layers`.
         call: runs the student on the calibration inputs.
-        recipe: the settings.
+        start: sets a layer's widths and ranges from its input, and returns what there is to say about it.
         advance: called after each layer.
 
     Returns:
-        a row a layer: its path, rows by width, and the squared output error against uniform bits.
+        a row a layer: its path, and what ``start`` returned.
     """
     report: dict[str, dict[str, Any]] = {}
     hooks = []
 
     def before(layer: QuantizedLayer, inputs: tuple[Tensor, ...], name: str) -> None:
         if name not in report:
-            bits = recipe.widths.weights if layer.update_a is not None else EDGE_BITS
-            report[name] = {"layer": name, **_initialise_layer(layer, inputs[0], bits, recipe)}
+            with torch.no_grad():
+                report[name] = {"layer": name, **start(layer, inputs[0].float())}
             advance()
 
     for name, layer in quantized_layers(student):
@@ -152,81 +174,7 @@ def initialise(
     return list(report.values())
 
 
-@torch.no_grad()
-def _initialise_layer(layer: QuantizedLayer, x: Tensor, bits: int, recipe: QuantizeRecipe) -> dict[str, Any]:
-    settings = recipe.calibration
-    is_edge = layer.update_a is None
-    x = x.float()
-    if settings.smoothing and not is_edge and layer.activation_bits is not None:
-        layer.in_scale.copy_(_smoothing_of(layer.layer, x))
-    set_activation_range(layer, x, settings)
-    rows = layer.smoothed_weight().flatten(1)
-    if is_edge or not 2 <= bits <= 7:
-        scale, zero = find_range(rows, top_code(bits), settings.range_method)
-        layer.set_rows(uniform_bits(len(rows), bits), scale, zero)
-        return {"rows": {str(bits): len(rows)}}
-    ranges = {b: find_range(rows, top_code(b), settings.range_method) for b in (bits - 1, bits, bits + 1)}
-    errors = row_errors(layer, x, ranges, quantize_input=recipe.allocation.search == "paper")
-    row_bits = allocate(rows, errors, bits, recipe.allocation)
-    scale, zero = (
-        torch.stack([ranges[int(b)][part][i] for i, b in enumerate(row_bits.tolist())]) for part in (0, 1)
-    )
-    layer.set_rows(row_bits, scale, zero)
-    uniform = total_error(uniform_bits(len(rows), bits).to(rows.device), errors)
-    return {
-        "rows": {str(b): int((row_bits == b).sum()) for b in sorted(set(row_bits.tolist()))},
-        "error_to_uniform": total_error(row_bits.to(rows.device), errors) / max(uniform, 1e-30),
-    }
-
-
-def allocate(rows: Tensor, errors: dict[int, Tensor], bits: int, settings: AllocationSection) -> Tensor:
-    """The bits of each row, uint8 ``[c_out]``.
-
-    Args:
-        rows: smoothed weights, ``[c_out, K]``.
-        errors: bits -> squared output error of each row, for N-1, N and N+1.
-        bits: N.
-        settings: the rule.
-    """
-    if settings.rule == "uniform":
-        return uniform_bits(len(rows), bits)
-    if settings.plus:
-        return raise_tenth(kurtosis(rows), bits)
-    if settings.rule == "error":
-        return allocate_by_error(errors, bits)
-    return allocate_by_kurtosis(kurtosis(rows), errors, bits, SEARCHES[settings.search])
-
-
-def row_errors(
-    layer: QuantizedLayer, x: Tensor, ranges: dict[int, tuple[Tensor, Tensor]], *, quantize_input: bool
-) -> dict[int, Tensor]:
-    """|| W_o X - Q(W_o; b) Q(X) ||^2 of each row o at each width b (section 3.3, step 4).
-
-    Args:
-        layer: with smoothing and activation range set.
-        x: its input.
-        ranges: b -> scale and zero-point of each row.
-        quantize_input: as in the paper; the released code leaves X as it is.
-
-    Returns:
-        b -> ``[c_out]``.
-    """
-    module = layer.layer
-    target = apply_layer(module, x, module.weight)
-    smoothed = x * per_channel(layer.in_scale, x, module)
-    seen = layer.quantized_input(x) if quantize_input else smoothed
-    axis = 1 if isinstance(module, nn.Conv2d) else target.ndim - 1
-    others = [a for a in range(target.ndim) if a != axis]
-    weight = layer.smoothed_weight()
-    shape = (-1, *([1] * (weight.ndim - 1)))
-    errors = {}
-    for b, (scale, zero) in ranges.items():
-        w = fake_quantize(weight, scale.view(shape), zero.view(shape), top_code(b))
-        errors[b] = (apply_layer(module, seen, w) - target).square().sum(others)
-    return errors
-
-
-def set_activation_range(layer: QuantizedLayer, x: Tensor, settings: CalibrationSection) -> None:
+def set_activation_range(layer: QuantizedLayer, x: Tensor, method: RangeMethod) -> None:
     """Find one range for the layer's smoothed inputs and give it to every step."""
     if layer.activation_bits is None:
         return
@@ -234,13 +182,24 @@ def set_activation_range(layer: QuantizedLayer, x: Tensor, settings: Calibration
     if len(values) > _RANGE_ELEMENTS:
         stride = len(values) // _RANGE_ELEMENTS
         values = torch.cat([values[::stride], values.min()[None], values.max()[None]])
-    scale, zero = find_range(values[None], layer.act_top, settings.range_method)
+    scale, zero = find_range(values[None], layer.act_top, method)
     with torch.no_grad():
         layer.act_scale.fill_(scale.item())
         layer.act_zero.fill_(zero.item())
 
 
-def _smoothing_of(module: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-    over_weight = module.weight.abs().amax([a for a in range(module.weight.ndim) if a != 1])
-    axis = 1 if isinstance(module, nn.Conv2d) else x.ndim - 1
-    return smoothing(over_weight, x.abs().amax([a for a in range(x.ndim) if a != axis]))
+def set_uniform_rows(layer: QuantizedLayer, bits: int, method: RangeMethod) -> None:
+    """Give every row ``bits`` bits and the range of its smoothed weights."""
+    rows = layer.smoothed_weight().flatten(1)
+    with torch.no_grad():
+        layer.set_rows(uniform_bits(len(rows), bits), *find_range(rows, top_code(bits), method))
+
+
+def initial_state(student: nn.Module) -> dict[str, Tensor]:
+    """What :func:`initialise` set, by the names of the student's state dict: for a stage to keep."""
+    names = ("in_scale", "row_bits", "weight_top", "scale", "zero", "act_scale", "act_zero")
+    return {
+        f"{path}.{name}": getattr(layer, name).detach()
+        for path, layer in quantized_layers(student)
+        for name in names
+    }

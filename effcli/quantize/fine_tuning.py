@@ -19,7 +19,7 @@ from effcli.diffusion.conditioning import Condition, Guided
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
 from effcli.nn.relations import pool_to, relation_distillation
 from effcli.quantize.layers import quantized_layers
-from effcli.quantize.recipe import QuantizeRecipe, TrainSection
+from effcli.quantize.recipe import MpqDmRecipe, TrainSection
 
 
 class Walk:
@@ -45,7 +45,7 @@ class Walk:
         self.__dict__.update(state)
 
 
-def fine_tune(guided: Guided, student: nn.Module, recipe: QuantizeRecipe, run: Run) -> None:
+def fine_tune(guided: Guided, student: nn.Module, recipe: MpqDmRecipe, run: Run) -> None:
     """Train ``student`` in place: the low-rank updates, scales and zero-points of its layers.
 
     Args:

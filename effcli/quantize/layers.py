@@ -150,6 +150,7 @@ class QuantizedLayer(nn.Module):
     Args:
         layer: the full-precision layer; its weights stay as they are.
         clock: tells the sampling step.
+        is_edge: see :class:`FoundLayer`.
         activation_bits: None leaves activations alone.
         n_steps: sampling steps that have an activation scale each; 1 for one scale.
         rank: of the low-rank update; 0 for none.
@@ -168,6 +169,7 @@ class QuantizedLayer(nn.Module):
         layer: nn.Conv2d | nn.Linear,
         clock: StepClock,
         *,
+        is_edge: bool = False,
         activation_bits: int | None,
         n_steps: int,
         rank: int,
@@ -176,6 +178,7 @@ class QuantizedLayer(nn.Module):
         super().__init__()
         self.layer = layer
         self.clock = clock
+        self.is_edge = is_edge
         self.activation_bits = activation_bits
         self.integer_zeros = integer_zeros
         weight = layer.weight

@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.core.files import write_text
-from effcli.core.tensor_file import save_tensors
+from effcli.core.tensor_file import read_tensors, save_tensors
 from effcli.diffusion.models import build_unet, config_of, plain_config, read_json
 from effcli.quantize.packed_layer import LayerCodes
 from effcli.quantize.packing import pack_rows, row_bytes, unpack_rows
@@ -48,6 +47,7 @@ class PackedModel:
         others: path -> every parameter that is not quantized, as stored.
         unet_class, unet_config: of the UNet.
         scheduler_config: of the scheduler it was made for.
+        size_bytes: of the file that it was read from; 0 for one that has not been written.
     """
 
     about: dict[str, Any]
@@ -56,6 +56,18 @@ class PackedModel:
     unet_class: str
     unet_config: dict[str, Any]
     scheduler_config: dict[str, Any]
+    size_bytes: int = 0
+
+    def sizes(self) -> dict[str, Any]:
+        """Bits and bytes, counted over the quantized layers and over everything."""
+        return {
+            "mean_bits_quantized": self.mean_bits_quantized(),
+            "mean_bits_total": self.mean_bits_total(),
+            "size_bytes": self.size_bytes,
+            "size_fp32_bytes": 4 * self.n_parameters(),
+            "parameters": self.n_parameters(),
+            "quantized_layers": len(self.layers),
+        }
 
     def mean_bits_quantized(self) -> float:
         """Mean bits of a quantized weight."""
@@ -171,12 +183,7 @@ def load_packed(place: str | Path) -> PackedModel:
         InputError: none is there; it is foreign, truncated, edited, or of a newer version.
     """
     file = find_packed(place)
-    try:
-        with safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"cannot be read: {error}", place=str(file), hint=_HINT) from None
+    metadata, tensors = read_tensors(file, str(file))
     if "effcli.mpq" not in metadata:
         raise InputError("is not a packed model of `effcli quantize`", place=str(file))
     try:
@@ -199,7 +206,8 @@ def load_packed(place: str | Path) -> PackedModel:
     config = read_json(file.parent / "config.json")
     config.pop("quantization_config", None)
     scheduler = read_json(file.parent / "scheduler_config.json")
-    return PackedModel(about, layers, tensors, str(config.pop("_class_name", None)), config, scheduler)
+    class_name = str(config.pop("_class_name", None))
+    return PackedModel(about, layers, tensors, class_name, config, scheduler, file.stat().st_size)
 
 
 def _read_layer(name: str, facts: Mapping[str, Any], tensors: dict[str, Tensor]) -> LayerCodes:

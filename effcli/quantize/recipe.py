@@ -111,10 +111,9 @@ class EvalSection(Section):
 
 
 class QuantizeRecipe(Recipe):
-    """Settings of `effcli quantize run`."""
+    """What the recipes of all methods have; a method adds its own keys."""
 
     task: Literal["quantize"] = Field("quantize", description="The command this recipe is for.")
-    method: Literal["mpq-dm"] = Field("mpq-dm", description="The method.")
     model: str = Field(
         "builtin:fashion-diffusion", description="A diffusers folder, a hub id, or builtin:NAME."
     )
@@ -123,9 +122,6 @@ class QuantizeRecipe(Recipe):
     )
     sampler: SamplerSettings = Field(SamplerSettings(), description="How images are drawn, here and later.")
     condition: ConditionSection = Field(ConditionSection(), description="For conditional models.")
-    allocation: AllocationSection = Field(AllocationSection(), description="Bits of each row.")
-    calibration: CalibrationSection = Field(CalibrationSection(), description="The first ranges.")
-    train: TrainSection = Field(TrainSection(), description="The fine-tuning.")
     packing: PackingSection = Field(PackingSection(), description="The file.")
     eval: EvalSection = Field(EvalSection(), description="What is measured at the end.")
 
@@ -139,3 +135,12 @@ class QuantizeRecipe(Recipe):
     def widths(self) -> BitWidths:
         """The bits as numbers."""
         return parse_bits(self.bits)
+
+
+class MpqDmRecipe(QuantizeRecipe):
+    """MPQ-DM."""
+
+    method: Literal["mpq-dm"] = Field("mpq-dm", description="The method.")
+    allocation: AllocationSection = Field(AllocationSection(), description="Bits of each row.")
+    calibration: CalibrationSection = Field(CalibrationSection(), description="The first ranges.")
+    train: TrainSection = Field(TrainSection(), description="The fine-tuning.")

@@ -15,7 +15,7 @@ from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import SamplerSettings
 from effcli.diffusion.models import DiffusionModel, load_decoder, load_model
 from effcli.quantize.evaluation import choose_features, draw_images, measure
-from effcli.quantize.packed_file import PackedModel, find_packed, load_packed
+from effcli.quantize.packed_file import PackedModel, load_packed
 from effcli.quantize.recipe import ConditionSection, EvalSection
 from effcli.quantize.unet import Backend, unet_of
 
@@ -80,10 +80,7 @@ def evaluate_packed(
         )
     )
     metrics = {
-        "mean_bits_quantized": packed.mean_bits_quantized(),
-        "mean_bits_total": packed.mean_bits_total(),
-        "size_bytes": find_packed(place).stat().st_size,
-        "size_fp32_bytes": 4 * packed.n_parameters(),
+        **packed.sizes(),
         **measure(ours, theirs, settings, space, load_decoder(model, runtime.device)),
     }
     return Result(

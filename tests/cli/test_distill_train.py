@@ -60,7 +60,7 @@ def test_teacher_resumes_to_the_same_weights(images: Path, tmp_path: Path) -> No
 def test_classifier(images: Path, tmp_path: Path) -> None:
     done = effcli(
         "distill", "train", "-r", "fashion-classifier", "--data", images, "--steps", "30", "-o", "run", "--json",
-        "-s", "data.side=8", "-s", "train.batch_size=8", "-s", "classifier_width=8", cwd=tmp_path,
+        "-s", "data.side=8", "-s", "train.batch_size=8", "-s", "width=8", cwd=tmp_path,
     )  # fmt: skip
     assert done.code == 0, done.stderr
     assert done.json["metrics"]["accuracy_train"] == 1

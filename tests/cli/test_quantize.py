@@ -142,7 +142,7 @@ def nan_model(folder: Path) -> Path:
         (("--bits", "w9"), "9 bits for weights are not in 1..8"),
         (("--bits", "2a4"), "'2a4' is not of the form w2a4 or w4"),
         (("nowhere",), "nowhere: no such folder"),
-        (("builtin:nothing",), "no such built-in model"),
+        (("builtin:nothing",), "is not in the package"),
         (("--steps", "5000"), "does not convert to DDIM"),
         (("--guidance", "3"), "unconditional model cannot be guided"),
         (("-s", "eval.features=nothing"), "no such feature space"),

@@ -24,7 +24,7 @@ from effcli.core.claims import (
 )
 from effcli.core.errors import InterruptedRunError, RecipeError, UsageError
 from effcli.core.recipe import load_recipe
-from effcli.core.registry import TASKS, Task
+from effcli.core.registry import TASKS, Method, Task
 from effcli.core.run import Run
 
 CLAIM = """
@@ -54,8 +54,8 @@ def base(tmp_path: Path) -> Path:
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[ToyRecipe, Run], Any]]]:
     """The toy as a task; its function is the last one in the list."""
     functions: list[Callable[[ToyRecipe, Run], Any]] = [score]
-    monkeypatch.setitem(TASKS, "toy", Task("toy", "", "", "toy_task:ToyRecipe", ""))
-    monkeypatch.setattr(Task, "run_function", lambda self: functions[-1])
+    monkeypatch.setitem(TASKS, "toy", Task("toy", "", (Method("sgd", "toy_task", "toy_task:ToyRecipe"),)))
+    monkeypatch.setattr(Task, "run_function", lambda self, recipe: functions[-1])
     yield functions
 
 

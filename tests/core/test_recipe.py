@@ -24,14 +24,14 @@ from effcli.core.recipe import (
     task_of,
 )
 from effcli.core.registry import TASKS, get_task
-from effcli.enhance.recipe import EnhanceRecipe
+from effcli.enhance.recipe import WalMaFaRecipe
 
 RECIPES = [(task, name) for task in TASKS for name in shipped_recipes(task)]
 CLAIMS = [(task, name) for task in TASKS for name in shipped_recipes(task, claims=True)]
 
 
-def load(text: str, *sets: str) -> EnhanceRecipe:
-    return load_recipe(EnhanceRecipe, text, "x.yaml", [parse_set(one) for one in sets])
+def load(text: str, *sets: str) -> WalMaFaRecipe:
+    return load_recipe(WalMaFaRecipe, text, "x.yaml", [parse_set(one) for one in sets])
 
 
 def mistakes(text: str, *sets: str) -> list[str]:
@@ -279,7 +279,7 @@ def test_every_shipped_file_belongs_to_a_task() -> None:
 @pytest.mark.parametrize(("task", "name"), RECIPES)
 def test_shipped_recipe_is_valid_and_survives_a_round_trip(task: str, name: str) -> None:
     text, place = read_recipe(task, name)
-    recipe = load_recipe(get_task(task).recipe_class(), text, place)
+    recipe = load_recipe(get_task(task).recipe_class, text, place)
     assert task_of(text, place) == recipe.task == task
     assert load_recipe(type(recipe), dump_recipe(recipe), place) == recipe
 

@@ -46,9 +46,9 @@ def test_what_is_no_model_is_refused(tmp_path):
     (vae / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
     for source, message in (
         ("nowhere", "no such folder"),
-        ("builtin:nothing", "no such built-in model"),
+        ("builtin:nothing", "is not in the package"),
         (tmp_path / "empty", "neither model_index.json nor config.json"),
-        (tmp_path / "text.safetensors", "cannot be read"),
+        (tmp_path / "text.safetensors", "damaged or not a safetensors file"),
         (no_unet, "has no unet, only vae"),
         (vae, "holds a AutoencoderKL"),
     ):

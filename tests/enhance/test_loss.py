@@ -6,9 +6,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from effcli.enhance.loss import scale_to_mean, ssim_loss, total_variation, walmafa_loss
-from effcli.enhance.pipeline import training_loss
-from effcli.enhance.recipe import TrainSection
+from effcli.enhance.loss import scale_to_mean, ssim_loss, total_variation, training_loss, walmafa_loss
 
 
 def slow_ssim(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -112,6 +110,6 @@ def test_gradients_do_not_flow_through_the_mean():
 def test_gt_mean_weight_mixes_both_losses():
     x, y = pair()
     aware, blind = walmafa_loss(x, y), walmafa_loss(scale_to_mean(x, y), y)
-    assert float(training_loss(x, y, TrainSection())) == float(aware)
-    mixed = training_loss(x, y, TrainSection(gt_mean_weight=0.25))
+    assert float(training_loss(x, y, tv_weight=0.05, ssim=True, gt_mean_weight=0.0)) == float(aware)
+    mixed = training_loss(x, y, tv_weight=0.05, ssim=True, gt_mean_weight=0.25)
     torch.testing.assert_close(mixed, 0.75 * aware + 0.25 * blind)

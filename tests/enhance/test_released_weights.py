@@ -12,7 +12,8 @@ from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.enhance.config import WalMaFaConfig
-from effcli.enhance.weights import convert_released, load_weights, released_name
+from effcli.enhance.released_weights import convert_released, released_name
+from effcli.enhance.weights import load_weights
 
 State = dict[str, Tensor]
 SMALL = WalMaFaConfig(dim=4, blocks=(1, 1, 2), d_state=4)

@@ -53,7 +53,9 @@ def test_a_classifier_survives_its_file(tmp_path):
         space.features(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("name", ["inception", "builtin:nothing"])
-def test_unknown_spaces_are_refused(name):
-    with pytest.raises(InputError, match="no such feature space"):
+@pytest.mark.parametrize(
+    ("name", "message"), [("inception", "no such feature space"), ("builtin:nothing", "not in the package")]
+)
+def test_unknown_spaces_are_refused(name, message):
+    with pytest.raises(InputError, match=message):
         load_features(name)

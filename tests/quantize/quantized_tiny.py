@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,18 +10,19 @@ from torch import nn
 
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.models import DiffusionModel
-from effcli.quantize.calibration import initialise, wrap_layers
+from effcli.quantize.calibration import initialise
 from effcli.quantize.layers import quantized_layers
-from effcli.quantize.recipe import QuantizeRecipe
+from effcli.quantize.mpq_dm import start_layer, wrap_for
+from effcli.quantize.recipe import MpqDmRecipe
 from tests.diffusion.tiny_models import SCHEDULER, tiny_unet
 
 STEPS = 4
 
 
-def recipe_of(bits: str = "w2a4", **changes: Any) -> QuantizeRecipe:
+def recipe_of(bits: str = "w2a4", **changes: Any) -> MpqDmRecipe:
     """A small recipe; ``changes`` are sections."""
     content = {"bits": bits, "sampler": {"steps": STEPS}} | changes
-    return QuantizeRecipe.model_validate(content)
+    return MpqDmRecipe.model_validate(content)
 
 
 def full_precision(unet: nn.Module | None = None) -> tuple[DiffusionModel, Guided]:
@@ -31,15 +33,17 @@ def full_precision(unet: nn.Module | None = None) -> tuple[DiffusionModel, Guide
 
 
 def calibrated(
-    recipe: QuantizeRecipe, unet: nn.Module | None = None, seed: int = 0
+    recipe: MpqDmRecipe, unet: nn.Module | None = None, seed: int = 0
 ) -> tuple[nn.Module, list[Any]]:
     """The student after calibration on noise, and the report."""
     model, guided = full_precision(unet)
-    student = wrap_layers(model.unet, recipe, SCHEDULER)
+    student = wrap_for(recipe, model)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(8, *model.sample_shape, generator=generator)
     t = torch.randint(64, (8,), generator=generator)
-    report = initialise(student, lambda net: guided.with_unet(net).call(x, t, {}), recipe, lambda: None)
+    report = initialise(
+        student, lambda net: guided.with_unet(net).call(x, t, {}), partial(start_layer, recipe=recipe)
+    )
     return student, report
 
 

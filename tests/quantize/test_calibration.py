@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from effcli.core.errors import InputError
-from effcli.quantize.calibration import check_weights, row_errors
+from effcli.quantize.calibration import check_weights
 from effcli.quantize.layers import QuantizedLayer, StepClock, apply_layer, quantized_layers
+from effcli.quantize.mpq_dm import row_errors
 from effcli.quantize.quantizer import find_range, top_code
 from tests.diffusion.tiny_models import tiny_unet
 from tests.quantize.quantized_tiny import calibrated, recipe_of
@@ -20,7 +21,7 @@ def test_mean_bits_are_exact_and_the_split_never_hurts(rule, bits):
     recipe = recipe_of(bits, allocation={"rule": rule})
     student, report = calibrated(recipe)
     for name, layer in quantized_layers(student):
-        n = 8 if layer.update_a is None else recipe.widths.weights
+        n = 8 if layer.is_edge else recipe.widths.weights
         assert float(layer.row_bits.float().mean()) == n, name
     ratios = [row["error_to_uniform"] for row in report if "error_to_uniform" in row]
     assert ratios

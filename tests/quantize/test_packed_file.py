@@ -130,7 +130,7 @@ def test_other_files_are_refused(folder, tmp_path):
         load_packed(folder)
     file = folder / FILE_NAME
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is damaged"):
         load_packed(folder)
     with pytest.raises(InputError, match="no such file or folder"):
         load_packed(tmp_path / "nowhere")

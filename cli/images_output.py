@@ -1,0 +1,57 @@
+"""Where verbs that draw images put them: one picture, a folder, or stdout."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from effcli.core.errors import UsageError
+
+from .output import print_result
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImagesOutputOption = Annotated[
+    str,
+    typer.Option("--output", "-o", metavar="FILE|DIR|-", help="A grid as PNG, a folder, or - for stdout."),
+]
+
+
+def check_images_output(output: str, *, force: bool, as_json: bool) -> None:
+    """Make sure, before any work starts, that images can go to ``output``.
+
+    Raises:
+        UsageError: they cannot, or something is there already.
+    """
+    from effcli.core.files import check_new_file, check_new_folder
+
+    if output == "-":
+        if as_json:
+            raise UsageError("--json and a picture cannot both go to stdout", place="-o -")
+    elif _is_file_name(output):
+        check_new_file(Path(output), force=force)
+    else:
+        check_new_folder(Path(output), force=force)
+
+
+def write_images(images: Tensor, output: str, *, as_json: bool) -> None:
+    """Write uint8 images ``[N, C, H, W]`` to ``output`` and print where they are."""
+    from effcli.data.picture_grid import encode_png, grid, save_grid
+
+    if output == "-":
+        sys.stdout.buffer.write(encode_png(grid(images)))
+        return
+    if _is_file_name(output):
+        save_grid(images, Path(output))
+    else:
+        for i, image in enumerate(images):
+            save_grid(image[None], Path(output) / f"{i:05d}.png", zoom=1, border=0)
+    print_result({"output": output, "images": len(images)}, [output], as_json=as_json)
+
+
+def _is_file_name(output: str) -> bool:
+    return Path(output).suffix.lower() == ".png"
