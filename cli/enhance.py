@@ -182,12 +182,14 @@ def export(
     force: ForceOption = False,
 ) -> None:
     """Write weights, released checkpoints too, as one safetensors file of ours."""
-    from effcli.core.files import check_new_file
+    from effcli.core.files import check_new_file, make_folder
     from effcli.core.runtime import DTYPES
     from effcli.enhance.weights import load_weights, save_weights
 
     check_new_file(output, force=force)
-    save_weights(output, load_weights(weights), kernel_dtype=DTYPES[dtype])
+    network = load_weights(weights)
+    make_folder(output.parent)
+    save_weights(output, network, kernel_dtype=DTYPES[dtype])
     print_result({"output": str(output)}, [str(output)], as_json=options.as_json)
 
 

@@ -17,7 +17,7 @@ from effcli.core.errors import (
 )
 
 from .options import RecipeOptions
-from .output import print_error, print_plan, print_result
+from .output import is_main_process, print_error, print_plan, print_result
 from .session import runtime_for
 
 if TYPE_CHECKING:
@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 
 def print_file_plan(recipe: Recipe, plan: Plan, *, as_json: bool) -> None:
     """Print what ``--dry-run`` found: which file becomes which, and what cannot be done."""
-    from effcli.core.recipe import dump_recipe
-
     moves = {str(job.source or "-"): str(job.destination or "-") for job in plan.jobs}
-    problems = {f"problem {number}": str(failure.error) for number, failure in enumerate(plan.failures, 1)}
-    print_plan(dump_recipe(recipe), {**moves, **problems}, as_json=as_json)
+    problems = [str(failure.error) for failure in plan.failures]
+    if as_json:
+        files = [{"input": source, "output": destination} for source, destination in moves.items()]
+        print_plan(recipe, {"files": files, "problems": problems}, as_json=True)
+        return
+    numbered = {f"problem {number}": problem for number, problem in enumerate(problems, 1)}
+    print_plan(recipe, {**moves, **numbered}, as_json=False)
 
 
 def enhance_run(recipe: EnhanceRecipe, plan: Plan, options: RecipeOptions, output: str, quality: int) -> int:
@@ -51,11 +54,12 @@ def enhance_run(recipe: EnhanceRecipe, plan: Plan, options: RecipeOptions, outpu
     runtime = runtime_for(options, recipe)
     enhancer = open_enhancer(recipe, runtime)
     outcome = enhance_files(plan, enhancer, quality=quality, show_progress=not options.quiet)
-    failures = [*((failure.error for failure in plan.failures) if runtime.is_main else ()), *outcome.failures]
-    if not outcome.done and not outcome.interrupted and failures and runtime.world == 1:
+    failures = [*(failure.error for failure in plan.failures), *outcome.failures]
+    if not outcome.done and not outcome.interrupted and failures:
         raise _all_failed(failures)
-    for failure in failures:
-        print_error(failure)
+    if is_main_process():
+        for failure in failures:
+            print_error(failure)
     if not to_stdout:
         total_s = time.perf_counter() - started
         content = _result(recipe, plan, options, output, outcome, failures, runtime, total_s)
@@ -98,7 +102,8 @@ def _exit_code(plan: Plan, outcome: Outcome, failures: list[EffcliError]) -> int
         n_left = len(plan.jobs) - len(outcome.done) - len(outcome.failures)
         message = f"interrupted: {n_left} of {len(plan.jobs)} pictures were not started"
         hint = "the same command with --resume leaves out what is done"
-        print_error(InterruptedRunError(message, hint=hint))
+        if is_main_process():
+            print_error(InterruptedRunError(message, hint=hint))
         return EXIT_INTERRUPTED
     if not failures:
         return EXIT_DONE

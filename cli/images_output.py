@@ -40,18 +40,23 @@ def check_images_output(output: str, *, force: bool, as_json: bool) -> None:
 
 def write_images(images: Tensor, output: str, *, as_json: bool) -> None:
     """Write uint8 images ``[N, C, H, W]`` to ``output`` and print where they are."""
+    from effcli.core.files import make_folder
     from effcli.data.picture_grid import encode_png, grid, save_grid
 
     if output == "-":
         sys.stdout.buffer.write(encode_png(grid(images)))
         return
     if _is_file_name(output):
-        save_grid(images, Path(output))
+        save_grid(images, make_folder(Path(output).parent) / Path(output).name)
     else:
+        make_folder(Path(output))
         for i, image in enumerate(images):
             save_grid(image[None], Path(output) / f"{i:05d}.png", zoom=1, border=0)
     print_result({"output": output, "images": len(images)}, [output], as_json=as_json)
 
 
 def _is_file_name(output: str) -> bool:
-    return Path(output).suffix.lower() == ".png"
+    suffix = Path(output).suffix.lower()
+    if suffix in {".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}:
+        raise UsageError("images are written as PNG", place=output, hint="name a .png file or a folder")
+    return suffix == ".png"

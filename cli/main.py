@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
 from typing import Annotated
 
@@ -11,7 +11,6 @@ import typer
 from effcli import __version__
 from effcli.core.errors import (
     EXIT_DONE,
-    EXIT_FAILED,
     EXIT_INTERRUPTED,
     EffcliError,
     InterruptedRunError,
@@ -20,7 +19,7 @@ from effcli.core.errors import (
 from effcli.core.registry import TASKS
 
 from .groups import LazyGroup
-from .output import print_error, print_error_json, print_traceback
+from .output import give_up_stdout, print_error, print_error_json, print_traceback
 
 
 class _Root(LazyGroup):
@@ -58,11 +57,12 @@ def main() -> None:
     """Run the command line and leave with its exit code (0, 1, 2, 3, 4 or 130)."""
     arguments = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     wants_json, verbose = "--json" in arguments, not {"-v", "--verbose"}.isdisjoint(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, wherever it comes
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our stdout left: `effcli recipes ls | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
         raise SystemExit(EXIT_DONE) from None
     except (KeyboardInterrupt, typer.Abort):
         code = _fail(InterruptedRunError("interrupted"), wants_json, verbose)
@@ -79,9 +79,12 @@ def _fail(error: EffcliError, wants_json: bool, verbose: bool) -> int:
     if verbose and error.exit_code not in {UsageError.exit_code, EXIT_INTERRUPTED}:
         print_traceback(error)
     print_error(error)
-    if wants_json:
-        print_error_json(error)
+    try:
+        if wants_json:
+            print_error_json(error)
         sys.stdout.flush()
+    except OSError:  # a full disk takes no JSON either
+        give_up_stdout()
     return error.exit_code
 
 
@@ -101,7 +104,4 @@ def _unexpected(error: Exception, wants_json: bool, verbose: bool) -> int:
     text = " ".join(str(error).split())[:300]
     failure = EffcliError(f"{kind}: {text}", hint=None if verbose else "run again with -v for the traceback")
     failure.code = "unexpected"
-    print_error(failure)
-    if wants_json:
-        print_error_json(failure)
-    return EXIT_FAILED
+    return _fail(failure, wants_json, verbose=False)

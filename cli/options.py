@@ -18,7 +18,9 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from .output import configure_logging
+from effcli.core.errors import EXIT_DONE, InterruptedRunError
+
+from .output import configure_logging, give_up_stdout
 
 RUN = "Run"
 
@@ -147,7 +149,13 @@ def with_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..
         def command(**values: Any) -> None:
             options = group(**{field.name: values.pop(field.name) for field in fields(group)})
             configure_logging(quiet=options.quiet, verbose=options.verbose)
-            verb(options=options, **values)
+            try:
+                verb(options=options, **values)
+            except KeyboardInterrupt:  # Typer would leave without a word
+                raise InterruptedRunError("interrupted") from None
+            except BrokenPipeError:  # here too: the reader of our stdout left, as `| head -1` does
+                give_up_stdout()
+                raise typer.Exit(EXIT_DONE) from None
 
         command.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in own}

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effcli.core.errors import EffcliError
 
+if TYPE_CHECKING:
+    from effcli.core.recipe import Recipe
+
+
+def is_main_process() -> bool:
+    """True in the one process that prints and writes, among those that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
+
 
 def print_result(result: dict[str, Any], paths: Iterable[str], *, as_json: bool) -> None:
-    """Print one JSON object, or the path of each thing made, one a line."""
+    """Print one JSON object, or the path of each thing made, one a line; in the main process only."""
+    if not is_main_process():
+        return
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:
@@ -21,29 +32,27 @@ def print_result(result: dict[str, Any], paths: Iterable[str], *, as_json: bool)
             print(path)
 
 
-def print_plan(recipe_yaml: str, plan: dict[str, Any], *, as_json: bool) -> None:
+def print_plan(recipe: Recipe, plan: dict[str, Any], *, as_json: bool) -> None:
     """Print what ``--dry-run`` found: the resolved recipe and the plan."""
-    if as_json:
-        import yaml
+    from effcli.core.recipe import dump_recipe
 
-        print(json.dumps({"recipe": yaml.safe_load(recipe_yaml), "plan": plan}, ensure_ascii=False))
-        return
-    print(recipe_yaml.rstrip())
-    print("# plan")
-    for key, value in plan.items():
-        print(f"#   {key}: {value}")
+    lines = [f"#   {key}: {value}" for key, value in plan.items()]
+    content = {"recipe": recipe.model_dump(mode="json"), "plan": plan}
+    print_result(content, [*dump_recipe(recipe).splitlines(), "# plan", *lines], as_json=as_json)
 
 
 def print_table(rows: list[list[str]], header: list[str]) -> None:
-    """Print an aligned plain table on stdout."""
+    """Print an aligned plain table on stdout; in the main process only."""
+    if not is_main_process():
+        return
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def warn(message: str) -> None:
-    """Print one warning line on stderr."""
-    print(f"warning: {message}", file=sys.stderr)
+def give_up_stdout() -> None:
+    """Nobody reads stdout, or it cannot be written: what is still in its buffer goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_error(error: EffcliError) -> None:
@@ -56,7 +65,9 @@ def print_error(error: EffcliError) -> None:
 
 
 def print_error_json(error: EffcliError) -> None:
-    """Print the failure as the one JSON object on stdout."""
+    """Print the failure as the one JSON object on stdout; in the main process only."""
+    if not is_main_process():
+        return
     content = {"code": error.code, "place": error.place, "message": error.message, "hint": error.hint}
     print(json.dumps({"error": content}, ensure_ascii=False))
 
@@ -66,6 +77,7 @@ def configure_logging(*, quiet: bool, verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+    logging.raiseExceptions = False  # a log that cannot be written must not end the work
     logger = logging.getLogger("effcli")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)

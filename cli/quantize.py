@@ -179,7 +179,7 @@ def inspect(options: Options, packed: PackedArgument) -> None:
     if options.as_json:
         print_result(content, [], as_json=True)
         return
-    header = ["layer", "kind", "shape", "rows by bits", "activations", "bytes"]
+    header = ["layer", "kind", "shape", "rows_by_bits", "activations", "bytes"]
     print_table([[str(row[name]) for name in header] for row in content["layers"]], header)
     print()
     facts = {name: value for name, value in content.items() if name not in {"layers", "timesteps"}}

@@ -61,7 +61,7 @@ def cp(
     force: ForceOption = False,
 ) -> None:
     """Copy a shipped recipe to a file of your own."""
-    from effcli.core.files import check_new_file, write_text
+    from effcli.core.files import check_new_file, make_folder, write_text
     from effcli.core.recipe import read_recipe
     from effcli.core.registry import get_task
 
@@ -72,6 +72,7 @@ def cp(
     path = destination or Path(f"{name}.yaml")
     path = path / f"{name}.yaml" if path.is_dir() else path
     check_new_file(path, force=force)
+    make_folder(path.parent)
     write_text(path, text)
     print_result({"output": str(path)}, [str(path)], as_json=options.as_json)
 
@@ -80,18 +81,22 @@ def cp(
 @with_options()
 def check(
     options: Options,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recipe files of your own.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Recipe or claim files of your own.")
+    ],
 ) -> None:
-    """Validate recipe files; all mistakes are reported at once. Prints the files that are right."""
+    """Validate recipe and claim files; all mistakes are reported at once. Prints the files that are right."""
+    from effcli.core.claims import Claim
     from effcli.core.errors import RecipeError
-    from effcli.core.recipe import load_recipe, read_recipe, task_of
+    from effcli.core.recipe import is_claim, load_recipe, read_recipe, task_of
     from effcli.core.registry import get_task
 
     mistakes, right = [], []
     for file in files:
         try:
             text, place = read_recipe("", str(file))
-            load_recipe(get_task(task_of(text, place)).recipe_class, text, place)
+            task = get_task(task_of(text, place))
+            load_recipe(Claim if is_claim(text, place) else task.recipe_class, text, place)
         except UsageError as error:
             mistakes.append(
                 str(error) if error.place or isinstance(error, RecipeError) else f"{file}: {error}"

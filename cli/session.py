@@ -61,26 +61,25 @@ def execute(verb: str, task: str, options: RunOptions, shorthands: dict[str, tup
     own_verb = entry.method(recipe.method).verb
     if own_verb != verb:
         raise UsageError(f"method {recipe.method!r} is not for this verb", hint=f"effcli {task} {own_verb}")
-    planned = entry.plan_function(recipe)(recipe)
-    if options.dry_run:
-        from effcli.core.recipe import dump_recipe
-
-        print_plan(dump_recipe(recipe), planned, as_json=options.as_json)
-        return
     from effcli.core.run import SaveEvery, open_run, read_result
 
+    save_every, runtime = SaveEvery.parse(options.save_every), runtime_for(options, recipe)
+    planned = entry.plan_function(recipe)(recipe)
+    if options.dry_run:
+        print_plan(recipe, planned, as_json=options.as_json)
+        return
     run = open_run(
         options.output,
         recipe,
-        runtime_for(options, recipe),
+        runtime,
         verb=verb,
         recipe_name=Path(options.recipe).name.removesuffix(".yaml"),
         resume=options.resume,
-        save_every=SaveEvery.parse(options.save_every),
+        save_every=save_every,
         show_progress=not options.quiet,
     )
     with run:
         if not run.is_finished:
             entry.run_function(recipe)(recipe, run)
-    if run.runtime.is_main:
-        print_result(read_result(run.path), [str(run.path)], as_json=options.as_json)
+    result = runtime.on_main(lambda: read_result(run.path))
+    print_result(result, [str(run.path)], as_json=options.as_json)

@@ -11,7 +11,7 @@ import typer
 from effcli.core.errors import EXIT_CLAIM_FAILED, UsageError
 
 from .options import DeviceOption, Options, ThreadsOption, with_options
-from .output import print_result
+from .output import is_main_process, print_result
 
 app = typer.Typer(add_completion=False)
 
@@ -37,7 +37,6 @@ def verify(
     """
     from effcli.core.claims import load_claim
     from effcli.core.claims import verify as verify_claim
-    from effcli.core.runtime import is_main_process
 
     task, name_or_file = _split(claim)
     loaded, name = load_claim(task, name_or_file)
@@ -62,8 +61,7 @@ def verify(
     for finding in content["findings"]:
         spread = "" if finding["spread"] is None else f" ± {finding['spread']:.3g}"
         announce(f"{finding['verdict']}: {finding['expectation']} ({finding['mean']:+.3g}{spread})")
-    if is_main_process():
-        print_result(content, [str(folder / "claim.json")], as_json=options.as_json)
+    print_result(content, [str(folder / "claim.json")], as_json=options.as_json)
     if content["verdict"] == "does not hold":
         raise typer.Exit(EXIT_CLAIM_FAILED)
 

@@ -58,7 +58,9 @@ class Claim(Section):
         {}, description="Recipe key -> file name or names in the folder that --data gives."
     )
     overrides: dict[str, Any] = Field({}, description="Recipe key -> value, for all arms.")
-    arms: dict[ArmName, dict[str, Any]] = Field(description="Arm -> recipe key -> value.")
+    arms: dict[ArmName, dict[str, Any]] = Field(
+        description="Arm -> recipe key -> value; the key recipe names another base for this arm, of another method."
+    )
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="One run an arm and seed.")
     expect: list[Expectation] = Field(min_length=1, description="What the claim says about the arms.")
 
@@ -103,8 +105,9 @@ def arm_recipe(claim: Claim, arm: str, seed: int, data: Path | None) -> Recipe:
         Override(f"claim data {key}", key, _in_folder(names, data)) for key, names in claim.data.items()
     ]
     settings = {**claim.overrides, **claim.arms[arm], "seed": seed}
+    base = str(settings.pop("recipe", claim.base))
     overrides += [Override(f"arm {arm}", key, value) for key, value in settings.items()]
-    return find_recipe(claim.task, claim.base, overrides)
+    return find_recipe(claim.task, base, overrides)
 
 
 def verify(
@@ -167,6 +170,8 @@ def _run_arm(path: Path, recipe: Recipe, runtime: Runtime, name: str, show_progr
         ) as run:
             if not run.is_finished:
                 task.run_function(recipe)(recipe, run)
+            if run.stop_requested:
+                raise InterruptedRunError("interrupted between two runs", place=str(path.parent))
     except InterruptedRunError as error:
         raise InterruptedRunError(
             error.message, place=error.place, hint="the same command goes on from there"

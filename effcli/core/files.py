@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import os
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -92,19 +93,32 @@ def write_error(error: OSError, destination: Path) -> RunError:
 
 
 def check_writable(folder: Path) -> None:
-    """Make ``folder`` and make sure that a file can be written there, before any work starts.
+    """Make sure, before any work starts, that files can be written in ``folder``, or where it would be made.
 
     Raises:
-        UsageError: it is a file, or it cannot be made or written.
+        UsageError: it or a folder above it is a file, or cannot be written.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError("is a file, not a folder", place=str(existing)) from None
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror or error}", place=str(folder)) from None
+
+
+def make_folder(folder: Path) -> Path:
+    """Make ``folder``, and those above it, where they are not there; returns it.
+
+    Raises:
+        RunError: it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (FileExistsError, NotADirectoryError):
-        raise UsageError("is a file, not a folder", place=str(folder)) from None
     except OSError as error:
-        raise UsageError(f"cannot be written: {error.strerror or error}", place=str(folder)) from None
+        raise RunError(f"the folder cannot be made: {error.strerror}", place=str(folder)) from error
+    return folder
 
 
 def check_new_file(file: Path, *, force: bool) -> None:

@@ -142,6 +142,16 @@ def task_of(text: str, place: str) -> str:
     return str(content["task"])
 
 
+def is_claim(text: str, place: str) -> bool:
+    """Whether a file is a claim rather than a recipe.
+
+    Raises:
+        RecipeError: it is not YAML.
+    """
+    content, _ = _parse(text, place)
+    return isinstance(content, dict) and "arms" in content
+
+
 def dump_recipe(recipe: BaseModel, *, comments: bool = True) -> str:
     """Write a resolved recipe as YAML; with ``comments`` each key carries its description."""
     return "\n".join(_dump(recipe, comments, indent=0)) + "\n"

@@ -20,7 +20,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
@@ -29,7 +29,7 @@ import torch
 
 from effcli.core.checkpoint import CheckpointStore
 from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError, UsageError
-from effcli.core.files import LOCK_FILE, is_vacant, write_error, write_text
+from effcli.core.files import LOCK_FILE, make_folder, write_error, write_text
 from effcli.core.metrics_log import MetricsLog, read_metrics
 from effcli.core.progress import progress_bar
 from effcli.core.recipe import Recipe, dump_recipe
@@ -100,7 +100,7 @@ class Run:
         show_progress: bool,
         lock: IO[str] | None,
         is_finished: bool,
-        is_new: bool,
+        new_folders: Sequence[Path],
     ) -> None:
         self.path = path
         self.recipe = recipe
@@ -110,7 +110,7 @@ class Run:
         self.save_every = save_every
         self.show_progress = show_progress and runtime.is_main
         self.is_finished = is_finished
-        self._is_new = is_new and runtime.is_main
+        self._new_folders = new_folders if runtime.is_main else ()
         self._stop = StopSignal()
         self._checkpoints = CheckpointStore(path / "checkpoints", dump_recipe(recipe, comments=False))
         self._metrics = MetricsLog(path / "metrics.jsonl")
@@ -139,8 +139,9 @@ class Run:
         self._stop.__exit__(*exception)
         if self._log_handler is not None:
             logging.getLogger("effcli").removeHandler(self._log_handler)
-            self._log_handler.close()
-        if self._is_new and isinstance(exception[1], UsageError):
+            with contextlib.suppress(OSError):  # the log on a full disk; what matters was written and checked
+                self._log_handler.close()
+        if self._new_folders and isinstance(exception[1], UsageError):
             self._discard()
         if self._lock is not None:
             self._lock.close()
@@ -219,9 +220,14 @@ class Run:
         if due and self.runtime.is_main:
             self._metrics.append(stage, step, numbers)
 
+    @property
+    def stop_requested(self) -> bool:
+        """Whether Ctrl-C or SIGTERM came, also one that came too late to stop this run."""
+        return self.runtime.any_rank(self._stop.requested)
+
     def check_stop(self) -> None:
         """Leave here if Ctrl-C or SIGTERM came; for stretches of work outside :meth:`steps`."""
-        if self.runtime.any_rank(self._stop.requested):
+        if self.stop_requested:
             raise InterruptedRunError(
                 "interrupted", place=str(self.path), hint="the same command with --resume goes on"
             )
@@ -251,22 +257,20 @@ class Run:
     def file(self, name: str) -> Path:
         """Where a product goes, such as ``model/unet.safetensors``; its folder is made. For the main rank."""
         path = self.path / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_error(error, path) from None
+        make_folder(path.parent)
         return path
 
     # --- inside ----------------------------------------------------------------------------------------
 
     def _discard(self) -> None:
-        """Take back a directory that this process made for a run that could not start: nothing is in the way then."""
+        """Take back the folders that this process made for a run that could not start: nothing is in the way then."""
         if self._metrics.n_bytes or self._checkpoints.folder.exists():
             return
         for name in ("recipe.yaml", "log.txt", LOCK_FILE):
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # something else is in it
-            self.path.rmdir()
+            for folder in self._new_folders:
+                folder.rmdir()
 
     def _write_result(self, result: Result) -> None:
         from effcli.core.report import write_report
@@ -378,14 +382,14 @@ def open_run(
     """
     lock: IO[str] | None = None
 
-    def claim() -> tuple[Path, bool, bool]:
+    def claim() -> tuple[Path, bool, list[Path]]:
         nonlocal lock
         path = output or default_directory(recipe, recipe_name, resume=resume)
-        is_new = is_vacant(path)
+        new_folders = [folder for folder in (path, *path.parents) if not folder.exists()]
         lock = claim_directory(path, recipe, resume=resume)
-        return path, lock is None, is_new
+        return path, lock is None, new_folders
 
-    path, is_finished, is_new = runtime.on_main(claim)
+    path, is_finished, new_folders = runtime.on_main(claim)
     return Run(
         path,
         recipe,
@@ -396,5 +400,5 @@ def open_run(
         show_progress=show_progress,
         lock=lock,
         is_finished=is_finished,
-        is_new=is_new,
+        new_folders=new_folders,
     )

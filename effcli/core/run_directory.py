@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from effcli.core.errors import UsageError
-from effcli.core.files import check_writable, is_vacant, lock_folder, remove_parts, write_text
+from effcli.core.files import check_writable, is_vacant, lock_folder, make_folder, remove_parts, write_text
 from effcli.core.recipe import Recipe, difference, dump_recipe, load_recipe
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ def claim_directory(path: Path, recipe: Recipe, *, resume: bool) -> IO[str] | No
     if _holds_finished(path, recipe, resume):
         return None
     check_writable(path)
+    make_folder(path)
     lock = lock_folder(path)
     remove_parts(path)
     if not (path / "recipe.yaml").exists():

@@ -124,6 +124,14 @@ class Runtime:
             raise error
         return value  # type: ignore[return-value]
 
+    def gather(self, value: T) -> list[T]:
+        """Every rank's ``value``, in the order of the ranks, in every rank."""
+        if self.world == 1:
+            return [value]
+        box: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(box, value)
+        return box
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world > 1:
@@ -175,11 +183,6 @@ def create_runtime(
     if threads is not None:
         torch.set_num_threads(threads)  # after Accelerate, which sets it too
     return Runtime(chosen, arithmetic, seed, rank, world)
-
-
-def is_main_process() -> bool:
-    """True in the one process that writes; for code that has no :class:`Runtime` at hand."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 _accelerator: Any = None

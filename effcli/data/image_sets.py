@@ -104,10 +104,22 @@ def load_images(source: str | Path, split: Split, *, side: int, channels: Litera
         raise InputError("no such file or folder", place=str(source), hint=_LAYOUT_HINT)
     if path.is_file():
         return _read_npz(path, split, side, channels)
-    idx = sorted(path.glob(f"{_IDX_NAMES[split]}-images-idx3-ubyte*"))
-    if idx:
+    if idx := _idx_files(path, split):
         return _read_idx(idx[0], side, channels)
     return _read_folder(path, split, side, channels)
+
+
+def check_images(source: str | Path, split: Split) -> None:
+    """Make sure, before hours of work, that :func:`load_images` will find images; none is decoded.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise InputError("no such file or folder", place=str(source), hint=_LAYOUT_HINT)
+    if path.is_dir() and not _idx_files(path, split):
+        _picture_files(path, split)
 
 
 def _squares(images: Iterator[Tensor], side: int, channels: int) -> Tensor:
@@ -191,13 +203,23 @@ def _decode(encoded: bytes) -> Tensor:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def _read_folder(folder: Path, split: Split, side: int, channels: int) -> ImageSet:
+def _idx_files(folder: Path, split: Split) -> list[Path]:
+    return sorted(folder.glob(f"{_IDX_NAMES[split]}-images-idx3-ubyte*"))
+
+
+def _picture_files(folder: Path, split: Split) -> tuple[Path, list[Path]]:
+    """The folder of the split's pictures, and these in order."""
     top = folder / split if (folder / split).is_dir() else folder
     files = sorted(
         path for path in top.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
     )
     if not files:
         raise InputError("no images in it", place=str(top), hint=_LAYOUT_HINT)
+    return top, files
+
+
+def _read_folder(folder: Path, split: Split, side: int, channels: int) -> ImageSet:
+    top, files = _picture_files(folder, split)
     if len(files) * channels * side * side > _DECODED_BYTES_LIMIT:
         raise InputError(f"{len(files)} images of {side}x{side} do not fit in memory", place=str(top))
     names = [path.relative_to(top).parts[0] if path.parent != top else "" for path in files]

@@ -17,6 +17,11 @@ from effcli.nn.schedules import cosine
 from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
 
 
+def plan(recipe: ClassifierRecipe, n_classes: int) -> dict[str, Any]:
+    """What :func:`train` would train."""
+    return {"parameters": sum(p.numel() for p in build_classifier(recipe, n_classes).parameters())}
+
+
 def train(recipe: ClassifierRecipe, run: Run) -> Result:
     """A classifier, its accuracy, and the statistics of its features over the training images."""
     sets = {
@@ -27,10 +32,7 @@ def train(recipe: ClassifierRecipe, run: Run) -> Result:
     fit_classifier(network, sets["train"], recipe, run)
     metrics: dict[str, Any] = {
         "parameters": sum(p.numel() for p in network.parameters()),
-        **{
-            f"accuracy_{split}": accuracy(network, images, run.runtime.device)
-            for split, images in sets.items()
-        },
+        **{f"accuracy_{split}": accuracy(network, images, run) for split, images in sets.items()},
     }
     if run.runtime.is_main:
         file = run.file("model/classifier.safetensors")
@@ -89,9 +91,10 @@ def shifted(x: Tensor, most: int) -> Tensor:
 
 
 @torch.inference_mode()
-def accuracy(network: SmallClassifier, images: ImageSet, device: torch.device) -> float:
+def accuracy(network: SmallClassifier, images: ImageSet, run: Run) -> float:
     """Share of the images whose class is named right."""
     hits = 0
     for x, y in zip(images.images.split(1000), images.labels.split(1000), strict=True):
-        hits += int((network(to_range(x).to(device)).argmax(1).cpu() == y).sum())
+        run.check_stop()
+        hits += int((network(to_range(x).to(run.runtime.device)).argmax(1).cpu() == y).sum())
     return hits / len(images)

@@ -21,6 +21,11 @@ from effcli.nn.schedules import cosine
 N_PICTURES = 64
 
 
+def plan(recipe: TeacherRecipe, n_classes: int) -> dict[str, Any]:
+    """What :func:`train` would train; building it also proves that its sizes fit together."""
+    return {"parameters": sum(p.numel() for p in build_teacher(recipe).parameters())}
+
+
 def train(recipe: TeacherRecipe, run: Run) -> Result:
     """A diffusion model from images, and pictures of it."""
     images = load_images(recipe.data.source, "train", side=recipe.data.side, channels=recipe.data.channels)

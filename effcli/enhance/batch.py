@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from effcli.core.errors import EffcliError, InputError
+from effcli.core.files import make_folder
 from effcli.core.progress import progress_bar
 from effcli.core.stop import StopSignal
 from effcli.data.images import read_picture, write_picture
 from effcli.enhance.enhancer import Enhancer
-from effcli.enhance.files import Job, Plan, make_folder
+from effcli.enhance.files import Job, Plan
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,11 @@ class Outcome:
 def enhance_files(
     plan: Plan, enhancer: Enhancer, *, quality: int = 95, show_progress: bool = False
 ) -> Outcome:
-    """Enhance each source of the plan to its destination; with several ranks each takes its share."""
+    """Enhance each source of the plan to its destination; with several ranks each takes its share.
+
+    Returns:
+        what all ranks did together, in every rank.
+    """
     outcome = Outcome()
     runtime = enhancer.runtime
     own = plan.jobs[runtime.rank :: runtime.world]
@@ -63,7 +68,16 @@ def enhance_files(
                 message = " ".join(str(error).split())[:200] or "out of memory"
                 outcome.failures.append(InputError(message, place=str(job.source or "-")))
             advance()
-    return outcome
+    return _together(runtime.gather(outcome))
+
+
+def _together(shares: list[Outcome]) -> Outcome:
+    """The outcomes of all ranks as one."""
+    return Outcome(
+        done=[entry for share in shares for entry in share.done],
+        failures=[failure for share in shares for failure in share.failures],
+        interrupted=any(share.interrupted for share in shares),
+    )
 
 
 def _enhance_file(job: Job, enhancer: Enhancer, quality: int) -> dict[str, Any]:

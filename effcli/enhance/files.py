@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from effcli.core.errors import InputError, RunError, UsageError
+from effcli.core.errors import InputError, UsageError
+from effcli.core.files import check_writable
 from effcli.data.picture import FORMATS, format_of
 
 STREAM = "-"
@@ -114,20 +115,9 @@ def plan_outputs(
             jobs.append(Job(source, destination, format_of(destination)))
     if len(paths) == 1 and not jobs and len(failures) == 1:
         raise failures[0].error
-    _require_writable(job.destination.parent for job in jobs if job.destination)
+    for folder in dict.fromkeys(job.destination.parent for job in jobs if job.destination):
+        check_writable(folder)
     return Plan(tuple(jobs), tuple(failures), tuple(skipped))
-
-
-def make_folder(folder: Path) -> None:
-    """Create the folder that an output goes to.
-
-    Raises:
-        RunError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"the folder cannot be made: {error.strerror}", place=str(folder)) from error
 
 
 def _plan_stream(inputs: Sequence[str | Path], output: str | None, force: bool, format: str | None) -> Plan:
@@ -148,7 +138,7 @@ def _plan_stream(inputs: Sequence[str | Path], output: str | None, force: bool, 
     destination = _checked_suffix(output, format)
     if error := _unavailable(destination, set(), force):
         raise error
-    _require_writable([destination.parent])
+    check_writable(destination.parent)
     return Plan((Job(None, destination, format_of(destination)),))
 
 
@@ -313,13 +303,3 @@ def _unavailable(destination: Path, taken: set[tuple[int, int]], force: bool) ->
     if os.path.lexists(destination) and not force:
         return InputError("exists already", place=place, hint="--force overwrites it")
     return None
-
-
-def _require_writable(folders: Iterable[Path]) -> None:
-    """Check that files can be made in the folders, or these in the nearest folder above that exists."""
-    for folder in dict.fromkeys(folders):
-        existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-        if not _is_folder(existing):
-            raise UsageError("is a file, but the outputs need a folder", place=str(existing))
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise UsageError("no permission to write in this folder", place=str(existing))

@@ -63,7 +63,7 @@ def train(recipe: EnhanceRecipe, run: Run) -> Result:
     figures = {}
     if held_out is not None:
         enhancer = Enhancer(brighten, runtime=run.runtime)
-        metrics |= evaluate(enhancer, held_out)
+        metrics |= evaluate(enhancer, held_out, run.check_stop)
         figures = draw_examples(enhancer, held_out, run)
     return run.finish(metrics, figures)
 
@@ -123,10 +123,16 @@ def check_measurable(pairs: PairSet) -> None:
             )
 
 
-def evaluate(enhancer: Enhancer, pairs: PairSet) -> dict[str, Any]:
-    """Mean PSNR and SSIM over the pairs, of the enhancer and of the baselines that any method must beat."""
+def evaluate(
+    enhancer: Enhancer, pairs: PairSet, check_stop: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Mean PSNR and SSIM over the pairs, of the enhancer and of the baselines that any method must beat.
+
+    ``check_stop`` is called before each pair; it raises to stop.
+    """
     scores: dict[str, list[Mapping[str, float | None]]] = {name: [] for name in ("", *BASELINES)}
     for index in range(len(pairs)):
+        check_stop()
         low, high = _pair(pairs, index)
         scores[""].append(evaluate_pair(enhancer.enhance_tensor(low), high))
         for name, baseline in BASELINES.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from effcli.core.progress import progress_bar
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
-from effcli.data.image_sets import load_images, to_bytes
+from effcli.data.image_sets import check_images, load_images, to_bytes
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import SamplerSettings, ddim_scheduler, sample
 from effcli.diffusion.models import Decode
@@ -34,6 +35,8 @@ def draw_images(
 ) -> Tensor:
     """Images ``[N, C, H, W]``, float32 on the CPU; the same noise and conditions for every model and batch size.
 
+    With several ranks each draws its share of the batches, and all get all images.
+
     Args:
         guided: the model.
         sampler: the settings.
@@ -47,11 +50,15 @@ def draw_images(
     generator = runtime.generator("noise")
     noise = torch.randn(n_images, *guided.sample_shape, generator=generator)
     condition = guided.draw(n_images, runtime.generator("condition"))
-    parts = []
+    parts: list[tuple[int, Tensor]] = []
     starts = range(0, n_images, batch_size)
-    with progress_bar(title, len(starts), unit="batches", show=show_progress) as advance:
-        for start in starts:
-            check_stop()
+    n_rounds = math.ceil(len(starts) / runtime.world)
+    with progress_bar(title, n_rounds, unit="batches", show=show_progress) as advance:
+        for turn in range(n_rounds):
+            check_stop()  # in all ranks equally often
+            start = (turn * runtime.world + runtime.rank) * batch_size
+            if start >= n_images:
+                continue
             rows = slice(start, start + batch_size)
             predict = guided.predictor({name: value[rows] for name, value in condition.items()})
             fresh = runtime.generator("fresh", start) if sampler.eta > 0 else None
@@ -59,9 +66,10 @@ def draw_images(
                 images = sample(
                     predict, scheduler, noise[rows].to(guided.device), eta=sampler.eta, generator=fresh
                 )
-            parts.append(images.float().cpu())
+            parts.append((start, images.float().cpu()))
             advance()
-    return torch.cat(parts)
+    every = [part for share in runtime.gather(parts) for part in share]
+    return torch.cat([images for _, images in sorted(every, key=lambda part: part[0])])
 
 
 def measure(
@@ -78,7 +86,8 @@ def measure(
 
     Returns:
         ``mse_to_fp``, the same over the variance of the reference; ``feature_mse_to_fp``, the mean squared distance of
-        an image pair's features over their variance; ``fd_fp``; and with real images ``fd`` and ``fd_full_precision``.
+        an image pair's features over their variance; ``fd_fp``; ``fd`` and ``fd_full_precision``,
+        None where there are no real images.
     """
     decoded = to_bytes(decode(images))
     ours, theirs = space.features(decoded), space.features(to_bytes(decode(reference)))
@@ -92,9 +101,8 @@ def measure(
         "eval_images": len(images),
     }
     real = _real_moments(settings, space, decoded)
-    if real is not None:
-        metrics["fd"] = frechet_distance(ours, real)
-        metrics["fd_full_precision"] = frechet_distance(theirs, real)
+    metrics["fd"] = None if real is None else frechet_distance(ours, real)
+    metrics["fd_full_precision"] = None if real is None else frechet_distance(theirs, real)
     return metrics
 
 
@@ -102,8 +110,10 @@ def choose_features(settings: EvalSection, sample_shape: tuple[int, int, int]) -
     """The recipe's feature space; ``auto`` takes the built-in one for grey 16x16 images, else the pixels.
 
     Raises:
-        InputError: there is no such space.
+        InputError: there is no such space, or ``data`` holds no images.
     """
+    if settings.data is not None:
+        check_images(settings.data, "train")
     if settings.features != "auto":
         return load_features(settings.features)
     return load_features("builtin:fashion-features" if sample_shape == (1, 16, 16) else "pixels")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from effcli.core.files import check_writable, write_text
+from effcli.core.files import make_folder, write_text
 from effcli.core.runtime import DTYPES
 from effcli.core.tensor_file import save_tensors
 from effcli.quantize.packed_file import load_packed
@@ -30,7 +30,7 @@ def export_diffusers(place: str | Path, folder: Path, dtype: str) -> None:
     packed = load_packed(place)
     unet = dequantize(packed)
     for part in ("unet", "scheduler"):
-        check_writable(folder / part)
+        make_folder(folder / part)
     tensors = {
         name: value.to(DTYPES[dtype]) if value.is_floating_point() else value
         for name, value in unet.state_dict().items()

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
-from effcli.core.files import write_text
+from effcli.core.files import make_folder, write_text
 from effcli.core.tensor_file import read_tensors, save_tensors
 from effcli.diffusion.models import build_unet, config_of, plain_config, read_json
 from effcli.quantize.packed_layer import LayerCodes
@@ -109,7 +109,7 @@ def save_packed(folder: Path, model: PackedModel) -> Path:
     Raises:
         RunError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     metadata = {
         "format": "pt",
         "effcli.mpq": json.dumps({"version": VERSION, **model.about}),
@@ -154,7 +154,7 @@ def describe_layer(name: str, codes: LayerCodes) -> dict[str, Any]:
         "layer": name,
         "kind": codes.kind,
         "shape": "x".join(map(str, codes.shape)),
-        "rows by bits": split,
+        "rows_by_bits": split,
         "activations": activations,
         "bytes": n_bytes,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ class Finished:
 
 
 def start(folder: Path, *arguments: str | Path, cwd: Path) -> multiprocessing.process.BaseProcess:
-    """Start ``effcli ARGUMENTS``; standard input is folder/0, output and errors go to folder/1 and folder/2."""
+    """Start ``effcli ARGUMENTS``; standard input is folder/0, output and errors go to folder/1 and /2."""
+    (folder / "0").touch()
     process = spawner.Process(target=_effcli, args=(tuple(map(str, arguments)), str(cwd), str(folder)))
     process.start()
     return process
@@ -80,3 +82,16 @@ def _effcli(arguments: tuple[str, ...], cwd: str, folder: str) -> None:
         main()
     finally:
         sys.stdout.flush()
+
+
+def torchrun(*arguments: str | Path, cwd: Path, n_processes: int = 2, timeout_s: float = 300) -> Finished:
+    """What ``torchrun --nproc-per-node 2 -m effcli ARGUMENTS`` does."""
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes), "-m", "effcli"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        timeout=timeout_s,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return Finished(done.returncode, done.stdout, done.stderr.decode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import subprocess
 import sys
@@ -109,34 +108,6 @@ def test_the_saved_recipe_gives_the_same_weights_again(pairs: Path, tmp_path: Pa
     _assert_equal(tmp_path / "a", tmp_path / "b")
 
 
-def test_kill_9_at_random_moments_then_resume_ends_with_the_same_weights(pairs: Path, tmp_path: Path) -> None:
-    arguments = [*TINY, "--threads", "1", "--data", str(pairs), "--steps", "40"]
-    assert effcli("enhance", "train", *arguments, "-o", "whole", cwd=tmp_path).code == 0
-    command = [sys.executable, "-m", "effcli", "enhance", "train", *arguments]
-    command += ["-o", "killed", "--save-every", "3steps", "--resume"]
-    checkpoint = tmp_path / "killed" / "checkpoints" / "train.pt"
-    draws = random.Random(0)
-    kills = 0
-    while kills < 4:
-        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        process = subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
-            time.sleep(0.01)
-        time.sleep(draws.uniform(0, 0.3))
-        if process.poll() is not None:
-            break
-        process.kill()
-        process.wait()
-        kills += 1
-    assert kills > 0
-    assert effcli("enhance", "train", *arguments, "-o", "killed", "--resume", cwd=tmp_path).code == 0
-    _assert_equal(tmp_path / "whole", tmp_path / "killed")
-    lines = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "killed")]
-    assert lines[0] == lines[1]
-
-
 def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(pairs: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -178,33 +149,6 @@ def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     assert done.code == 2
     assert "nowhere" in done.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_two_processes_equal_one(pairs: Path, tmp_path: Path) -> None:
-    arguments = [*TINY, "--threads", "1", "--data", str(pairs), "--steps", "5"]
-    assert effcli("enhance", "train", *arguments, "-o", "one", cwd=tmp_path).code == 0
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "effcli",
-    ]
-    done = subprocess.run(
-        [*launch, "enhance", "train", *arguments, "-o", "two"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["two"]
-    one, two = _weights(tmp_path / "one"), _weights(tmp_path / "two")
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-3)
 
 
 def test_a_run_that_could_not_start_leaves_nothing_behind(pairs: Path, tmp_path: Path) -> None:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from tests.cli.effcli_process import effcli
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
@@ -93,22 +88,6 @@ def test_export_gives_a_pipeline_that_diffusers_loads(run: Path, tmp_path: Path)
     assert images.shape == (1, 8, 8, 1)
 
 
-def test_an_interrupted_run_ends_with_the_same_file(run: Path, place: Path, model: Path) -> None:
-    again = place / "again"
-    (again / "checkpoints").mkdir(parents=True)
-    shutil.copy(run / "recipe.yaml", again)
-    for stage in ("calibrate", "allocate"):
-        shutil.copy(run / "checkpoints" / f"{stage}.pt", again / "checkpoints")
-    shutil.copy(run / "checkpoints" / "fine-tune.previous.pt", again / "checkpoints" / "fine-tune.pt")
-    done = effcli("quantize", model, *SMALL, "-o", "again", "--save-every", "3steps", "--resume", cwd=place)
-    assert done.code == 0, done.stderr
-    name = "model/diffusion_pytorch_model.mpq.safetensors"
-    first, second = load_file(run / name), load_file(again / name)
-    assert first.keys() == second.keys()
-    for key, value in first.items():
-        assert torch.equal(value, second[key]), key
-
-
 def test_weights_alone_and_the_options_of_the_paper(place: Path, model: Path) -> None:
     for name, options in {
         "w4": ("--bits", "w4"),
@@ -172,27 +151,3 @@ def test_an_unfinished_run_has_no_model_yet(tmp_path: Path) -> None:
     done = effcli("quantize", "sample", "half", cwd=tmp_path)
     assert done.code == 2
     assert "this run is not finished" in done.stderr
-
-
-def test_two_processes_share_the_batch_and_one_writes(place: Path, model: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "effcli",
-        "quantize",
-    ]
-    done = subprocess.run(
-        [*command, str(model), *SMALL, "-o", "two", "--json"],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout)["environment"]["world"] == 2
-    assert effcli("quantize", "inspect", "two", cwd=place).code == 0

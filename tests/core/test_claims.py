@@ -303,3 +303,12 @@ def test_runs_of_a_claim_that_was_changed_are_refused(tmp_path: Path, base: Path
     run_verify(claim_of(base), tmp_path)
     with pytest.raises(UsageError, match=r"another recipe \(train.steps: 2 -> 3\)"):
         run_verify(claim_of(base, **{"train.steps: 2": "train.steps: 3"}), tmp_path)
+
+
+@pytest.mark.usefixtures("toy")
+def test_an_arm_may_start_from_another_recipe(tmp_path: Path, base: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("task: toy\nmethod: sgd\ntrain: {learning_rate: 0.25}\n")
+    claim = claim_of(base, **{"plain: {}": f"plain: {{recipe: {other}}}"})
+    rates = [arm_recipe(claim, arm, 0, None).train.learning_rate for arm in claim.arms]  # type: ignore[attr-defined]
+    assert rates == [0.25, 0.5]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effcli.core.errors import InputError, RunError, UsageError
-from effcli.enhance.files import Job, Plan, _natural, make_folder, plan_outputs
+from effcli.core.files import make_folder
+from effcli.enhance.files import Job, Plan, _natural, plan_outputs
 
 
 @pytest.fixture(autouse=True)
@@ -323,12 +325,15 @@ def test_an_output_folder_that_is_a_file_is_refused():
 
 def test_an_output_that_is_not_writable_is_refused_before_any_work(monkeypatch):
     touch("in/sub/a.png")
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked")
-    Path("locked").mkdir()
-    with pytest.raises(UsageError, match="no permission") as caught:
+
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(UsageError, match="cannot be written: Permission denied") as caught:
         plan_outputs(["in"], "locked/deep/out")
-    assert caught.value.place.endswith("locked")
-    with pytest.raises(UsageError, match="no permission"):
+    assert caught.value.place == "locked/deep/out/sub"
+    with pytest.raises(UsageError, match="Permission denied"):
         plan_outputs(["-"], "locked/a.png")
 
 

@@ -1,0 +1,85 @@
+"""kill -9 at random moments of a run, resumed: the products and the log are those of an uninterrupted run."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.effcli_process import effcli, start
+from tests.diffusion.tiny_models import save_pipeline, tiny_unet
+
+N_KILLS = int(os.environ.get("EFFCLI_KILLS", "3"))
+"""Of each command; they cost some seconds each."""
+
+SAME = ("--save-every", "2steps", "--device", "cpu", "--precision", "fp32", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that the commands name."""
+    folder = tmp_path_factory.mktemp("kill")
+    draws = np.random.default_rng(1)
+    for number in range(4):
+        values = draws.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        for side, picture in (("low", values // 6), ("high", values)):
+            (folder / "pairs" / side).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / "pairs" / side / f"{number}.png")
+    save_pipeline(folder / "model", tiny_unet())
+    return folder
+
+
+def set_(**values: object) -> list[str]:
+    return [part for key, value in values.items() for part in ("-s", f"{key.replace('__', '.')}={value}")]
+
+
+COMMANDS = {
+    "enhance train": [
+        *("enhance", "train", "-r", "small", "--data", "pairs", "--steps", "30"),
+        *set_(network__dim=4, network__d_state=4, data__patch=16, train__batch_size=2),
+    ],
+    "quantize": [
+        *("quantize", "model", "--bits", "w2a4", "--steps", "4", "--trajectories", "5"),
+        *set_(train__batch_size=2, calibration__n_images=4, calibration__n_inputs=8, eval__n_images=4),
+    ],
+    "distill train": [
+        *("distill", "train", "--data", "pairs/high", "--steps", "30"),
+        *set_(unet__block_out_channels=[8, 8], unet__attention_head_dim=8, unet__norm_num_groups=4),
+        *set_(data__side=8, train__batch_size=4, sampler__steps=2),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_and_resumed_until_it_is_done(name: str, place: Path, tmp_path: Path) -> None:
+    seed = secrets.randbits(32)
+    draw, command = random.Random(seed), [*COMMANDS[name], *SAME]
+    whole = place / f"{name} whole".replace(" ", "-")
+    started = time.monotonic()
+    done = effcli(*command, "-o", whole, cwd=place)
+    assert done.code == 0, done.stderr
+    whole_s = time.monotonic() - started
+    n_killed = n_runs = 0
+    while n_killed < N_KILLS:
+        killed = tmp_path / f"killed-{n_runs}"
+        while not (killed / "result.json").exists():
+            process = start(tmp_path, *command, "-o", killed, "--resume", cwd=place)
+            if n_killed < N_KILLS:
+                process.join(draw.uniform(0, whole_s))
+                process.kill()
+            process.join(120)
+            assert process.exitcode in (0, -signal.SIGKILL), f"seed {seed}: {(tmp_path / '2').read_text()}"
+            n_killed += process.exitcode != 0
+        n_runs += 1
+        products = [path.relative_to(whole) for path in (whole / "model").rglob("*") if path.is_file()]
+        assert products
+        for file in (*products, Path("metrics.jsonl"), Path("recipe.yaml")):
+            assert (killed / file).read_bytes() == (whole / file).read_bytes(), f"{file}, seed {seed}"
+        assert not list(killed.rglob(".part-*"))

@@ -1,0 +1,83 @@
+"""The verbs under torchrun: two processes share the work, one writes and prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from effcli.core.result import numbers
+from tests.cli.effcli_process import effcli, torchrun
+from tests.diffusion.tiny_models import save_pipeline, tiny_unet
+
+TINY_ENHANCE = "-r small -s network.dim=4 -s network.d_state=4 -s data.patch=16 -s train.batch_size=2"
+SMALL_QUANTIZE = "--bits w2a4 --steps 4 --trajectories 2 -s train.batch_size=4 -s calibration.n_images=4"
+SAME = "--device cpu --precision fp32 --threads 1"
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that two processes quantized."""
+    place = tmp_path_factory.mktemp("quantize")
+    save_pipeline(place / "model", tiny_unet())
+    words = f"quantize model {SMALL_QUANTIZE} -s eval.n_images=8 -s eval.batch_size=3 {SAME} -o run --json"
+    done = torchrun(*words.split(), cwd=place)
+    assert done.code == 0, done.stderr
+    assert done.json["environment"]["world"] == 2
+    return place / "run"
+
+
+def test_enhance_train_gives_the_weights_of_one_process(pairs: Path, tmp_path: Path) -> None:
+    words = f"enhance train {TINY_ENHANCE} {SAME} --data {pairs} --steps 5 -o"
+    assert effcli(*words.split(), "one", cwd=tmp_path).code == 0
+    done = torchrun(*words.split(), "two", cwd=tmp_path)
+    assert (done.code, done.lines) == (0, ["two"]), done.stderr
+    one, two = (load_file(tmp_path / run / "model" / "walmafa.safetensors") for run in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-3)
+
+
+def test_quantize_eval_measures_what_the_run_and_one_process_measure(packed: Path, tmp_path: Path) -> None:
+    words = f"quantize eval {packed} --model {packed.parent}/model -n 8 --batch-size 3 {SAME} --json".split()
+    one, two = effcli(*words, cwd=tmp_path), torchrun(*words, cwd=tmp_path)
+    assert (one.code, two.code) == (0, 0), two.stderr
+    first, second = dict(numbers(one.json["metrics"])), dict(numbers(two.json["metrics"]))
+    assert first.keys() >= {"fd_fp", "mse_to_fp"}
+    assert second == pytest.approx(first, rel=1e-4)
+
+
+def test_quantize_sample_draws_the_images_of_one_process(packed: Path, tmp_path: Path) -> None:
+    words = f"quantize sample {packed} -n 7 --batch-size 2 {SAME} -o".split()
+    assert effcli(*words, "one.png", cwd=tmp_path).code == 0
+    done = torchrun(*words, "two.png", cwd=tmp_path)
+    assert (done.code, done.lines) == (0, ["two.png"]), done.stderr
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_enhance_keeps_every_good_picture_though_one_share_is_all_broken(
+    tiny_weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mixed").mkdir()
+    for number in range(8):
+        path = tmp_path / "mixed" / f"{number}.png"
+        if number % 2:
+            path.write_bytes(b"no picture")
+        else:
+            Image.fromarray(np.full((24, 24, 3), 20 * number, np.uint8)).save(path)
+    words = f"enhance mixed --weights {tiny_weights} {SAME} -o bright --json"
+    done = torchrun(*words.split(), cwd=tmp_path)
+    assert done.code == 1  # of the launcher, whatever is not 0
+    assert "exitcode  : 3" in done.stderr
+    assert done.json["metrics"]["images"] == 4
+    assert done.json["metrics"]["failed"] == len(done.json["failures"]) == 4
+    assert sorted(path.name for path in (tmp_path / "bright").iterdir()) == [
+        "0.png",
+        "2.png",
+        "4.png",
+        "6.png",
+    ]
+    assert done.stderr.count("1.png: not an image") == 1
