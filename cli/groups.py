@@ -44,5 +44,10 @@ class DefaultVerbGroup(TyperGroup):
             args = [self.default_verb, *args]
         return super().parse_args(ctx, args)
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """The verbs, and what may follow the default one."""
+        default = self.commands[self.default_verb]
+        return [*super().shell_complete(ctx, incomplete), *default.shell_complete(ctx, incomplete)]
+
     def _misspelt(self, token: str) -> bool:
         return bool(get_close_matches(token, self.commands)) and not Path(token).exists()

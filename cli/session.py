@@ -61,7 +61,9 @@ def execute(verb: str, task: str, options: RunOptions, shorthands: dict[str, tup
     own_verb = entry.method(recipe.method).verb
     if own_verb != verb:
         raise UsageError(f"method {recipe.method!r} is not for this verb", hint=f"effcli {task} {own_verb}")
-    from effcli.core.run import SaveEvery, open_run, read_result
+    from effcli.core.checkpoint import SaveEvery
+    from effcli.core.result import read_result
+    from effcli.core.run import open_run
 
     save_every, runtime = SaveEvery.parse(options.save_every), runtime_for(options, recipe)
     planned = entry.plan_function(recipe)(recipe)

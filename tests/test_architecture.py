@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -11,10 +13,12 @@ import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from effcli.core.registry import TASKS
+from effcli.core.recipe import shipped_recipes
+from effcli.core.registry import TASKS, Task, find_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / "effcli").rglob("*.py"))
@@ -95,6 +99,41 @@ def test_the_import_rule_sees_every_form(tmp_path: Path, monkeypatch: pytest.Mon
     assert sorted(found) == ["effcli.a", "effcli.b", "effcli.c.d", "effcli.core.h", "effcli.e.g"]
 
 
+def test_core_knows_tasks_and_methods_by_the_registry_alone() -> None:
+    names = {*TASKS, *(method.name for task in TASKS.values() for method in task.methods)}
+    found = [
+        f"{name_of(file)}:{node.lineno}: {node.value}"
+        for file in sorted((ROOT / "effcli" / "core").glob("*.py"))
+        if file.name != "registry.py"
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.Constant) and node.value in names
+    ]
+    assert found == []
+
+
+# What the module of a method has, by task: the Protocol in the task's pipeline.
+METHOD_PROTOCOLS = {"enhance": "EnhanceMethod", "quantize": "QuantizeMethod", "distill": "TrainedMethod"}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_a_method_has_its_recipe_and_the_functions_that_its_task_asks_for(task: Task) -> None:
+    pipeline = importlib.import_module(f"effcli.{task.name.replace('-', '_')}.pipeline")
+    functions = getattr(pipeline, METHOD_PROTOCOLS[task.name]).__annotations__
+    for method in task.methods:
+        recipe = task.recipe_class({"method": method.name})
+        assert method.name in get_args(recipe.model_fields["method"].annotation)
+        assert task.name in get_args(recipe.model_fields["task"].annotation)
+        module = importlib.import_module(method.module)
+        assert [name for name in functions if not callable(getattr(module, name, None))] == []
+        for name in (method.verb, f"plan_{method.verb}"):
+            assert callable(getattr(pipeline, name.replace("-", "_"))), name
+
+
+def test_every_method_has_a_shipped_recipe() -> None:
+    shipped = {(task, find_recipe(task, name).method) for task in TASKS for name in shipped_recipes(task)}
+    assert shipped == {(task.name, method.name) for task in TASKS.values() for method in task.methods}
+
+
 @pytest.mark.parametrize("file", LIBRARY, ids=name_of)
 def test_devices_are_named_in_the_runtime_only(file: Path) -> None:
     if name_of(file) in NAMES_A_DEVICE:
@@ -165,6 +204,39 @@ def test_help_imports_nothing_heavy() -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert {"", "recipes ls", "enhance run", "enhance train", "verify", *TASKS} <= found.keys()
     assert {command: modules for command, modules in found.items() if modules} == {}
+
+
+def test_recipes_load_without_torch() -> None:
+    script = """
+import sys
+from effcli.core.recipe import shipped_recipes
+from effcli.core.registry import TASKS, find_recipe
+for task in TASKS:
+    for name in shipped_recipes(task):
+        find_recipe(task, name)
+assert not {"torch", "numpy", "diffusers"} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("effcli en", "enhance"),
+        ("effcli enhance --st", "--strength"),
+        ("effcli enhance a.png --st", "--strength"),
+        ("effcli quantize tr", ""),
+        ("effcli quantize ev", "eval"),
+        ("effcli quantize run --alloc k", "kurtosis"),
+    ],
+)
+def test_completion(words: str, expected: str) -> None:
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    environment = {**os.environ, "_EFFCLI_COMPLETE": "complete_bash", **asked}
+    command = [Path(sys.executable).with_name("effcli")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == expected.split()
 
 
 # --- sizes, reported and not enforced -----------------------------------------------------------------

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,33 @@ from effcli.core.files import atomic_path, write_error
 log = logging.getLogger(__name__)
 
 VERSION = 1
+
+
+_UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class SaveEvery:
+    """How much work a power cut may cost: seconds or steps between checkpoints."""
+
+    seconds: float | None = 600.0
+    steps: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> SaveEvery:
+        """Read ``10min``, ``90s``, ``2h`` or ``500steps``.
+
+        Raises:
+            UsageError: anything else.
+        """
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)|(\d+)steps", text, re.ASCII)
+        if match and match[3] and int(match[3]) > 0:
+            return cls(seconds=None, steps=int(match[3]))
+        if match and match[1] and float(match[1]) > 0:
+            return cls(seconds=float(match[1]) * _UNITS_S[match[2]])
+        raise UsageError(
+            f"cannot read {text!r}", place="--save-every", hint="for example 10min, 90s, 2h or 500steps"
+        )
 
 
 class CheckpointStore:

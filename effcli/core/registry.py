@@ -16,7 +16,8 @@ from effcli.core.errors import UsageError
 
 if TYPE_CHECKING:
     from effcli.core.recipe import Override, Recipe
-    from effcli.core.run import Result, Run
+    from effcli.core.result import Result
+    from effcli.core.run import Run
 
 
 @dataclass(frozen=True)

@@ -18,32 +18,26 @@ import contextlib
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
 import torch
 
-from effcli.core.checkpoint import CheckpointStore
+from effcli.core.checkpoint import CheckpointStore, SaveEvery
 from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError, UsageError
 from effcli.core.files import LOCK_FILE, make_folder, write_error, write_text
-from effcli.core.metrics_log import MetricsLog, read_metrics
+from effcli.core.metrics_log import MetricsLog
 from effcli.core.progress import progress_bar
 from effcli.core.recipe import Recipe, dump_recipe
-from effcli.core.result import Result, finite, read_result
+from effcli.core.result import Result
 from effcli.core.run_directory import claim_directory, default_directory
 from effcli.core.runtime import Runtime
 from effcli.core.stop import StopSignal
 
-__all__ = ["Result", "Run", "SaveEvery", "Stateful", "finite", "open_run", "read_metrics", "read_result"]
-
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-_UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 class Stateful(Protocol):
@@ -52,30 +46,6 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class SaveEvery:
-    """How much work a power cut may cost: seconds or steps between checkpoints."""
-
-    seconds: float | None = 600.0
-    steps: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> SaveEvery:
-        """Read ``10min``, ``90s``, ``2h`` or ``500steps``.
-
-        Raises:
-            UsageError: anything else.
-        """
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)|(\d+)steps", text, re.ASCII)
-        if match and match[3] and int(match[3]) > 0:
-            return cls(seconds=None, steps=int(match[3]))
-        if match and match[1] and float(match[1]) > 0:
-            return cls(seconds=float(match[1]) * _UNITS_S[match[2]])
-        raise UsageError(
-            f"cannot read {text!r}", place="--save-every", hint="for example 10min, 90s, 2h or 500steps"
-        )
 
 
 class Run:

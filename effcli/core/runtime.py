@@ -213,6 +213,20 @@ def _leave_process_group() -> None:
     time.sleep(0.2)
 
 
+def share_of(batch_size: int, world: int) -> int:
+    """How many rows of a batch each of ``world`` processes takes.
+
+    Raises:
+        UsageError: they cannot be shared out evenly.
+    """
+    if batch_size % world:
+        raise UsageError(
+            f"a batch of {batch_size} cannot be shared out evenly over {world} processes",
+            hint=f"choose a batch size that is a multiple of {world}",
+        )
+    return batch_size // world
+
+
 def derive_seed(*key: int | str) -> int:
     """A 63-bit seed from a key, the same in every process and Python version."""
     plain = tuple(

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from effcli.core.errors import InputError, UsageError
+from effcli.core.errors import InputError
+from effcli.core.runtime import share_of
 from effcli.data.pair_sources import IMAGE_SUFFIXES, ImageFile, read_image
 
 Split: TypeAlias = Literal["train", "eval"]
@@ -59,12 +60,7 @@ class ImageSet:
         Raises:
             UsageError: ``batch_size`` cannot be shared out evenly.
         """
-        if batch_size % world:
-            raise UsageError(
-                f"a batch of {batch_size} cannot be shared out evenly over {world} processes",
-                hint=f"choose a batch size that is a multiple of {world}",
-            )
-        share = batch_size // world
+        share = share_of(batch_size, world)
         first = step * batch_size + rank * share
         draws = range(first, first + share)
         return np.array([_order(len(self), seed, draw // len(self))[draw % len(self)] for draw in draws])

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from effcli.core.errors import InputError, UsageError
+from effcli.core.runtime import share_of
 from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.pair_sources import (
     SPLITS,
@@ -102,10 +103,7 @@ class PairSet:
             UsageError: ``batch_size`` cannot be shared out evenly, or ``gamma_jitter`` is out of range.
             InputError: an image that is decoded on demand turns out to be unreadable.
         """
-        if batch_size % world:
-            message = f"a batch of {batch_size} cannot be shared out evenly over {world} processes"
-            raise UsageError(message, hint=f"choose a batch size that is a multiple of {world}")
-        share = batch_size // world
+        share = share_of(batch_size, world)
         first = step * batch_size + rank * share
         drawn = [self._draw(sample, patch, seed, gamma_jitter) for sample in range(first, first + share)]
         low, high = zip(*drawn, strict=True)

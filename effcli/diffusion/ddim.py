@@ -6,29 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.core.recipe import Section
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
 Predict = Callable[[Tensor, int], Tensor]
 """What the network says at (x_t ``[B, C, H, W]``, t): noise, clean image or velocity, as the scheduler expects."""
-
-
-class SamplerSettings(Section):
-    """How images are drawn."""
-
-    steps: int = Field(16, ge=1, description="DDIM steps S.")
-    eta: float = Field(
-        0.0, ge=0, le=1, description="Share of fresh noise in each step: 0 is DDIM, 1 is DDPM."
-    )
-    guidance: float = Field(
-        1.0, ge=0, description="Classifier-free guidance scale; 1 leaves the prediction as it is."
-    )
 
 
 def ddim_scheduler(config: Mapping[str, Any], steps: int) -> DDIMScheduler:

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.core.files import sha256
-from effcli.core.run import Result, Run
+from effcli.core.result import Result
+from effcli.core.run import Run
 from effcli.data.image_sets import ImageSet, load_images, to_range
 from effcli.distill.recipe import ClassifierRecipe
 from effcli.metrics.features import save_classifier
-from effcli.nn.schedules import cosine
+from effcli.nn.schedules import cosine, set_rate
 from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
 
 
@@ -69,8 +70,7 @@ def fit_classifier(network: SmallClassifier, images: ImageSet, recipe: Classifie
         x, y = shifted(to_range(images.images[rows]), recipe.data.side // 8), images.labels[rows]
         if recipe.data.flip:
             x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(-1), x)
-        for group in optimizer.param_groups:
-            group["lr"] = cosine(step, settings.steps, settings.learning_rate, 0.0)
+        set_rate(optimizer, cosine(step, settings.steps, settings.learning_rate, 0.0))
         with runtime.autocast():
             logits = parallel(x.to(runtime.device))
         loss = F.cross_entropy(logits.float(), y.to(runtime.device))

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from effcli.core.registry import load_method
-from effcli.core.run import Result, Run
+from effcli.core.result import Result
+from effcli.core.run import Run
 from effcli.data.image_sets import load_images
 from effcli.distill.recipe import DistillRecipe
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from effcli.core.recipe import Recipe, Section
-from effcli.diffusion.ddim import SamplerSettings
+from effcli.diffusion.sampler_settings import SamplerSettings
 
 
 class DataSection(Section):

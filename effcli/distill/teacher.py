@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from effcli.core.files import sha256
-from effcli.core.run import Result, Run
+from effcli.core.result import Result
+from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import ImageSet, load_images, to_bytes, to_range
 from effcli.data.picture_grid import save_grid
@@ -16,7 +17,7 @@ from effcli.diffusion.ddim import alpha_sigma, ddim_scheduler, sample
 from effcli.diffusion.models import build_unet, save_file
 from effcli.distill.recipe import TeacherRecipe
 from effcli.nn.ema import Ema
-from effcli.nn.schedules import cosine
+from effcli.nn.schedules import cosine, set_rate
 
 N_PICTURES = 64
 
@@ -138,8 +139,7 @@ def fit_teacher(unet: nn.Module, images: ImageSet, recipe: TeacherRecipe, run: R
         x, noise, t = x.to(runtime.device), noise.to(runtime.device), t.to(runtime.device)
         alpha, sigma = alpha_sigma(alphas_cumprod, t)
         rate = cosine(step, settings.steps, settings.learning_rate, 0.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+        set_rate(optimizer, rate * min(1.0, (step + 1) / (settings.warmup_steps + 1)))
         with runtime.autocast():
             prediction = parallel(alpha * x + sigma * noise, t, return_dict=False)[0]
         loss = truncated_snr_loss(prediction.float(), x, noise, alpha, sigma, recipe.schedule.prediction_type)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.core.registry import load_method
-from effcli.core.run import Result, Run
+from effcli.core.result import Result
+from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.data.pair_sources import Split
 from effcli.data.pairs import PairSet, load_pairs

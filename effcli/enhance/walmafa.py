@@ -21,7 +21,7 @@ from effcli.enhance.recipe import WalMaFaRecipe
 from effcli.enhance.strips import Memory, forward_in_strips
 from effcli.enhance.weights import load_weights, save_weights
 from effcli.nn.ema import Ema
-from effcli.nn.schedules import cosine
+from effcli.nn.schedules import cosine, set_rate
 
 WEIGHTS_FILE = "model/walmafa.safetensors"
 
@@ -130,8 +130,7 @@ def optimize(network: WalMaFa, pairs: PairSet, recipe: WalMaFaRecipe, run: Run) 
         )
         low, high = low.to(runtime.device), high.to(runtime.device)
         rate = cosine(step, settings.steps, settings.learning_rate, settings.min_learning_rate)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(optimizer, rate)
         with runtime.autocast():
             prediction = parallel(low)
         loss = training_loss(

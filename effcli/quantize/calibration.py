@@ -17,8 +17,9 @@ from effcli.core.errors import InputError
 from effcli.core.progress import progress_bar
 from effcli.core.run import Run
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.ddim import SamplerSettings, ddim_scheduler, timesteps_of, trajectory
+from effcli.diffusion.ddim import ddim_scheduler, timesteps_of, trajectory
 from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.quantize.allocation import uniform_bits
 from effcli.quantize.bit_widths import BitWidths
 from effcli.quantize.layers import (

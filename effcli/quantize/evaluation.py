@@ -14,8 +14,9 @@ from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import check_images, load_images, to_bytes
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.ddim import SamplerSettings, ddim_scheduler, sample
+from effcli.diffusion.ddim import ddim_scheduler, sample
 from effcli.diffusion.models import Decode
+from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.metrics.features import FeatureSpace, Moments, load_features
 from effcli.metrics.frechet import frechet_distance
 from effcli.quantize.recipe import EvalSection

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effcli.core.errors import InputError
 from effcli.core.run import Run, Stateful
+from effcli.core.runtime import share_of
 from effcli.diffusion.conditioning import Condition, Guided
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
 from effcli.nn.relations import pool_to, relation_distillation
@@ -61,7 +61,7 @@ def fine_tune(guided: Guided, student: nn.Module, recipe: MpqDmRecipe, run: Run)
     optimizer = torch.optim.AdamW(parameter_groups(student, settings))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(1, total_steps))
     walk = Walk()
-    share = batch_share(settings.batch_size, runtime.world)
+    share = share_of(settings.batch_size, runtime.world)
     learner = guided.with_unet(runtime.wrap(student))
     state: dict[str, Stateful] = {
         "student": student,
@@ -123,20 +123,6 @@ def keep_scales_positive(student: nn.Module) -> None:
     for _, layer in quantized_layers(student):
         layer.scale.clamp_(min=1e-6)
         layer.act_scale.clamp_(min=1e-6)
-
-
-def batch_share(batch_size: int, world: int) -> int:
-    """Images a process.
-
-    Raises:
-        InputError: they cannot be shared out evenly.
-    """
-    if batch_size % world:
-        raise InputError(
-            f"a batch of {batch_size} cannot be shared out evenly over {world} processes",
-            place="train.batch_size",
-        )
-    return batch_size // world
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from effcli import __version__
 from effcli.core.registry import load_method
-from effcli.core.run import Result, Run
+from effcli.core.result import Result
+from effcli.core.run import Run
 from effcli.core.runtime import DTYPES, create_runtime
 from effcli.data.image_sets import to_bytes
 from effcli.data.picture_grid import save_grid

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from effcli.core.recipe import Recipe, Section
-from effcli.diffusion.ddim import SamplerSettings
+from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.quantize.bit_widths import BitWidths, parse_bits
 
 

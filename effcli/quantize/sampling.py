@@ -12,8 +12,8 @@ from effcli.core.result import Result
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.ddim import SamplerSettings
 from effcli.diffusion.models import DiffusionModel, load_decoder, load_model
+from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.quantize.evaluation import choose_features, draw_images, measure
 from effcli.quantize.packed_file import PackedModel, load_packed
 from effcli.quantize.recipe import ConditionSection, EvalSection

@@ -14,9 +14,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from effcli.core.checkpoint import CheckpointStore
+from effcli.core.checkpoint import CheckpointStore, SaveEvery
 from effcli.core.recipe import Recipe, Section
-from effcli.core.run import Result, Run, SaveEvery, open_run
+from effcli.core.result import Result
+from effcli.core.run import Run, open_run
 from effcli.core.runtime import create_runtime
 from effcli.nn.ema import Ema
 
