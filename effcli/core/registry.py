@@ -105,12 +105,18 @@ TASKS: dict[str, Task] = {
         Task(
             "enhance",
             "Brighten dark photos (WalMaFa).",
-            (Method("walmafa", f"{_ENHANCE}.walmafa", f"{_ENHANCE}.recipe:WalMaFaRecipe", verb="train"),),
+            (
+                Method("walmafa", f"{_ENHANCE}.walmafa", f"{_ENHANCE}.recipe:WalMaFaRecipe", verb="train"),
+                # a row a method
+            ),
         ),
         Task(
             "quantize",
             "Make a diffusion UNet small and fast (MPQ-DM).",
-            (Method("mpq-dm", f"{_QUANTIZE}.mpq_dm", f"{_QUANTIZE}.recipe:MpqDmRecipe"),),
+            (
+                Method("mpq-dm", f"{_QUANTIZE}.mpq_dm", f"{_QUANTIZE}.recipe:MpqDmRecipe"),
+                # a row a method
+            ),
         ),
         Task(
             "distill",

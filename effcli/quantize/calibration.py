@@ -33,7 +33,7 @@ from effcli.quantize.layers import (
     replace_module,
 )
 from effcli.quantize.quantizer import RangeMethod, find_range, top_code
-from effcli.quantize.recipe import CalibrationSection
+from effcli.quantize.recipe import InputsSection
 
 _RANGE_ELEMENTS = 1 << 16
 """Activations that a range is found on; the extremes are always among them."""
@@ -41,7 +41,7 @@ _RANGE_ELEMENTS = 1 << 16
 
 @torch.no_grad()
 def collect_inputs(
-    guided: Guided, sampler: SamplerSettings, settings: CalibrationSection, batch_size: int, run: Run
+    guided: Guided, sampler: SamplerSettings, settings: InputsSection, batch_size: int, run: Run
 ) -> dict[str, Tensor]:
     """What the network is called with while it samples: ``n_inputs`` rows drawn from all steps of ``n_images`` samples.
 
@@ -81,6 +81,13 @@ def collect_inputs(
         "t": torch.cat([t for _, t, _ in kept]),
         **{name: torch.cat([here[name] for _, _, here in kept]) for name in names},
     }
+
+
+def call_with(guided: Guided, inputs: dict[str, Tensor]) -> Callable[[nn.Module], Any]:
+    """A function that calls a UNet as :func:`collect_inputs` saw the model's own being called."""
+    arguments = {name: value.to(guided.device) for name, value in inputs.items()}
+    x, t = arguments.pop("x"), arguments.pop("t")
+    return lambda unet: guided.with_unet(unet).call(x, t, arguments)
 
 
 def check_weights(unet: nn.Module, source: str) -> None:

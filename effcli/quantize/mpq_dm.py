@@ -27,6 +27,7 @@ from effcli.quantize.allocation import (
     uniform_bits,
 )
 from effcli.quantize.calibration import (
+    call_with,
     collect_inputs,
     initial_state,
     initialise,
@@ -90,13 +91,11 @@ def allocate_bits(
     student: nn.Module, teacher: Guided, inputs: dict[str, Tensor], recipe: MpqDmRecipe, run: Run
 ) -> dict[str, Any]:
     """Widths and first ranges of all layers; returns the state they are in and a row a layer."""
-    arguments = {name: value.to(teacher.device) for name, value in inputs.items()}
-    x, t = arguments.pop("x"), arguments.pop("t")
     n_layers = sum(1 for _ in quantized_layers(student))
     with progress_bar("allocate", n_layers, unit="layers", show=run.show_progress) as advance:
         rows = initialise(
             student,
-            lambda unet: teacher.with_unet(unet).call(x, t, arguments),
+            call_with(teacher, inputs),
             partial(start_layer, recipe=recipe),
             advance,
         )

@@ -44,11 +44,16 @@ class AllocationSection(Section):
     )
 
 
-class CalibrationSection(Section):
-    """Activations seen before training, from the model's own samples."""
+class InputsSection(Section):
+    """Inputs of the network that ranges are found with, from the model's own samples."""
 
     n_images: int = Field(32, ge=1, description="Images whose every sampling step is a candidate.")
     n_inputs: int = Field(128, ge=1, description="Network inputs drawn from those to find ranges with.")
+
+
+class CalibrationSection(InputsSection):
+    """Activations seen before training."""
+
     smoothing: bool = Field(True, description="Share outliers between activations and weights (SmoothQuant).")
     range_method: Literal["mse", "max"] = Field("mse", description="How the first ranges are found.")
 
