@@ -216,7 +216,8 @@ from effcli.core.registry import TASKS, find_recipe
 for task in TASKS:
     room = "effcli." + task.replace("-", "_")
     for name in shipped_recipes(task):
-        if TASKS[task].method(yaml.safe_load(read_recipe(task, name)[0])["method"]).recipe.startswith(f"{room}.recipe:"):
+        method = yaml.safe_load(read_recipe(task, name)[0])["method"]
+        if TASKS[task].method(method).recipe.startswith(f"{room}.recipe:"):
             find_recipe(task, name)
 assert not {"torch", "numpy", "diffusers"} & sys.modules.keys()
 """
