@@ -151,10 +151,10 @@ def evaluate(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images drawn at a time.")] = 64,
 ) -> None:
     """Measure a quantized model: Frechet distances to data and to the full-precision model, error from equal noise."""
-    from effcli.quantize.recipe import EvalSection
+    from effcli.metrics.distance_settings import DistanceSettings
     from effcli.quantize.sampling import evaluate_packed
 
-    settings = EvalSection(n_images=n, batch_size=batch_size, features=features or "auto", data=data)
+    settings = DistanceSettings(n_images=n, batch_size=batch_size, features=features or "auto", data=data)
     result = evaluate_packed(
         packed, model, settings, runtime_for(options), backend=backend, show_progress=not options.quiet
     )

@@ -24,7 +24,8 @@ from effcli.core.tensor_file import (
     require_format,
     save_tensors,
 )
-from effcli.data.image_sets import to_range
+from effcli.data.image_sets import check_images, load_images, to_range
+from effcli.metrics.distance_settings import DistanceSettings
 from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
 
 FORMAT = "effcli.classifier"
@@ -87,6 +88,28 @@ def load_features(name: str) -> FeatureSpace:
             hint="pixels, efficientnet-lite0, builtin:fashion-features, or a classifier's .safetensors",
         )
     return _from_classifier(Path(name), name)
+
+
+def choose_features(settings: DistanceSettings, sample_shape: tuple[int, int, int]) -> FeatureSpace:
+    """The recipe's feature space; ``auto`` takes the built-in one for grey 16x16 images, else the pixels.
+
+    Raises:
+        InputError: there is no such space, or ``data`` holds no images.
+    """
+    if settings.data is not None:
+        check_images(settings.data, "train")
+    if settings.features != "auto":
+        return load_features(settings.features)
+    return load_features("builtin:fashion-features" if sample_shape == (1, 16, 16) else "pixels")
+
+
+def real_moments(settings: DistanceSettings, space: FeatureSpace, like: Tensor) -> Moments | None:
+    """Moments of real images of the size of ``like`` ``[N, C, S, S]``; None where neither recipe nor space has any."""
+    if settings.data is None:
+        return space.reference
+    channels, side = like.shape[1], like.shape[-1]
+    real = load_images(settings.data, "train", side=side, channels=1 if channels == 1 else 3)
+    return Moments.of(space.features(real.images))
 
 
 def save_classifier(file: Path, network: SmallClassifier, images: Tensor) -> None:

@@ -18,8 +18,9 @@ from effcli.data.picture_grid import save_grid
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
 from effcli.diffusion.models import DiffusionModel, load_decoder, load_model
+from effcli.metrics.features import choose_features
 from effcli.quantize.calibration import check_weights
-from effcli.quantize.evaluation import choose_features, evaluate
+from effcli.quantize.evaluation import evaluate
 from effcli.quantize.layers import quantized_layers
 from effcli.quantize.packed_file import PackedModel, about_unet, load_packed, save_packed
 from effcli.quantize.packed_layer import codes_of_layer, with_dtype_of_file

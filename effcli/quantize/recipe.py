@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from effcli.core.recipe import Recipe, Section
 from effcli.diffusion.sampler_settings import SamplerSettings
+from effcli.metrics.distance_settings import DistanceSettings
 from effcli.quantize.bit_widths import BitWidths, parse_bits
 
 
@@ -99,22 +100,6 @@ class PackingSection(Section):
     other_dtype: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="Of what is not quantized.")
 
 
-class EvalSection(Section):
-    """What is measured at the end."""
-
-    n_images: int = Field(512, ge=2, description="Images drawn by both models from the same noise.")
-    batch_size: int = Field(64, ge=1, description="Images drawn at a time.")
-    features: str = Field(
-        "auto",
-        description="Feature space of the Frechet distances: pixels, efficientnet-lite0, builtin:NAME, a classifier "
-        "file, or auto.",
-    )
-    data: str | None = Field(
-        None,
-        description="Real images for fd: a folder, a folder of IDX files, an .npz; null: what the features come with.",
-    )
-
-
 class QuantizeRecipe(Recipe):
     """What the recipes of all methods have; a method adds its own keys."""
 
@@ -128,7 +113,7 @@ class QuantizeRecipe(Recipe):
     sampler: SamplerSettings = Field(SamplerSettings(), description="How images are drawn, here and later.")
     condition: ConditionSection = Field(ConditionSection(), description="For conditional models.")
     packing: PackingSection = Field(PackingSection(), description="The file.")
-    eval: EvalSection = Field(EvalSection(), description="What is measured at the end.")
+    eval: DistanceSettings = Field(DistanceSettings(), description="What is measured at the end.")
 
     @field_validator("bits")
     @classmethod

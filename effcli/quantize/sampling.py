@@ -12,11 +12,14 @@ from effcli.core.result import Result
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
 from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.drawing import draw_images
 from effcli.diffusion.models import DiffusionModel, load_decoder, load_model
 from effcli.diffusion.sampler_settings import SamplerSettings
-from effcli.quantize.evaluation import choose_features, draw_images, measure
+from effcli.metrics.distance_settings import DistanceSettings
+from effcli.metrics.features import choose_features
+from effcli.quantize.evaluation import measure
 from effcli.quantize.packed_file import PackedModel, load_packed
-from effcli.quantize.recipe import ConditionSection, EvalSection
+from effcli.quantize.recipe import ConditionSection
 from effcli.quantize.unet import Backend, unet_of
 
 
@@ -44,7 +47,7 @@ def sample_packed(
 def evaluate_packed(
     place: str | Path,
     full_precision: str | None,
-    settings: EvalSection,
+    settings: DistanceSettings,
     runtime: Runtime,
     *,
     backend: Backend = "auto",
