@@ -50,6 +50,20 @@ def print_table(rows: list[list[str]], header: list[str]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """Print numbers by name as a table; those inside another name one a line."""
+    rows = []
+    for name, value in metrics.items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        rows += [[f"{name}.{key}".rstrip("."), text_of(one)] for key, one in inner]
+    print_table(rows, ["metric", "value"])
+
+
+def text_of(value: Any) -> str:
+    """A value for people; numbers to five digits."""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
 def give_up_stdout() -> None:
     """Nobody reads stdout, or it cannot be written: what is still in its buffer goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

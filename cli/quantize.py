@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from .groups import DefaultVerbGroup
 from .images_output import ImagesOutputOption, check_images_output, write_images
 from .options import ForceOption, MachineOptions, Options, RunOptions, with_options
-from .output import print_result, print_table
+from .output import print_metrics, print_result, print_table, text_of
 from .session import execute, runtime_for
 
 app = typer.Typer(
@@ -161,7 +161,7 @@ def evaluate(
     if options.as_json:
         print_result(result.to_json(), [], as_json=True)
         return
-    print_table([[name, _text(value)] for name, value in result.metrics.items()], ["metric", "value"])
+    print_metrics(result.metrics)
 
 
 @app.command()
@@ -183,7 +183,7 @@ def inspect(options: Options, packed: PackedArgument) -> None:
     print_table([[str(row[name]) for name in header] for row in content["layers"]], header)
     print()
     facts = {name: value for name, value in content.items() if name not in {"layers", "timesteps"}}
-    print_table([[name, _text(value)] for name, value in facts.items()], ["", ""])
+    print_table([[name, text_of(value)] for name, value in facts.items()], ["", ""])
 
 
 @app.command()
@@ -206,7 +206,3 @@ def export(
     check_new_folder(output, force=force)
     export_diffusers(packed, output, dtype)
     print_result({"output": str(output)}, [str(output)], as_json=options.as_json)
-
-
-def _text(value: Any) -> str:
-    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,15 @@ def resolve_recipe(task: str, options: RecipeOptions, shorthands: dict[str, tupl
     overrides = [Override(flag, key, value) for key, (flag, value) in given.items() if value is not None]
     overrides += [parse_set(text) for text in options.sets or []]
     return find_recipe(task, options.recipe, overrides)
+
+
+def recipe_of_method(task: str, options: RunOptions, method: str | None) -> RunOptions:
+    """Let ``--method NAME`` without ``--recipe`` mean the shipped recipe of that name, where there is one."""
+    from effcli.core.recipe import shipped_recipes
+
+    if method is None or options.recipe != "default" or method not in shipped_recipes(task):
+        return options
+    return replace(options, recipe=method)
 
 
 def runtime_for(options: MachineOptions, recipe: Recipe | None = None) -> Runtime:

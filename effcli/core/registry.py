@@ -120,8 +120,11 @@ TASKS: dict[str, Task] = {
         ),
         Task(
             "distill",
-            "Train the models that distillation starts from.",
+            "Few-step students of a diffusion model (RDD).",
             (
+                Method("rdd", f"{_DISTILL}.rdd", f"{_DISTILL}.recipe:RddRecipe"),
+                Method("rcfd", f"{_DISTILL}.rcfd", f"{_DISTILL}.recipe:RcfdRecipe"),
+                Method("pd", f"{_DISTILL}.pd", f"{_DISTILL}.recipe:PdRecipe"),
                 Method("teacher", f"{_DISTILL}.teacher", f"{_DISTILL}.recipe:TeacherRecipe", verb="train"),
                 Method(
                     "classifier",

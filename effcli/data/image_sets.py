@@ -1,4 +1,5 @@
-"""Sets of small images, with labels where there are any: IDX files, packed .npz, folders of pictures.
+"""Sets of small images, with labels where there are any: IDX files, packed .npz, folders of pictures, and one in the
+package, ``builtin:fashion-images``.
 
 A training batch is a pure function of (seed, step), so that a resumed or distributed run sees the same images as an
 uninterrupted one of a single process.
@@ -14,6 +15,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -25,13 +27,17 @@ from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.core.runtime import share_of
+from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.pair_sources import IMAGE_SUFFIXES, ImageFile, read_image
 
 Split: TypeAlias = Literal["train", "eval"]
 
 _IDX_NAMES: dict[Split, str] = {"train": "train", "eval": "t10k"}
 _NPZ_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "eval": ("eval", "test")}
-_LAYOUT_HINT = "give a folder of pictures (one sub-folder a class), a folder of IDX files, or a packed .npz"
+_LAYOUT_HINT = (
+    "give a folder of pictures (one sub-folder a class), a folder of IDX files, a packed .npz, or "
+    "builtin:fashion-images"
+)
 _DECODED_BYTES_LIMIT = 8 * 1024**3
 
 
@@ -65,6 +71,21 @@ class ImageSet:
         draws = range(first, first + share)
         return np.array([_order(len(self), seed, draw // len(self))[draw % len(self)] for draw in draws])
 
+    def batch(
+        self, step: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, flip: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The images of :meth:`batch_indices`, float32 ``[B, C, S, S]`` in -1..1, and their labels ``[B]``.
+
+        With ``flip`` half of them are mirrored; which ones, too, follows from (seed, step) alone.
+        """
+        rows = self.batch_indices(step, batch_size=batch_size, seed=seed, rank=rank, world=world)
+        x = to_range(self.images[rows])
+        if flip:
+            mirrored = np.random.default_rng((5, seed, step)).random(batch_size) < 0.5
+            own = torch.from_numpy(mirrored[rank * len(rows) : (rank + 1) * len(rows)])
+            x = torch.where(own[:, None, None, None], x.flip(-1), x)
+        return x, self.labels[rows]
+
 
 @lru_cache(maxsize=4)
 def _order(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -86,8 +107,8 @@ def load_images(source: str | Path, split: Split, *, side: int, channels: Litera
 
     Args:
         source: a folder with IDX files as MNIST and Fashion-MNIST come; an .npz with ``<split>_jpeg``/``_png``,
-            ``<split>_offsets`` and ``<split>_labels``; or a folder of pictures, with ``train/`` and ``eval/`` or
-            without, a sub-folder a class.
+            ``<split>_offsets`` and ``<split>_labels``; a folder of pictures, with ``train/`` and ``eval/`` or
+            without, a sub-folder a class; or ``builtin:NAME``.
         split: which part; a folder of pictures without parts is used whole.
         side: of the result, in pixels.
         channels: 1 for grey, 3 for RGB.
@@ -95,9 +116,7 @@ def load_images(source: str | Path, split: Split, *, side: int, channels: Litera
     Raises:
         InputError: nothing is there, or it cannot be read.
     """
-    path = Path(source)
-    if not path.exists():
-        raise InputError("no such file or folder", place=str(source), hint=_LAYOUT_HINT)
+    path = _existing(source)
     if path.is_file():
         return _read_npz(path, split, side, channels)
     if idx := _idx_files(path, split):
@@ -111,11 +130,20 @@ def check_images(source: str | Path, split: Split) -> None:
     Raises:
         InputError: nothing is there.
     """
-    path = Path(source)
-    if not path.exists():
-        raise InputError("no such file or folder", place=str(source), hint=_LAYOUT_HINT)
+    path = _existing(source)
     if path.is_dir() and not _idx_files(path, split):
         _picture_files(path, split)
+
+
+def _existing(source: str | Path) -> Path:
+    name = str(source)
+    if name.startswith(BUILTIN_PREFIX):
+        path = Path(str(files("effcli.assets"))) / f"{name.removeprefix(BUILTIN_PREFIX)}.npz"
+    else:
+        path = Path(source)
+    if not path.exists():
+        raise InputError("no such file or folder", place=name, hint=_LAYOUT_HINT)
+    return path
 
 
 def _squares(images: Iterator[Tensor], side: int, channels: int) -> Tensor:

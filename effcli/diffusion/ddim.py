@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +18,46 @@ Predict = Callable[[Tensor, int], Tensor]
 """What the network says at (x_t ``[B, C, H, W]``, t): noise, clean image or velocity, as the scheduler expects."""
 
 
-def ddim_scheduler(config: Mapping[str, Any], steps: int) -> DDIMScheduler:
-    """A DDIM scheduler of ``steps`` steps with the noise levels of another scheduler's configuration.
+DISTILLED_TIMESTEPS = "distilled_timesteps"
+"""Our key in a scheduler's configuration: the timesteps that a few-step student was trained at, the noisiest first."""
+
+_DEFAULT_STEPS = 16
+
+
+def ddim_scheduler(config: Mapping[str, Any], steps: int | None = None) -> DDIMScheduler:
+    """A DDIM scheduler with the noise levels of another scheduler's configuration.
+
+    For a few-step student it visits the timesteps the student was trained at, and takes the noise of a step from the
+    clipped image, as training did not but sampling of progressive distillation does (RDD, section 3.8).
+
+    Args:
+        config: of any diffusers scheduler.
+        steps: how many; None: those that a student was distilled for, else 16.
 
     Raises:
-        InputError: the configuration does not convert, or has fewer than ``steps`` noise levels.
+        InputError: the configuration does not convert, has fewer than ``steps`` noise levels, or is a student's of
+            another number of steps.
     """
     from diffusers import DDIMScheduler
 
     if str(config.get("variance_type", "")).startswith("learned"):
         raise InputError("this model predicts variances too, which DDIM has no use for", place="scheduler")
+    plain = {key: value for key, value in config.items() if key != DISTILLED_TIMESTEPS}
+    distilled = config.get(DISTILLED_TIMESTEPS)
+    n_steps = steps or (len(distilled) if distilled else _DEFAULT_STEPS)
+    if distilled and n_steps != len(distilled):
+        raise InputError(
+            f"this model was distilled for {len(distilled)} steps, not for {n_steps}", place="sampler.steps"
+        )
     try:
-        scheduler: DDIMScheduler = DDIMScheduler.from_config(dict(config))
-        scheduler.set_timesteps(steps)
+        scheduler: DDIMScheduler = DDIMScheduler.from_config(plain)
+        scheduler.set_timesteps(n_steps)
     except (ValueError, NotImplementedError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"this scheduler does not convert to DDIM: {reason}", place="scheduler") from None
+    if distilled:
+        scheduler.timesteps = torch.tensor(distilled)
+        scheduler.step = functools.partial(scheduler.step, use_clipped_model_output=True)
     return scheduler
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
-from effcli.core.files import sha256
+from effcli.core.files import make_folder, sha256, write_text
 from effcli.core.tensor_file import (
     BUILTIN_PREFIX,
     builtin_file,
@@ -25,9 +25,16 @@ from effcli.core.tensor_file import (
     require_format,
     save_tensors,
 )
+from effcli.diffusion.ddim import DISTILLED_TIMESTEPS
 
 FORMAT = "effcli.diffusion"
 VERSION = "1"
+STUDENT_FILE = "student.json"
+"""Beside `model_index.json` of a few-step student: its timesteps, and where it comes from."""
+
+UNET_FILE = "unet.safetensors"
+"""What :func:`save_file` writes is called in the folder `model/` of a run."""
+
 UNET_CLASSES = ("UNet2DModel", "UNet2DConditionModel")
 
 _DEFAULT_SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "clip_sample": False}
@@ -40,7 +47,7 @@ class DiffusionModel:
 
     Attributes:
         unet: in eval mode, float32.
-        scheduler_config: of any diffusers scheduler.
+        scheduler_config: of any diffusers scheduler; that of a few-step student also has its timesteps.
         source: as it was named.
         folder: the diffusers folder it came from, where there may be a text encoder or a decoder; else None.
         sha256: of the weight file; None for a UNet that came without one.
@@ -104,8 +111,8 @@ def load_model(source: str) -> DiffusionModel:
     """Load a model by name.
 
     Args:
-        source: ``builtin:NAME``; a folder of a diffusers pipeline, or of a UNet alone; or a hub id ``owner/name``,
-            which is downloaded.
+        source: ``builtin:NAME``; a run directory of `effcli distill`; a folder of a diffusers pipeline, or of a UNet
+            alone; or a hub id ``owner/name``, which is downloaded.
 
     Raises:
         InputError: nothing is there, it has no UNet, or it cannot be read.
@@ -114,6 +121,10 @@ def load_model(source: str) -> DiffusionModel:
         with builtin_file(source, FORMAT) as file:
             return load_file(file, source)
     path = Path(source)
+    if (path / "recipe.yaml").is_file() and (path / "model").is_dir():
+        path = path / "model"
+    if (path / UNET_FILE).is_file():
+        path = path / UNET_FILE
     if path.is_file():
         return load_file(path, source)
     return _load_folder(path if path.is_dir() else _download(source), source)
@@ -156,6 +167,39 @@ def save_file(
         "scheduler": json.dumps(plain_config(scheduler_config)),
     }
     save_tensors(path, tensors, metadata)
+
+
+def save_folder(
+    folder: Path, unet: nn.Module, scheduler_config: Mapping[str, Any], *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a pipeline folder of diffusers: `model_index.json`, `unet/`, `scheduler/`.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    for part in ("unet", "scheduler"):
+        make_folder(folder / part)
+    tensors = {
+        name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
+        for name, value in unet.state_dict().items()
+    }
+    save_tensors(folder / "unet" / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"})
+    unet_class = type(unet).__name__
+    pipeline = "DDIMPipeline" if unet_class == "UNet2DModel" else "DiffusionPipeline"
+    scheduler = {key: value for key, value in scheduler_config.items() if key != DISTILLED_TIMESTEPS}
+    contents = {
+        "unet/config.json": {"_class_name": unet_class, **config_of(unet)},
+        "scheduler/scheduler_config.json": scheduler,
+        "model_index.json": {
+            "_class_name": pipeline,
+            "unet": ["diffusers", unet_class],
+            "scheduler": ["diffusers", scheduler.get("_class_name", "DDIMScheduler")],
+        },
+    }
+    if DISTILLED_TIMESTEPS in scheduler_config:
+        contents[STUDENT_FILE] = {"timesteps": list(scheduler_config[DISTILLED_TIMESTEPS])}
+    for name, content in contents.items():
+        write_text(folder / name, json.dumps(content, indent=2) + "\n")
 
 
 def load_file(path: Path, source: str) -> DiffusionModel:
@@ -238,6 +282,8 @@ def _load_folder(folder: Path, source: str) -> DiffusionModel:
         raise InputError(f"the UNet cannot be loaded: {reason}", place=str(unet_folder)) from None
     weights = sorted(unet_folder.glob("*.safetensors"))
     digest = sha256(weights[0]) if len(weights) == 1 else None
+    if (folder / STUDENT_FILE).is_file():
+        scheduler[DISTILLED_TIMESTEPS] = read_json(folder / STUDENT_FILE)["timesteps"]
     return DiffusionModel(unet.eval().requires_grad_(False), scheduler, source, folder, digest)
 
 

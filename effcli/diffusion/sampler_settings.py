@@ -10,7 +10,9 @@ from effcli.core.recipe import Section
 class SamplerSettings(Section):
     """How images are drawn."""
 
-    steps: int = Field(16, ge=1, description="DDIM steps S.")
+    steps: int | None = Field(
+        None, ge=1, description="DDIM steps S; null: those that the model was distilled for, else 16."
+    )
     eta: float = Field(
         0.0, ge=0, le=1, description="Share of fresh noise in each step: 0 is DDIM, 1 is DDPM."
     )

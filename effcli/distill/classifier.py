@@ -64,12 +64,15 @@ def fit_classifier(network: SmallClassifier, images: ImageSet, recipe: Classifie
     parallel: nn.Module = runtime.wrap(network)
     network.train()
     for step in run.steps("train", settings.steps, {"network": network, "optimizer": optimizer}):
-        rows = images.batch_indices(
-            step, batch_size=settings.batch_size, seed=recipe.seed, rank=runtime.rank, world=runtime.world
+        x, y = images.batch(
+            step,
+            batch_size=settings.batch_size,
+            seed=recipe.seed,
+            rank=runtime.rank,
+            world=runtime.world,
+            flip=recipe.data.flip,
         )
-        x, y = shifted(to_range(images.images[rows]), recipe.data.side // 8), images.labels[rows]
-        if recipe.data.flip:
-            x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(-1), x)
+        x = shifted(x, recipe.data.side // 8)
         set_rate(optimizer, cosine(step, settings.steps, settings.learning_rate, 0.0))
         with runtime.autocast():
             logits = parallel(x.to(runtime.device))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from effcli.core.recipe import Recipe, Section
 from effcli.diffusion.sampler_settings import SamplerSettings
+from effcli.metrics.distance_settings import DistanceSettings
 
 
 class DataSection(Section):
@@ -29,9 +30,10 @@ class UNetSection(Section):
     attention_levels: tuple[int, ...] = Field(
         (1,), description="Levels with attention, 0 is full resolution."
     )
-    attention_head_dim: int = Field(32, ge=1, description="Channels a head.")
+    attention_head_dim: int | None = Field(32, ge=1, description="Channels a head; null is one head.")
     norm_num_groups: int = Field(16, ge=1, description="Groups of GroupNorm.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in residual blocks.")
+    class_conditional: bool = Field(False, description="Tell the network the class of each image.")
 
 
 class ScheduleSection(Section):
@@ -62,23 +64,142 @@ class DistillRecipe(Recipe):
     """What the recipes of all methods have; a method adds its own keys."""
 
     task: Literal["distill"] = Field("distill", description="The command this recipe is for.")
+
+
+class TrainedRecipe(DistillRecipe):
+    """Of a model that is trained from images alone."""
+
     data: DataSection = Field(description="The images.")
     train: TrainSection = Field(TrainSection(), description="The optimisation.")
 
 
-class TeacherRecipe(DistillRecipe):
+class TeacherRecipe(TrainedRecipe):
     """A diffusion model."""
 
     method: Literal["teacher"] = Field("teacher", description="What is trained.")
     unet: UNetSection = Field(UNetSection(), description="The network.")
     schedule: ScheduleSection = Field(ScheduleSection(), description="The noise levels.")
     sampler: SamplerSettings = Field(
-        SamplerSettings(), description="How the pictures of the report are drawn."
+        SamplerSettings(steps=16), description="How the pictures of the report are drawn."
     )
 
 
-class ClassifierRecipe(DistillRecipe):
+class ClassifierRecipe(TrainedRecipe):
     """A classifier whose features compare images."""
 
     method: Literal["classifier"] = Field("classifier", description="What is trained.")
     width: int = Field(32, ge=4, description="Channels of the first layer.")
+
+
+class ImagesSection(Section):
+    """The images whose noisy versions students learn from; they are resized to the teacher's side."""
+
+    source: str = Field(
+        "builtin:fashion-images",
+        description="A folder of pictures, of IDX files, a packed .npz, or builtin:fashion-images.",
+    )
+    flip: bool = Field(False, description="Mirror half of the images.")
+
+
+class RoundsSection(Section):
+    """The optimisation of each round."""
+
+    updates: int = Field(500, ge=1, description="Updates of each round that ends at 8 steps or more.")
+    few_step_updates: int = Field(
+        500,
+        ge=1,
+        description="Updates of the round from 8 to 4 steps; those to 2 and to 1 have twice as many.",
+    )
+    conversion_updates: int = Field(
+        500, ge=1, description="Updates of the round that changes the prediction, where there is one."
+    )
+    batch_size: int = Field(64, ge=1, description="Images an update, over all processes.")
+    learning_rate: float = Field(
+        5e-5, gt=0, description="Adam's first learning rate; a cosine takes it to 0."
+    )
+    grad_clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
+
+
+class ProgressiveRecipe(DistillRecipe):
+    """Of the methods that halve the sampling steps of a diffusion model round by round."""
+
+    model: str = Field(
+        "builtin:fashion-diffusion",
+        description="The teacher: a diffusers folder, a hub id, a run of `effcli distill train`, or builtin:NAME.",
+    )
+    data: ImagesSection = Field(ImagesSection(), description="The images.")
+    teacher_steps: int = Field(64, ge=1, description="Steps that the first round halves; a power of two.")
+    steps: int = Field(1, ge=1, description="Steps of the last student; a power of two.")
+    prediction: Literal["sample", "v_prediction"] = Field(
+        "sample",
+        description="What students predict; a teacher that predicts something else is converted in a first round.",
+    )
+    train: RoundsSection = Field(RoundsSection(), description="The optimisation of each round.")
+    eval: DistanceSettings = Field(DistanceSettings(), description="What is measured at the end.")
+
+
+class PdRecipe(ProgressiveRecipe):
+    """PD: pixels in all rounds."""
+
+    method: Literal["pd"] = Field("pd", description="The method.")
+
+
+class FeatureRecipe(ProgressiveRecipe):
+    """Of the methods whose last rounds compare features."""
+
+    features: str = Field(
+        "builtin",
+        description="The network whose feature maps are compared: builtin, unet (the teacher's own), "
+        "torchvision:NAME, timm:NAME, or a classifier's file.",
+    )
+    feature_side: int | None = Field(
+        None, ge=8, description="Resize images to this side for it; null leaves them as they are."
+    )
+    features_from: int = Field(8, ge=1, description="Rounds from so many steps or fewer compare features.")
+    cfd_weight: float = Field(1.0, ge=0, description="Weight of CFD, the KL divergence of pooled features.")
+    cfd_temperature: float = Field(
+        0.9, gt=0, description="tau, which sharpens the target's features alone; below 1."
+    )
+    pixel_weight: float = Field(0.0, ge=0, description="Weight of PD's pixel loss beside them.")
+
+
+class RcfdRecipe(FeatureRecipe):
+    """RCFD: pooled features in the last rounds."""
+
+    method: Literal["rcfd"] = Field("rcfd", description="The method.")
+
+
+class RelationSection(Section):
+    """Relations between the pixels of feature maps."""
+
+    is_weight: float = Field(1.0, ge=0, description="Weight of IS_P2P, relations between pixels of a batch.")
+    is_temperature: float = Field(1.0, gt=0, description="tau of IS_P2P.")
+    rows: Literal["pairs", "intra"] = Field(
+        "pairs",
+        description="Relations of IS_P2P: between all pairs of images, as released; or inside each image.",
+    )
+    m_weight: float = Field(0.1, ge=0, description="Weight of M_P2P, relations to a queue of earlier pixels.")
+    contrast_temperature: float = Field(0.1, gt=0, description="By which the cosines of M_P2P are divided.")
+    queue_size: int = Field(20_000, ge=1, description="Pixels in the queue.")
+    contrast: int = Field(4096, ge=1, description="Pixels of the queue that a batch is compared with.")
+    enqueue: int = Field(128, ge=1, description="Pixels of a batch that enter the queue.")
+    head: Literal["projection", "none"] = Field(
+        "projection", description="A learnt projection of the student's maps in M_P2P, or none."
+    )
+    queue: Literal["correct", "released"] = Field(
+        "correct",
+        description="released: random vectors at first, mostly unread, its pixels mixed across images and channels.",
+    )
+
+    @model_validator(mode="after")
+    def _contrast_fits(self) -> RelationSection:
+        if self.contrast > self.queue_size:
+            raise ValueError(f"contrast {self.contrast} is more than queue_size {self.queue_size}")
+        return self
+
+
+class RddRecipe(FeatureRecipe):
+    """RDD: pooled features and relations in the last rounds."""
+
+    method: Literal["rdd"] = Field("rdd", description="The method.")
+    relations: RelationSection = Field(RelationSection(), description="Relations between pixels.")

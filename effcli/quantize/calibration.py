@@ -57,7 +57,7 @@ def collect_inputs(
     """
     scheduler = ddim_scheduler(guided.scheduler_config, sampler.steps)
     generator = run.runtime.generator("calibrate")
-    n_steps = sampler.steps
+    n_steps = len(timesteps_of(scheduler))
     rows = torch.randperm(n_steps * settings.n_images, generator=generator)[: settings.n_inputs].sort().values
     kept: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
     batches = range(0, settings.n_images, batch_size)

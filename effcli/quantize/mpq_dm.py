@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from effcli.core.progress import progress_bar
 from effcli.core.run import Run
 from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
 from effcli.diffusion.models import DiffusionModel
 from effcli.quantize.allocation import (
     SEARCHES,
@@ -53,10 +54,11 @@ def plan(recipe: MpqDmRecipe, model: DiffusionModel) -> dict[str, Any]:
     layers = find_layers(model.unet, recipe.allocation.profile)
     in_layers = sum(found.layer.weight.numel() for found in layers)
     parameters = sum(parameter.numel() for parameter in model.unet.parameters())
+    n_steps = len(timesteps_of(ddim_scheduler(model.scheduler_config, recipe.sampler.steps)))
     return {
         "quantized_layers": len(layers),
         "quantized_weights": f"{in_layers / parameters:.1%}",
-        "fine_tuning_steps": recipe.train.trajectories * recipe.sampler.steps,
+        "fine_tuning_steps": recipe.train.trajectories * n_steps,
     }
 
 

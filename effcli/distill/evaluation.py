@@ -1,0 +1,166 @@
+"""How good students are at their few steps, beside their teacher at as few and at many."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effcli.core.run import Run
+from effcli.core.runtime import Runtime
+from effcli.data.image_sets import to_bytes
+from effcli.data.picture_grid import save_grid
+from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.drawing import draw_images
+from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.sampler_settings import SamplerSettings
+from effcli.distill.time_grid import TimeGrid
+from effcli.metrics.distance_settings import DistanceSettings
+from effcli.metrics.features import choose_features, real_moments
+from effcli.metrics.frechet import frechet_distance
+
+N_PICTURES = 32
+Drawn = dict[str, Any]
+"""``images`` uint8 ``[N, C, S, S]`` and ``seconds`` an image."""
+
+
+def evaluate(
+    teacher: DiffusionModel,
+    students: Mapping[int, DiffusionModel],
+    teacher_steps: int,
+    settings: DistanceSettings,
+    runtime: Runtime,
+    *,
+    stage: Callable[[str, Callable[[], Drawn]], Drawn] = lambda name, compute: compute(),
+    check_stop: Callable[[], None] = lambda: None,
+    show_progress: bool = False,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Draw from all models with the same noise and compare.
+
+    Args:
+        teacher: sampled with DDIM, at ``teacher_steps`` and at each student's number of steps.
+        students: steps -> student.
+        teacher_steps: of the teacher that the others are compared with.
+        settings: images, features, real images.
+        runtime: device, precision, seeds.
+        stage: computes a value, or finds it where an interrupted run left it.
+        check_stop: called before each batch; raises to stop.
+        show_progress: whether there are progress bars.
+
+    Returns:
+        the metrics: ``fd_by_steps`` and ``fd_ddim_by_steps`` of students and teacher, ``fd_teacher``,
+        ``mse_to_teacher_by_steps`` (pixels in -1..1), ``s_per_image_by_steps``, network calls, and by how much the last
+        student needs fewer of them and less time; and pictures by caption. Distances are None without real images.
+    """
+    runs = {f"teacher-{teacher_steps}": (_at_steps(teacher, teacher_steps), teacher_steps)}
+    runs |= {f"ddim-{steps}": (_at_steps(teacher, steps), steps) for steps in sorted(students, reverse=True)}
+    runs |= {f"student-{steps}": (model, steps) for steps, model in students.items()}
+    drawn = {
+        name: stage(
+            f"evaluate-{name}",
+            lambda model=model, name=name: _draw(  # type: ignore[misc]
+                model, settings, runtime, name, check_stop=check_stop, show_progress=show_progress
+            ),
+        )
+        for name, (model, _) in runs.items()
+    }
+    return _metrics(drawn, sorted(students), teacher_steps, teacher, settings), _pictures(drawn, runs)
+
+
+def _at_steps(model: DiffusionModel, steps: int) -> DiffusionModel:
+    """The teacher as a DDIM sampler at the timesteps that a student of so many steps visits."""
+    timesteps = TimeGrid(model.scheduler_config, torch.device("cpu")).timesteps(steps)
+    config = {**model.scheduler_config, "distilled_timesteps": timesteps}
+    return DiffusionModel(model.unet, config, model.source)
+
+
+def _draw(
+    model: DiffusionModel,
+    settings: DistanceSettings,
+    runtime: Runtime,
+    name: str,
+    *,
+    check_stop: Callable[[], None],
+    show_progress: bool,
+) -> Drawn:
+    guided = Guided(model, model.unet.to(runtime.device))
+    started = time.perf_counter()
+    images = draw_images(
+        guided,
+        SamplerSettings(),
+        settings.n_images,
+        settings.batch_size,
+        runtime,
+        title=f"evaluate, {name}",
+        show_progress=show_progress,
+        check_stop=check_stop,
+    )
+    seconds = time.perf_counter() - started
+    return {"images": to_bytes(images), "seconds": seconds / len(images)}
+
+
+def _metrics(
+    drawn: Mapping[str, Drawn],
+    few: list[int],
+    teacher_steps: int,
+    teacher: DiffusionModel,
+    settings: DistanceSettings,
+) -> dict[str, Any]:
+    space = choose_features(settings, teacher.sample_shape)
+    reference = drawn[f"teacher-{teacher_steps}"]
+    real = real_moments(settings, space, reference["images"])
+
+    def fd(name: str) -> float | None:
+        return None if real is None else frechet_distance(space.features(drawn[name]["images"]), real)
+
+    def mse(name: str) -> float:
+        difference = drawn[name]["images"].float() - reference["images"].float()
+        return float((difference / 127.5).square().mean())
+
+    last = min(few)
+    return {
+        "fd_by_steps": {str(steps): fd(f"student-{steps}") for steps in few},
+        "fd_ddim_by_steps": {str(steps): fd(f"ddim-{steps}") for steps in few},
+        "fd_teacher": fd(f"teacher-{teacher_steps}"),
+        "fd_features": space.name,
+        "mse_to_teacher_by_steps": {str(steps): mse(f"student-{steps}") for steps in few},
+        "mse_ddim_to_teacher_by_steps": {str(steps): mse(f"ddim-{steps}") for steps in few},
+        "network_calls": last,
+        "network_calls_teacher": teacher_steps,
+        "fewer_calls": teacher_steps / last,
+        "s_per_image_by_steps": {str(steps): drawn[f"student-{steps}"]["seconds"] for steps in few},
+        "s_per_image_teacher": reference["seconds"],
+        "faster": reference["seconds"] / drawn[f"student-{last}"]["seconds"],
+        "eval_images": len(reference["images"]),
+    }
+
+
+def _pictures(
+    drawn: Mapping[str, Drawn], runs: Mapping[str, tuple[DiffusionModel, int]]
+) -> dict[str, Tensor]:
+    captions = {
+        "teacher": "Teacher, {} DDIM steps",
+        "ddim": "Teacher, {} DDIM steps",
+        "student": "Student, {} steps",
+    }
+    return {
+        captions[name.split("-")[0]]
+        .format(steps)
+        .replace(" 1 DDIM steps", " 1 DDIM step")
+        .replace(", 1 steps", ", 1 step"): drawn[name]["images"][:N_PICTURES]
+        for name, (_, steps) in runs.items()
+    }
+
+
+def save_pictures(pictures: Mapping[str, Tensor], run: Run) -> dict[str, str]:
+    """Write a grid a model, all from the same noise; returns caption -> file."""
+    figures = {}
+    for caption, images in pictures.items():
+        name = "pictures/" + caption.lower().replace(",", "").replace(" ", "-") + ".png"
+        figures[caption] = name
+        if run.runtime.is_main:
+            save_grid(images, run.file(name), n_columns=8)
+    return figures

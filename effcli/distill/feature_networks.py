@@ -1,0 +1,177 @@
+"""The frozen networks whose feature maps RCFD and RDD compare.
+
+``builtin``: the classifier in the package, for grey 16x16 clothes. A file: a classifier of `effcli distill train`.
+``torchvision:NAME`` and ``timm:NAME``: an ImageNet network; its weights are downloaded once. ``unet``: the teacher,
+its middle block on clean images, which needs no classifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effcli.core.errors import InputError
+from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file
+from effcli.diffusion.models import DiffusionModel
+from effcli.metrics.features import FORMAT, load_classifier
+
+BUILTIN = "builtin:fashion-classifier"
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HINT = "--features unet compares features of the teacher itself; or train a classifier with `effcli distill train`"
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A frozen network.
+
+    Attributes:
+        name: as it was asked for.
+        feature_map: images ``[B, C, S, S]`` in -1..1 to the last map ``[B, D, h, w]``; differentiable.
+    """
+
+    name: str
+    feature_map: Callable[[Tensor], Tensor]
+
+
+def load_feature_network(
+    name: str, teacher: DiffusionModel, device: torch.device, *, side: int | None = None
+) -> FeatureNetwork:
+    """A feature network by name; see the first lines of this file.
+
+    Args:
+        name: which.
+        teacher: whose images it is for.
+        device: where it computes.
+        side: images are resized to this side first; ImageNet networks need that for maps larger than one pixel.
+
+    Raises:
+        InputError: there is none, its weights cannot be had, it is for other images, or its maps are too small to
+            relate their pixels.
+    """
+    if name == "unet":
+        network = _middle_of_unet(teacher.unet)
+    elif name.startswith(("torchvision:", "timm:")):
+        network = _imagenet_network(name, device)
+    else:
+        network = _classifier(BUILTIN if name == "builtin" else name, teacher, device)
+
+    def feature_map(images: Tensor) -> Tensor:
+        if side is not None:
+            images = F.interpolate(images, (side, side), mode="bilinear", antialias=side < images.shape[-1])
+        return network(images)
+
+    _check_map(name, feature_map, teacher, device)
+    return FeatureNetwork(name, feature_map)
+
+
+def _check_map(
+    name: str, feature_map: Callable[[Tensor], Tensor], teacher: DiffusionModel, device: torch.device
+) -> None:
+    try:
+        with torch.no_grad():
+            out = feature_map(torch.zeros(1, *teacher.sample_shape, device=device))
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"does not take these images: {reason}", place=name, hint=_HINT) from None
+    shape = "x".join(map(str, teacher.sample_shape))
+    if out.ndim != 4:
+        raise InputError("has no feature map (is it a transformer?)", place=name, hint=_HINT)
+    if min(out.shape[-2:]) < 2:
+        raise InputError(
+            f"its map of images of {shape} is {out.shape[-2]}x{out.shape[-1]}: no pixels to relate",
+            place=name,
+            hint="resize its input, for example with -s feature_side=128",
+        )
+
+
+def _classifier(name: str, teacher: DiffusionModel, device: torch.device) -> Callable[[Tensor], Tensor]:
+    if name.startswith(BUILTIN_PREFIX):
+        with builtin_file(name, FORMAT) as file:
+            network, _ = load_classifier(file, name)
+    elif Path(name).is_file():
+        network, _ = load_classifier(Path(name), name)
+    else:
+        raise InputError(
+            "no such feature network",
+            place=name,
+            hint="builtin, unet, torchvision:NAME, timm:NAME or a classifier's .safetensors",
+        )
+    config = network.config
+    wanted = (config.channels, config.side, config.side)
+    if wanted != teacher.sample_shape:
+        shapes = ("x".join(map(str, shape)) for shape in (wanted, teacher.sample_shape))
+        raise InputError("is for images of {}, the teacher's are {}".format(*shapes), place=name, hint=_HINT)
+    return network.to(device).feature_map
+
+
+def _imagenet_network(name: str, device: torch.device) -> Callable[[Tensor], Tensor]:
+    library, _, model = name.partition(":")
+    try:
+        if library == "timm":
+            import timm
+
+            network: Any = timm.create_model(model, pretrained=True, num_classes=0)
+            call: Callable[[Tensor], Tensor] = network.forward_features
+        else:
+            from torchvision.models import get_model
+
+            network = get_model(model, weights="DEFAULT")
+            call = _last_map_of(network)
+    except ImportError:
+        raise InputError("timm is not installed", place=name, hint="pip install timm") from None
+    except Exception as error:  # of whatever library fetches the weights
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"cannot be loaded: {reason}",
+            place=name,
+            hint="check the name; its weights are downloaded when they are first used",
+        ) from None
+    network.to(device).eval().requires_grad_(False)
+    mean, std = (
+        torch.tensor(values, device=device)[:, None, None] for values in (_IMAGENET_MEAN, _IMAGENET_STD)
+    )
+    return lambda images: call(((images + 1) / 2 - mean) / std)  # grey images become three equal channels
+
+
+def _last_map_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The last output of a module inside ``network`` that has the form of a map of more than one pixel."""
+
+    def call(images: Tensor) -> Tensor:
+        maps: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[-2:]) > 1:
+                maps[:] = [output]
+
+        hooks = [module.register_forward_hook(keep) for module in network.modules()]
+        try:
+            network(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not maps:
+            raise ValueError("none of its maps is larger than one pixel")
+        return maps[0]
+
+    return call
+
+
+def _middle_of_unet(unet: Any) -> Callable[[Tensor], Tensor]:
+    """The down path and the middle block of a `UNet2DModel`, told the least noise and no class."""
+
+    def call(images: Tensor) -> Tensor:
+        t = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        embedding = unet.time_embedding(unet.time_proj(t).to(images.dtype))
+        hidden = unet.conv_in(images)
+        for block in unet.down_blocks:
+            hidden, _ = block(hidden, embedding)
+        out: Tensor = unet.mid_block(hidden, embedding)
+        return out
+
+    return call

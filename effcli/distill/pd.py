@@ -1,0 +1,24 @@
+"""PD, progressive distillation: every round compares pixels.
+
+Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022; RDD, section 3.4. The loop
+is in `progressive.py`, what a student learns from in `targets.py`, how far it is from that in `round_loss.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from effcli.core.result import Result
+from effcli.core.run import Run
+from effcli.distill import progressive
+from effcli.distill.recipe import PdRecipe
+
+
+def plan(recipe: PdRecipe) -> dict[str, Any]:
+    """What :func:`distill` would do."""
+    return progressive.plan(recipe)
+
+
+def distill(recipe: PdRecipe, run: Run) -> Result:
+    """All rounds with the pixel loss."""
+    return progressive.distill(recipe, run)

@@ -1,0 +1,322 @@
+"""The loop of progressive distillation: rounds that each halve the number of sampling steps, whatever the loss.
+
+The student of a round begins as a copy of its teacher, learns from where two steps of the teacher end, and is the
+teacher of the next round. A teacher that predicts something else than its students is converted first (RDD, section
+6.12).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effcli.core.errors import InputError, UsageError
+from effcli.core.result import Result
+from effcli.core.run import Run
+from effcli.core.runtime import derive_seed
+from effcli.data.image_sets import ImageSet, load_images
+from effcli.diffusion.ddim import DISTILLED_TIMESTEPS, ddim_scheduler
+from effcli.diffusion.models import DiffusionModel, config_of, load_model, plain_config, save_folder
+from effcli.distill.evaluation import evaluate, save_pictures
+from effcli.distill.recipe import FeatureRecipe, ProgressiveRecipe
+from effcli.distill.round_loss import PixelLoss, RoundLoss
+from effcli.distill.students import STUDENTS
+from effcli.distill.targets import Denoiser, two_step_target
+from effcli.distill.time_grid import TimeGrid
+from effcli.metrics.features import choose_features
+from effcli.nn.schedules import cosine
+
+FEW_STEPS = 8
+"""Students of so many steps or fewer are measured."""
+
+MakeLoss = Callable[[DiffusionModel], RoundLoss]
+"""The loss of the feature rounds, new for every round, for images like this model's."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round.
+
+    Attributes:
+        teacher_steps, steps: sampling steps of its teacher and of its student.
+        updates: of the optimiser.
+        has_features: the method's own loss, not the pixel loss.
+    """
+
+    teacher_steps: int
+    steps: int
+    updates: int
+    has_features: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its checkpoints, log lines and progress bar."""
+        if self.steps == self.teacher_steps:
+            return f"convert-at-{self.steps}"
+        return f"{self.teacher_steps}-to-{self.steps}"
+
+
+def rounds_of(recipe: ProgressiveRecipe, prediction_type: str) -> list[Round]:
+    """The rounds in order; the first converts the prediction where the teacher's is another than the students'."""
+    rounds = []
+    teacher_steps, settings = recipe.teacher_steps, recipe.train
+    if prediction_type != recipe.prediction:
+        rounds.append(Round(teacher_steps, teacher_steps, settings.conversion_updates))
+    while teacher_steps > recipe.steps:
+        steps = teacher_steps // 2
+        updates = (
+            settings.updates if steps >= FEW_STEPS else settings.few_step_updates * (1 if steps >= 4 else 2)
+        )
+        has_features = isinstance(recipe, FeatureRecipe) and teacher_steps <= recipe.features_from
+        rounds.append(Round(teacher_steps, steps, updates, has_features))
+        teacher_steps = steps
+    return rounds
+
+
+def load_teacher(recipe: ProgressiveRecipe) -> tuple[DiffusionModel, ImageSet]:
+    """The model and images of its size.
+
+    Raises:
+        InputError: it is no pixel-space UNet, has another use for its labels, or the images have too many classes.
+        UsageError: the numbers of steps do not fit it.
+    """
+    model = load_model(recipe.model)
+    check_teacher(model)
+    channels, side, _ = model.sample_shape
+    TimeGrid(model.scheduler_config, torch.device("cpu")).check_steps(recipe.steps, recipe.teacher_steps)
+    if (
+        recipe.steps == recipe.teacher_steps
+        and model.scheduler_config["prediction_type"] == recipe.prediction
+    ):
+        raise UsageError("the student has as many steps as the teacher: nothing to do", place="steps")
+    images = load_images(recipe.data.source, "train", side=side, channels=1 if channels == 1 else 3)
+    n_classes = config_of(model.unet).get("num_class_embeds")
+    if n_classes is not None and len(images.classes) > n_classes:
+        raise InputError(
+            f"has {len(images.classes)} classes, the teacher knows {n_classes}", place=recipe.data.source
+        )
+    return model, images
+
+
+def check_teacher(model: DiffusionModel) -> None:
+    """Refuse what cannot be distilled here.
+
+    Raises:
+        InputError: with the reason.
+    """
+    if type(model.unet).__name__ != "UNet2DModel":
+        raise InputError(
+            "is text-conditioned; only unconditional and class-conditional models can be distilled",
+            place=model.source,
+            hint="the losses compare images that a classifier understands, and no prompts come with the data",
+        )
+    folder = model.folder
+    channels, height, width = model.sample_shape
+    if folder is not None and any((folder / name).is_dir() for name in ("vae", "vqvae")):
+        raise InputError(
+            "is a latent model; only models that denoise pixels can be distilled",
+            place=model.source,
+            hint="its students would have to be decoded at every update",
+        )
+    if channels not in (1, 3) or height != width:
+        raise InputError(
+            f"denoises {channels}x{height}x{width}, not square grey or RGB images", place=model.source
+        )
+    if DISTILLED_TIMESTEPS in model.scheduler_config:
+        n = len(model.scheduler_config[DISTILLED_TIMESTEPS])
+        raise InputError(f"is a student of {n} steps already; distil its teacher", place=model.source)
+
+
+def plan(recipe: ProgressiveRecipe, make_loss: MakeLoss | None = None) -> dict[str, Any]:
+    """What :func:`distill` would do; making the loss also proves that its network is there."""
+    model, images = load_teacher(recipe)
+    choose_features(recipe.eval, model.sample_shape)
+    if make_loss is not None:
+        make_loss(model)
+    rounds = rounds_of(recipe, str(model.scheduler_config["prediction_type"]))
+    return {
+        "parameters": sum(p.numel() for p in model.unet.parameters()),
+        "sample_shape": list(model.sample_shape),
+        "train_images": len(images),
+        "rounds": {
+            one.name: f"{one.updates} updates, {recipe.method if one.has_features else 'pixel'} loss"
+            for one in rounds
+        },
+        "updates": sum(one.updates for one in rounds),
+        "eval_images": recipe.eval.n_images,
+    }
+
+
+def distill(recipe: ProgressiveRecipe, run: Run, make_loss: MakeLoss | None = None) -> Result:
+    """Teach the students, one after another, keep them as diffusers folders, and measure them.
+
+    Args:
+        recipe: the settings.
+        run: the open run.
+        make_loss: of the method; None for one that has only the pixel loss.
+    """
+    model, images = load_teacher(recipe)
+    model.unet.to(run.runtime.device)
+    _check_same_teacher(model, run)
+    students: dict[int, DiffusionModel] = {}
+    for student, one in students_of(model, images, recipe, run, make_loss):
+        if one.steps < one.teacher_steps and run.runtime.is_main:
+            save_folder(run.path / STUDENTS / str(one.steps), student.unet, student.scheduler_config)
+        students[one.steps] = student
+    if run.runtime.is_main:
+        save_folder(run.path / "model", student.unet, student.scheduler_config)
+    run.runtime.barrier()
+    few = {steps: one for steps, one in students.items() if steps <= FEW_STEPS}
+    metrics, pictures = evaluate(
+        model,
+        few or students,
+        recipe.teacher_steps,
+        recipe.eval,
+        run.runtime,
+        stage=run.stage,
+        check_stop=run.check_stop,
+        show_progress=run.show_progress,
+    )
+    parameters = sum(p.numel() for p in model.unet.parameters())
+    return run.finish({"parameters": parameters, **metrics}, save_pictures(pictures, run))
+
+
+def students_of(
+    model: DiffusionModel,
+    images: ImageSet,
+    recipe: ProgressiveRecipe,
+    run: Run,
+    make_loss: MakeLoss | None,
+) -> Iterator[tuple[DiffusionModel, Round]]:
+    """The trained student of each round, with its scheduler, and the round."""
+    grid = TimeGrid(model.scheduler_config, run.runtime.device)
+    teacher = model
+    for one in rounds_of(recipe, str(model.scheduler_config["prediction_type"])):
+        unet = copy.deepcopy(teacher.unet).requires_grad_(True)
+        config = student_config(model.scheduler_config, recipe.prediction, grid.timesteps(one.steps))
+        student = DiffusionModel(unet.eval(), config, f"{model.source}, {one.steps} steps")
+        loss = make_loss(model) if one.has_features and make_loss is not None else PixelLoss()
+        fit_round(one, student, teacher, loss, grid, images, recipe, run)
+        unet.requires_grad_(False)
+        yield student, one
+        teacher = student
+
+
+def fit_round(
+    one: Round,
+    student: DiffusionModel,
+    teacher: DiffusionModel,
+    loss: RoundLoss,
+    grid: TimeGrid,
+    images: ImageSet,
+    recipe: ProgressiveRecipe,
+    run: Run,
+) -> None:
+    """Train the student in place: Adam, the rate a cosine to 0, no dropout, no averaged weights."""
+    settings, runtime = recipe.train, run.runtime
+    learnt = loss.learnt()
+    optimizer = torch.optim.Adam([{"params": student.unet.parameters()}], lr=settings.learning_rate)
+    state: dict[str, Any] = {"student": student.unet, "optimizer": optimizer}
+    if learnt is not None:
+        state["loss"] = learnt
+        if own := list(learnt.parameters()):
+            optimizer.add_param_group({"params": own, "lr": settings.learning_rate})
+    parallel: nn.Module = runtime.wrap(student.unet)
+    for step in run.steps(one.name, one.updates, state, unit="updates"):
+        batch = draw_batch(one, step, images, teacher, recipe, run)
+        now = grid.at(batch.k, one.steps)
+        z = now.alpha * batch.x + now.sigma * batch.noise
+        rate = cosine(step, one.updates, settings.learning_rate, 0.0)
+        optimizer.param_groups[0]["lr"] = rate
+        with runtime.autocast():
+            with torch.no_grad():
+                target = target_of(one, teacher, z, batch, grid)
+            x_student = Denoiser(parallel, recipe.prediction, batch.condition)(z, now)
+            terms = loss(x_student, target, now)
+        total = sum((loss.weights[name] * term for name, term in terms.items()), x_student.new_zeros(()))
+        run.log(one.name, step, every=10, loss=total.detach(), **terms, learning_rate=rate)
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(student.unet.parameters(), settings.grad_clip)
+        optimizer.step()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's share of the images of an update.
+
+    Attributes:
+        x: clean images ``[B, C, S, S]`` in -1..1.
+        noise: eps, of that shape.
+        k: the student's step of each, int64 ``[B]`` in 1..steps.
+        condition: keyword arguments of the network.
+    """
+
+    x: Tensor
+    noise: Tensor
+    k: Tensor
+    condition: dict[str, Tensor]
+
+
+def draw_batch(
+    one: Round, step: int, images: ImageSet, teacher: DiffusionModel, recipe: ProgressiveRecipe, run: Run
+) -> Batch:
+    """Images, noise and steps of update ``step``: all ranks together have those of a single process."""
+    runtime, size = run.runtime, recipe.train.batch_size
+    x, labels = images.batch(
+        step,
+        batch_size=size,
+        seed=derive_seed(recipe.seed, one.name),
+        rank=runtime.rank,
+        world=runtime.world,
+        flip=recipe.data.flip,
+    )
+    generator = runtime.generator(one.name, step)
+    k = torch.randint(1, one.steps + 1, (size,), generator=generator)
+    noise = torch.randn(size, *x.shape[1:], generator=generator)
+    own = slice(runtime.rank * len(x), (runtime.rank + 1) * len(x))
+    device = runtime.device
+    conditional = config_of(teacher.unet).get("num_class_embeds") is not None
+    condition = {"class_labels": labels.to(device)} if conditional else {}
+    return Batch(x.to(device), noise[own].to(device), k[own].to(device), condition)
+
+
+def target_of(one: Round, teacher: DiffusionModel, z: Tensor, batch: Batch, grid: TimeGrid) -> Tensor:
+    """x~ ``[B, C, S, S]``: of two teacher steps, or in a round that converts the prediction what the teacher sees."""
+    prediction_type = str(teacher.scheduler_config["prediction_type"])
+    now = grid.at(batch.k, one.steps)
+    if one.steps == one.teacher_steps:
+        clip = bool(teacher.scheduler_config.get("clip_sample", True))
+        return Denoiser(teacher.unet, prediction_type, batch.condition, clip=clip)(z, now)
+    denoise = Denoiser(teacher.unet, prediction_type, batch.condition)
+    middle, end = grid.at(2 * batch.k - 1, one.teacher_steps), grid.at(batch.k - 1, one.steps)
+    return two_step_target(denoise, z, now, middle, end)
+
+
+def student_config(config: Mapping[str, Any], prediction: str, timesteps: list[int]) -> dict[str, Any]:
+    """The scheduler of a student: its teacher's noise levels, x^ clipped, and the timesteps it was trained at."""
+    full = plain_config(ddim_scheduler(config, 1).config)
+    changes = {
+        "_class_name": "DDIMScheduler",
+        "prediction_type": prediction,
+        "clip_sample": True,
+        "clip_sample_range": 1.0,
+        "timestep_spacing": "trailing",
+    }
+    return {**full, **changes, DISTILLED_TIMESTEPS: timesteps}
+
+
+def _check_same_teacher(model: DiffusionModel, run: Run) -> None:
+    now = {"sha256": model.sha256 or "", "parameters": sum(p.numel() for p in model.unet.parameters())}
+    before = run.stage("teacher", lambda: now)
+    if before != now:
+        raise UsageError(
+            "is not the model that this run was started with",
+            place=model.source,
+            hint="start a new run, or put the old weights back",
+        )

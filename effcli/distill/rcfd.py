@@ -1,0 +1,86 @@
+"""RCFD: classifier-based feature distillation (CFD) in the last rounds, instead of pixels.
+
+Sun et al., "Accelerating Diffusion Sampling with Classifier-based Feature Distillation", ICME 2023; RDD, section 3.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from effcli.core.result import Result
+from effcli.core.run import Run
+from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.predictions import truncated_snr_loss
+from effcli.distill import progressive
+from effcli.distill.feature_networks import FeatureNetwork, load_feature_network
+from effcli.distill.recipe import FeatureRecipe, RcfdRecipe
+from effcli.distill.time_grid import Point
+
+
+def plan(recipe: RcfdRecipe) -> dict[str, Any]:
+    """What :func:`distill` would do."""
+    return progressive.plan(recipe, lambda teacher: FeatureLoss(recipe, load_features(recipe, teacher)))
+
+
+def distill(recipe: RcfdRecipe, run: Run) -> Result:
+    """Rounds with the pixel loss, the last ones with CFD."""
+    return progressive.distill(
+        recipe, run, lambda teacher: FeatureLoss(recipe, load_features(recipe, teacher))
+    )
+
+
+def load_features(recipe: FeatureRecipe, teacher: DiffusionModel) -> FeatureNetwork:
+    """The recipe's feature network, where the teacher is."""
+    device = next(teacher.unet.parameters()).device
+    return load_feature_network(recipe.features, teacher, device, side=recipe.feature_side)
+
+
+class FeatureLoss:
+    """CFD, with the pixel loss beside it where the recipe gives that a weight.
+
+    Args:
+        recipe: the weights and tau.
+        features: the frozen network.
+    """
+
+    def __init__(self, recipe: FeatureRecipe, features: FeatureNetwork) -> None:
+        self.weights: Mapping[str, float] = {"cfd": recipe.cfd_weight, "pixel": recipe.pixel_weight}
+        self._features = features
+        self._temperature = recipe.cfd_temperature
+
+    def __call__(self, x_student: Tensor, x_target: Tensor, point: Point) -> dict[str, Tensor]:
+        """The terms; gradients flow through ``x_student`` alone."""
+        return self.terms_of_maps(*self.maps(x_student, x_target)) | {
+            "pixel": truncated_snr_loss(x_student, x_target, point.alpha, point.sigma)
+        }
+
+    def maps(self, x_student: Tensor, x_target: Tensor) -> tuple[Tensor, Tensor]:
+        """M_S and M_T, ``[B, D, h, w]``."""
+        with torch.no_grad():
+            target = self._features.feature_map(x_target)
+        return self._features.feature_map(x_student), target
+
+    def terms_of_maps(self, m_student: Tensor, m_target: Tensor) -> dict[str, Tensor]:
+        """The terms that compare feature maps."""
+        return {"cfd": cfd(m_student.mean((2, 3)), m_target.mean((2, 3)), self._temperature)}
+
+    def learnt(self) -> Any:
+        """Nothing."""
+        return None
+
+
+def cfd(student: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """L_CFD: mean over the batch of KL(softmax(phi~ / tau) || softmax(phi_S)); only the target is sharpened.
+
+    Args:
+        student: pooled features phi(x_S), ``[B, D]``.
+        target: phi(x~), ``[B, D]``.
+        temperature: tau; below 1 the loss of equal features is not 0.
+    """
+    p = torch.log_softmax(target.float() / temperature, dim=1)
+    return F.kl_div(torch.log_softmax(student.float(), dim=1), p, reduction="batchmean", log_target=True)
