@@ -61,11 +61,29 @@ class Round:
         return f"{self.teacher_steps}-to-{self.steps}"
 
 
-def rounds_of(recipe: ProgressiveRecipe, prediction_type: str) -> list[Round]:
+def prediction_of_students(recipe: ProgressiveRecipe, teacher: DiffusionModel) -> str:
+    """What the students predict: ``sample`` or ``v_prediction``.
+
+    From noise alone x^ = (z - sigma eps) / alpha explodes where a 1-step student lives. The error of a velocity has
+    weights between 1/2 and 1 in the loss at all levels, that of an image up to the largest SNR; so velocities are
+    learnt sooner than images.
+    """
+    if recipe.prediction != "auto":
+        return recipe.prediction
+    own = prediction_type_of(teacher)
+    return "v_prediction" if own == "epsilon" else own
+
+
+def prediction_type_of(model: DiffusionModel) -> str:
+    """What a model predicts; diffusers' default where its scheduler does not say."""
+    return str(model.scheduler_config.get("prediction_type", "epsilon"))
+
+
+def rounds_of(recipe: ProgressiveRecipe, teacher: DiffusionModel) -> list[Round]:
     """The rounds in order; the first converts the prediction where the teacher's is another than the students'."""
     rounds = []
     teacher_steps, settings = recipe.teacher_steps, recipe.train
-    if prediction_type != recipe.prediction:
+    if prediction_type_of(teacher) != prediction_of_students(recipe, teacher):
         rounds.append(Round(teacher_steps, teacher_steps, settings.conversion_updates))
     while teacher_steps > recipe.steps:
         steps = teacher_steps // 2
@@ -89,10 +107,7 @@ def load_teacher(recipe: ProgressiveRecipe) -> tuple[DiffusionModel, ImageSet]:
     check_teacher(model)
     channels, side, _ = model.sample_shape
     TimeGrid(model.scheduler_config, torch.device("cpu")).check_steps(recipe.steps, recipe.teacher_steps)
-    if (
-        recipe.steps == recipe.teacher_steps
-        and model.scheduler_config["prediction_type"] == recipe.prediction
-    ):
+    if not rounds_of(recipe, model):
         raise UsageError("the student has as many steps as the teacher: nothing to do", place="steps")
     images = load_images(recipe.data.source, "train", side=side, channels=1 if channels == 1 else 3)
     n_classes = config_of(model.unet).get("num_class_embeds")
@@ -138,7 +153,7 @@ def plan(recipe: ProgressiveRecipe, make_loss: MakeLoss | None = None) -> dict[s
     choose_features(recipe.eval, model.sample_shape)
     if make_loss is not None:
         make_loss(model)
-    rounds = rounds_of(recipe, str(model.scheduler_config["prediction_type"]))
+    rounds = rounds_of(recipe, model)
     return {
         "parameters": sum(p.numel() for p in model.unet.parameters()),
         "sample_shape": list(model.sample_shape),
@@ -196,9 +211,10 @@ def students_of(
     """The trained student of each round, with its scheduler, and the round."""
     grid = TimeGrid(model.scheduler_config, run.runtime.device)
     teacher = model
-    for one in rounds_of(recipe, str(model.scheduler_config["prediction_type"])):
+    prediction = prediction_of_students(recipe, model)
+    for one in rounds_of(recipe, model):
         unet = copy.deepcopy(teacher.unet).requires_grad_(True)
-        config = student_config(model.scheduler_config, recipe.prediction, grid.timesteps(one.steps))
+        config = student_config(model.scheduler_config, prediction, grid.timesteps(one.steps))
         student = DiffusionModel(unet.eval(), config, f"{model.source}, {one.steps} steps")
         loss = make_loss(model) if one.has_features and make_loss is not None else PixelLoss()
         fit_round(one, student, teacher, loss, grid, images, recipe, run)
@@ -236,7 +252,7 @@ def fit_round(
         with runtime.autocast():
             with torch.no_grad():
                 target = target_of(one, teacher, z, batch, grid)
-            x_student = Denoiser(parallel, recipe.prediction, batch.condition)(z, now)
+            x_student = Denoiser(parallel, prediction_type_of(student), batch.condition)(z, now)
             terms = loss(x_student, target, now)
         total = sum((loss.weights[name] * term for name, term in terms.items()), x_student.new_zeros(()))
         run.log(one.name, step, every=10, loss=total.detach(), **terms, learning_rate=rate)
@@ -288,7 +304,7 @@ def draw_batch(
 
 def target_of(one: Round, teacher: DiffusionModel, z: Tensor, batch: Batch, grid: TimeGrid) -> Tensor:
     """x~ ``[B, C, S, S]``: of two teacher steps, or in a round that converts the prediction what the teacher sees."""
-    prediction_type = str(teacher.scheduler_config["prediction_type"])
+    prediction_type = prediction_type_of(teacher)
     now = grid.at(batch.k, one.steps)
     if one.steps == one.teacher_steps:
         clip = bool(teacher.scheduler_config.get("clip_sample", True))

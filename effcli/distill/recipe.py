@@ -130,9 +130,10 @@ class ProgressiveRecipe(DistillRecipe):
     data: ImagesSection = Field(ImagesSection(), description="The images.")
     teacher_steps: int = Field(64, ge=1, description="Steps that the first round halves; a power of two.")
     steps: int = Field(1, ge=1, description="Steps of the last student; a power of two.")
-    prediction: Literal["sample", "v_prediction"] = Field(
-        "sample",
-        description="What students predict; a teacher that predicts something else is converted in a first round.",
+    prediction: Literal["auto", "sample", "v_prediction"] = Field(
+        "auto",
+        description="What students predict; a teacher that predicts something else is converted in a first round. "
+        "auto: what the teacher predicts, but velocity where that is noise, of which no single step can be made.",
     )
     train: RoundsSection = Field(RoundsSection(), description="The optimisation of each round.")
     eval: DistanceSettings = Field(DistanceSettings(), description="What is measured at the end.")

@@ -1,0 +1,183 @@
+"""The loop: which rounds there are, where students start, what they learn, what is refused."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from effcli.core.errors import EffcliError, InputError, UsageError
+from effcli.core.run import open_run
+from effcli.core.runtime import create_runtime
+from effcli.diffusion.models import DiffusionModel
+from effcli.distill.progressive import (
+    Batch,
+    Round,
+    check_teacher,
+    fit_round,
+    load_teacher,
+    prediction_of_students,
+    rounds_of,
+    student_config,
+    students_of,
+    target_of,
+)
+from effcli.distill.recipe import PdRecipe, RddRecipe
+from effcli.distill.round_loss import PixelLoss
+from effcli.distill.targets import Denoiser
+from effcli.distill.time_grid import TimeGrid
+from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_conditional_unet, tiny_unet
+from tests.distill.small_teacher import images, teacher
+
+CPU = torch.device("cpu")
+GRID = TimeGrid(SCHEDULER, CPU)
+
+
+def test_halving_1024_to_1_takes_10_rounds():
+    recipe = RddRecipe(teacher_steps=1024, steps=1)
+    rounds = rounds_of(recipe, teacher("v_prediction"))
+    assert len(rounds) == 10
+    assert all(one.teacher_steps == 2 * one.steps for one in rounds)
+    assert [one.steps for one in rounds if one.has_features] == [4, 2, 1]
+    train = recipe.train
+    assert [one.updates for one in rounds] == [
+        *[train.updates] * 7, train.few_step_updates, *[2 * train.few_step_updates] * 2
+    ]  # fmt: skip
+    assert not any(one.has_features for one in rounds_of(PdRecipe(), teacher()))
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "students", "converts"),
+    [
+        ("epsilon", "auto", "v_prediction", True),
+        ("v_prediction", "auto", "v_prediction", False),
+        ("sample", "auto", "sample", False),
+        ("v_prediction", "sample", "sample", True),
+    ],
+)
+def test_what_students_predict(own, asked, students, converts):
+    recipe = PdRecipe(prediction=asked, teacher_steps=8)
+    assert prediction_of_students(recipe, teacher(own)) == students
+    assert (rounds_of(recipe, teacher(own))[0].steps == 8) is converts
+
+
+def batch_of(steps: int, n: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    x, noise = (torch.randn(n, 1, 8, 8, generator=generator) for _ in range(2))
+    return Batch(x, noise, torch.randint(1, steps + 1, (n,), generator=generator), {})
+
+
+def test_a_student_starts_as_its_teacher():
+    model = teacher("v_prediction")
+    k = torch.tensor([1, 2, 3, 4])
+    z = batch_of(4).x
+    ours, theirs = GRID.at(k, 4), GRID.at(2 * k, 8)
+    student = copy.deepcopy(model.unet)
+    found = [
+        Denoiser(net, "v_prediction", {})(z, p) for net, p in ((student, ours), (model.unet, theirs))
+    ]
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_conversion_targets_are_what_the_teacher_sees_clipped(kind):
+    model, batch = teacher(kind), batch_of(8)
+    now = GRID.at(batch.k, 8)
+    z = now.alpha * batch.x + now.sigma * batch.noise
+    prediction = model.unet(z, now.t, return_dict=False)[0]
+    expected = {
+        "epsilon": (z - now.sigma * prediction) / now.alpha,
+        "v_prediction": now.alpha * z - now.sigma * prediction,
+    }[kind]
+    found = target_of(Round(8, 8, 1), model, z, batch, GRID)
+    torch.testing.assert_close(found, expected.clamp(-1, 1))
+
+
+def test_a_round_brings_the_student_to_its_target(tmp_path):
+    recipe = PdRecipe(teacher_steps=2, steps=1, train={"learning_rate": 3e-3, "batch_size": 8})
+    model, one = teacher("v_prediction"), Round(2, 1, 60)
+    runtime = create_runtime(device="cpu", precision="fp32", threads=1)
+    unet = copy.deepcopy(model.unet).requires_grad_(True)
+    student = DiffusionModel(unet, student_config(SCHEDULER, "v_prediction", GRID.timesteps(1)), "student")
+    batch = batch_of(1, 64)
+    now = GRID.at(batch.k, 1)
+    z = now.alpha * batch.x + now.sigma * batch.noise
+    with torch.no_grad():
+        target = target_of(one, model, z, batch, GRID)
+        before = (Denoiser(unet, "v_prediction", {})(z, now) - target).square().mean()
+    with open_run(tmp_path / "run", recipe, runtime, verb="run", recipe_name="test") as run:
+        fit_round(one, student, model, PixelLoss(), GRID, images(64), recipe, run)
+    after = (Denoiser(unet, "v_prediction", {})(z, now) - target).square().mean()
+    assert after < 0.3 * before
+    before_weights = teacher("v_prediction").unet.state_dict()
+    assert all(torch.equal(value, before_weights[key]) for key, value in model.unet.state_dict().items())
+
+
+def test_each_student_teaches_the_next(tmp_path):
+    recipe = PdRecipe(teacher_steps=8, steps=2, train={"updates": 1, "few_step_updates": 1, "batch_size": 2})
+    runtime = create_runtime(device="cpu", precision="fp32", threads=1)
+    with open_run(tmp_path / "run", recipe, runtime, verb="run", recipe_name="test") as run:
+        found = list(students_of(teacher("epsilon"), images(), recipe, run, None))
+    assert [(one.teacher_steps, one.steps) for _, one in found] == [(8, 8), (8, 4), (4, 2)]
+    for student, one in found:
+        assert student.scheduler_config["prediction_type"] == "v_prediction"
+        assert student.scheduler_config["distilled_timesteps"] == GRID.timesteps(one.steps)
+
+
+def refused(model: str, **changes: object) -> EffcliError:
+    with pytest.raises((InputError, UsageError)) as caught:
+        load_teacher(PdRecipe.model_validate({"model": model, "teacher_steps": 8} | changes))
+    return caught.value
+
+
+def test_teachers_that_are_refused(tmp_path):
+    save_pipeline(tmp_path / "text", tiny_conditional_unet())
+    assert "text-conditioned" in str(refused(str(tmp_path / "text")))
+    latent = save_pipeline(tmp_path / "latent", tiny_unet(in_channels=3, out_channels=3))
+    (latent / "vae").mkdir()
+    assert "latent model" in str(refused(str(latent)))
+    with pytest.raises(InputError, match="not square grey or RGB"):
+        check_teacher(DiffusionModel(tiny_unet(in_channels=4, out_channels=4), SCHEDULER, "four"))
+    with pytest.raises(InputError, match="not square grey or RGB"):
+        check_teacher(DiffusionModel(tiny_unet(sample_size=(8, 16)), SCHEDULER, "wide"))
+    config = student_config(SCHEDULER, "sample", [63])
+    with pytest.raises(InputError, match="student of 1 steps already"):
+        check_teacher(DiffusionModel(tiny_unet(), config, "student"))
+
+
+def test_numbers_of_steps_and_classes_that_are_refused(tmp_path):
+    folder = str(save_pipeline(tmp_path / "model", tiny_unet()))
+    assert "3 is not a power of two" in str(refused(folder, steps=3))
+    assert "more than the teacher's 8 steps" in str(refused(folder, steps=16))
+    assert "more than the model's 64 noise levels" in str(refused(folder, teacher_steps=128))
+    assert "nothing to do" in str(refused(folder, steps=8))
+    (tmp_path / "empty").mkdir()
+    assert "no images in it" in str(refused(folder, data={"source": str(tmp_path / "empty")}))
+    few = str(save_pipeline(tmp_path / "few", tiny_unet(num_class_embeds=3)))
+    assert "has 10 classes, the teacher knows 3" in str(refused(few))
+
+
+def test_a_class_conditional_teacher_is_told_the_classes(tmp_path):
+    folder = save_pipeline(tmp_path / "model", tiny_unet(num_class_embeds=10))
+    recipe = PdRecipe(model=str(folder), teacher_steps=2, train={"few_step_updates": 1, "batch_size": 2})
+    model, data = load_teacher(recipe)
+    runtime = create_runtime(device="cpu", precision="fp32", threads=1)
+    with open_run(tmp_path / "run", recipe, runtime, verb="run", recipe_name="test") as run:
+        ((student, _),) = students_of(model, data, recipe, run, None)
+    assert not torch.equal(student.unet.class_embedding.weight, model.unet.class_embedding.weight)
+
+
+def test_another_teacher_on_resume_is_refused(tmp_path: Path):
+    from effcli.distill import progressive
+
+    runtime = create_runtime(device="cpu", precision="fp32", threads=1)
+    recipe = PdRecipe(teacher_steps=2)
+    with open_run(tmp_path / "run", recipe, runtime, verb="run", recipe_name="test") as run:
+        progressive._check_same_teacher(DiffusionModel(tiny_unet(), SCHEDULER, "a", sha256="1"), run)
+    with (
+        open_run(tmp_path / "run", recipe, runtime, verb="run", recipe_name="test", resume=True) as run,
+        pytest.raises(UsageError, match="not the model that this run was started with"),
+    ):
+        progressive._check_same_teacher(DiffusionModel(tiny_unet(), SCHEDULER, "a", sha256="2"), run)

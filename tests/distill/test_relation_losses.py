@@ -1,0 +1,214 @@
+"""CFD, IS_P2P and M_P2P against slow, obvious forms; the queue against its rules (RDD, section 8)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from effcli.core.runtime import create_runtime
+from effcli.diffusion.predictions import truncated_snr_loss
+from effcli.distill import rdd
+from effcli.distill.rcfd import FeatureLoss, cfd
+from effcli.distill.rdd import PixelQueue, RelationLoss, memory_relation_loss, pair_relation_loss, pixels_of
+from effcli.distill.time_grid import Point
+from effcli.nn.relations import relation_distillation
+from tests.distill.small_teacher import feature_network, maps, recipe, teacher
+
+WIDE = torch.float64
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rdd, "_CHUNK_ENTRIES", 100)  # rows of 2 or 3 at a time, and a rest
+
+
+def kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def slow_pairs(student: torch.Tensor, target: torch.Tensor, tau: float) -> torch.Tensor:
+    """Every pair of images by itself."""
+    total, n_rows = 0.0, 0
+    ours, theirs = (F.normalize(m.flatten(2), dim=1) for m in (student, target))
+    for b in range(len(ours)):
+        for d in range(len(ours)):
+            rows = kl(
+                torch.log_softmax(theirs[b].T @ theirs[d] / tau, -1),
+                torch.log_softmax(ours[b].T @ ours[d] / tau, -1),
+            )
+            total, n_rows = total + rows.sum(), n_rows + len(rows)
+    assert n_rows == len(ours) ** 2 * ours.shape[2]
+    return total / n_rows
+
+
+def slow_memory(student, target, contrast, tau):
+    ours, theirs = (F.normalize(m.flatten(2), dim=1) for m in (student, target))
+    rows = [
+        kl(torch.log_softmax(contrast @ t[:, i] / tau, -1), torch.log_softmax(contrast @ s[:, i] / tau, -1))
+        for s, t in zip(ours, theirs, strict=True)
+        for i in range(s.shape[1])
+    ]
+    return torch.stack(rows).mean()
+
+
+def both(fast, slow, student: torch.Tensor) -> None:
+    """Equal values and equal gradients."""
+    found = []
+    for function in (fast, slow):
+        x = student.clone().requires_grad_()
+        value = 3 * function(x)  # a factor, as weights are
+        (gradient,) = torch.autograd.grad(value, x)
+        found.append((value.detach().to(WIDE), gradient))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.1])
+def test_pairs(tau, small_chunks):
+    student, target = maps(3), maps(3, seed=1)
+    both(lambda x: pair_relation_loss(x, target, tau), lambda x: slow_pairs(x, target, tau), student)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.1])
+def test_memory(tau, small_chunks):
+    student, target = maps(3), maps(3, seed=1)
+    contrast = F.normalize(maps(1, 40, 6, seed=2)[0].flatten(1)[:, :6], dim=1)
+    both(
+        lambda x: memory_relation_loss(x, target, contrast, tau),
+        lambda x: slow_memory(x, target, contrast, tau),
+        student,
+    )
+
+
+def test_one_image_has_only_itself_to_relate_to():
+    student, target = maps(1), maps(1, seed=1)
+    intra = relation_distillation(student, target, reduction="mean")
+    torch.testing.assert_close(pair_relation_loss(student, target), intra)
+    two, other = maps(2), maps(2, seed=1)
+    assert not torch.isclose(
+        pair_relation_loss(two, other), relation_distillation(two, other, reduction="mean")
+    )
+
+
+def test_equal_maps_cost_nothing():
+    m = maps()
+    contrast = F.normalize(torch.randn(20, 6), dim=1)
+    for value in (pair_relation_loss(m, m), memory_relation_loss(m, m, contrast, 0.1)):
+        assert abs(value.item()) < 1e-6
+
+
+def test_only_sharpening_costs_equal_features():
+    phi = maps().mean((2, 3))
+    assert abs(cfd(phi, phi, 1.0).item()) < 1e-6
+    assert cfd(phi, phi, 0.9).item() > 1e-5
+    p, q = torch.softmax(phi / 0.9, 1), torch.softmax(maps(seed=3).mean((2, 3)), 1)
+    expected = (p * (p / q).log()).sum(1).mean()
+    torch.testing.assert_close(cfd(maps(seed=3).mean((2, 3)), phi, 0.9), expected)
+
+
+def test_relations_do_not_see_the_length_of_pixel_vectors():
+    student, target = maps(), maps(seed=1)
+    scale = 0.5 + torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(4))
+    contrast = F.normalize(torch.randn(20, 6), dim=1)
+    for loss in (pair_relation_loss, lambda s, t: memory_relation_loss(s, t, contrast, 0.1)):
+        torch.testing.assert_close(loss(student * scale, target), loss(student, target), rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_reach_the_student_alone():
+    network = nn.Conv2d(1, 6, 3, 2, 1)
+    features = feature_network()
+    features = type(features)("trainable", network)
+    loss = RelationLoss(recipe(), features, teacher(), create_runtime(device="cpu", precision="fp32"))
+    x, target = (maps(4, 1, 8, seed=s).requires_grad_() for s in (0, 1))
+    terms = loss(x, target, point(4))
+    assert terms.keys() == {"cfd", "pixel", "is_p2p", "m_p2p"}
+    for name in ("cfd", "is_p2p", "m_p2p"):
+        network.zero_grad()
+        (gradient,) = torch.autograd.grad(terms[name], x, retain_graph=True)
+        assert gradient.abs().sum() > 0, name
+        assert torch.autograd.grad(terms[name], target, retain_graph=True, allow_unused=True) == (None,)
+
+
+def point(n: int) -> Point:
+    alpha = torch.linspace(0.3, 0.9, n)[:, None, None, None]
+    return Point(torch.zeros(n, dtype=torch.long), alpha, (1 - alpha**2).sqrt())
+
+
+def total(loss, x, target) -> torch.Tensor:
+    terms = loss(x, target, point(len(x)))
+    return sum(loss.weights[name] * term for name, term in terms.items())
+
+
+def test_rdd_without_relations_is_rcfd_and_with_pixels_alone_it_is_pd():
+    features, runtime = feature_network(), create_runtime(device="cpu", precision="fp32")
+    x, target = maps(4, 1, 8), maps(4, 1, 8, seed=1)
+    none = recipe(relations={"is_weight": 0.0, "m_weight": 0.0})
+    plain = total(FeatureLoss(recipe(), features), x, target)
+    assert total(RelationLoss(none, features, teacher(), runtime), x, target) == plain
+    pixels = recipe(relations={"is_weight": 0.0, "m_weight": 0.0}, cfd_weight=0.0, pixel_weight=1.0)
+    place = point(4)
+    assert total(RelationLoss(pixels, features, teacher(), runtime), x, target) == truncated_snr_loss(
+        x, target, place.alpha, place.sigma
+    )
+
+
+# --- the queue --------------------------------------------------------------------------------------------
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def is_row_of(vectors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return ((vectors[:, None] - rows).norm(dim=2) < 1e-5).any(1)
+
+
+def test_the_queue_holds_true_pixels_of_length_one():
+    queue = PixelQueue(6, 100, n_contrast=40, n_enqueued=20)
+    m = maps(3)
+    queue.enqueue(m, generator())
+    assert (int(queue.pointer), int(queue.n_held)) == (20, 20)
+    held = queue.pixels[:20]
+    torch.testing.assert_close(held.norm(dim=1), torch.ones(20))
+    true = F.normalize(
+        torch.stack([m[b, :, i, j] for b in range(3) for i in range(4) for j in range(4)]), dim=1
+    )
+    assert is_row_of(held, true).all()
+    torch.testing.assert_close(F.normalize(pixels_of(m), dim=1), true)
+
+
+def test_the_released_queue_mixes_images_and_channels():
+    m = torch.arange(6.0).view(2, 3, 1, 1)
+    queue = PixelQueue(3, 8, n_contrast=4, n_enqueued=2, as_released=True)
+    queue.enqueue(m, generator())
+    columns = F.normalize(torch.tensor([[0.0, 2, 4], [1, 3, 5]]), dim=1)
+    assert is_row_of(queue.pixels[:2], columns).all()
+    assert not is_row_of(queue.pixels[:2], F.normalize(pixels_of(m), dim=1)).all()
+    one = PixelQueue(3, 8, n_contrast=4, n_enqueued=16, as_released=True)
+    one.enqueue(maps(1, 3, 2), generator())  # a single image is not mixed
+    assert is_row_of(one.pixels[:4], F.normalize(pixels_of(maps(1, 3, 2)), dim=1)).all()
+
+
+def test_the_pointer_and_the_reset():
+    queue = PixelQueue(6, 100, n_contrast=40, n_enqueued=30)
+    starts = []
+    for n in range(7):
+        queue.enqueue(maps(3, seed=n), generator(n))
+        starts.append((int(queue.pointer), int(queue.n_held)))
+    assert starts == [(30, 30), (60, 60), (90, 90), (0, 100), (30, 100), (60, 100), (90, 100)]
+
+
+def test_slots_to_compare_with():
+    released = PixelQueue(4, 20_000, n_contrast=4096, n_enqueued=128, as_released=True)
+    slots = released.contrast_slots(generator())
+    assert len(set(slots.tolist())) == 4096
+    assert (int(slots[0]), int(slots[-1])) == (0, 19_999)
+    correct = PixelQueue(4, 1000, n_contrast=50, n_enqueued=30)
+    correct.enqueue(maps(3, 4), generator())
+    assert sorted(correct.contrast_slots(generator()).tolist()) == list(range(30))  # those that are filled
+    for n in range(40):
+        correct.enqueue(maps(3, 4, seed=n), generator(n))
+    seen = {int(slot) for n in range(200) for slot in correct.contrast_slots(generator(n))}
+    assert len(correct.contrast_slots(generator())) == 50 and len(seen) > 990  # all of it is read
