@@ -17,7 +17,7 @@ from typing import get_args
 
 import pytest
 
-from effcli.core.recipe import shipped_recipes
+from effcli.core.recipe import Override, shipped_recipes
 from effcli.core.registry import TASKS, Task, find_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,15 +111,20 @@ def test_core_knows_tasks_and_methods_by_the_registry_alone() -> None:
     assert found == []
 
 
-# What the module of a method has, by task: the Protocol in the task's pipeline.
-METHOD_PROTOCOLS = {"enhance": "EnhanceMethod", "quantize": "QuantizeMethod", "distill": "TrainedMethod"}
+# What the module of a method has, by task and verb: the Protocol in the task's pipeline.
+METHOD_PROTOCOLS = {
+    ("enhance", "train"): "EnhanceMethod",
+    ("quantize", "run"): "QuantizeMethod",
+    ("distill", "run"): "DistillMethod",
+    ("distill", "train"): "TrainedMethod",
+}
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_a_method_has_its_recipe_and_the_functions_that_its_task_asks_for(task: Task) -> None:
     pipeline = importlib.import_module(f"effcli.{task.name.replace('-', '_')}.pipeline")
-    functions = getattr(pipeline, METHOD_PROTOCOLS[task.name]).__annotations__
     for method in task.methods:
+        functions = getattr(pipeline, METHOD_PROTOCOLS[task.name, method.verb]).__annotations__
         recipe = task.recipe_class({"method": method.name})
         assert method.name in get_args(recipe.model_fields["method"].annotation)
         assert task.name in get_args(recipe.model_fields["task"].annotation)
@@ -129,9 +134,11 @@ def test_a_method_has_its_recipe_and_the_functions_that_its_task_asks_for(task: 
             assert callable(getattr(pipeline, name.replace("-", "_"))), name
 
 
-def test_every_method_has_a_shipped_recipe() -> None:
-    shipped = {(task, find_recipe(task, name).method) for task in TASKS for name in shipped_recipes(task)}
-    assert shipped == {(task.name, method.name) for task in TASKS.values() for method in task.methods}
+def test_every_method_has_a_shipped_recipe_or_takes_the_default_one() -> None:
+    for task in TASKS.values():
+        shipped = {find_recipe(task.name, name).method for name in shipped_recipes(task.name)}
+        for method in {method.name for method in task.methods} - shipped:
+            assert find_recipe(task.name, "default", [Override("", "method", method)]).method == method
 
 
 @pytest.mark.parametrize("file", LIBRARY, ids=name_of)

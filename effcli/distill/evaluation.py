@@ -70,6 +70,15 @@ def evaluate(
     return _metrics(drawn, sorted(students), teacher_steps, teacher, settings), _pictures(drawn, runs)
 
 
+def with_real_images(
+    settings: DistanceSettings, teacher: DiffusionModel, training_images: str
+) -> DistanceSettings:
+    """Compare with the training images where neither the recipe nor the feature space says otherwise."""
+    if settings.data is not None or choose_features(settings, teacher.sample_shape).reference is not None:
+        return settings
+    return settings.model_copy(update={"data": training_images})
+
+
 def _at_steps(model: DiffusionModel, steps: int) -> DiffusionModel:
     """The teacher as a DDIM sampler at the timesteps that a student of so many steps visits."""
     timesteps = TimeGrid(model.scheduler_config, torch.device("cpu")).timesteps(steps)

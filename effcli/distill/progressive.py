@@ -22,7 +22,7 @@ from effcli.core.runtime import derive_seed
 from effcli.data.image_sets import ImageSet, load_images
 from effcli.diffusion.ddim import DISTILLED_TIMESTEPS, ddim_scheduler
 from effcli.diffusion.models import DiffusionModel, config_of, load_model, plain_config, save_folder
-from effcli.distill.evaluation import evaluate, save_pictures
+from effcli.distill.evaluation import evaluate, save_pictures, with_real_images
 from effcli.distill.recipe import FeatureRecipe, ProgressiveRecipe
 from effcli.distill.round_loss import PixelLoss, RoundLoss
 from effcli.distill.students import STUDENTS
@@ -191,7 +191,7 @@ def distill(recipe: ProgressiveRecipe, run: Run, make_loss: MakeLoss | None = No
         model,
         few or students,
         recipe.teacher_steps,
-        recipe.eval,
+        with_real_images(recipe.eval, model, recipe.data.source),
         run.runtime,
         stage=run.stage,
         check_stop=run.check_stop,

@@ -21,7 +21,7 @@ from effcli.diffusion.ddim import DISTILLED_TIMESTEPS, ddim_scheduler, sample
 from effcli.diffusion.drawing import draw_images
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.sampler_settings import SamplerSettings
-from effcli.distill.evaluation import evaluate
+from effcli.distill.evaluation import evaluate, with_real_images
 from effcli.distill.recipe import ProgressiveRecipe
 from effcli.metrics.distance_settings import DistanceSettings
 
@@ -135,11 +135,12 @@ def evaluate_run(
         raise InputError("holds no students", place=str(run), hint="name a run directory of `effcli distill`")
     recipe: Any = find_recipe("distill", str(run))
     assert isinstance(recipe, ProgressiveRecipe)
+    teacher = load_model(recipe.model)
     metrics, _ = evaluate(
-        load_model(recipe.model),
+        teacher,
         students,
         teacher_steps or recipe.teacher_steps,
-        settings,
+        with_real_images(settings, teacher, recipe.data.source),
         runtime,
         show_progress=show_progress,
     )

@@ -23,6 +23,7 @@ spawner.set_forkserver_preload(
         "torchmetrics.functional.image",
         "effcli.cli.main",
         "effcli.core.report",
+        "effcli.distill.rdd",
         "effcli.distill.teacher",
         "effcli.enhance.pipeline",
         "effcli.quantize.pipeline",

@@ -46,6 +46,10 @@ train: {steps: 2, batch_size: 4}
 sampler: {steps: 2}
 """
 SMALL_QUANTIZE = "--bits w4a8 --steps 2 --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2"
+SMALL_DISTILL = (
+    "--steps 1 --teacher-steps 4 --features unet -s train.updates=1 -s train.few_step_updates=1 -s train.batch_size=2 "
+    "-s relations.queue_size=8 -s relations.contrast=8 -s eval.n_images=4"
+)
 SMALL_ENHANCE = "-r small -s network.dim=4 -s network.d_state=4 -s data.patch=16 -s train.batch_size=2"
 
 
@@ -110,6 +114,19 @@ VERBS = [
     Verb("quantize eval", "packed -n 4", "text", frozenset(RESULT), wrong="packed --data nowhere"),
     Verb("quantize inspect", "packed", "text", frozenset({"layers", "size_bytes", "mean_bits_total"})),
     Verb("quantize export", "packed -o OUT", keys=frozenset({"output"}), wrong="no -o OUT"),
+    Verb(
+        "distill run",
+        f"model {SMALL_DISTILL} -o OUT",
+        keys=frozenset(RESULT),
+        wrong=f"model {SMALL_DISTILL} --data nowhere -o OUT",
+    ),
+    Verb(
+        "distill sample",
+        "students --steps 2 -n 4 -o OUT.png",
+        keys=frozenset({"output", "images"}),
+        wrong="students --steps 8 -o OUT/x.png",
+    ),
+    Verb("distill eval", "students -n 4", "text", frozenset(RESULT), wrong="model -n 4"),
     Verb("distill train", "-r teacher.yaml -o OUT", keys=frozenset(RESULT), wrong="--data no -o deep/er/OUT"),
     Verb("recipes ls", "", "text", frozenset({"recipes", "claims"})),
     Verb("recipes show", "quantize", "text", frozenset({"task", "method", "seed"})),
@@ -145,6 +162,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path:
     save_pipeline(folder / "model", tiny_unet())
     small = (*SMALL_QUANTIZE.split(), "-s", "eval.n_images=4")
     done = effcli("quantize", "model", *small, "-o", "packed", cwd=folder)
+    assert done.code == 0, done.stderr
+    done = effcli("distill", "model", *SMALL_DISTILL.split(), "-o", "students", cwd=folder)
     assert done.code == 0, done.stderr
     return folder
 
@@ -218,7 +237,7 @@ def test_a_mistake_is_2_and_one_object_and_writes_nothing(verb: Verb, place: Pat
         assert everything_in(place) == before
 
 
-WITH_PLAN = [verb for verb in VERBS if verb.words in {"enhance run", "quantize run"} or "train" in verb.words]
+WITH_PLAN = [verb for verb in VERBS if verb.words.endswith(" run") or "train" in verb.words]
 
 
 @pytest.mark.parametrize("verb", WITH_PLAN, ids=[verb.words for verb in WITH_PLAN])
@@ -252,7 +271,9 @@ LONG = {
     "enhance train": f"enhance train --data pairs {SMALL_ENHANCE} --steps 100000 -o long-enhance",
     "quantize run": f"quantize model {SMALL_QUANTIZE} --trajectories 100000 -o long-quantize",
     "quantize sample": "quantize sample packed -n 1000000 --batch-size 64 -o long.png",
-    "distill train": "distill train -r teacher.yaml --steps 100000 -o long-distill",
+    "distill run": f"distill model {SMALL_DISTILL} -s train.few_step_updates=100000 -o long-distill",
+    "distill sample": "distill sample students -n 1000000 --batch-size 64 -o long.png",
+    "distill train": "distill train -r teacher.yaml --steps 100000 -o long-teacher",
     "verify": "verify claim.yaml --seeds 0 --seeds 1 --seeds 2 --seeds 3 --seeds 4 --seeds 5 -o long-verify",
 }
 

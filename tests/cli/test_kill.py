@@ -49,6 +49,11 @@ COMMANDS = {
         *("quantize", "model", "--bits", "w2a4", "--steps", "4", "--trajectories", "5"),
         *set_(train__batch_size=2, calibration__n_images=4, calibration__n_inputs=8, eval__n_images=4),
     ],
+    "distill": [
+        *("distill", "model", "--steps", "1", "--teacher-steps", "8", "--features", "unet"),
+        *set_(train__updates=4, train__few_step_updates=4, train__batch_size=2, eval__n_images=4),
+        *set_(relations__queue_size=64, relations__contrast=32, features_from=4),
+    ],
     "distill train": [
         *("distill", "train", "--data", "pairs/high", "--steps", "30"),
         *set_(unet__block_out_channels=[8, 8], unet__attention_head_dim=8, unet__norm_num_groups=4),

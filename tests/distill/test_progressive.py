@@ -75,9 +75,7 @@ def test_a_student_starts_as_its_teacher():
     z = batch_of(4).x
     ours, theirs = GRID.at(k, 4), GRID.at(2 * k, 8)
     student = copy.deepcopy(model.unet)
-    found = [
-        Denoiser(net, "v_prediction", {})(z, p) for net, p in ((student, ours), (model.unet, theirs))
-    ]
+    found = [Denoiser(net, "v_prediction", {})(z, p) for net, p in ((student, ours), (model.unet, theirs))]
     assert torch.equal(*found)
 
 
