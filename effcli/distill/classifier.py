@@ -13,14 +13,13 @@ from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.data.image_sets import ImageSet, load_images, to_range
 from effcli.distill.recipe import ClassifierRecipe
-from effcli.metrics.features import save_classifier
+from effcli.metrics.features import Classifier, build_classifier, save_classifier
 from effcli.nn.schedules import cosine, set_rate
-from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
 
 
 def plan(recipe: ClassifierRecipe, n_classes: int) -> dict[str, Any]:
     """What :func:`train` would train."""
-    return {"parameters": sum(p.numel() for p in build_classifier(recipe, n_classes).parameters())}
+    return {"parameters": sum(p.numel() for p in new_classifier(recipe, n_classes).parameters())}
 
 
 def train(recipe: ClassifierRecipe, run: Run) -> Result:
@@ -29,7 +28,7 @@ def train(recipe: ClassifierRecipe, run: Run) -> Result:
         split: load_images(recipe.data.source, split, side=recipe.data.side, channels=recipe.data.channels)
         for split in ("train", "eval")
     }
-    network = build_classifier(recipe, len(sets["train"].classes)).to(run.runtime.device)
+    network = new_classifier(recipe, len(sets["train"].classes)).to(run.runtime.device)
     fit_classifier(network, sets["train"], recipe, run)
     metrics: dict[str, Any] = {
         "parameters": sum(p.numel() for p in network.parameters()),
@@ -42,20 +41,16 @@ def train(recipe: ClassifierRecipe, run: Run) -> Result:
     return run.finish(metrics)
 
 
-def build_classifier(recipe: ClassifierRecipe, n_classes: int) -> SmallClassifier:
+def new_classifier(recipe: ClassifierRecipe, n_classes: int) -> Classifier:
     """A new classifier for the recipe's images."""
     torch.manual_seed(recipe.seed)
-    return SmallClassifier(
-        SmallClassifierConfig(
-            channels=recipe.data.channels,
-            side=recipe.data.side,
-            width=recipe.width,
-            n_classes=n_classes,
-        )
-    )
+    settings = {"channels": recipe.data.channels, "side": recipe.data.side, "n_classes": n_classes}
+    if recipe.network == "small":
+        settings["width"] = recipe.width
+    return build_classifier(recipe.network, **settings)
 
 
-def fit_classifier(network: SmallClassifier, images: ImageSet, recipe: ClassifierRecipe, run: Run) -> None:
+def fit_classifier(network: Classifier, images: ImageSet, recipe: ClassifierRecipe, run: Run) -> None:
     """Train ``network`` in place: cross-entropy on images shifted by up to 1/8 of their side and flipped if said so."""
     settings, runtime = recipe.train, run.runtime
     optimizer = torch.optim.AdamW(
@@ -94,7 +89,7 @@ def shifted(x: Tensor, most: int) -> Tensor:
 
 
 @torch.inference_mode()
-def accuracy(network: SmallClassifier, images: ImageSet, run: Run) -> float:
+def accuracy(network: Classifier, images: ImageSet, run: Run) -> float:
     """Share of the images whose class is named right."""
     hits = 0
     for x, y in zip(images.images.split(1000), images.labels.split(1000), strict=True):

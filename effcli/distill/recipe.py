@@ -44,7 +44,12 @@ class ScheduleSection(Section):
         "squaredcos_cap_v2", description="How noise grows; squaredcos_cap_v2 is the cosine schedule."
     )
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = Field(
-        "v_prediction", description="What the network predicts; epsilon cannot be distilled to one step."
+        "v_prediction",
+        description="What the network predicts; students of epsilon are converted to v_prediction first.",
+    )
+    set_alpha_to_one: bool = Field(
+        True,
+        description="Whether the last step ends at the clean image; false: at level 0, as in RDD's table of 2^m + 1.",
     )
 
 
@@ -88,7 +93,10 @@ class ClassifierRecipe(TrainedRecipe):
     """A classifier whose features compare images."""
 
     method: Literal["classifier"] = Field("classifier", description="What is trained.")
-    width: int = Field(32, ge=4, description="Channels of the first layer.")
+    network: Literal["small", "densenet201"] = Field(
+        "small", description="small: five convolutions; densenet201: RDD's, with a stem for small images."
+    )
+    width: int = Field(32, ge=4, description="Channels of the small network's first layer.")
 
 
 class ImagesSection(Section):

@@ -87,7 +87,6 @@ def scheduler_config(recipe: TeacherRecipe) -> dict[str, Any]:
         **recipe.schedule.model_dump(),
         "timestep_spacing": "trailing",
         "clip_sample": True,
-        "set_alpha_to_one": True,
         "steps_offset": 0,
     }
 

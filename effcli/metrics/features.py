@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,15 @@ from effcli.core.tensor_file import (
 )
 from effcli.data.image_sets import check_images, load_images, to_range
 from effcli.metrics.distance_settings import DistanceSettings
+from effcli.nn.dense_classifier import DenseClassifier, DenseClassifierConfig
 from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
+
+Classifier = SmallClassifier | DenseClassifier
+CLASSIFIERS: dict[str, tuple[type, type]] = {
+    "small": (SmallClassifier, SmallClassifierConfig),
+    "densenet201": (DenseClassifier, DenseClassifierConfig),
+}
+"""The kinds of classifiers, by the name in recipes and files: network and configuration."""
 
 FORMAT = "effcli.classifier"
 VERSION = "1"
@@ -112,7 +121,23 @@ def real_moments(settings: DistanceSettings, space: FeatureSpace, like: Tensor) 
     return Moments.of(space.features(real.images))
 
 
-def save_classifier(file: Path, network: SmallClassifier, images: Tensor) -> None:
+def build_classifier(kind: str, **settings: Any) -> Classifier:
+    """A new classifier.
+
+    Args:
+        kind: a key of :data:`CLASSIFIERS`.
+        settings: of its configuration.
+
+    Raises:
+        KeyError: another kind.
+        ValueError: the settings do not fit.
+    """
+    network, config = CLASSIFIERS[kind]
+    built: Classifier = network(config(**settings))
+    return built
+
+
+def save_classifier(file: Path, network: Classifier, images: Tensor) -> None:
     """Write a classifier with the moments of its features over ``images``, uint8 ``[N, C, S, S]``."""
     device = next(network.parameters()).device
     space = FeatureSpace("", lambda part: network.features(to_range(part).to(device)).cpu())
@@ -122,13 +147,14 @@ def save_classifier(file: Path, network: SmallClassifier, images: Tensor) -> Non
     metadata = {
         "format": FORMAT,
         "version": VERSION,
+        "network": next(name for name, (kind, _) in CLASSIFIERS.items() if isinstance(network, kind)),
         "config": network.config.model_dump_json(),
         "n_images": str(moments.n),
     }
     save_tensors(file, tensors, metadata)
 
 
-def load_classifier(file: Path, name: str) -> tuple[SmallClassifier, Moments]:
+def load_classifier(file: Path, name: str) -> tuple[Classifier, Moments]:
     """Read what :func:`save_classifier` wrote.
 
     Raises:
@@ -137,7 +163,7 @@ def load_classifier(file: Path, name: str) -> tuple[SmallClassifier, Moments]:
     metadata, tensors = read_tensors(file, name)
     require_format(metadata, FORMAT, VERSION, name)
     try:
-        network = SmallClassifier(SmallClassifierConfig(**json.loads(metadata["config"])))
+        network = build_classifier(metadata.get("network", "small"), **json.loads(metadata["config"]))
         weights = {key.removeprefix("network."): value for key, value in tensors.items() if "network." in key}
         network.load_state_dict(weights)
         moments = Moments(tensors["moments.mean"], tensors["moments.covariance"], int(metadata["n_images"]))

@@ -149,7 +149,7 @@ def test_a_one_step_student_in_four_bits(place: Path) -> None:
 
 
 def refused(place: Path, *words: str) -> Finished:
-    done = effcli("distill", *words, *SMALL, "-o", "nothing", cwd=place)
+    done = effcli("distill", "run", *SMALL, *words, "-o", "nothing", cwd=place)
     assert done.code == 2
     assert not (place / "nothing").exists()
     return done
@@ -158,7 +158,7 @@ def refused(place: Path, *words: str) -> Finished:
 def test_bad_input(place: Path) -> None:
     assert "3 is not a power of two" in refused(place, "model", "--steps", "3", "--teacher-steps", "8").stderr
     assert "more than the teacher's" in refused(place, "model", "--steps", "8", "--teacher-steps", "4").stderr
-    assert "student of 1 steps already" in refused(place, "./run").stderr
+    assert "student of 1 steps already" in refused(place, "run").stderr
     (place / "empty").mkdir(exist_ok=True)
     assert "no images in it" in refused(place, "model", "--data", "empty").stderr
     done = refused(place, "model", "--features", "builtin")

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from effcli.core.metrics_log import read_metrics
 from effcli.core.result import numbers
 from tests.cli.effcli_process import effcli, torchrun
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
@@ -48,6 +49,35 @@ def test_quantize_eval_measures_what_the_run_and_one_process_measure(packed: Pat
     first, second = dict(numbers(one.json["metrics"])), dict(numbers(two.json["metrics"]))
     assert first.keys() >= {"fd_fp", "mse_to_fp"}
     assert second == pytest.approx(first, rel=1e-4)
+
+
+def test_distill_gives_the_weights_of_one_process(tmp_path: Path) -> None:
+    """RDD's relations are those of the whole batch, and so are BatchNorm's statistics in its head."""
+    save_pipeline(tmp_path / "model", tiny_unet())
+    words = (
+        f"distill model --steps 1 --teacher-steps 4 --features unet {SAME} -s train.updates=2 "
+        "-s train.few_step_updates=2 -s train.batch_size=4 -s relations.queue_size=64 -s relations.contrast=32 "
+        "-s relations.m_weight=1.0 -s eval.n_images=4 -s eval.batch_size=2 -o"
+    ).split()
+    assert effcli(*words, "one", cwd=tmp_path).code == 0
+    done = torchrun(*words, "two", cwd=tmp_path)
+    assert (done.code, done.lines) == (0, ["two"]), done.stderr
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    for steps in ("2", "1"):
+        one, two = (load_file(tmp_path / run / "students" / steps / weights) for run in ("one", "two"))
+        start = load_file(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+        for name, value in one.items():
+            if name.endswith("to_k.bias"):  # softmax does not see it: Adam makes steps of rounding errors
+                continue
+            moved = (value - start[name]).abs().max()
+            assert (two[name] - value).abs().max() <= 0.05 * moved + 1e-6, name
+    lines = [
+        [line for line in read_metrics(tmp_path / run / "metrics.jsonl") if line["step"] == 0]
+        for run in ("one", "two")
+    ]
+    for one, two in zip(*lines, strict=True):
+        assert one.pop("stage") == two.pop("stage")
+        assert two == pytest.approx(one, rel=1e-3, abs=1e-6)
 
 
 def test_quantize_sample_draws_the_images_of_one_process(packed: Path, tmp_path: Path) -> None:
