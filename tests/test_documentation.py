@@ -18,7 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What is typed instead, where a command takes minutes or data that users do not have.
 _SMALL = "--steps 2 --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4"
+_FEW = "--teacher-steps 4 -s train.updates=1 -s train.few_step_updates=1 -s train.batch_size=2 -s eval.n_images=4"
 SHORTENED = {
+    "effcli distill --steps 1 -o few/": f"effcli distill --steps 1 {_FEW} -o few/",
+    "effcli distill my-diffusers-folder/": f"effcli distill my-diffusers-folder/ {_FEW} --teacher-steps 8",
+    "effcli distill eval few/": "effcli distill eval few/ -n 4",
+    "effcli distill --steps 1 -q | xargs effcli quantize": f"effcli distill --steps 1 -q {_FEW} | xargs effcli quantize "
+    "--trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4",
     "effcli quantize --bits": f"effcli quantize {_SMALL} --bits",
     "effcli quantize my-diffusers-folder/": f"effcli quantize my-diffusers-folder/ {_SMALL}",
     "effcli enhance train": "effcli enhance train -s train.steps=1 -s train.batch_size=1 -s data.patch=32",
@@ -48,6 +54,7 @@ def home(tmp_path: Path) -> Path:
     for pair in ("1.png", "2.png"):
         picture(f"pairs/low/{pair}")
         picture(f"pairs/high/{pair}", 255)
+        picture(f"images/{pair}", 255)
     save_pipeline(tmp_path / "my-diffusers-folder", tiny_unet())
     return tmp_path
 
