@@ -23,8 +23,8 @@ SHORTENED = {
     "effcli distill --steps 1 -o few/": f"effcli distill --steps 1 {_FEW} -o few/",
     "effcli distill my-diffusers-folder/": f"effcli distill my-diffusers-folder/ {_FEW} --teacher-steps 8",
     "effcli distill eval few/": "effcli distill eval few/ -n 4",
-    "effcli distill --steps 1 -q | xargs effcli quantize": f"effcli distill --steps 1 -q {_FEW} | xargs effcli quantize "
-    "--trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4",
+    "effcli distill --steps 1 -q | xargs effcli quantize": f"effcli distill --steps 1 -q {_FEW} | "
+    "xargs effcli quantize --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4",
     "effcli quantize --bits": f"effcli quantize {_SMALL} --bits",
     "effcli quantize my-diffusers-folder/": f"effcli quantize my-diffusers-folder/ {_SMALL}",
     "effcli enhance train": "effcli enhance train -s train.steps=1 -s train.batch_size=1 -s data.patch=32",
