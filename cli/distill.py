@@ -8,7 +8,15 @@ import typer
 
 from .groups import DefaultVerbGroup
 from .images_output import ImagesOutputOption, check_images_output, write_images
-from .options import ForceOption, MachineOptions, RunOptions, with_options
+from .options import (
+    BatchSizeOption,
+    FeatureSpaceOption,
+    ForceOption,
+    MachineOptions,
+    RealImagesOption,
+    RunOptions,
+    with_options,
+)
 from .output import print_metrics, print_result
 from .session import execute, recipe_of_method, runtime_for
 
@@ -99,7 +107,7 @@ def sample(
     n: Annotated[int, typer.Option("-n", "--images", min=1, help="How many.")] = 64,
     output: ImagesOutputOption = "samples.png",
     force: ForceOption = False,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images drawn at a time.")] = 64,
+    batch_size: BatchSizeOption = 64,
 ) -> None:
     """Draw images from a student in its few steps."""
     check_images_output(output, force=force, as_json=options.as_json)
@@ -123,19 +131,9 @@ def evaluate(
         int | None,
         typer.Option("--teacher-steps", min=1, help="DDIM steps of the teacher (default: the run's)."),
     ] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            "--features",
-            metavar="SPACE",
-            help="pixels, efficientnet-lite0, builtin:NAME or a classifier's file.",
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="PATH", help="Real images for fd: a folder, IDX files or an .npz."),
-    ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images drawn at a time.")] = 64,
+    features: FeatureSpaceOption = None,
+    data: RealImagesOption = None,
+    batch_size: BatchSizeOption = 64,
 ) -> None:
     """Measure: Frechet distance, network calls and seconds by steps, of the students and of their teacher."""
     from effcli.distill.students import evaluate_run

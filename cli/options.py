@@ -73,6 +73,17 @@ DryRunOption = Annotated[
         "--dry-run", help="Print the resolved recipe and the plan; touch nothing.", rich_help_panel=RUN
     ),
 ]
+FeatureSpaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--features", metavar="SPACE", help="pixels, efficientnet-lite0, builtin:NAME or a classifier's file."
+    ),
+]
+RealImagesOption = Annotated[
+    str | None,
+    typer.Option("--data", metavar="PATH", help="Real images for fd: a folder, IDX files or an .npz."),
+]
+BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images drawn at a time.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of paths.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
 VerboseOption = Annotated[

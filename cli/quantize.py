@@ -9,7 +9,16 @@ import typer
 
 from .groups import DefaultVerbGroup
 from .images_output import ImagesOutputOption, check_images_output, write_images
-from .options import ForceOption, MachineOptions, Options, RunOptions, with_options
+from .options import (
+    BatchSizeOption,
+    FeatureSpaceOption,
+    ForceOption,
+    MachineOptions,
+    Options,
+    RealImagesOption,
+    RunOptions,
+    with_options,
+)
 from .output import print_metrics, print_result, print_table, text_of
 from .session import execute, runtime_for
 
@@ -34,16 +43,6 @@ BackendOption = Annotated[
     typer.Option(
         "--backend", help="Integer arithmetic, or the same simulated in float32; auto: integers if possible."
     ),
-]
-FeaturesOption = Annotated[
-    str | None,
-    typer.Option(
-        "--features", metavar="SPACE", help="pixels, efficientnet-lite0, builtin:NAME or a classifier's file."
-    ),
-]
-DataOption = Annotated[
-    str | None,
-    typer.Option("--data", metavar="PATH", help="Real images for fd: a folder, IDX files or an .npz."),
 ]
 
 
@@ -121,7 +120,7 @@ def sample(
     output: ImagesOutputOption = "samples.png",
     force: ForceOption = False,
     backend: BackendOption = "auto",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images drawn at a time.")] = 64,
+    batch_size: BatchSizeOption = 64,
 ) -> None:
     """Draw images from a quantized model, with the sampler settings it was made for."""
     check_images_output(output, force=force, as_json=options.as_json)
@@ -145,10 +144,10 @@ def evaluate(
         typer.Option("--model", metavar="MODEL", help="The full-precision model (default: as recorded)."),
     ] = None,
     n: Annotated[int, typer.Option("-n", "--images", min=2, help="Images drawn by both models.")] = 512,
-    features: FeaturesOption = None,
-    data: DataOption = None,
+    features: FeatureSpaceOption = None,
+    data: RealImagesOption = None,
     backend: BackendOption = "auto",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images drawn at a time.")] = 64,
+    batch_size: BatchSizeOption = 64,
 ) -> None:
     """Measure a quantized model: Frechet distances to data and to the full-precision model, error from equal noise."""
     from effcli.metrics.distance_settings import DistanceSettings

@@ -26,7 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.core.runtime import share_of
+from effcli.core.runtime import Runtime, share_of
 from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.pair_sources import IMAGE_SUFFIXES, ImageFile, read_image
 
@@ -72,13 +72,14 @@ class ImageSet:
         return np.array([_order(len(self), seed, draw // len(self))[draw % len(self)] for draw in draws])
 
     def batch(
-        self, step: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, flip: bool = False
+        self, step: int, batch_size: int, runtime: Runtime, *, seed: int, flip: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """The images of :meth:`batch_indices`, float32 ``[B, C, S, S]`` in -1..1, and their labels ``[B]``.
+        """This rank's images of step ``step``, float32 ``[B, C, S, S]`` in -1..1, and their labels ``[B]``.
 
         With ``flip`` half of them are mirrored; which ones, too, follows from (seed, step) alone.
         """
-        rows = self.batch_indices(step, batch_size=batch_size, seed=seed, rank=rank, world=world)
+        rank = runtime.rank
+        rows = self.batch_indices(step, batch_size=batch_size, seed=seed, rank=rank, world=runtime.world)
         x = to_range(self.images[rows])
         if flip:
             mirrored = np.random.default_rng((5, seed, step)).random(batch_size) < 0.5

@@ -59,14 +59,7 @@ def fit_classifier(network: Classifier, images: ImageSet, recipe: ClassifierReci
     parallel: nn.Module = runtime.wrap(network)
     network.train()
     for step in run.steps("train", settings.steps, {"network": network, "optimizer": optimizer}):
-        x, y = images.batch(
-            step,
-            batch_size=settings.batch_size,
-            seed=recipe.seed,
-            rank=runtime.rank,
-            world=runtime.world,
-            flip=recipe.data.flip,
-        )
+        x, y = images.batch(step, settings.batch_size, runtime, seed=recipe.seed, flip=recipe.data.flip)
         x = shifted(x, recipe.data.side // 8)
         set_rate(optimizer, cosine(step, settings.steps, settings.learning_rate, 0.0))
         with runtime.autocast():

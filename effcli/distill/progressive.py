@@ -284,14 +284,8 @@ def draw_batch(
 ) -> Batch:
     """Images, noise and steps of update ``step``: all ranks together have those of a single process."""
     runtime, size = run.runtime, recipe.train.batch_size
-    x, labels = images.batch(
-        step,
-        batch_size=size,
-        seed=derive_seed(recipe.seed, one.name),
-        rank=runtime.rank,
-        world=runtime.world,
-        flip=recipe.data.flip,
-    )
+    seed = derive_seed(recipe.seed, one.name)
+    x, labels = images.batch(step, size, runtime, seed=seed, flip=recipe.data.flip)
     generator = runtime.generator(one.name, step)
     k = torch.randint(1, one.steps + 1, (size,), generator=generator)
     noise = torch.randn(size, *x.shape[1:], generator=generator)

@@ -104,14 +104,7 @@ def fit_teacher(unet: nn.Module, images: ImageSet, recipe: TeacherRecipe, run: R
     parallel: nn.Module = runtime.wrap(unet)
     unet.train()
     for step in run.steps("train", settings.steps, {"unet": unet, "optimizer": optimizer, "ema": ema}):
-        x, labels = images.batch(
-            step,
-            batch_size=settings.batch_size,
-            seed=recipe.seed,
-            rank=runtime.rank,
-            world=runtime.world,
-            flip=recipe.data.flip,
-        )
+        x, labels = images.batch(step, settings.batch_size, runtime, seed=recipe.seed, flip=recipe.data.flip)
         noise, t = torch.randn(x.shape), torch.randint(recipe.schedule.num_train_timesteps, (len(x),))
         x, noise, t = x.to(runtime.device), noise.to(runtime.device), t.to(runtime.device)
         alpha, sigma = alpha_sigma(alphas_cumprod, t)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from effcli.core.errors import InputError, UsageError
+from effcli.core.runtime import Runtime
 from effcli.data.image_sets import ImageSet, load_images, to_bytes, to_range
 from tests.data_root import data_file
 
@@ -99,3 +100,41 @@ def test_fashion_mnist_and_cifar():
     found = load_images(data_file("fashion-mnist"), "eval", side=16, channels=1)
     assert found.images.shape == (10_000, 1, 16, 16)
     assert len(found.classes) == 10
+
+
+def test_the_images_in_the_package():
+    found = load_images("builtin:fashion-images", "train", side=28, channels=1)
+    assert found.images.shape == (5000, 1, 28, 28)
+    assert torch.bincount(found.labels).tolist() == [500] * 10
+    assert found.classes[0] == "T-shirt/top"
+    assert len(load_images("builtin:fashion-images", "eval", side=16, channels=1)) == 1000
+    with pytest.raises(InputError, match="no such file or folder") as caught:
+        load_images("builtin:nothing", "train", side=16, channels=1)
+    assert "builtin:fashion-images" in str(caught.value.hint)
+
+
+def test_the_images_in_the_package_are_those_of_the_original_files():
+    ours = load_images("builtin:fashion-images", "train", side=28, channels=1)
+    whole = load_images(data_file("fashion-mnist"), "train", side=28, channels=1)
+    first = torch.cat([torch.nonzero(whole.labels == label)[:500, 0] for label in range(10)]).sort().values
+    assert torch.equal(ours.images, whole.images[first])
+
+
+def test_ranks_share_a_batch_and_its_mirrored_images():
+    images = ImageSet(
+        torch.arange(12 * 4, dtype=torch.uint8).view(12, 1, 2, 2), torch.arange(12), tuple("abcdefghijkl")
+    )
+    one = Runtime(torch.device("cpu"), "fp32", 0)
+    two = [Runtime(torch.device("cpu"), "fp32", 0, rank, 2) for rank in (0, 1)]
+    for step in range(6):
+        x, labels = images.batch(step, 4, one, seed=3, flip=True)
+        shares = [images.batch(step, 4, runtime, seed=3, flip=True) for runtime in two]
+        assert torch.equal(torch.cat([share[0] for share in shares]), x)
+        assert torch.equal(torch.cat([share[1] for share in shares]), labels)
+        plain, _ = images.batch(step, 4, one, seed=3)
+        mirrored = (x != plain).flatten(1).any(1)
+        assert torch.equal(x[mirrored], plain[mirrored].flip(-1))
+    assert any(
+        (images.batch(n, 4, one, seed=3, flip=True)[0] != images.batch(n, 4, one, seed=3)[0]).any()
+        for n in range(6)
+    )
