@@ -150,18 +150,12 @@ def _metrics(
 def _pictures(
     drawn: Mapping[str, Drawn], runs: Mapping[str, tuple[DiffusionModel, int]]
 ) -> dict[str, Tensor]:
-    captions = {
-        "teacher": "Teacher, {} DDIM steps",
-        "ddim": "Teacher, {} DDIM steps",
-        "student": "Student, {} steps",
-    }
-    return {
-        captions[name.split("-")[0]]
-        .format(steps)
-        .replace(" 1 DDIM steps", " 1 DDIM step")
-        .replace(", 1 steps", ", 1 step"): drawn[name]["images"][:N_PICTURES]
-        for name, (_, steps) in runs.items()
-    }
+    pictures = {}
+    for name, (_, steps) in runs.items():
+        who, how = ("Student", "step") if name.startswith("student") else ("Teacher", "DDIM step")
+        caption = f"{who}, {steps} {how}{'' if steps == 1 else 's'}"
+        pictures[caption] = drawn[name]["images"][:N_PICTURES]
+    return pictures
 
 
 def save_pictures(pictures: Mapping[str, Tensor], run: Run) -> dict[str, str]:

@@ -8,6 +8,7 @@ teacher of the next round. A teacher that predicts something else than its stude
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,136 +16,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effcli.core.errors import InputError, UsageError
+from effcli.core.errors import UsageError
 from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.core.runtime import derive_seed
-from effcli.data.image_sets import ImageSet, load_images
+from effcli.data.image_sets import ImageSet
 from effcli.diffusion.ddim import DISTILLED_TIMESTEPS, ddim_scheduler
-from effcli.diffusion.models import DiffusionModel, config_of, load_model, plain_config, save_folder
+from effcli.diffusion.models import DiffusionModel, config_of, plain_config, save_folder
 from effcli.distill.evaluation import evaluate, save_pictures, with_real_images
-from effcli.distill.recipe import FeatureRecipe, ProgressiveRecipe
+from effcli.distill.inputs import load_teacher
+from effcli.distill.recipe import ProgressiveRecipe
 from effcli.distill.round_loss import PixelLoss, RoundLoss
+from effcli.distill.rounds import (
+    FEW_STEPS,
+    Round,
+    prediction_of_students,
+    prediction_type_of,
+    rounds_of,
+)
 from effcli.distill.students import STUDENTS
 from effcli.distill.targets import Denoiser, two_step_target
 from effcli.distill.time_grid import TimeGrid
 from effcli.metrics.features import choose_features
 from effcli.nn.schedules import cosine
 
-FEW_STEPS = 8
-"""Students of so many steps or fewer are measured."""
+log = logging.getLogger(__name__)
 
 MakeLoss = Callable[[DiffusionModel], RoundLoss]
 """The loss of the feature rounds, new for every round, for images like this model's."""
-
-
-@dataclass(frozen=True)
-class Round:
-    """One round.
-
-    Attributes:
-        teacher_steps, steps: sampling steps of its teacher and of its student.
-        updates: of the optimiser.
-        has_features: the method's own loss, not the pixel loss.
-    """
-
-    teacher_steps: int
-    steps: int
-    updates: int
-    has_features: bool = False
-
-    @property
-    def name(self) -> str:
-        """Of its checkpoints, log lines and progress bar."""
-        if self.steps == self.teacher_steps:
-            return f"convert-at-{self.steps}"
-        return f"{self.teacher_steps}-to-{self.steps}"
-
-
-def prediction_of_students(recipe: ProgressiveRecipe, teacher: DiffusionModel) -> str:
-    """What the students predict: ``sample`` or ``v_prediction``.
-
-    From noise alone x^ = (z - sigma eps) / alpha explodes where a 1-step student lives. The error of a velocity has
-    weights between 1/2 and 1 in the loss at all levels, that of an image up to the largest SNR; so velocities are
-    learnt sooner than images.
-    """
-    if recipe.prediction != "auto":
-        return recipe.prediction
-    own = prediction_type_of(teacher)
-    return "v_prediction" if own == "epsilon" else own
-
-
-def prediction_type_of(model: DiffusionModel) -> str:
-    """What a model predicts; diffusers' default where its scheduler does not say."""
-    return str(model.scheduler_config.get("prediction_type", "epsilon"))
-
-
-def rounds_of(recipe: ProgressiveRecipe, teacher: DiffusionModel) -> list[Round]:
-    """The rounds in order; the first converts the prediction where the teacher's is another than the students'."""
-    rounds = []
-    teacher_steps, settings = recipe.teacher_steps, recipe.train
-    if prediction_type_of(teacher) != prediction_of_students(recipe, teacher):
-        rounds.append(Round(teacher_steps, teacher_steps, settings.conversion_updates))
-    while teacher_steps > recipe.steps:
-        steps = teacher_steps // 2
-        updates = (
-            settings.updates if steps >= FEW_STEPS else settings.few_step_updates * (1 if steps >= 4 else 2)
-        )
-        has_features = isinstance(recipe, FeatureRecipe) and teacher_steps <= recipe.features_from
-        rounds.append(Round(teacher_steps, steps, updates, has_features))
-        teacher_steps = steps
-    return rounds
-
-
-def load_teacher(recipe: ProgressiveRecipe) -> tuple[DiffusionModel, ImageSet]:
-    """The model and images of its size.
-
-    Raises:
-        InputError: it is no pixel-space UNet, has another use for its labels, or the images have too many classes.
-        UsageError: the numbers of steps do not fit it.
-    """
-    model = load_model(recipe.model)
-    check_teacher(model)
-    channels, side, _ = model.sample_shape
-    TimeGrid(model.scheduler_config, torch.device("cpu")).check_steps(recipe.steps, recipe.teacher_steps)
-    if not rounds_of(recipe, model):
-        raise UsageError("the student has as many steps as the teacher: nothing to do", place="steps")
-    images = load_images(recipe.data.source, "train", side=side, channels=1 if channels == 1 else 3)
-    n_classes = config_of(model.unet).get("num_class_embeds")
-    if n_classes is not None and len(images.classes) > n_classes:
-        raise InputError(
-            f"has {len(images.classes)} classes, the teacher knows {n_classes}", place=recipe.data.source
-        )
-    return model, images
-
-
-def check_teacher(model: DiffusionModel) -> None:
-    """Refuse what cannot be distilled here.
-
-    Raises:
-        InputError: with the reason.
-    """
-    if type(model.unet).__name__ != "UNet2DModel":
-        raise InputError(
-            "is text-conditioned; only unconditional and class-conditional models can be distilled",
-            place=model.source,
-            hint="the losses compare images that a classifier understands, and no prompts come with the data",
-        )
-    folder = model.folder
-    channels, height, width = model.sample_shape
-    if folder is not None and any((folder / name).is_dir() for name in ("vae", "vqvae")):
-        raise InputError(
-            "is a latent model; only models that denoise pixels can be distilled",
-            place=model.source,
-            hint="its students would have to be decoded at every update",
-        )
-    if channels not in (1, 3) or height != width:
-        raise InputError(
-            f"denoises {channels}x{height}x{width}, not square grey or RGB images", place=model.source
-        )
-    if DISTILLED_TIMESTEPS in model.scheduler_config:
-        n = len(model.scheduler_config[DISTILLED_TIMESTEPS])
-        raise InputError(f"is a student of {n} steps already; distil its teacher", place=model.source)
 
 
 def plan(recipe: ProgressiveRecipe, make_loss: MakeLoss | None = None) -> dict[str, Any]:
@@ -219,6 +118,7 @@ def students_of(
         loss = make_loss(model) if one.has_features and make_loss is not None else PixelLoss()
         fit_round(one, student, teacher, loss, grid, images, recipe, run)
         unet.requires_grad_(False)
+        log.info("%s: the student of %d steps is done after %d updates", one.name, one.steps, one.updates)
         yield student, one
         teacher = student
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from effcli.core.registry import find_recipe
 from effcli.distill.classifier import new_classifier
-from effcli.distill.progressive import rounds_of
+from effcli.distill.rounds import rounds_of
 from effcli.distill.teacher import build_teacher, scheduler_config
 from effcli.distill.time_grid import TimeGrid
 from tests.distill.small_teacher import teacher

@@ -12,20 +12,11 @@ from effcli.core.errors import EffcliError, InputError, UsageError
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
 from effcli.diffusion.models import DiffusionModel
-from effcli.distill.progressive import (
-    Batch,
-    Round,
-    check_teacher,
-    fit_round,
-    load_teacher,
-    prediction_of_students,
-    rounds_of,
-    student_config,
-    students_of,
-    target_of,
-)
+from effcli.distill.inputs import check_teacher, load_teacher
+from effcli.distill.progressive import Batch, fit_round, student_config, students_of, target_of
 from effcli.distill.recipe import PdRecipe, RddRecipe
 from effcli.distill.round_loss import PixelLoss
+from effcli.distill.rounds import Round, prediction_of_students, rounds_of
 from effcli.distill.targets import Denoiser
 from effcli.distill.time_grid import TimeGrid
 from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_conditional_unet, tiny_unet

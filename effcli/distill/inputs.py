@@ -1,0 +1,64 @@
+"""What a run is given: the teacher and images for it, checked before any work."""
+
+from __future__ import annotations
+
+import torch
+
+from effcli.core.errors import InputError, UsageError
+from effcli.data.image_sets import ImageSet, load_images
+from effcli.diffusion.ddim import DISTILLED_TIMESTEPS
+from effcli.diffusion.models import DiffusionModel, config_of, load_model
+from effcli.distill.recipe import ProgressiveRecipe
+from effcli.distill.rounds import rounds_of
+from effcli.distill.time_grid import TimeGrid
+
+
+def load_teacher(recipe: ProgressiveRecipe) -> tuple[DiffusionModel, ImageSet]:
+    """The model and images of its size.
+
+    Raises:
+        InputError: it is no pixel-space UNet, has another use for its labels, or the images have too many classes.
+        UsageError: the numbers of steps do not fit it.
+    """
+    model = load_model(recipe.model)
+    check_teacher(model)
+    channels, side, _ = model.sample_shape
+    TimeGrid(model.scheduler_config, torch.device("cpu")).check_steps(recipe.steps, recipe.teacher_steps)
+    if not rounds_of(recipe, model):
+        raise UsageError("the student has as many steps as the teacher: nothing to do", place="steps")
+    images = load_images(recipe.data.source, "train", side=side, channels=1 if channels == 1 else 3)
+    n_classes = config_of(model.unet).get("num_class_embeds")
+    if n_classes is not None and len(images.classes) > n_classes:
+        raise InputError(
+            f"has {len(images.classes)} classes, the teacher knows {n_classes}", place=recipe.data.source
+        )
+    return model, images
+
+
+def check_teacher(model: DiffusionModel) -> None:
+    """Refuse what cannot be distilled here.
+
+    Raises:
+        InputError: with the reason.
+    """
+    if type(model.unet).__name__ != "UNet2DModel":
+        raise InputError(
+            "is text-conditioned; only unconditional and class-conditional models can be distilled",
+            place=model.source,
+            hint="the losses compare images that a classifier understands, and no prompts come with the data",
+        )
+    folder = model.folder
+    channels, height, width = model.sample_shape
+    if folder is not None and any((folder / name).is_dir() for name in ("vae", "vqvae")):
+        raise InputError(
+            "is a latent model; only models that denoise pixels can be distilled",
+            place=model.source,
+            hint="its students would have to be decoded at every update",
+        )
+    if channels not in (1, 3) or height != width:
+        raise InputError(
+            f"denoises {channels}x{height}x{width}, not square grey or RGB images", place=model.source
+        )
+    if DISTILLED_TIMESTEPS in model.scheduler_config:
+        n = len(model.scheduler_config[DISTILLED_TIMESTEPS])
+        raise InputError(f"is a student of {n} steps already; distil its teacher", place=model.source)
