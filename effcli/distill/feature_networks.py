@@ -7,6 +7,8 @@ its middle block on clean images, which needs no classifier.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,16 +115,17 @@ def _classifier(name: str, teacher: DiffusionModel, device: torch.device) -> Cal
 def _imagenet_network(name: str, device: torch.device) -> Callable[[Tensor], Tensor]:
     library, _, model = name.partition(":")
     try:
-        if library == "timm":
-            import timm
+        with contextlib.redirect_stdout(sys.stderr):  # the libraries say there that they download
+            if library == "timm":
+                import timm
 
-            network: Any = timm.create_model(model, pretrained=True, num_classes=0)
-            call: Callable[[Tensor], Tensor] = network.forward_features
-        else:
-            from torchvision.models import get_model
+                network: Any = timm.create_model(model, pretrained=True, num_classes=0)
+                call: Callable[[Tensor], Tensor] = network.forward_features
+            else:
+                from torchvision.models import get_model
 
-            network = get_model(model, weights="DEFAULT")
-            call = _last_map_of(network)
+                network = get_model(model, weights="DEFAULT")
+                call = _last_map_of(network)
     except ImportError:
         raise InputError("timm is not installed", place=name, hint="pip install timm") from None
     except Exception as error:  # of whatever library fetches the weights

@@ -77,10 +77,11 @@ def test_a_network_of_torchvision(hub: Path):
         load_feature_network("torchvision:squeezenet1_1", teacher(), CPU)
 
 
-def test_a_network_that_cannot_be_had(hub: Path):
+def test_a_network_that_cannot_be_had(hub: Path, capsys: pytest.CaptureFixture[str]):
     for name in ("torchvision:resnet18", "torchvision:no-such-network"):
         with pytest.raises(InputError, match="cannot be loaded"):
             load_feature_network(name, teacher(), CPU)
+    assert capsys.readouterr().out == ""  # stdout is for results
     with pytest.raises(InputError, match="no such feature network"):
         load_feature_network("nothing", teacher(), CPU)
 
