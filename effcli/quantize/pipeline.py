@@ -105,14 +105,14 @@ def pack(student: nn.Module, model: DiffusionModel, recipe: QuantizeRecipe) -> P
         for name, value in student.state_dict().items()
         if not any(name.startswith(f"{path}.") for path in layers)
     }
-    scheduler = ddim_scheduler(model.scheduler_config, recipe.sampler.steps)
+    timesteps = timesteps_of(ddim_scheduler(model.scheduler_config, recipe.sampler.steps))
     about = {
         "method": recipe.method,
         "bits": recipe.bits,
         **recipe.model_dump(include={"allocation"}),
         "bit_order": "little",
-        "timesteps": timesteps_of(scheduler),
-        "sampler": recipe.sampler.model_dump(),
+        "timesteps": timesteps,
+        "sampler": recipe.sampler.model_dump() | {"steps": len(timesteps)},
         "condition": recipe.condition.model_dump(),
         "other_dtype": str(dtype).removeprefix("torch."),
         "source": {"id": model.source, "sha256": model.sha256},

@@ -1,0 +1,61 @@
+"""Students from their folders: as many network calls as steps, images in range, the classes that are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from effcli.core.errors import InputError
+from effcli.diffusion.models import save_folder
+from effcli.distill import Sampler
+from effcli.distill.progressive import student_config
+from effcli.distill.students import load_student, steps_in
+from effcli.distill.time_grid import TimeGrid
+from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_unet
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's students of 1 and 4 steps of a class-conditional teacher."""
+    unet = tiny_unet(num_class_embeds=3, in_channels=3, out_channels=3)
+    torch.nn.init.normal_(unet.class_embedding.weight, std=20.0)
+    grid = TimeGrid(SCHEDULER, torch.device("cpu"))
+    for steps in (1, 4):
+        config = student_config(SCHEDULER, "sample", grid.timesteps(steps))
+        save_folder(tmp_path / "students" / str(steps), unet, config)
+    return tmp_path
+
+
+def draw(sampler: Sampler, label: int = 0) -> np.ndarray:
+    generator = torch.Generator().manual_seed(0)
+    pictures = sampler(2, class_labels=torch.tensor([label, label]), generator=generator)
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_as_many_calls_as_steps_and_the_same_pictures_again(run: Path, steps: int) -> None:
+    sampler = Sampler(run, steps)
+    asked: list[int] = []
+    sampler._guided.unet.register_forward_pre_hook(lambda module, inputs: asked.append(int(inputs[1])))
+    first = draw(sampler)
+    assert asked == TimeGrid(SCHEDULER, torch.device("cpu")).timesteps(steps)
+    assert first.shape == (2, 8, 8, 3) and first.dtype == np.uint8
+    assert np.array_equal(first, draw(sampler))
+
+
+def test_classes(run: Path) -> None:
+    sampler = Sampler(run, 4)
+    assert not np.array_equal(draw(sampler, 0), draw(sampler, 2))
+    assert len(sampler(3)) == 3  # of random classes
+
+
+def test_what_is_no_student(run: Path) -> None:
+    assert steps_in(run) == [4, 1]
+    with pytest.raises(InputError, match="no student of 2 steps") as caught:
+        load_student(run, 2)
+    assert caught.value.hint == "there are: 4, 1"
+    with pytest.raises(InputError, match="is not a student"):
+        load_student(save_pipeline(run / "teacher", tiny_unet()))
