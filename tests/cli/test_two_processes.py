@@ -63,14 +63,14 @@ def test_distill_gives_the_weights_of_one_process(tmp_path: Path) -> None:
     done = torchrun(*words, "two", cwd=tmp_path)
     assert (done.code, done.lines) == (0, ["two"]), done.stderr
     weights = "unet/diffusion_pytorch_model.safetensors"
+    start = load_file(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     for steps in ("2", "1"):
         one, two = (load_file(tmp_path / run / "students" / steps / weights) for run in ("one", "two"))
-        start = load_file(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
-        for name, value in one.items():
-            if name.endswith("to_k.bias"):  # softmax does not see it: Adam makes steps of rounding errors
-                continue
-            moved = (value - start[name]).abs().max()
-            assert (two[name] - value).abs().max() <= 0.05 * moved + 1e-6, name
+        # Together, not weight by weight: Adam makes full steps of gradients that are rounding errors.
+        apart, moved = (
+            sum(((a[name] - b[name]) ** 2).sum() for name in start) ** 0.5 for a, b in ((two, one), (one, start))
+        )
+        assert apart <= 0.05 * moved, (steps, apart, moved)
     lines = [
         [line for line in read_metrics(tmp_path / run / "metrics.jsonl") if line["step"] == 0]
         for run in ("one", "two")
