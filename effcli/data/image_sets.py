@@ -14,7 +14,6 @@ import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -26,9 +25,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.core.runtime import Runtime, share_of
+from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import BUILTIN_PREFIX
-from effcli.data.pair_sources import IMAGE_SUFFIXES, ImageFile, read_image
+from effcli.data.epochs import draws_of, item_of
+from effcli.data.stored_files import IMAGE_SUFFIXES, StoredFile, read_image
 
 Split: TypeAlias = Literal["train", "eval"]
 
@@ -38,6 +38,7 @@ _LAYOUT_HINT = (
     "give a folder of pictures (one sub-folder a class), a folder of IDX files, a packed .npz, or "
     "builtin:fashion-images"
 )
+_ORDER_STREAM = 3
 _DECODED_BYTES_LIMIT = 8 * 1024**3
 
 
@@ -66,10 +67,8 @@ class ImageSet:
         Raises:
             UsageError: ``batch_size`` cannot be shared out evenly.
         """
-        share = share_of(batch_size, world)
-        first = step * batch_size + rank * share
-        draws = range(first, first + share)
-        return np.array([_order(len(self), seed, draw // len(self))[draw % len(self)] for draw in draws])
+        draws = draws_of(step, batch_size, rank=rank, world=world)
+        return np.array([item_of(draw, len(self), _ORDER_STREAM, seed)[1] for draw in draws])
 
     def batch(
         self, step: int, batch_size: int, runtime: Runtime, *, seed: int, flip: bool = False
@@ -86,11 +85,6 @@ class ImageSet:
             own = torch.from_numpy(mirrored[rank * len(rows) : (rank + 1) * len(rows)])
             x = torch.where(own[:, None, None, None], x.flip(-1), x)
         return x, self.labels[rows]
-
-
-@lru_cache(maxsize=4)
-def _order(n: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((3, seed, epoch)).permutation(n)
 
 
 def to_range(images: Tensor) -> Tensor:
@@ -249,5 +243,5 @@ def _read_folder(folder: Path, split: Split, side: int, channels: int) -> ImageS
         raise InputError(f"{len(files)} images of {side}x{side} do not fit in memory", place=str(top))
     names = [path.relative_to(top).parts[0] if path.parent != top else "" for path in files]
     classes = tuple(sorted(set(names)))
-    images = _squares((read_image(ImageFile(path)) for path in files), side, channels)
+    images = _squares((read_image(StoredFile(path)) for path in files), side, channels)
     return ImageSet(images, torch.tensor([classes.index(name) for name in names]), classes)

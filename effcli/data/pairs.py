@@ -18,25 +18,17 @@ import numpy as np
 import torch
 
 from effcli.core.errors import InputError, UsageError
-from effcli.core.runtime import share_of
 from effcli.core.tensor_file import BUILTIN_PREFIX
-from effcli.data.pair_sources import (
-    SPLITS,
-    ImageFile,
-    Split,
-    find_pairs,
-    index_images,
-    read_image,
-    read_sides,
-    top_folders,
-)
+from effcli.data.epochs import draws_of, item_of
+from effcli.data.pair_sources import SPLITS, Split, find_pairs, index_images, top_folders
+from effcli.data.stored_files import StoredFile, read_image, read_sides
 from effcli.data.synthetic_lowlight import builtin_scenes
 
 DECODED_BYTES_LIMIT = 2 * 1024**3
 BUILTIN_SETS = ("scenes",)
 N_AUGMENTATIONS = 9
 
-StoredImage: TypeAlias = ImageFile | torch.Tensor
+StoredImage: TypeAlias = StoredFile | torch.Tensor
 StoredPair: TypeAlias = tuple[StoredImage, StoredImage]
 
 _ORDER_STREAM, _PATCH_STREAM = 1, 2
@@ -103,20 +95,18 @@ class PairSet:
             UsageError: ``batch_size`` cannot be shared out evenly, or ``gamma_jitter`` is out of range.
             InputError: an image that is decoded on demand turns out to be unreadable.
         """
-        share = share_of(batch_size, world)
-        first = step * batch_size + rank * share
-        drawn = [self._draw(sample, patch, seed, gamma_jitter) for sample in range(first, first + share)]
+        draws = draws_of(step, batch_size, rank=rank, world=world)
+        drawn = [self._draw(draw, patch, seed, gamma_jitter) for draw in draws]
         low, high = zip(*drawn, strict=True)
         return torch.stack(low), torch.stack(high)
 
     def _draw(
-        self, sample: int, patch: int, seed: int, gamma_jitter: float
+        self, draw: int, patch: int, seed: int, gamma_jitter: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The patch of the ``sample``-th draw since the start of training."""
-        epoch, position = divmod(sample, len(self))
-        order = np.random.default_rng((_ORDER_STREAM, seed, epoch)).permutation(len(self))
-        draws = np.random.default_rng((_PATCH_STREAM, seed, epoch, position))
-        low, high = self[int(order[position])]
+        """The patch of the ``draw``-th draw since the start of training."""
+        epoch, index = item_of(draw, len(self), _ORDER_STREAM, seed)
+        draws = np.random.default_rng((_PATCH_STREAM, seed, epoch, draw % len(self)))
+        low, high = self[index]
         return draw_patch(low, high, patch, draws, gamma_jitter)
 
 
@@ -266,4 +256,4 @@ def _decoded(pair: StoredPair) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _unequal_sizes(pair: StoredPair, low: tuple[int, ...], high: tuple[int, ...]) -> InputError:
     message = f"the low-light image is {low[1]}x{low[0]} but its partner in high/ is {high[1]}x{high[0]}"
-    return InputError(message, place=pair[0].place if isinstance(pair[0], ImageFile) else None)
+    return InputError(message, place=pair[0].place if isinstance(pair[0], StoredFile) else None)

@@ -68,7 +68,8 @@ def test_distill_gives_the_weights_of_one_process(tmp_path: Path) -> None:
         one, two = (load_file(tmp_path / run / "students" / steps / weights) for run in ("one", "two"))
         # Together, not weight by weight: Adam makes full steps of gradients that are rounding errors.
         apart, moved = (
-            sum(((a[name] - b[name]) ** 2).sum() for name in start) ** 0.5 for a, b in ((two, one), (one, start))
+            sum(((a[name] - b[name]) ** 2).sum() for name in start) ** 0.5
+            for a, b in ((two, one), (one, start))
         )
         assert apart <= 0.05 * moved, (steps, apart, moved)
     lines = [
