@@ -68,7 +68,7 @@ def test_a_recipe_starts_with_what_it_is_and_its_command(file: Path) -> None:
         assert command.startswith(f"effcli verify {task}/{name}")
     else:
         assert command.startswith(f"effcli {task} ")
-        assert name == "default" or re.search(rf"(-r|--recipe) {re.escape(name)}\b", command)
+        assert name == "default" or re.search(rf"(-r|--recipe|--method) {re.escape(name)}\b", command)
 
 
 def test_every_asset_has_a_card_with_its_checksum_and_all_are_small() -> None:
