@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from effcli.core.errors import UsageError
+
 from .groups import DefaultVerbGroup
 from .images_output import ImagesOutputOption, check_images_output, write_images
 from .options import (
@@ -13,7 +15,6 @@ from .options import (
     FeatureSpaceOption,
     ForceOption,
     MachineOptions,
-    RealImagesOption,
     RunOptions,
     with_options,
 )
@@ -25,8 +26,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Few-step students of a diffusion model: progressive distillation with relations between features (RDD). "
-    "`effcli distill --steps 1` takes the built-in model.",
+    help="Few-step students of a diffusion model: progressive distillation with relations between features (RDD); or "
+    "a small CLIP from a large one (CLIP-KD). `effcli distill --steps 1` and `effcli distill --method clip-kd` take "
+    "the built-in models.",
 )
 
 RunArgument = Annotated[
@@ -34,7 +36,11 @@ RunArgument = Annotated[
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", metavar="PATH", help="Folder of pictures or IDX files, or a packed .npz."),
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Folder of pictures or IDX files, or a packed .npz; CLIP-KD: a CSV, .tar shards, a folder with captions.",
+    ),
 ]
 
 
@@ -46,13 +52,34 @@ def run(
         str | None,
         typer.Argument(
             metavar="[TEACHER]",
-            help="A diffusers folder, a hub id, a run of `effcli distill train`, or builtin:NAME.",
+            help="A diffusers folder, a hub id, a run of `effcli distill train`, or builtin:NAME; of CLIP-KD NAME:TAG, "
+            "NAME:CHECKPOINT, a folder, or hf-hub:OWNER/NAME.",
             show_default=False,
         ),
     ] = None,
+    teacher_option: Annotated[
+        str | None, typer.Option("--teacher", metavar="MODEL", help="The same as TEACHER.")
+    ] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            "--student", metavar="MODEL", help="CLIP-KD: a model name of open_clip, or a .json configuration."
+        ),
+    ] = None,
+    teacher_cache: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher-cache",
+            metavar="on|off|N-views",
+            help="CLIP-KD: keep what the teacher embeds of each whole image, of N crops of it, or nothing.",
+        ),
+    ] = None,
     method: Annotated[
-        Literal["rdd", "rcfd", "pd"] | None,
-        typer.Option("--method", help="Relations of features, features, or pixels in the last rounds."),
+        Literal["rdd", "rcfd", "pd", "clip-kd"] | None,
+        typer.Option(
+            "--method",
+            help="Of a diffusion model: relations of features, features, or pixels in the last rounds; or a CLIP.",
+        ),
     ] = None,
     data: DataOption = None,
     steps: Annotated[
@@ -81,10 +108,12 @@ def run(
         bool, typer.Option("--compat-queue", help="The queue as in RDD's released code, which scrambles it.")
     ] = False,
 ) -> None:
-    """Distill a diffusion model to few steps and measure the students (default)."""
+    """Distill a diffusion model to few steps, or a CLIP to a small one, and measure the students (default)."""
     shorthands = {
         "method": ("--method", method),
-        "model": ("TEACHER", teacher),
+        "model": ("--teacher", teacher_option) if teacher is None else ("TEACHER", teacher),
+        "student": ("--student", student),
+        "teacher_cache": ("--teacher-cache", teacher_cache),
         "data.source": ("--data", data),
         "steps": ("--steps", steps),
         "teacher_steps": ("--teacher-steps", teacher_steps),
@@ -126,27 +155,80 @@ def sample(
 def evaluate(
     options: MachineOptions,
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory of `effcli distill`.")],
-    n: Annotated[int, typer.Option("-n", "--images", min=2, help="Images drawn by each model.")] = 2048,
+    n: Annotated[
+        int | None, typer.Option("-n", "--images", min=2, help="Images drawn by each model (default 2048).")
+    ] = None,
     teacher_steps: Annotated[
         int | None,
         typer.Option("--teacher-steps", min=1, help="DDIM steps of the teacher (default: the run's)."),
     ] = None,
     features: FeatureSpaceOption = None,
-    data: RealImagesOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="PATH", help="Real images for fd; CLIP-KD: pairs for retrieval."),
+    ] = None,
+    zero_shot: Annotated[
+        str | None,
+        typer.Option(
+            "--zero-shot", metavar="PATH", help="CLIP-KD: a folder with a sub-folder a class, or an .npz."
+        ),
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template",
+            metavar="TEXT",
+            help="CLIP-KD: a sentence about a class, such as 'a photo of a {}'; repeatable. openai: its 80; simple: 7.",
+        ),
+    ] = None,
+    captions: Annotated[
+        Literal["first", "all"] | None,
+        typer.Option("--captions", help="CLIP-KD: retrieval with each image's first caption, or with all."),
+    ] = None,
     batch_size: BatchSizeOption = 64,
 ) -> None:
-    """Measure: Frechet distance, network calls and seconds by steps, of the students and of their teacher."""
-    from effcli.distill.students import evaluate_run
-    from effcli.metrics.distance_settings import DistanceSettings
+    """Measure students beside their teacher: distances and time by steps; of a CLIP retrieval, zero-shot and size."""
+    from effcli.distill.clip_kd.evaluation import evaluate_run as evaluate_clip_run
+    from effcli.distill.clip_kd.recipe import ClipRecipe
+    from effcli.distill.students import evaluate_run, recipe_of
 
-    settings = DistanceSettings(n_images=n, batch_size=batch_size, features=features or "auto", data=data)
-    result = evaluate_run(
-        run, settings, runtime_for(options), teacher_steps=teacher_steps, show_progress=not options.quiet
-    )
+    of_clip = {"--zero-shot": zero_shot, "--template": template, "--captions": captions}
+    of_diffusion = {"--images": n, "--teacher-steps": teacher_steps, "--features": features}
+    is_clip = isinstance(recipe_of(run), ClipRecipe)
+    for flag, value in (of_diffusion if is_clip else of_clip).items():
+        if value is not None:
+            raise UsageError(
+                f"is not for a run of {'CLIP-KD' if is_clip else 'a diffusion model'}", place=flag
+            )
+    if is_clip:
+        given = {
+            "source": data,
+            "zero_shot": zero_shot,
+            "captions": captions,
+            "templates": templates_of(template),
+        }
+        asked = {key: value for key, value in given.items() if value is not None}
+        result = evaluate_clip_run(run, {**asked, "batch_size": batch_size}, runtime_for(options))
+    else:
+        from effcli.metrics.distance_settings import DistanceSettings
+
+        settings = DistanceSettings(
+            n_images=n or 2048, batch_size=batch_size, features=features or "auto", data=data
+        )
+        result = evaluate_run(
+            run, settings, runtime_for(options), teacher_steps=teacher_steps, show_progress=not options.quiet
+        )
     if options.as_json:
         print_result(result.to_json(), [], as_json=True)
     else:
         print_metrics(result.metrics)
+
+
+def templates_of(given: list[str] | None) -> str | tuple[str, ...] | None:
+    """The recipe's value for ``--template``."""
+    if not given or given in (["openai"], ["simple"]):
+        return given[0] if given else None
+    return tuple(given)
 
 
 @app.command()
@@ -156,5 +238,5 @@ def train(
     data: DataOption = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")] = None,
 ) -> None:
-    """Train a diffusion model (recipe fashion-diffusion) or a classifier (fashion-classifier) on your images."""
+    """Train a diffusion model (recipe fashion-diffusion), a classifier (fashion-classifier), a CLIP (twemoji-clip)."""
     execute("train", "distill", options, {"data.source": ("--data", data), "train.steps": ("--steps", steps)})

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / "effcli").rglob("*.py"))
 COMMANDS = sorted((ROOT / "cli").rglob("*.py"))
 ROOMS = {name.replace("-", "_") for name in TASKS}
-SHARED = {"nn", "data", "metrics", "diffusion"}
+SHARED = {"nn", "data", "metrics", "diffusion", "clip"}
 
 # What a part may import of the library, beside itself. `doctor` looks at everything that it describes.
 MAY_IMPORT = {

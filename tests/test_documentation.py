@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.clip.tiny_clips import save_pairs
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +24,8 @@ SHORTENED = {
     "effcli distill --steps 1 -o few/": f"effcli distill --steps 1 {_FEW} -o few/",
     "effcli distill my-diffusers-folder/": f"effcli distill my-diffusers-folder/ {_FEW} --teacher-steps 8",
     "effcli distill eval few/": "effcli distill eval few/ -n 4",
+    "effcli distill --method clip-kd -o clip/": "effcli distill --method clip-kd --data captioned/pairs.csv "
+    "--teacher-cache on -s train.epochs=1 -s train.batch_size=8 -s cache_dir=cache -o clip/",
     "effcli distill --steps 1 -q | xargs effcli quantize": f"effcli distill --steps 1 -q {_FEW} | "
     "xargs effcli quantize --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4",
     "effcli quantize --bits": f"effcli quantize {_SMALL} --bits",
@@ -56,6 +59,7 @@ def home(tmp_path: Path) -> Path:
         picture(f"pairs/high/{pair}", 255)
         picture(f"images/{pair}", 255)
     save_pipeline(tmp_path / "my-diffusers-folder", tiny_unet())
+    save_pairs(tmp_path / "captioned")
     return tmp_path
 
 

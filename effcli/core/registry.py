@@ -120,16 +120,23 @@ TASKS: dict[str, Task] = {
         ),
         Task(
             "distill",
-            "Few-step students of a diffusion model (RDD).",
+            "Few-step students of a diffusion model (RDD), small CLIP models (CLIP-KD).",
             (
                 Method("rdd", f"{_DISTILL}.rdd", f"{_DISTILL}.recipe:RddRecipe"),
                 Method("rcfd", f"{_DISTILL}.rcfd", f"{_DISTILL}.recipe:RcfdRecipe"),
                 Method("pd", f"{_DISTILL}.pd", f"{_DISTILL}.recipe:PdRecipe"),
+                Method("clip-kd", f"{_DISTILL}.clip_kd.pipeline", f"{_DISTILL}.clip_kd.recipe:ClipKdRecipe"),
                 Method("teacher", f"{_DISTILL}.teacher", f"{_DISTILL}.recipe:TeacherRecipe", verb="train"),
                 Method(
                     "classifier",
                     f"{_DISTILL}.classifier",
                     f"{_DISTILL}.recipe:ClassifierRecipe",
+                    verb="train",
+                ),
+                Method(
+                    "lit",
+                    f"{_DISTILL}.clip_kd.locked_image",
+                    f"{_DISTILL}.clip_kd.recipe:LockedImageRecipe",
                     verb="train",
                 ),
             ),

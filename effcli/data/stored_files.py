@@ -83,6 +83,24 @@ def read_image(file: StoredFile) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
+def decode_rgb(data: bytes, place: str) -> Image.Image:
+    """An image from its bytes in RGB, turned upright by its orientation tag, what is transparent on white.
+
+    Raises:
+        InputError: it is truncated, no image, or too large to be safe.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            if upright.has_transparency_data:
+                layer = upright.convert("RGBA")
+                upright = Image.new("RGBA", layer.size, "white")
+                upright.alpha_composite(layer)
+            return upright.convert("RGB")
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise InputError(f"cannot be read as an image: {error}", place=place) from error
+
+
 def read_sides(file: StoredFile) -> tuple[int, int]:
     """Height and width from the header alone, before any orientation tag is applied.
 

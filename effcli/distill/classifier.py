@@ -11,23 +11,23 @@ from torch import Tensor, nn
 from effcli.core.files import sha256
 from effcli.core.result import Result
 from effcli.core.run import Run
-from effcli.data.image_sets import ImageSet, load_images, to_range
+from effcli.data.image_sets import ImageSet, to_range
+from effcli.distill.inputs import load_training_images, plan_of_images
 from effcli.distill.recipe import ClassifierRecipe
 from effcli.metrics.features import Classifier, build_classifier, save_classifier
 from effcli.nn.schedules import cosine, set_rate
 
 
-def plan(recipe: ClassifierRecipe, n_classes: int) -> dict[str, Any]:
+def plan(recipe: ClassifierRecipe) -> dict[str, Any]:
     """What :func:`train` would train."""
-    return {"parameters": sum(p.numel() for p in new_classifier(recipe, n_classes).parameters())}
+    images = load_training_images(recipe)
+    network = new_classifier(recipe, len(images.classes))
+    return {"parameters": sum(p.numel() for p in network.parameters()), **plan_of_images(recipe, images)}
 
 
 def train(recipe: ClassifierRecipe, run: Run) -> Result:
     """A classifier, its accuracy, and the statistics of its features over the training images."""
-    sets = {
-        split: load_images(recipe.data.source, split, side=recipe.data.side, channels=recipe.data.channels)
-        for split in ("train", "eval")
-    }
+    sets = {"train": load_training_images(recipe), "eval": load_training_images(recipe, "eval")}
     network = new_classifier(recipe, len(sets["train"].classes)).to(run.runtime.device)
     fit_classifier(network, sets["train"], recipe, run)
     metrics: dict[str, Any] = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from effcli.core.errors import InputError, UsageError
-from effcli.data.image_sets import ImageSet, load_images
+from effcli.data.image_sets import ImageSet, Split, load_images
 from effcli.diffusion.ddim import DISTILLED_TIMESTEPS
 from effcli.diffusion.models import DiffusionModel, config_of, load_model
-from effcli.distill.recipe import ProgressiveRecipe
+from effcli.distill.recipe import ProgressiveRecipe, TrainedRecipe
 from effcli.distill.rounds import rounds_of
 from effcli.distill.time_grid import TimeGrid
 
@@ -33,6 +33,21 @@ def load_teacher(recipe: ProgressiveRecipe) -> tuple[DiffusionModel, ImageSet]:
             f"has {len(images.classes)} classes, the teacher knows {n_classes}", place=recipe.data.source
         )
     return model, images
+
+
+def load_training_images(recipe: TrainedRecipe, split: Split = "train") -> ImageSet:
+    """The images of a recipe of `effcli distill train`."""
+    return load_images(recipe.data.source, split, side=recipe.data.side, channels=recipe.data.channels)
+
+
+def plan_of_images(recipe: TrainedRecipe, images: ImageSet) -> dict[str, int | float]:
+    """How many there are, and how often a training takes them."""
+    return {
+        "train_images": len(images),
+        "classes": len(images.classes),
+        "steps": recipe.train.steps,
+        "epochs": round(recipe.train.steps * recipe.train.batch_size / len(images), 1),
+    }
 
 
 def check_teacher(model: DiffusionModel) -> None:

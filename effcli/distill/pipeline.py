@@ -8,19 +8,18 @@ from typing import Any, Protocol
 from effcli.core.registry import load_method
 from effcli.core.result import Result
 from effcli.core.run import Run
-from effcli.data.image_sets import load_images
-from effcli.distill.recipe import DistillRecipe, TrainedRecipe
+from effcli.distill.recipe import DistillRecipe
 
 
 class TrainedMethod(Protocol):
     """What the module of a method of `effcli distill train` has.
 
     Attributes:
-        plan: ``(recipe, n_classes)``: what it would train, for ``--dry-run``.
-        train: ``(recipe, run)``: learn from the images, write the model below ``model/``, finish the run.
+        plan: ``(recipe)``: what it would train, for ``--dry-run``; reading the data also proves that it is there.
+        train: ``(recipe, run)``: learn from the data, write the model below ``model/``, finish the run.
     """
 
-    plan: Callable[[Any, int], dict[str, Any]]
+    plan: Callable[[Any], dict[str, Any]]
     train: Callable[[Any, Run], Result]
 
 
@@ -48,20 +47,13 @@ def run(recipe: DistillRecipe, run: Run) -> Result:
     return method.distill(recipe, run)
 
 
-def plan_train(recipe: TrainedRecipe) -> dict[str, Any]:
-    """What :func:`train` would do; reading the images also proves that they are there."""
+def plan_train(recipe: DistillRecipe) -> dict[str, Any]:
+    """What :func:`train` would do."""
     method: TrainedMethod = load_method(recipe)
-    images = load_images(recipe.data.source, "train", side=recipe.data.side, channels=recipe.data.channels)
-    return {
-        **method.plan(recipe, len(images.classes)),
-        "train_images": len(images),
-        "classes": len(images.classes),
-        "steps": recipe.train.steps,
-        "epochs": round(recipe.train.steps * recipe.train.batch_size / len(images), 1),
-    }
+    return method.plan(recipe)
 
 
-def train(recipe: TrainedRecipe, run: Run) -> Result:
+def train(recipe: DistillRecipe, run: Run) -> Result:
     """Train what the recipe's method names."""
     method: TrainedMethod = load_method(recipe)
     return method.train(recipe, run)

@@ -11,13 +11,14 @@ from effcli.core.files import sha256
 from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
-from effcli.data.image_sets import ImageSet, load_images, to_bytes
+from effcli.data.image_sets import ImageSet, to_bytes
 from effcli.data.picture_grid import save_grid
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import alpha_sigma
 from effcli.diffusion.drawing import draw_images
 from effcli.diffusion.models import UNET_FILE, DiffusionModel, build_unet, save_file
 from effcli.diffusion.predictions import to_x0, truncated_snr_loss
+from effcli.distill.inputs import load_training_images, plan_of_images
 from effcli.distill.recipe import TeacherRecipe
 from effcli.nn.ema import Ema
 from effcli.nn.schedules import cosine, set_rate
@@ -25,14 +26,16 @@ from effcli.nn.schedules import cosine, set_rate
 N_PICTURES = 64
 
 
-def plan(recipe: TeacherRecipe, n_classes: int) -> dict[str, Any]:
+def plan(recipe: TeacherRecipe) -> dict[str, Any]:
     """What :func:`train` would train; building it also proves that its sizes fit together."""
-    return {"parameters": sum(p.numel() for p in build_teacher(recipe, n_classes).parameters())}
+    images = load_training_images(recipe)
+    unet = build_teacher(recipe, len(images.classes))
+    return {"parameters": sum(p.numel() for p in unet.parameters()), **plan_of_images(recipe, images)}
 
 
 def train(recipe: TeacherRecipe, run: Run) -> Result:
     """A diffusion model from images, and pictures of it."""
-    images = load_images(recipe.data.source, "train", side=recipe.data.side, channels=recipe.data.channels)
+    images = load_training_images(recipe)
     unet = build_teacher(recipe, len(images.classes)).to(run.runtime.device)
     fit_teacher(unet, images, recipe, run)
     metrics: dict[str, Any] = {

@@ -20,9 +20,11 @@ spawner.set_forkserver_preload(
     [
         "diffusers.models.unets.unet_2d",
         "matplotlib.figure",
+        "open_clip",
         "torchmetrics.functional.image",
         "effcli.cli.main",
         "effcli.core.report",
+        "effcli.distill.clip_kd.pipeline",
         "effcli.distill.rdd",
         "effcli.distill.teacher",
         "effcli.enhance.pipeline",

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.effcli_process import effcli, start
+from tests.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 
 N_KILLS = int(os.environ.get("EFFCLI_KILLS", "3"))
@@ -33,6 +34,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / "pairs" / side).mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(folder / "pairs" / side / f"{number}.png")
     save_pipeline(folder / "model", tiny_unet())
+    save_teacher(folder / "clip")
+    write_config(folder / "vit.json", STUDENT)
+    save_pairs(folder / "captions")
     return folder
 
 
@@ -53,6 +57,11 @@ COMMANDS = {
         *("distill", "model", "--steps", "1", "--teacher-steps", "8", "--features", "unet"),
         *set_(train__updates=4, train__few_step_updates=4, train__batch_size=2, eval__n_images=4),
         *set_(relations__queue_size=64, relations__contrast=32, features_from=4),
+    ],
+    "distill clip-kd": [
+        *("distill", "clip", "--method", "clip-kd", "--student", "vit.json", "--data", "captions/pairs.csv"),
+        *("--teacher-cache", "2-views", "-s", "cache_dir=cache"),
+        *set_(train__epochs=6, train__batch_size=4, eval__hold_out=0.2),
     ],
     "distill train": [
         *("distill", "train", "--data", "pairs/high", "--steps", "30"),

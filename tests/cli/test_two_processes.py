@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from effcli.core.metrics_log import read_metrics
 from effcli.core.result import numbers
 from tests.cli.effcli_process import effcli, torchrun
+from tests.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 
 TINY_ENHANCE = "-r small -s network.dim=4 -s network.d_state=4 -s data.patch=16 -s train.batch_size=2"
@@ -79,6 +80,29 @@ def test_distill_gives_the_weights_of_one_process(tmp_path: Path) -> None:
     for one, two in zip(*lines, strict=True):
         assert one.pop("stage") == two.pop("stage")
         assert two == pytest.approx(one, rel=1e-3, abs=1e-6)
+
+
+def test_clip_kd_gives_the_weights_of_one_process(tmp_path: Path) -> None:
+    """The losses are those of the whole batch; there is one projection, and the cache is filled by both."""
+    save_teacher(tmp_path / "teacher")
+    write_config(tmp_path / "vit.json", STUDENT)
+    save_pairs(tmp_path / "pairs")
+    words = (
+        "distill teacher --method clip-kd --student vit.json --data pairs/pairs.csv --teacher-cache 2-views "
+        f"-s train.epochs=4 -s train.batch_size=8 -s train.warmup_steps=2 -s loss.afd=1.0 -s loss.gd=1.0 {SAME}"
+    ).split()
+    assert effcli(*words, "-s", "cache_dir=cache-one", "-o", "one", cwd=tmp_path).code == 0
+    done = torchrun(*words, "-s", "cache_dir=cache-two", "-o", "two", cwd=tmp_path)
+    assert (done.code, done.lines) == (0, ["two"]), done.stderr
+    lines = [read_metrics(tmp_path / run / "metrics.jsonl") for run in ("one", "two")]
+    assert len(lines[0]) > 1
+    for one, two in zip(*lines, strict=True):
+        assert one.pop("stage") == two.pop("stage")
+        assert two == pytest.approx(one, rel=1e-3, abs=1e-5)
+    caches = [
+        sorted(path.name for path in (tmp_path / f"cache-{run}").rglob("*.npy")) for run in ("one", "two")
+    ]
+    assert caches[0] == caches[1] == ["captions.npy", "view-0.npy", "view-1.npy"]
 
 
 def test_quantize_sample_draws_the_images_of_one_process(packed: Path, tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""Training batches of pairs: which images, in which view, with which of their captions.
+
+A batch is a pure function of (seed, step). A view depends on the image and the view's number alone, so that all
+students of a teacher see the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from effcli.clip.models import Tokenizer
+from effcli.clip.views import Preprocess, crop_box
+from effcli.core.runtime import Runtime
+from effcli.data.captions import CaptionSet
+from effcli.data.epochs import draws_of, item_of
+
+_ORDER_STREAM, _CAPTION_STREAM = 7, 8
+_TEXTS_KEPT = 1 << 18
+
+
+class Drawn(NamedTuple):
+    """What a step takes.
+
+    Attributes:
+        images: numbers of images ``[B]``.
+        views: of each, ``[B]``.
+        captions: numbers of captions in the order of :meth:`CaptionSet.texts`, ``[B]``.
+    """
+
+    images: np.ndarray
+    views: np.ndarray
+    captions: np.ndarray
+
+
+class Batch(NamedTuple):
+    """Inputs of a step.
+
+    Attributes:
+        drawn: where they come from.
+        images: for the student ``[B, 3, H, W]``; empty where it does not look.
+        tokens: for the student, int64 ``[B, L]``.
+        teacher_images, teacher_tokens: for the teacher, where it has to look; the student's where both see the same.
+    """
+
+    drawn: Drawn
+    images: Tensor
+    tokens: Tensor
+    teacher_images: Tensor | None
+    teacher_tokens: Tensor | None
+
+
+class View:
+    """One image as networks see it in one of its views.
+
+    Args:
+        pairs: the images.
+        whole: whether there is one view, of the whole image, or crops.
+    """
+
+    def __init__(self, pairs: CaptionSet, whole: bool) -> None:
+        self.pairs, self.whole = pairs, whole
+
+    def __call__(self, image: int, view: int, preprocesses: tuple[Preprocess, ...]) -> list[Tensor]:
+        """The same part of the image for each network."""
+        picture = self.pairs.image(image)
+        if self.whole:
+            return [one.whole(picture) for one in preprocesses]
+        box = crop_box(picture, image, view)
+        return [one.crop(picture, box) for one in preprocesses]
+
+
+class PairBatches(Dataset[Batch]):
+    """Batch ``step`` of this rank at index ``step``.
+
+    Args:
+        pairs: the set.
+        n_views: fixed views of each image; 1 is the whole image; None is a new crop each epoch.
+        batch_size: pairs a step, over all ranks.
+        runtime: seed and ranks.
+        student: what it sees of images (None: nothing), and of texts.
+        teacher: the same, where it has to look; None where its embeddings are known.
+    """
+
+    def __init__(
+        self,
+        pairs: CaptionSet,
+        n_views: int | None,
+        batch_size: int,
+        runtime: Runtime,
+        student: tuple[Preprocess | None, Tokenizer],
+        teacher: tuple[Preprocess, Tokenizer] | None = None,
+    ) -> None:
+        self._pairs, self._n_views, self._batch_size = pairs, n_views, batch_size
+        self._seed, self._rank, self._world = runtime.seed, runtime.rank, runtime.world
+        self._texts, self._first = pairs.texts()
+        self._view = View(pairs, whole=n_views == 1)
+        sights = (student,) if teacher is None else (student, teacher)
+        self._preprocesses = tuple(dict.fromkeys(one for one, _ in sights if one is not None))
+        self._tokenizers = [_Remembering(tokenize) for _, tokenize in sights]
+
+    def drawn(self, step: int) -> Drawn:
+        """What step ``step`` takes; of an image with several captions one at random in each epoch."""
+        numbers, views, captions = [], [], []
+        for draw in draws_of(step, self._batch_size, rank=self._rank, world=self._world):
+            epoch, image = item_of(draw, len(self._pairs), _ORDER_STREAM, self._seed)
+            numbers.append(image)
+            views.append(epoch if self._n_views is None else epoch % self._n_views)
+            first, end = self._first[image : image + 2]
+            chosen = np.random.default_rng((_CAPTION_STREAM, self._seed, epoch, image)).integers(end - first)
+            captions.append(first + chosen)
+        return Drawn(*(np.array(one, np.int64) for one in (numbers, views, captions)))
+
+    def __getitem__(self, step: int) -> Batch:
+        """The inputs of a step."""
+        drawn = self.drawn(step)
+        seen = [
+            self._view(int(i), int(v), self._preprocesses)
+            for i, v in zip(drawn.images, drawn.views, strict=True)
+            if self._preprocesses
+        ]
+        images = [torch.stack(one) for one in zip(*seen, strict=True)] or [torch.empty(0)]
+        texts = [self._texts[number] for number in drawn.captions]
+        tokens = [tokenize(texts) for tokenize in self._tokenizers]
+        looks = len(tokens) > 1
+        return Batch(
+            drawn, images[0], tokens[0], images[-1] if looks else None, tokens[-1] if looks else None
+        )
+
+    def from_step(self, first: int, total_steps: int, workers: int) -> Iterator[Batch]:
+        """The batches of the steps from ``first`` on, decoded by ``workers`` processes ahead of time."""
+        loader = DataLoader(self, batch_size=None, sampler=range(first, total_steps), num_workers=workers)
+        return iter(loader)
+
+
+class _Remembering:
+    """A tokenizer that remembers the texts it has seen."""
+
+    def __init__(self, tokenize: Tokenizer) -> None:
+        self._tokenize = tokenize
+        self._seen: dict[str, Tensor] = {}
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        new = list(dict.fromkeys(text for text in texts if text not in self._seen))
+        if new:
+            if len(self._seen) > _TEXTS_KEPT:
+                self._seen.clear()
+                new = list(dict.fromkeys(texts))
+            self._seen |= zip(new, self._tokenize(new), strict=True)
+        return torch.stack([self._seen[text] for text in texts])

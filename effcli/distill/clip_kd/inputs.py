@@ -1,0 +1,96 @@
+"""What a run of CLIP-KD learns from and is measured on."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from effcli.core.errors import InputError
+from effcli.data.captions import CaptionSet, has_split, hold_out, load_captions
+from effcli.distill.clip_kd.recipe import ClipRecipe, EvalSection, PairsSection
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Pairs to learn from, pairs to measure retrieval on, and images with classes for zero-shot, if there are any."""
+
+    train: CaptionSet
+    eval: CaptionSet
+    zero_shot: CaptionSet | None
+
+
+def load_inputs(recipe: ClipRecipe) -> Inputs:
+    """Read everything that a recipe names.
+
+    Raises:
+        InputError: something is not there, or too many of the listed images cannot be used.
+    """
+    settings = recipe.data
+    train = _load(settings, settings.source, "train")
+    check_left_out(train, settings)
+    if recipe.eval.source is not None:
+        held = load_eval(recipe.eval.source, settings)
+    elif has_split(settings.source, "eval"):
+        held = _load(settings, settings.source, "eval")
+    else:
+        train, held = hold_out(train, recipe.eval.hold_out)
+    if len(train) < recipe.train.batch_size:
+        raise InputError(
+            f"has {len(train)} images, fewer than a batch of {recipe.train.batch_size}",
+            place=settings.source,
+            hint="choose a smaller one: -s train.batch_size=N",
+        )
+    return Inputs(train, held, load_zero_shot(recipe.eval, held))
+
+
+def load_eval(source: str, settings: PairsSection | None = None) -> CaptionSet:
+    """Pairs to measure on: the eval part of a source that has one, else all of it."""
+    settings = settings or PairsSection()
+    return _load(settings, source, "eval" if has_split(source, "eval") else "train")
+
+
+def load_zero_shot(settings: EvalSection, pairs: CaptionSet) -> CaptionSet | None:
+    """The recipe's images with classes, or the pairs' own; None where there are none."""
+    if settings.zero_shot is None:
+        return pairs if len(pairs.classes) > 1 else None
+    found = load_eval(settings.zero_shot)
+    if len(found.classes) < 2:
+        raise InputError(
+            "has fewer than two classes",
+            place=settings.zero_shot,
+            hint="give a folder with a sub-folder a class",
+        )
+    return found
+
+
+def check_left_out(pairs: CaptionSet, settings: PairsSection) -> None:
+    """Say what is left out, and stop where it is too much.
+
+    Raises:
+        InputError: more than ``most_left_out`` of what is listed cannot be used.
+    """
+    n_out = len(pairs.left_out)
+    if not n_out:
+        return
+    for line in pairs.left_out[:5]:
+        log.warning("left out: %s", line)
+    if n_out > 5:
+        log.warning("left out: %d more", n_out - 5)
+    listed = len(pairs) + n_out
+    if n_out > settings.most_left_out * listed:
+        raise InputError(
+            f"{n_out} of {listed} are missing or without a caption, the first: {pairs.left_out[0]}",
+            place=settings.source,
+            hint="-s data.most_left_out=1 goes on with the others",
+        )
+
+
+def _load(settings: PairsSection, source: str, split: str) -> CaptionSet:
+    return load_captions(
+        source,
+        "train" if split == "train" else "eval",
+        image_column=settings.image_column,
+        caption_column=settings.caption_column,
+    )

@@ -1,0 +1,242 @@
+"""The losses of CLIP-KD: what student and teacher embed, compared.
+
+Yang et al., "CLIP-KD: An Empirical Study of CLIP Model Distillation", CVPR 2024. Symbols are the paper's: of a batch of
+N pairs, v are embeddings of images and s of texts, all of unit length; v_p and s_p are the student's in the teacher's
+width. Similarities are computed some rows at a time, so memory grows with N, not with its square: at most
+:data:`CHUNK_ENTRIES` similarities, 16 MiB a copy in float32, are there at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from effcli.distill.clip_kd.recipe import LossSection
+from effcli.nn.gathering import gather_rows
+
+CHUNK_ENTRIES = 1 << 22
+
+FIRST_SCALE = math.log(1 / 0.07)
+"""Of every learnt scale: 14.3 after exp."""
+
+LARGEST_SCALE = math.log(100)
+
+
+class Embeddings(NamedTuple):
+    """What a model makes of a batch.
+
+    Attributes:
+        images: ``[N, D]``.
+        texts: ``[N, D]``.
+        scale: what cosines are multiplied by, a scalar.
+    """
+
+    images: Tensor
+    texts: Tensor
+    scale: Tensor
+
+
+class ClipKdLoss(nn.Module):
+    """All terms that have a weight, and what they learn: projections, fusion layers and scales (dropped afterwards).
+
+    Args:
+        settings: weights and choices.
+        dim: d, width of the student's embeddings.
+        teacher_dim: D, of the teacher's.
+    """
+
+    def __init__(self, settings: LossSection, dim: int, teacher_dim: int) -> None:
+        super().__init__()
+        self.settings = settings
+        needs_width = settings.fd or settings.mfd or settings.icl or settings.gd or settings.cross
+        self.project_images: nn.Module = nn.Identity()
+        self.project_texts: nn.Module = nn.Identity()
+        if dim != teacher_dim and needs_width:
+            self.project_images = nn.Linear(dim, teacher_dim)
+            self.project_texts = nn.Linear(dim, teacher_dim)
+        first = FIRST_SCALE
+        if settings.icl or settings.cross:
+            self.cross_scale = nn.Parameter(torch.tensor(first))
+        if settings.afd:
+            self.fuse_images = nn.Linear(dim + teacher_dim, dim)
+            self.fuse_texts = nn.Linear(dim + teacher_dim, dim)
+            self.fusion_scale = nn.Parameter(torch.tensor(first))
+
+    def forward(
+        self, student: Embeddings, teacher: Embeddings | None, masked_images: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The terms by name, unweighted; those of all ranks' pairs together.
+
+        Args:
+            student: not normalised, of width d; this rank's rows.
+            teacher: unit, of width D; this rank's rows. None where only L_CLIP has a weight.
+            masked_images: the student's of masked images, not normalised, for mfd.
+        """
+        with torch.autocast(student.images.device.type, enabled=False):
+            ours = Embeddings(*(one.float() for one in student))
+            v, s = (gather_rows(F.normalize(one, dim=1)) for one in (ours.images, ours.texts))
+            terms = {"clip": clip_loss(v, s, ours.scale)}
+            if teacher is not None:
+                masked = None if masked_images is None else masked_images.float()
+                terms |= self._compared(ours, v, s, teacher, masked)
+            return terms
+
+    def _compared(
+        self, student: Embeddings, v: Tensor, s: Tensor, teacher: Embeddings, masked_images: Tensor | None
+    ) -> dict[str, Tensor]:
+        settings, terms = self.settings, {}
+        a, a_t = student.scale, teacher.scale.float()
+        v_t, s_t = gather_rows(teacher.images.float()), gather_rows(teacher.texts.float())
+        v_p = gather_rows(F.normalize(self.project_images(student.images), dim=1))
+        s_p = gather_rows(F.normalize(self.project_texts(student.texts), dim=1))
+        if settings.crd:
+            terms["crd"] = crd(v, s, a, v_t, s_t, a_t)
+        if settings.fd:
+            terms["fd"] = fd(v_p, s_p, v_t, s_t, settings.fd_reduction)
+        if settings.mfd and masked_images is not None:
+            v_m = gather_rows(F.normalize(self.project_images(masked_images), dim=1))
+            terms["mfd"] = fd(v_m, s_p, v_t, s_t, settings.fd_reduction)
+        if settings.gd:
+            if settings.gd_temperature == "released":
+                terms["gd"] = released_gd(v_p, s_p, a, v_t, s_t, a_t)
+            else:
+                terms["gd"] = gd(v_p, s_p, a, v_t, s_t, a_t)
+        if settings.icl:
+            terms["icl"] = icl(v_p, s_p, v_t, s_t, self._scale(self.cross_scale))
+        if settings.cross:
+            terms["cross"] = cross_kd(v_p, s_p, self._scale(self.cross_scale), v_t, s_t, a_t)
+        if settings.afd:
+            # The unprojected v: with the projected one the released layer gets 2D numbers where it expects d + D.
+            v_a = F.normalize(self.fuse_images(torch.cat([v, v_t], dim=1)), dim=1)
+            s_a = F.normalize(self.fuse_texts(torch.cat([s, s_t], dim=1)), dim=1)
+            terms["afd"] = clip_loss(v_a, s_a, self._scale(self.fusion_scale))
+        return terms
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The weighted sum."""
+        return torch.stack([getattr(self.settings, name) * term for name, term in terms.items()]).sum()
+
+    def _scale(self, scale: Tensor) -> Tensor:
+        return scale if self.settings.scales == "raw" else scale.exp()
+
+    @torch.no_grad()
+    def clamp_scales(self) -> None:
+        """Keep learnt scales in 1..100, after each update; the released raw ones are free."""
+        if self.settings.scales == "exp":
+            for name in ("cross_scale", "fusion_scale"):
+                if hasattr(self, name):
+                    getattr(self, name).clamp_(0, LARGEST_SCALE)
+
+
+def clip_loss(v: Tensor, s: Tensor, scale: Tensor) -> Tensor:
+    """L_CLIP: mean over both directions of the cross-entropy of each row with its own pair (eq. 1-3)."""
+    return (info_nce(v, s, scale) + info_nce(s, v, scale)) / 2
+
+
+def crd(v: Tensor, s: Tensor, scale: Tensor, v_t: Tensor, s_t: Tensor, scale_t: Tensor) -> Tensor:
+    """L_CRD: mean over both directions of KL(teacher's || student's softmax over the batch) (eq. 8-10, halved)."""
+    return (
+        row_divergence(v, s, scale, v_t, s_t, scale_t) + row_divergence(s, v, scale, s_t, v_t, scale_t)
+    ) / 2
+
+
+def fd(v_p: Tensor, s_p: Tensor, v_t: Tensor, s_t: Tensor, reduction: Literal["mean", "sample"]) -> Tensor:
+    """L_FD: squared distances (eq. 11), summed over the width (``sample``), or averaged over it as the code has it."""
+    total = (v_p - v_t).square().sum(1).mean() + (s_p - s_t).square().sum(1).mean()
+    return total if reduction == "sample" else total / v_t.shape[1]
+
+
+def icl(v_p: Tensor, s_p: Tensor, v_t: Tensor, s_t: Tensor, scale: Tensor) -> Tensor:
+    """L_ICL: the student's images against the teacher's texts, its texts against the teacher's images (eq. 14-16)."""
+    return (info_nce(v_p, s_t, scale) + info_nce(s_p, v_t, scale)) / 2
+
+
+def cross_kd(v_p: Tensor, s_p: Tensor, scale: Tensor, v_t: Tensor, s_t: Tensor, scale_t: Tensor) -> Tensor:
+    """KL between the teacher's softmax and that of the logits of ICL; in the released code, not in the paper."""
+    first = row_divergence(v_p, s_t, scale, v_t, s_t, scale_t)
+    return (first + row_divergence(s_p, v_t, scale, s_t, v_t, scale_t)) / 2
+
+
+def gd(v: Tensor, s: Tensor, scale: Tensor, v_t: Tensor, s_t: Tensor, scale_t: Tensor) -> Tensor:
+    """L_GD: squared distance of the gradients of L_CLIP with respect to the embeddings (eq. 19-25), a sample's mean.
+
+    Each gradient is multiplied by N / scale, so that the size of the term depends on neither.
+    """
+    g_v, g_s = contrastive_gradients(v, s, scale)
+    with torch.no_grad():
+        g_vt, g_st = contrastive_gradients(v_t, s_t, scale_t)
+    return (g_v - g_vt).square().sum(1).mean() + (g_s - g_st).square().sum(1).mean()
+
+
+def released_gd(v: Tensor, s: Tensor, scale: Tensor, v_t: Tensor, s_t: Tensor, scale_t: Tensor) -> Tensor:
+    """GD as the released code computes it: cosines divided by the scale, where they should be multiplied by it.
+
+    Four mean squared errors: anchors and keys in both directions, each with 1 / N.
+    """
+    pairs = [(v, s, v_t, s_t), (s, v, s_t, v_t)]
+    total = v.new_zeros(())
+    for p, k, p_t, k_t in pairs:
+        ours = one_way_gradients(p, k, scale)
+        theirs = one_way_gradients(p_t, k_t, scale_t)
+        total = total + sum(F.mse_loss(x, y.detach()) for x, y in zip(ours, theirs, strict=True))
+    return total
+
+
+def one_way_gradients(p: Tensor, k: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Gradients of the cross-entropy of p k^T / tau by anchors and keys: R k / (tau N) and R^T p / (tau N)."""
+    r = torch.softmax(p @ k.T / temperature, dim=1) - torch.eye(len(p), dtype=p.dtype, device=p.device)
+    return r @ k / (temperature * len(p)), r.T @ p / (temperature * len(p))
+
+
+def contrastive_gradients(v: Tensor, s: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of L_CLIP with respect to v and s, times N / scale: ``[N, D]`` each."""
+    lse_v, lse_s = log_sums(v, s, scale), log_sums(s, v, scale)
+    return _gradient(v, s, scale, lse_v, lse_s), _gradient(s, v, scale, lse_s, lse_v)
+
+
+def _gradient(own: Tensor, other: Tensor, scale: Tensor, lse: Tensor, other_lse: Tensor) -> Tensor:
+    def of_rows(rows: Tensor, rows_lse: Tensor, targets: Tensor) -> Tensor:
+        logits = scale * rows @ other.T
+        as_anchor, as_key = (logits - rows_lse[:, None]).exp(), (logits - other_lse).exp()
+        return (as_anchor + as_key) @ other / 2 - targets
+
+    return torch.cat(_by_rows(of_rows, len(other), own, lse, other))
+
+
+def info_nce(anchors: Tensor, keys: Tensor, scale: Tensor) -> Tensor:
+    """Mean cross-entropy of the rows of scale * anchors keys^T against their own numbers."""
+    own = scale * (anchors * keys).sum(1)
+    return (log_sums(anchors, keys, scale) - own).mean()
+
+
+def log_sums(anchors: Tensor, keys: Tensor, scale: Tensor) -> Tensor:
+    """log sum exp of each row of scale * anchors keys^T, ``[N]``."""
+    return torch.cat(_by_rows(lambda rows: (scale * rows @ keys.T).logsumexp(1), len(keys), anchors))
+
+
+def row_divergence(
+    anchors: Tensor, keys: Tensor, scale: Tensor, anchors_t: Tensor, keys_t: Tensor, scale_t: Tensor
+) -> Tensor:
+    """Mean over rows of KL(softmax(scale_t anchors_t keys_t^T) || softmax(scale anchors keys^T))."""
+
+    def of_rows(rows: Tensor, rows_t: Tensor) -> Tensor:
+        log_q = torch.log_softmax(scale * rows @ keys.T, dim=1)
+        log_p = torch.log_softmax(scale_t * rows_t @ keys_t.T, dim=1)
+        return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+    return torch.cat(_by_rows(of_rows, len(keys), anchors, anchors_t)).mean()
+
+
+def _by_rows(compute: Callable[..., Tensor], n_columns: int, *rows: Tensor) -> list[Tensor]:
+    """``compute`` of some rows at a time; what it needs in between is computed again in the backward pass."""
+    step = max(1, CHUNK_ENTRIES // n_columns)
+    if len(rows[0]) <= step:
+        return [compute(*rows)]
+    parts = zip(*(one.split(step) for one in rows), strict=True)
+    return [checkpoint(compute, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]

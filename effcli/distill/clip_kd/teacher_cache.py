@@ -1,0 +1,153 @@
+"""What the teacher embeds, computed once and kept on the disk.
+
+One folder for each teacher, set of pairs and kind of view, in the user's cache; its name is a checksum of all of these,
+so embeddings of another teacher or another set are never taken for these. Embeddings are kept in fp16; a broken-off
+computation goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from effcli.core.errors import RunError
+from effcli.core.files import make_folder, write_error, write_text
+from effcli.core.progress import progress_bar
+from effcli.core.run import Run
+
+CHUNK_ROWS = 64
+"""Rows that are embedded, written and marked as done together."""
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Things:
+    """Things of one kind whose embeddings are kept.
+
+    Attributes:
+        name: ``captions`` or ``view-0``.
+        n: how many.
+        embed: from some of their numbers to their embeddings, ``[n, D]``.
+    """
+
+    name: str
+    n: int
+    embed: Callable[[range], Tensor]
+
+
+class TeacherCache:
+    """A folder of embeddings.
+
+    Args:
+        root: where such folders are.
+        key: everything that the embeddings depend on.
+        dim: D.
+    """
+
+    def __init__(self, root: Path, key: dict[str, Any], dim: int) -> None:
+        self._key = json.dumps({"version": VERSION, **key}, indent=2, sort_keys=True)
+        self.folder = root / hashlib.sha256(self._key.encode()).hexdigest()[:24]
+        self.dim = dim
+
+    def size_bytes(self, n_rows: int) -> int:
+        """How large ``n_rows`` embeddings are on the disk."""
+        return n_rows * self.dim * 2
+
+    def is_there(self, things: Things) -> bool:
+        """Whether all embeddings of ``things`` are there."""
+        return self._open(things) is not None
+
+    def load(self, things: Things, run: Run) -> np.ndarray:
+        """All embeddings, fp16 ``[n, D]``, mapped from the disk; what is missing is computed.
+
+        With several processes each computes its share; all of them have to see the same folder.
+
+        Raises:
+            RunError: the folder cannot be written.
+            InterruptedRunError: a signal came.
+        """
+        if not run.runtime.on_main(lambda: self.is_there(things)):
+            self._compute(things, run)
+        embeddings = self._open(things)
+        if embeddings is None:
+            raise RunError("what the teacher embedded is gone", place=str(self.folder))
+        return embeddings
+
+    def _compute(self, things: Things, run: Run) -> None:
+        runtime, part, marks = run.runtime, self._file(things, ".part"), self._file(things, ".done")
+        runtime.on_main(lambda: self._begin(things))
+        done = np.memmap(marks, np.uint8, "r+")
+        embeddings = np.lib.format.open_memmap(part, "r+")
+        chunks = [chunk for chunk in range(len(done)) if not done[chunk]]
+        chunks = runtime.from_main(chunks)
+        with progress_bar(
+            f"teacher: {things.name}", len(chunks), 0, "batches", show=run.show_progress
+        ) as advance:
+            for start in range(0, len(chunks), runtime.world):
+                run.check_stop()  # all ranks together, also one that has nothing left to do
+                chunk = chunks[min(start + runtime.rank, len(chunks) - 1)]
+                rows = range(chunk * CHUNK_ROWS, min((chunk + 1) * CHUNK_ROWS, things.n))
+                embeddings[rows.start : rows.stop] = things.embed(rows).half().cpu().numpy()
+                embeddings.flush()
+                done[chunk] = 1
+                for _ in chunks[start : start + runtime.world]:
+                    advance()
+        runtime.barrier()
+        runtime.on_main(lambda: self._end(things))
+
+    def _begin(self, things: Things) -> None:
+        part, marks = self._file(things, ".part"), self._file(things, ".done")
+        make_folder(self.folder)
+        write_text(self.folder / "key.json", self._key + "\n")
+        n_chunks = -(-things.n // CHUNK_ROWS)
+        if self._has_shape(part, things) and marks.is_file() and marks.stat().st_size == n_chunks:
+            return
+        try:
+            np.lib.format.open_memmap(part, "w+", np.float16, (things.n, self.dim)).flush()
+            marks.write_bytes(bytes(n_chunks))
+        except OSError as error:
+            raise write_error(error, part) from None
+
+    def _end(self, things: Things) -> None:
+        self._file(things, ".part").replace(self._file(things, ".npy"))
+        self._file(things, ".done").unlink()
+
+    def _open(self, things: Things) -> np.ndarray | None:
+        file = self._file(things, ".npy")
+        if not self._has_shape(file, things):
+            return None
+        embeddings: np.ndarray = np.load(file, mmap_mode="r")
+        return embeddings
+
+    def _has_shape(self, file: Path, things: Things) -> bool:
+        try:
+            found = np.load(file, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            return False
+        return bool(found.shape == (things.n, self.dim) and found.dtype == np.float16)
+
+    def _file(self, things: Things, suffix: str) -> Path:
+        return self.folder / f"{things.name}{suffix}"
+
+
+def default_root() -> Path:
+    """``effcli/clip`` in ``$XDG_CACHE_HOME``, by default ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "effcli" / "clip"
+
+
+def unit_rows(embeddings: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+    """Some kept embeddings in float32, of unit length again, ``[n, D]``."""
+    wide = torch.from_numpy(np.asarray(embeddings[rows], np.float32))
+    return F.normalize(wide.to(device), dim=1)
