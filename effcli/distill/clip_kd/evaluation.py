@@ -188,15 +188,16 @@ def draw_retrieval(pairs: CaptionSet, embedded: Mapping[str, Mapping[str, Tensor
 
     _, first = pairs.texts()
     chosen = torch.linspace(0, len(pairs) - 1, min(N_QUERIES, len(pairs))).round().long().tolist()
-    n_columns = 1 + len(embedded) * N_NEAREST
+    block = 1 + N_NEAREST  # a gap, and what one model finds
+    n_columns = 1 + len(embedded) * block
     figure = Figure(figsize=(n_columns * 0.8, len(chosen) * 1.05), dpi=100)
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(chosen), n_columns, squeeze=False)
     for row, number in zip(axes, chosen, strict=True):
-        shown = [number]
+        shown: list[int | None] = [number]
         for kind in embedded.values():
             nearest = (kind["images"] @ kind["texts"][first[number]]).topk(min(N_NEAREST, len(pairs))).indices
-            shown += nearest.tolist() + [None] * (N_NEAREST - len(nearest))
+            shown += [None, *nearest.tolist(), *[None] * (N_NEAREST - len(nearest))]
         for place, (axis, image) in enumerate(zip(row, shown, strict=True)):
             axis.axis("off")
             if image is not None:
@@ -205,6 +206,7 @@ def draw_retrieval(pairs: CaptionSet, embedded: Mapping[str, Mapping[str, Tensor
                 axis.set_title("✓", fontsize=7, color="green", pad=1)
         row[0].set_title(pairs.captions[number][0][:40], fontsize=6, loc="left", pad=2)
     for place, name in enumerate(embedded):
-        axes[0][1 + place * N_NEAREST].set_title(name, fontsize=8, loc="left", pad=8)
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.95, bottom=0.01, wspace=0.05, hspace=0.35)
+        axis = axes[0][2 + place * block]
+        axis.text(0, 1.35, name, transform=axis.transAxes, fontsize=9)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.94, bottom=0.01, wspace=0.05, hspace=0.35)
     figure.savefig(file)
