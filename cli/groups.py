@@ -40,7 +40,9 @@ class DefaultVerbGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the default verb in front where none is given."""
-        if args and args[0] not in (*self.commands, *ctx.help_option_names) and not self._misspelt(args[0]):
+        if not args:
+            args = args if self.no_args_is_help else [self.default_verb]
+        elif args[0] not in (*self.commands, *ctx.help_option_names) and not self._misspelt(args[0]):
             args = [self.default_verb, *args]
         return super().parse_args(ctx, args)
 

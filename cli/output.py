@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from effcli.core.errors import EffcliError
+from effcli.core.progress import NOTICE
 
 if TYPE_CHECKING:
     from effcli.core.recipe import Recipe
@@ -87,10 +88,10 @@ def print_error_json(error: EffcliError) -> None:
 
 
 def configure_logging(*, quiet: bool, verbose: bool) -> None:
-    """Send the library's log to stderr: warnings, with ``-v`` everything, with ``-q`` only errors."""
+    """Send the library's log to stderr: notices and warnings, with ``-v`` everything, with ``-q`` only errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+    handler.setLevel(logging.ERROR if quiet else logging.INFO if verbose else NOTICE)
     logging.raiseExceptions = False  # a log that cannot be written must not end the work
     logger = logging.getLogger("effcli")
     logger.handlers[:] = [handler]

@@ -106,6 +106,10 @@ class CheckpointStore:
             )
         return None
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file, whole or damaged, called ``name``."""
+        return self._path(name).exists() or self._path(f"{name}.previous").exists()
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.pt"
 

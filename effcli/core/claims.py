@@ -39,6 +39,7 @@ class Expectation(Section):
     above_metric: str | None = Field(None, description="A metric of the same run it is compared with.")
     at_least: float | None = Field(None, description="A constant it is compared with.")
     by: float = Field(0.0, description="How much larger it is expected to be.")
+    times: float = Field(1.0, gt=0, description="The compared value counts this many times.")
 
     @model_validator(mode="after")
     def _one_reference(self) -> Expectation:
@@ -239,7 +240,7 @@ def judge(expectation: Expectation, results: dict[str, list[dict[str, Any]]]) ->
     else:
         other = [float(expectation.at_least or 0.0)] * len(rows)
         reference = f"{expectation.at_least:g}"
-    differences = [a - b for a, b in zip(own, other, strict=True)]
+    differences = [a - expectation.times * b for a, b in zip(own, other, strict=True)]
     mean = statistics.fmean(differences)
     spread = statistics.stdev(differences) if len(differences) > 1 else None
     margin = mean - expectation.by
@@ -249,7 +250,8 @@ def judge(expectation: Expectation, results: dict[str, list[dict[str, Any]]]) ->
         verdict = "holds" if reached else "does not hold"
     relation = "at least" if expectation.at_least is not None else "above"
     by = f" by {expectation.by:g}" if expectation.by else ""
-    sentence = f"{expectation.arm}: {expectation.metric} {relation} {reference}{by}"
+    times = f"{expectation.times:g} times " if expectation.times != 1 else ""
+    sentence = f"{expectation.arm}: {expectation.metric} {relation} {times}{reference}{by}"
     return Finding(sentence, differences, mean, spread, verdict)
 
 

@@ -6,6 +6,9 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+NOTICE = 25
+"""Level of log lines that people wait for: shown unless they asked for silence; between INFO and WARNING."""
+
 
 @contextlib.contextmanager
 def progress_bar(

@@ -98,6 +98,7 @@ class Task:
 
 
 _ENHANCE, _QUANTIZE, _DISTILL = "effcli.enhance", "effcli.quantize", "effcli.distill"
+_CONTINUAL = "effcli.continual"
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -139,6 +140,21 @@ TASKS: dict[str, Task] = {
                     f"{_DISTILL}.clip_kd.recipe:LockedImageRecipe",
                     verb="train",
                 ),
+            ),
+        ),
+        Task(
+            "continual",
+            "Learn new classes without forgetting the old (CLFD, E2Net, IR).",
+            (
+                Method("er", f"{_CONTINUAL}.er", f"{_CONTINUAL}.recipe:ErRecipe"),
+                Method("derpp", f"{_CONTINUAL}.derpp", f"{_CONTINUAL}.recipe:DerppRecipe"),
+                Method("er-ace", f"{_CONTINUAL}.er_ace", f"{_CONTINUAL}.recipe:ErAceRecipe"),
+                Method("cls-er", f"{_CONTINUAL}.cls_er", f"{_CONTINUAL}.recipe:ClsErRecipe"),
+                Method("e2net", f"{_CONTINUAL}.e2net", f"{_CONTINUAL}.recipe:E2NetRecipe"),
+                Method("ir", f"{_CONTINUAL}.ir", f"{_CONTINUAL}.recipe:IrRecipe"),
+                Method("frozen-ncm", f"{_CONTINUAL}.frozen_ncm", f"{_CONTINUAL}.recipe:FrozenNcmRecipe"),
+                Method("sgd", f"{_CONTINUAL}.sgd", f"{_CONTINUAL}.recipe:SgdRecipe"),
+                Method("joint", f"{_CONTINUAL}.sgd", f"{_CONTINUAL}.recipe:JointRecipe"),
             ),
         ),
     )

@@ -29,7 +29,7 @@ from effcli.core.checkpoint import CheckpointStore, SaveEvery
 from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError, UsageError
 from effcli.core.files import LOCK_FILE, make_folder, write_error, write_text
 from effcli.core.metrics_log import MetricsLog
-from effcli.core.progress import progress_bar
+from effcli.core.progress import NOTICE, progress_bar
 from effcli.core.recipe import Recipe, dump_recipe
 from effcli.core.result import Result
 from effcli.core.run_directory import claim_directory, default_directory
@@ -170,6 +170,15 @@ class Run:
                         hint="the same command with --resume goes on from there",
                     )
         self.runtime.seed_all(stage, "done")
+
+    def has_begun(self, stage: str) -> bool:
+        """Whether there is a checkpoint of a stage or a loop."""
+        return self.runtime.on_main(lambda: self._checkpoints.has(stage))
+
+    def say(self, line: str) -> None:
+        """Tell whoever waits for the run, unless it is quiet; and the log."""
+        if self.runtime.is_main:
+            log.log(NOTICE, "%s", line)
 
     def log(self, stage: str, step: int, *, every: int = 1, **values: float | torch.Tensor) -> None:
         """Append one line to ``metrics.jsonl`` (every ``every`` steps) and refuse NaN and inf.

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -136,6 +137,17 @@ class Runtime:
         """Wait for all ranks."""
         if self.world > 1:
             torch.distributed.barrier()
+
+    def peak_memory_mb(self) -> float | None:
+        """The most memory so far: allocated on a GPU; elsewhere this whole process, None where that is not known."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        try:
+            import resource
+        except ImportError:  # Windows
+            return None
+        unit = 1 if sys.platform == "darwin" else 2**10  # what ru_maxrss counts in
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
     def describe(self) -> dict[str, Any]:
         """The ``environment`` block of a result."""

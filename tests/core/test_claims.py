@@ -104,6 +104,15 @@ def test_one_arm_above_another(ours: list[float], theirs: list[float], by: float
     assert finding.expectation == "a: x above b" + (f" by {by:g}" if by else "")
 
 
+def test_a_multiple_of_another_arm() -> None:
+    expectation = Expectation(arm="a", metric="x", above="b", times=2)
+    finding = judge(expectation, {"a": rows_of([5.0, 7.0]), "b": rows_of([2.0, 3.0])})
+    assert (finding.differences, finding.verdict) == ([1.0, 1.0], "holds")
+    assert finding.expectation == "a: x above 2 times b"
+    finding = judge(expectation, {"a": rows_of([3.0, 5.0]), "b": rows_of([2.0, 3.0])})
+    assert (finding.differences, finding.verdict) == ([-1.0, -1.0], "does not hold")
+
+
 @pytest.mark.parametrize(
     ("values", "bound", "verdict"),
     [

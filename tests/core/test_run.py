@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import math
 import os
 import signal
@@ -111,6 +112,23 @@ def test_checkpoints_are_written_when_due(tmp_path: Path) -> None:
         for _ in run.steps("timed", 3, {"network": network}):
             time.sleep(0.021)
     assert saved == [4, 8, 10, 1, 2, 3]
+
+
+def test_a_loop_has_begun_once_it_has_a_checkpoint(tmp_path: Path) -> None:
+    network = nn.Linear(1, 1)
+    with opened(tmp_path, save_steps=2) as run:
+        begun = [run.has_begun("train") for _ in run.steps("train", 4, {"network": network})]
+        assert begun == [False, False, True, True]
+        assert run.has_begun("train") and not run.has_begun("other")
+
+
+def test_what_a_run_says_is_more_than_information_and_less_than_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(tmp_path) as run, caplog.at_level(logging.DEBUG):
+        run.say("half is done")
+    levels = [record.levelno for record in caplog.records if record.getMessage() == "half is done"]
+    assert len(levels) == 1 and logging.INFO < levels[0] < logging.WARNING
 
 
 # --- stop and resume ----------------------------------------------------------------------------------
@@ -522,8 +540,6 @@ def test_a_report_that_fails_does_not_cost_the_result(tmp_path: Path, warnings_l
 
 
 def test_the_log_says_what_ran(tmp_path: Path) -> None:
-    import logging
-
     logging.getLogger("effcli").setLevel(logging.INFO)
     try:
         with opened(tmp_path) as run:

@@ -166,3 +166,14 @@ def test_doctor_describes_this_machine() -> None:
     assert found["cpu"]["bf16"] == hardware_bf16(torch.device("cpu"))
     assert found["libraries"]["torch"] == version("torch")
     assert found["auto"] == {"device": str(create_runtime().device), "precision": create_runtime().precision}
+
+
+def test_the_most_memory_so_far_never_shrinks() -> None:
+    runtime = create_runtime(device="cpu")
+    before = runtime.peak_memory_mb()
+    assert before is not None
+    most = torch.ones(int((before + 64) * 2**18))  # more than all that there was, in bytes of 4
+    after = runtime.peak_memory_mb()
+    del most
+    assert after is not None and after > before + 32
+    assert runtime.peak_memory_mb() == pytest.approx(after, rel=0.05)
