@@ -12,8 +12,10 @@ import io
 import itertools
 import math
 import struct
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -28,6 +30,7 @@ from effcli.core.errors import InputError
 from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.epochs import draws_of, item_of
+from effcli.data.published_sets import PUBLISHED, load_published
 from effcli.data.stored_files import IMAGE_SUFFIXES, StoredFile, read_image
 
 Split: TypeAlias = Literal["train", "eval"]
@@ -58,6 +61,10 @@ class ImageSet:
 
     def __len__(self) -> int:
         return self.images.shape[0]
+
+    def rows(self, chosen: Tensor) -> ImageSet:
+        """Some of the images: by their numbers, or by a mask."""
+        return ImageSet(self.images[chosen], self.labels[chosen], self.classes)
 
     def batch_indices(
         self, step: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1
@@ -97,20 +104,27 @@ def to_bytes(images: Tensor) -> Tensor:
     return images.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def load_images(source: str | Path, split: Split, *, side: int, channels: Literal[1, 3]) -> ImageSet:
+def load_images(
+    source: str | Path, split: Split, *, side: int, channels: Literal[1, 3], root: str | None = None
+) -> ImageSet:
     """Read a set; its images are resized (antialiased) so that the shorter side is ``side``, and cropped to squares.
 
     Args:
         source: a folder with IDX files as MNIST and Fashion-MNIST come; an .npz with ``<split>_jpeg``/``_png``,
             ``<split>_offsets`` and ``<split>_labels``; a folder of pictures, with ``train/`` and ``eval/`` or
-            without, a sub-folder a class; or ``builtin:NAME``.
+            without, a sub-folder a class; ``builtin:NAME``; or the name of a published set.
         split: which part; a folder of pictures without parts is used whole.
         side: of the result, in pixels.
         channels: 1 for grey, 3 for RGB.
+        root: where published sets lie or are downloaded to; None is a folder in the user's cache.
 
     Raises:
         InputError: nothing is there, or it cannot be read.
     """
+    if source in PUBLISHED and not Path(source).exists():
+        encoded = load_published(str(source), split, root)
+        squares = torch.cat([_square(part, side, channels) for part in encoded.images.split(4096)])
+        return ImageSet(squares, encoded.labels, encoded.classes)
     path = _existing(source)
     if path.is_file():
         return _read_npz(path, split, side, channels)
@@ -128,6 +142,45 @@ def check_images(source: str | Path, split: Split) -> None:
     path = _existing(source)
     if path.is_dir() and not _idx_files(path, split):
         _picture_files(path, split)
+
+
+def image_shape(source: str | Path, split: Split) -> tuple[int, Literal[1, 3]]:
+    """The side and the channels that suit a set's images.
+
+    Returns:
+        The shorter side of the first one, and 3 channels where one of the first, the middle and the last has colours.
+
+    Raises:
+        InputError: nothing is there, or it cannot be read.
+    """
+    if source in PUBLISHED and not Path(source).exists():
+        return PUBLISHED[str(source)], 3
+    path = _existing(source)
+    if path.is_file():
+        encoded = _npz_part(path, split)[0]
+        some = [_decode(path, encoded[row]) for row in _three_of(len(encoded))]
+    elif idx := _idx_files(path, split):
+        return min(read_idx(idx[0]).shape[1:]), 1
+    else:
+        files = _picture_files(path, split)[1]
+        some = [read_image(StoredFile(files[row])) for row in _three_of(len(files))]
+    has_colours = any(bool((image != image[:1]).any()) for image in some)
+    return min(some[0].shape[1:]), 3 if has_colours else 1
+
+
+def _three_of(n: int) -> list[int]:
+    return sorted({0, n // 2, n - 1})
+
+
+def has_parts(source: str | Path) -> bool:
+    """Whether a source has a part of its own to measure on."""
+    if source in PUBLISHED and not Path(source).exists():
+        return True
+    path = _existing(source)
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as content:
+            return any(f"{name}_offsets" in content.files for name in _NPZ_NAMES["eval"])
+    return bool(_idx_files(path, "eval")) or (path / "eval").is_dir()
 
 
 def _existing(source: str | Path) -> Path:
@@ -194,6 +247,18 @@ def read_idx(file: Path) -> np.ndarray:
 
 
 def _read_npz(file: Path, split: Split, side: int, channels: int) -> ImageSet:
+    encoded, labels, classes = _npz_part(file, split)
+    images = _squares(map(partial(_decode, file), encoded), side, channels)
+    numbers = (
+        torch.zeros(len(images), dtype=torch.long) if labels is None else torch.from_numpy(labels).long()
+    )
+    return ImageSet(images, numbers, classes or tuple(map(str, range(int(numbers.max()) + 1))))
+
+
+def _npz_part(file: Path, split: Split) -> tuple[list[bytes], np.ndarray | None, tuple[str, ...] | None]:
+    """Encoded images, their labels, and the names of the classes."""
+    if not zipfile.is_zipfile(file):
+        raise InputError("is no .npz file", place=str(file), hint=_LAYOUT_HINT)
     try:
         with np.load(file, allow_pickle=False) as content:
             prefix = next((name for name in _NPZ_NAMES[split] if f"{name}_offsets" in content), None)
@@ -206,20 +271,15 @@ def _read_npz(file: Path, split: Split, side: int, channels: int) -> ImageSet:
             classes = tuple(str(name) for name in content["classes"]) if "classes" in content else None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"cannot be read as .npz: {error}", place=str(file), hint=_LAYOUT_HINT) from None
-    encoded = (data[start:end] for start, end in itertools.pairwise(offsets))
+    return [data[start:end] for start, end in itertools.pairwise(offsets)], labels, classes
+
+
+def _decode(file: Path, encoded: bytes) -> Tensor:
     try:
-        images = _squares((_decode(one) for one in encoded), side, channels)
+        with Image.open(io.BytesIO(encoded)) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     except (UnidentifiedImageError, OSError) as error:
         raise InputError(f"holds an image that cannot be decoded: {error}", place=str(file)) from None
-    numbers = (
-        torch.zeros(len(images), dtype=torch.long) if labels is None else torch.from_numpy(labels).long()
-    )
-    return ImageSet(images, numbers, classes or tuple(map(str, range(int(numbers.max()) + 1))))
-
-
-def _decode(encoded: bytes) -> Tensor:
-    with Image.open(io.BytesIO(encoded)) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def _idx_files(folder: Path, split: Split) -> list[Path]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from effcli.core.errors import InputError, UsageError
 from effcli.core.runtime import Runtime
-from effcli.data.image_sets import ImageSet, load_images, to_bytes, to_range
+from effcli.data.image_sets import ImageSet, has_parts, image_shape, load_images, to_bytes, to_range
 from tests.data_root import data_file
 
 
@@ -70,6 +70,45 @@ def test_a_folder_of_classes(tmp_path):
     found = load_images(tmp_path, "train", side=4, channels=1)
     assert found.classes == ("cat", "dog")
     assert found.images.float().mean((1, 2, 3)).tolist() == [10, 200]
+
+
+def test_what_suits_a_sets_images(tmp_path):
+    """The side of the first one, and colours where there are any: in a folder, packed, and in IDX files."""
+    for name in ("grey", "mixed"):
+        (tmp_path / name / "x").mkdir(parents=True)
+        for number in range(5):
+            Image.new("L", (20, 12 + number), 99).save(tmp_path / name / "x" / f"{number}.png")
+    Image.new("RGB", (20, 16), (10, 99, 10)).save(tmp_path / "mixed" / "x" / "4.png")
+    assert image_shape(tmp_path / "grey", "train") == (12, 1)
+    assert image_shape(tmp_path / "mixed", "train") == (12, 3)
+    encoded = png((255, 0, 0))
+    np.savez(tmp_path / "x.npz", train_png=np.frombuffer(encoded, np.uint8), train_offsets=[0, len(encoded)])
+    assert image_shape(tmp_path / "x.npz", "train") == (8, 3)
+    write_idx(tmp_path, "train-images-idx3-ubyte.gz", np.zeros((2, 9, 7), np.uint8))
+    assert image_shape(tmp_path, "train") == (7, 1)
+    assert image_shape("builtin:fashion-images", "train") == (28, 1)
+
+
+def test_which_sets_have_a_part_to_measure_on(tmp_path):
+    encoded = np.frombuffer(png((255, 0, 0)), np.uint8)
+    for part in ("train", "test"):
+        np.savez(tmp_path / f"{part}.npz", **{f"{part}_png": encoded, f"{part}_offsets": [0, len(encoded)]})
+    (tmp_path / "whole" / "a").mkdir(parents=True)
+    (tmp_path / "parts" / "eval" / "a").mkdir(parents=True)
+    write_idx(tmp_path, "t10k-images-idx3-ubyte.gz", np.zeros((2, 9, 7), np.uint8))
+    names = ("train.npz", "test.npz", "whole", "parts", ".")
+    assert [has_parts(tmp_path / name) for name in names] == [False, True, False, True, True]
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK"])
+def test_what_is_no_npz_is_refused(tmp_path, content):
+    (tmp_path / "x.npz").write_bytes(content)
+    for look in (
+        lambda file: load_images(file, "train", side=4, channels=1),
+        lambda file: image_shape(file, "train"),
+    ):
+        with pytest.raises(InputError, match=r"is no \.npz file"):
+            look(tmp_path / "x.npz")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
