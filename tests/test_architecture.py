@@ -117,6 +117,7 @@ METHOD_PROTOCOLS = {
     ("quantize", "run"): "QuantizeMethod",
     ("distill", "run"): "DistillMethod",
     ("distill", "train"): "TrainedMethod",
+    ("continual", "run"): "ContinualMethod",
 }
 
 

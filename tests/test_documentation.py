@@ -18,6 +18,7 @@ from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 ROOT = Path(__file__).resolve().parents[1]
 
 # What is typed instead, where a command takes minutes or data that users do not have.
+_SHORT = "--epochs 1 -s network.width=2 -s data.train_per_class=8 -s data.eval_per_class=4 -s data.side=8"
 _SMALL = "--steps 2 --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4"
 _FEW = "--teacher-steps 4 -s train.updates=1 -s train.few_step_updates=1 -s train.batch_size=2 -s eval.n_images=4"
 SHORTENED = {
@@ -30,6 +31,8 @@ SHORTENED = {
     "xargs effcli quantize --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4",
     "effcli quantize --bits": f"effcli quantize {_SMALL} --bits",
     "effcli quantize my-diffusers-folder/": f"effcli quantize my-diffusers-folder/ {_SMALL}",
+    "effcli continual -o": f"effcli continual {_SHORT} -o",
+    "effcli continual --data animals/ --tasks 5": f"effcli continual --data animals/ --tasks 2 {_SHORT}",
     "effcli enhance train": "effcli enhance train -s train.steps=1 -s train.batch_size=1 -s data.patch=32",
     "effcli verify enhance/band-and-order --data DIR": "effcli recipes ls | grep -x enhance/claims/band-and-order",
     "effcli compare my-run another-run": "cp -r my-run another-run && effcli compare my-run another-run",
@@ -58,6 +61,9 @@ def home(tmp_path: Path) -> Path:
         picture(f"pairs/low/{pair}")
         picture(f"pairs/high/{pair}", 255)
         picture(f"images/{pair}", 255)
+    for name in "abcde":
+        for number in range(3):
+            picture(f"{'new' if name == 'e' else 'animals'}/{name}/{number}.png", 255)
     save_pipeline(tmp_path / "my-diffusers-folder", tiny_unet())
     save_pairs(tmp_path / "captioned")
     return tmp_path

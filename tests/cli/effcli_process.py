@@ -24,6 +24,8 @@ spawner.set_forkserver_preload(
         "torchmetrics.functional.image",
         "effcli.cli.main",
         "effcli.core.report",
+        "effcli.continual.pipeline",
+        "effcli.continual.saved_runs",
         "effcli.distill.clip_kd.pipeline",
         "effcli.distill.rdd",
         "effcli.distill.teacher",

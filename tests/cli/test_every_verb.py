@@ -50,6 +50,10 @@ SMALL_DISTILL = (
     "--steps 1 --teacher-steps 4 --features unet -s train.updates=1 -s train.few_step_updates=1 -s train.batch_size=2 "
     "-s relations.queue_size=8 -s relations.contrast=8 -s eval.n_images=4"
 )
+SMALL_CONTINUAL = (
+    "--data classes --tasks 2 --epochs 1 -s network.width=2 -s data.side=8 -s data.channels=3 -s train.batch_size=2 "
+    "--buffer 4"
+)
 SMALL_ENHANCE = "-r small -s network.dim=4 -s network.d_state=4 -s data.patch=16 -s train.batch_size=2"
 
 
@@ -128,6 +132,19 @@ VERBS = [
     ),
     Verb("distill eval", "students -n 4", "text", frozenset(RESULT), wrong="model -n 4"),
     Verb("distill train", "-r teacher.yaml -o OUT", keys=frozenset(RESULT), wrong="--data no -o deep/er/OUT"),
+    Verb(
+        "continual run",
+        f"{SMALL_CONTINUAL} -o OUT",
+        keys=frozenset(RESULT),
+        wrong="--data nowhere -o deep/er/OUT",
+    ),
+    Verb("continual eval", "stream --data classes", "text", frozenset(RESULT), wrong="stream --data nowhere"),
+    Verb(
+        "continual export",
+        "stream -o OUT.safetensors",
+        keys=frozenset({"output", "classes"}),
+        wrong="stream -o OUT/x.txt",
+    ),
     Verb("recipes ls", "", "text", frozenset({"recipes", "claims"})),
     Verb("recipes show", "quantize", "text", frozenset({"task", "method", "seed"})),
     Verb("recipes cp", "quantize default OUT.yaml", keys=frozenset({"output"}), wrong="quantize no OUT.yaml"),
@@ -156,6 +173,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path:
         picture(f"pairs/low/{name}")
         picture(f"pairs/high/{name}", 255)
         picture(f"photos/{name}", 255)
+    for number in range(4):
+        picture(f"classes/cat/{number}.png", 255)
+        picture(f"classes/dog/{number}.png", 255)
     (folder / "claim.yaml").write_text(CLAIM)
     (folder / "teacher.yaml").write_text(TEACHER)
     shutil.copy(tiny_weights, folder / "tiny.safetensors")
@@ -164,6 +184,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path:
     done = effcli("quantize", "model", *small, "-o", "packed", cwd=folder)
     assert done.code == 0, done.stderr
     done = effcli("distill", "model", *SMALL_DISTILL.split(), "-o", "students", cwd=folder)
+    assert done.code == 0, done.stderr
+    done = effcli("continual", *SMALL_CONTINUAL.split(), "-o", "stream", cwd=folder)
     assert done.code == 0, done.stderr
     return folder
 
@@ -214,7 +236,15 @@ def keys_in(value: object) -> Iterator[str]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield key
-            if key not in {"figures", "arms", "recipe", "values", "unet_config", "scheduler_config"}:
+            if key not in {
+                "figures",
+                "arms",
+                "recipe",
+                "values",
+                "unet_config",
+                "scheduler_config",
+                "per_class",
+            }:
                 yield from keys_in(inner)
     elif isinstance(value, list):
         for inner in value:
@@ -274,6 +304,7 @@ LONG = {
     "distill run": f"distill model {SMALL_DISTILL} -s train.few_step_updates=100000 -o long-distill",
     "distill sample": "distill sample students -n 1000000 --batch-size 64 -o long.png",
     "distill train": "distill train -r teacher.yaml --steps 100000 -o long-teacher",
+    "continual run": f"continual {SMALL_CONTINUAL} --epochs 1000000 -o long-continual",
     "verify": "verify claim.yaml --seeds 0 --seeds 1 --seeds 2 --seeds 3 --seeds 4 --seeds 5 -o long-verify",
 }
 

@@ -33,6 +33,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for side, picture in (("low", values // 6), ("high", values)):
             (folder / "pairs" / side).mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(folder / "pairs" / side / f"{number}.png")
+    for name in "abcdef":
+        (folder / "classes" / name).mkdir(parents=True)
+        for number in range(8):
+            values = draws.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(values).save(folder / "classes" / name / f"{number}.png")
     save_pipeline(folder / "model", tiny_unet())
     save_teacher(folder / "clip")
     write_config(folder / "vit.json", STUDENT)
@@ -62,6 +67,19 @@ COMMANDS = {
         *("distill", "clip", "--method", "clip-kd", "--student", "vit.json", "--data", "captions/pairs.csv"),
         *("--teacher-cache", "2-views", "-s", "cache_dir=cache"),
         *set_(train__epochs=6, train__batch_size=4, eval__hold_out=0.2),
+    ],
+    "continual": [
+        *("continual", "--method", "clfd-cls-er", "--data", "classes", "--tasks", "3", "--epochs", "4"),
+        *set_(network__width=2, data__side=8, data__channels=3, train__batch_size=4, buffer__size=8),
+    ],
+    "continual e2net": [
+        *("continual", "--method", "e2net", "--data", "classes", "--tasks", "3", "--epochs", "4"),
+        *set_(network__width=8, data__side=8, data__channels=3, train__batch_size=4, buffer__size=8),
+        *set_(subnets__candidates=10),
+    ],
+    "continual ir": [
+        *("continual", "--method", "ir", "--data", "classes", "--tasks", "3", "--epochs", "4"),
+        *set_(network__width=2, data__side=8, data__channels=3, train__batch_size=4, train__first_epochs=4),
     ],
     "distill train": [
         *("distill", "train", "--data", "pairs/high", "--steps", "30"),

@@ -1,0 +1,144 @@
+"""How well the classes learnt so far are told apart: Class-IL and Task-IL, from one network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from effcli.continual.learner import EVAL_BATCH
+from effcli.core.runtime import Runtime
+from effcli.data.class_splits import Task
+from effcli.data.image_sets import ImageSet
+from effcli.metrics.continual import (
+    average_incremental,
+    backward_transfer,
+    forgetting,
+    last_average,
+    stability_plasticity,
+)
+
+Scores = Callable[[Tensor], Tensor]
+"""Of uint8 images ``[B, C, S, S]``: the likelihood of each class, ``[B, n_classes]``."""
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """After one task, on each task so far; 0..1.
+
+    Attributes:
+        class_il: any class seen so far may be answered.
+        task_il: one of the task's own classes has to be.
+        pooled: of all images together, any class seen so far.
+    """
+
+    class_il: list[float]
+    task_il: list[float]
+    pooled: float
+
+    def line(self, task: Task, n_tasks: int) -> str:
+        """For whoever waits."""
+        names = ", ".join(task.classes[:5]) + (", ..." if len(task.classes) > 5 else "")
+        return (
+            f"task {task.number + 1}/{n_tasks} ({names}): Class-IL {100 * float(np.mean(self.class_il)):.1f} %, "
+            f"Task-IL {100 * float(np.mean(self.task_il)):.1f} %"
+        )
+
+
+@torch.no_grad()
+def measure(
+    scores: Scores, network: nn.Module, tasks: Sequence[Task], n_classes: int, runtime: Runtime
+) -> Accuracies:
+    """Measure on the test images of tasks.
+
+    Args:
+        scores: of images.
+        network: put into evaluation mode.
+        tasks: all that were learnt.
+        n_classes: seen so far: others are never answered.
+        runtime: where.
+    """
+    network.eval()
+    class_il, task_il, n_right = [], [], 0
+    for task in tasks:
+        found, labels = scores_of(scores, task.eval, runtime)[:, :n_classes], task.eval.labels
+        right = found.argmax(1) == labels
+        own = found[:, task.first_class : task.end_class].argmax(1) + task.first_class == labels
+        class_il.append(float(right.double().mean()))
+        task_il.append(float(own.double().mean()))
+        n_right += int(right.sum())
+    return Accuracies(class_il, task_il, n_right / sum(len(task.eval) for task in tasks))
+
+
+@torch.no_grad()
+def scores_of(scores: Scores, images: ImageSet, runtime: Runtime) -> Tensor:
+    """Scores of all images, on the CPU."""
+    found = []
+    for part in images.images.split(EVAL_BATCH):
+        with runtime.autocast():
+            found.append(scores(part.to(runtime.device)).float().cpu())
+    return torch.cat(found)
+
+
+def metrics_of(rows: Sequence[Accuracies], tasks: Sequence[Task]) -> dict[str, Any]:
+    """The numbers of a whole stream, from the accuracies after each of its steps."""
+    class_il, task_il = (matrix(getattr(row, name) for row in rows) for name in ("class_il", "task_il"))
+    of_class, of_task = stability_plasticity(class_il), forgetting(task_il)
+    n_images = np.array([len(task.eval) for task in tasks])
+    found: dict[str, Any] = {
+        "class_il": last_average(class_il),
+        "task_il": last_average(task_il),
+        "forgetting": forgetting(class_il),
+        "task_il_forgetting": of_task,
+        "average_incremental": average_incremental(class_il, n_images),
+        "backward_transfer": backward_transfer(class_il),
+        "pooled": rows[-1].pooled,
+    }
+    if of_class is not None:
+        found |= dict(zip(("stability", "plasticity", "trade_off"), of_class, strict=True))
+    return {**found, "accuracy_matrix": class_il, "task_il_matrix": task_il}
+
+
+def matrix(rows: Any) -> np.ndarray:
+    """Rows of growing length as one matrix; what is not there is NaN."""
+    lists = list(rows)
+    found = np.full((len(lists), max(map(len, lists))), np.nan)
+    for number, row in enumerate(lists):
+        found[number, : len(row)] = row
+    return found
+
+
+def draw_matrix(metrics: dict[str, Any], tasks: Sequence[Task], file: Path) -> None:
+    """The accuracy matrix as a heat map, and beside it each task's accuracy as later ones are learnt."""
+    from matplotlib.figure import Figure
+
+    accuracy = 100 * np.asarray(metrics["accuracy_matrix"], dtype=float)
+    n_rows, n_columns = accuracy.shape
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    heat, curves = figure.subplots(1, 2)
+    heat.imshow(np.ma.masked_invalid(accuracy), vmin=0, vmax=100, cmap="viridis", aspect="auto")
+    if accuracy.size <= 150:
+        for (row, column), value in np.ndenumerate(accuracy):
+            if not np.isnan(value):
+                color = "white" if value < 60 else "black"
+                heat.text(column, row, f"{value:.0f}", ha="center", va="center", color=color)
+    heat.set_xticks(range(n_columns), [str(one + 1) for one in range(n_columns)])
+    heat.set_yticks(range(n_rows), [str(one + 1) for one in range(n_rows)])
+    heat.set_xlabel("accuracy on task, %")
+    heat.set_ylabel("after learning task")
+    for column in range(n_columns):
+        name = ", ".join(tasks[column].classes[:2]) + (", ..." if len(tasks[column].classes) > 2 else "")
+        curves.plot(range(1, n_rows + 1), accuracy[:, column], marker="o", label=f"{column + 1}: {name}")
+    curves.plot(range(1, n_rows + 1), np.nanmean(accuracy, 1), "k--", label="mean")
+    curves.set_xlabel("tasks learnt")
+    curves.set_ylabel("Class-IL accuracy, %")
+    curves.set_ylim(-2, 102)
+    curves.set_xticks(range(1, n_rows + 1))
+    if n_columns <= 12:
+        curves.legend(fontsize=8, loc="best")
+    figure.savefig(file, dpi=110)

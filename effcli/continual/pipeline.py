@@ -1,0 +1,106 @@
+"""The steps of `effcli continual`: cut the data into tasks, learn one after another, measure, keep the classifier."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from effcli.continual.buffer import Reservoir
+from effcli.continual.evaluation import draw_matrix, metrics_of
+from effcli.continual.image_classifier import FILE_NAME, classifier_of, save_classifier
+from effcli.continual.learner import Learner
+from effcli.continual.learners import new_buffer, new_method
+from effcli.continual.recipe import ContinualRecipe, JointRecipe
+from effcli.continual.rehearsal import Method
+from effcli.continual.stream import describe, load_stream, statistics
+from effcli.continual.training import Learnt, learn_stream, steps_of
+from effcli.core.errors import UsageError
+from effcli.core.result import Result
+from effcli.core.run import Run
+from effcli.data.class_splits import Task, merged
+
+log = logging.getLogger(__name__)
+
+
+class ContinualMethod(Protocol):
+    """What the module of a method of `effcli continual` has.
+
+    Attributes:
+        create: ``(recipe, learner, buffer)``: the method.
+    """
+
+    create: Callable[[Any, Learner, Reservoir], Method]
+
+
+def plan_run(recipe: ContinualRecipe) -> dict[str, Any]:
+    """What :func:`run` would do; reading the data also proves that it is there."""
+    tasks = load_stream(recipe)
+    lessons = lessons_of(recipe, tasks)
+    method = new_method(recipe, n_classes_at_first(recipe, tasks), *statistics(recipe, tasks[0]))
+    return {
+        **describe(tasks),
+        "parameters": sum(p.numel() for p in method.learner.parameters()),
+        "kept_items": method.buffer.size,
+        "steps": sum(steps_of(recipe, lesson) for lesson in lessons),
+    }
+
+
+def run(recipe: ContinualRecipe, run: Run) -> Result:
+    """Learn the stream; the classifier goes to ``model/``."""
+    runtime = run.runtime
+    if runtime.world > 1:
+        raise UsageError(
+            f"one stream is learnt by one process, not by {runtime.world}",
+            hint="several seeds or recipes can run beside each other",
+        )
+    tasks = load_stream(recipe)
+    lessons = lessons_of(recipe, tasks)
+    n_items, n_images = new_buffer(recipe, runtime.device).size, sum(len(task.train) for task in tasks)
+    if n_items >= n_images:
+        log.warning("the buffer's %d places hold all %d training images", n_items, n_images)
+    learnt = learn_stream(
+        recipe, lessons, tasks, statistics(recipe, tasks[0]), n_classes_at_first(recipe, tasks), run
+    )
+    side = tasks[0].train.images.shape[-1]
+    classifier = classifier_of(learnt.method, [task.classes for task in tasks], side)
+    save_classifier(run.file(FILE_NAME), classifier)
+    metrics = {**metrics_of(learnt.rows, tasks), **costs_of(learnt, run)}
+    metrics["classes"] = [list(task.classes) for task in tasks]
+    draw_matrix(metrics, tasks, run.file("accuracy.png"))
+    return run.finish(metrics, {"Accuracy on each task as more are learnt (Class-IL)": "accuracy.png"})
+
+
+def lessons_of(recipe: ContinualRecipe, tasks: Sequence[Task]) -> list[Task]:
+    """What is learnt one after another: the tasks, or for joint training all of them as one.
+
+    Raises:
+        UsageError: joint training with further tasks.
+    """
+    if not isinstance(recipe, JointRecipe):
+        return list(tasks)
+    if recipe.data.more:
+        raise UsageError(
+            "joint training learns everything at once and takes no further tasks", place="data.more"
+        )
+    classes = tuple(name for task in tasks for name in task.classes)
+    return [Task(0, classes, 0, merged(tasks), tasks[0].eval)]
+
+
+def n_classes_at_first(recipe: ContinualRecipe, tasks: Sequence[Task]) -> int:
+    """Of the head before it grows: all but those of further tasks."""
+    return tasks[len(tasks) - len(recipe.data.more) - 1].end_class
+
+
+def costs_of(learnt: Learnt, run: Run) -> dict[str, Any]:
+    """Time, memory and size."""
+    seconds = learnt.train_s
+    return {
+        "train_s": round(seconds, 3),
+        "images_per_s": round(learnt.n_images / seconds, 1) if seconds else None,
+        "peak_memory_mb": run.runtime.peak_memory_mb(),
+        "buffer_bytes": 0,
+        **learnt.method.sizes(),
+        "parameters": sum(p.numel() for p in learnt.method.learner.parameters()),
+        **({"reports": learnt.reports} if any(learnt.reports) else {}),
+    }

@@ -1,0 +1,173 @@
+"""One task after another: train, measure on all tasks so far, go on. A killed run goes on inside the task it was in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from effcli.continual.evaluation import Accuracies, measure
+from effcli.continual.learners import new_method
+from effcli.continual.rehearsal import Method
+from effcli.continual.stream import fingerprint
+from effcli.core.errors import InputError
+from effcli.core.run import Run
+from effcli.data.class_splits import Task
+from effcli.data.epochs import batch_of_epoch, batches_per_epoch
+
+LOG_EVERY = 10
+"""Steps between two lines of the log; each step is looked at for NaN."""
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a stream left behind.
+
+    Attributes:
+        method: with its networks and its buffer.
+        rows: accuracies after each task.
+        reports: what the method had to say of each task.
+        train_s: seconds in training steps, measuring not counted.
+        n_images: new images that went through these.
+    """
+
+    method: Method
+    rows: list[Accuracies]
+    reports: list[dict[str, Any]]
+    train_s: float
+    n_images: int
+
+
+class Stopwatch:
+    """Seconds that survive a kill."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """State for a checkpoint."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a checkpoint's state."""
+        self.seconds = float(state["seconds"])
+
+
+def learn_stream(
+    recipe: Any,
+    tasks: Sequence[Task],
+    measured: Sequence[Task],
+    statistics: tuple[Sequence[float], Sequence[float]],
+    n_classes: int,
+    run: Run,
+) -> Learnt:
+    """Learn tasks in order.
+
+    Args:
+        recipe: of a method.
+        tasks: to learn from.
+        measured: to measure on; those are looked at whose classes were learnt.
+        statistics: mean and deviation of each channel.
+        n_classes: that the head has at first; it grows for tasks with more.
+        run: keeps checkpoints and accuracies.
+
+    Raises:
+        InputError: a resumed run's data have changed.
+    """
+    runtime = run.runtime
+    for task in tasks:
+        _check_same_data(task, run)
+    method = new_method(recipe, n_classes, *statistics, runtime.device)
+    stopwatch = Stopwatch()
+    first = max((task.number for task in tasks if run.has_begun(stage_of(task))), default=0)
+    rows, reports, n_steps, n_images = [], [], 0, 0
+    for task in tasks:
+        if task.end_class > n_classes:
+            method.grow(task.end_class - n_classes)
+            n_classes = task.end_class
+        seen = [one for one in measured if one.end_class <= task.end_class]
+        if task.number >= first:
+            method.enter_task(task)
+            train_task(method, task, len(tasks), n_steps, stopwatch, run)
+            method.end_task(task)
+        row, report = run.stage(f"accuracy-{task.number}", _measured, method, seen, task, run)
+        rows.append(Accuracies(*row))
+        reports.append(report)
+        run.say(rows[-1].line(task, len(tasks)))
+        n_images += len(task.train) * recipe.epochs_of(task.number)
+        n_steps += steps_of(recipe, task)
+    return Learnt(method, rows, reports, stopwatch.seconds, n_images)
+
+
+def stage_of(task: Task) -> str:
+    """The name of a task's checkpoint."""
+    return f"task-{task.number}"
+
+
+def steps_of(recipe: Any, task: Task) -> int:
+    """Optimiser steps of a task."""
+    epochs: int = recipe.epochs_of(task.number)
+    return epochs * batches_per_epoch(len(task.train), recipe.train.batch_size)
+
+
+def train_task(
+    method: Method, task: Task, n_tasks: int, steps_before: int, stopwatch: Stopwatch, run: Run
+) -> None:
+    """Train on the images of one task."""
+    recipe, learner, runtime = method.recipe, method.learner, run.runtime
+    n_epochs, n_steps = recipe.epochs_of(task.number), steps_of(recipe, task)
+    if not run.has_begun(stage_of(task)):
+        runtime.seed_all(stage_of(task), "begin")
+        method.begin_task(task, n_tasks)
+        learner.begin_task(task, n_epochs)
+    optimizer = method.optimizer()
+    images, labels = task.train.images.to(runtime.device), task.train.labels.to(runtime.device)
+    per_epoch = batches_per_epoch(len(images), recipe.train.batch_size)
+    state: dict[str, Any] = {
+        "learner": learner,
+        "method": method,
+        "optimizer": optimizer,
+        "stopwatch": stopwatch,
+    }
+    method.train()
+    for step in run.steps(stage_of(task), n_steps, state):
+        started = time.perf_counter()
+        epoch, rows = batch_of_epoch(step, len(images), recipe.train.batch_size, task.number, recipe.seed)
+        if step % per_epoch == 0:
+            learner.begin_epoch(task, epoch + 1, n_epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = method.rate(step, n_steps)
+        x, y = images[rows], labels[rows]
+        with runtime.autocast():
+            terms = method.loss(x, y)
+        total = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        method.after_step(x, y)
+        if (step + 1) % per_epoch == 0:
+            learner.end_epoch(task, epoch + 1, n_epochs)
+        stopwatch.seconds += time.perf_counter() - started
+        run.log("train", steps_before + step, every=LOG_EVERY, loss=total, **terms)
+
+
+def _measured(
+    method: Method, seen: Sequence[Task], task: Task, run: Run
+) -> tuple[tuple[list[float], list[float], float], dict[str, Any]]:
+    row = measure(method.scores, method.learner, seen, task.end_class, run.runtime)
+    report = {name: value for name, value in method.report().items() if value is not None}
+    return (row.class_il, row.task_il, row.pooled), report
+
+
+def _check_same_data(task: Task, run: Run) -> None:
+    now = fingerprint(task)
+    before = run.stage(f"data-{task.number}", lambda: now)
+    if before != now:
+        raise InputError(
+            f"the data of task {task.number + 1} are not those that this run began with",
+            place=str(run.path),
+            hint="name another directory with -o to begin again",
+        )

@@ -1,0 +1,203 @@
+"""`effcli continual` from the outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.effcli_process import Finished, effcli
+
+SMALL = [
+    *("--epochs", "2", "--buffer", "8", "-s", "buffer.batch_size=4", "-s", "train.batch_size=8"),
+    *("-s", "network.width=2", "-s", "data.side=8", "-s", "data.channels=3"),
+    *("--device", "cpu", "--precision", "fp32", "--threads", "1"),
+]
+WITHOUT_BUFFER = [*SMALL[:2], *SMALL[6:]]
+
+
+def save_classes(folder: Path, names: str, n: int = 12, seed: int = 0) -> None:
+    """A sub-folder for each letter; its pictures have a colour of their own, so that they can be learnt."""
+    draws = np.random.default_rng(seed)
+    for name in names:
+        colour = np.random.default_rng(ord(name)).integers(40, 216, 3)
+        (folder / name).mkdir(parents=True)
+        for number in range(n):
+            values = np.clip(colour + draws.integers(-30, 30, (8, 8, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(values).save(folder / name / f"{number}.png")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with classes and a finished run over two tasks of them."""
+    folder = tmp_path_factory.mktemp("continual")
+    save_classes(folder / "classes", "abcd")
+    done = effcli("continual", "--data", "classes", "--tasks", "2", *SMALL, "-o", "run", cwd=folder)
+    assert (done.code, done.lines) == (0, ["run"]), done.stderr
+    assert [line.split(":")[0] for line in done.stderr.splitlines()[-2:]] == [
+        "task 1/2 (a, b)",
+        "task 2/2 (c, d)",
+    ]
+    return folder
+
+
+def refused(place: Path, *words: str | Path) -> Finished:
+    done = effcli("continual", *words, cwd=place)
+    assert (done.code, done.lines) == (2, []), done.stderr
+    return done
+
+
+def metrics_of(run: Path) -> dict[str, object]:
+    content: dict[str, object] = json.loads((run / "result.json").read_text())["metrics"]
+    return content
+
+
+def test_a_run_has_the_metrics_and_the_files_of_the_contract(place: Path) -> None:
+    metrics = metrics_of(place / "run")
+    names = {"class_il", "task_il", "forgetting", "average_incremental", "accuracy_matrix", "train_s"}
+    assert metrics.keys() >= names | {"peak_memory_mb", "buffer_bytes"}
+    assert metrics["buffer_bytes"] == 4 * 8 * 3 * 4 * 4 * 4 + 4 * 8 * 8  # features in float32, labels
+    assert metrics["classes"] == [["a", "b"], ["c", "d"]]
+    for name in ("accuracy.png", "model/classifier.safetensors", "report.html", "metrics.jsonl"):
+        assert (place / "run" / name).is_file()
+
+
+@pytest.mark.parametrize("method", ["er", "derpp", "er-ace", "cls-er", "clfd-derpp", "e2net", "sgd", "joint"])
+def test_each_method_learns_the_stream(method: str, place: Path, tmp_path: Path) -> None:
+    small = WITHOUT_BUFFER if method in {"sgd", "joint"} else SMALL
+    words = ("--method", method, "--data", "classes", "--tasks", "2", *small, "--json")
+    done = effcli("continual", *words, "-o", tmp_path / "run", cwd=place)
+    assert done.code == 0, done.stderr
+    assert len(done.json["metrics"]["accuracy_matrix"]) == (1 if method == "joint" else 2)
+    is_wrapped = "enabled: true" in (tmp_path / "run" / "recipe.yaml").read_text()
+    assert is_wrapped == method.startswith("clfd")
+
+
+@pytest.mark.parametrize("method", ["ir", "frozen-ncm"])
+def test_methods_without_images_keep_a_vector_a_class(method: str, place: Path, tmp_path: Path) -> None:
+    sets = (
+        "-s",
+        "train.first_epochs=1",
+        "-s",
+        "network.width=2",
+        "-s",
+        "data.side=8",
+        "-s",
+        "data.channels=3",
+    )
+    words = ("--method", method, "--data", "classes", "--tasks", "2,1,1", *sets, "--json")
+    done = effcli("continual", *words, "-o", tmp_path / "run", cwd=place)
+    assert done.code == 0, done.stderr
+    metrics = done.json["metrics"]
+    assert (metrics["buffer_bytes"], metrics["prototype_bytes"]) == (0, 4 * 16 * 4)
+
+
+def test_a_task_of_new_classes_is_added_to_a_finished_run(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "run", tmp_path / "run")
+    save_classes(tmp_path / "new", "xy")
+    before = metrics_of(tmp_path / "run")["accuracy_matrix"]
+    words = ("continual", "run", "--tasks-dir", tmp_path / "new", "--resume", "-o", tmp_path / "run")
+    done = effcli(*words, "--dry-run", "--json", cwd=place)
+    assert done.json["plan"]["tasks"] == [["a", "b"], ["c", "d"], ["x", "y"]]
+    assert metrics_of(tmp_path / "run")["accuracy_matrix"] == before
+    done = effcli(*words, cwd=place)
+    assert (done.code, done.lines) == (0, [str(tmp_path / "run")]), done.stderr
+    metrics = metrics_of(tmp_path / "run")
+    assert metrics["classes"] == [["a", "b"], ["c", "d"], ["x", "y"]]
+    assert [row[:2] for row in metrics["accuracy_matrix"][:2]] == before  # type: ignore[index]
+    done = effcli("continual", "eval", tmp_path / "run", "--data", tmp_path / "new", "--json", cwd=place)
+    assert (done.code, done.json["metrics"]["per_class"].keys()) == (0, {"x", "y"})
+
+
+def test_a_task_is_added_only_where_a_run_is_and_with_new_classes(place: Path, tmp_path: Path) -> None:
+    save_classes(tmp_path / "new", "xy")
+    assert "--resume -o RUN" in refused(place, "--tasks-dir", tmp_path / "new").stderr
+    words = ("--tasks-dir", tmp_path / "new", "--resume")
+    assert "is no run directory" in refused(place, *words, "-o", tmp_path / "none").stderr
+    assert "without --method" in refused(place, *words, "-o", "run", "--method", "er").stderr
+    before = (place / "run" / "recipe.yaml").read_bytes()
+    done = refused(place, "--tasks-dir", "classes", "--resume", "-o", "run")
+    assert "known already: a, b, c, d" in done.stderr
+    assert (place / "run" / "recipe.yaml").read_bytes() == before
+    assert (place / "run" / "result.json").is_file()
+
+
+def test_eval_of_the_own_stream_finds_what_the_run_found(place: Path) -> None:
+    done = effcli("continual", "eval", "run", "--json", cwd=place)
+    found, before = done.json["metrics"], metrics_of(place / "run")
+    assert [found[name] for name in ("class_il", "task_il", "pooled")] == [
+        before[name] for name in ("class_il", "task_il", "pooled")
+    ]
+
+
+def test_eval_leaves_classes_out_that_it_does_not_know(place: Path, tmp_path: Path) -> None:
+    save_classes(tmp_path / "some", "bz")
+    done = effcli("continual", "eval", "run", "--data", tmp_path / "some", "--json", cwd=place)
+    assert (done.json["metrics"]["images"], done.json["metrics"]["per_class"].keys()) == (12, {"b"})
+    assert "left out, as the classifier does not know them: z" in done.stderr
+    save_classes(tmp_path / "none", "z")
+    assert (
+        "no class that the classifier knows"
+        in refused(place, "eval", "run", "--data", tmp_path / "none").stderr
+    )
+
+
+def test_export_writes_a_file_that_is_enough(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "c.safetensors"
+    done = effcli("continual", "export", "run", "-o", file, cwd=place)
+    assert (done.code, done.lines) == (0, [str(file)])
+    assert effcli("continual", "eval", file, "--data", "classes", "--json", cwd=place).code == 0
+    assert "--data names images" in refused(place, "eval", file).stderr
+    assert "--force" in refused(place, "export", "run", "-o", file).stderr
+    assert "no known ending" in refused(place, "export", "run", "-o", tmp_path / "c.pt").stderr
+    file.write_bytes(file.read_bytes()[:-100])
+    assert "damaged" in refused(place, "eval", file, "--data", "classes").stderr
+
+
+def test_what_does_not_fit_together_is_refused(place: Path) -> None:
+    same = ("--data", "classes", *SMALL, "-o", "refused")
+    assert "4 classes cannot be cut into 3 tasks" in refused(place, *same, "--tasks", "3").stderr
+    assert "give the sizes: [2, 1, 1]" in refused(place, *same, "--tasks", "3").stderr
+    assert "even sides, not 9" in refused(place, *same, "--tasks", "2", "-s", "data.side=9").stderr
+    assert "ir does not learn in it" in refused(place, "--method", "ir", "--frequency", "on").stderr
+    assert "--method er" in refused(place, "--method", "clfd", "--frequency", "off").stderr
+    assert "cannot read '2x'" in refused(place, *same, "--tasks", "2x").stderr
+    words = ("--data", "classes", "--method", "joint", "-s", "data.more=[classes]", "-o", "refused")
+    assert "known already" in refused(place, *words, "--tasks", "2").stderr
+    assert not (place / "refused").exists()
+
+
+def test_a_corrupt_picture_is_named_before_anything_is_made(place: Path, tmp_path: Path) -> None:
+    save_classes(tmp_path / "classes", "ab")
+    (tmp_path / "classes" / "b" / "99.png").write_bytes(b"no picture")
+    done = refused(tmp_path, "--data", "classes", "--tasks", "2", *SMALL, "-o", "run")
+    assert "99.png" in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_a_task_of_one_image_is_refused(tmp_path: Path) -> None:
+    save_classes(tmp_path / "classes", "ab", n=2)
+    assert "not enough" in refused(tmp_path, "--data", "classes", "--tasks", "2", *SMALL, "-o", "run").stderr
+
+
+def test_a_buffer_for_everything_is_said(place: Path, tmp_path: Path) -> None:
+    words = ("--method", "er", "--data", "classes", "--tasks", "2", *SMALL, "--buffer", "100")
+    done = effcli("continual", *words, "-o", tmp_path / "run", cwd=place)
+    assert done.code == 0
+    assert "the buffer's 100 places hold all 40 training images" in done.stderr
+
+
+def test_a_resumed_run_refuses_other_data(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "run", tmp_path / "run")
+    save_classes(tmp_path / "classes", "abcd", seed=1)
+    (tmp_path / "run" / "result.json").unlink()
+    words = ("continual", "-r", "run", "--resume", "-o", "run")
+    done = effcli(*words, cwd=tmp_path)
+    assert done.code == 2
+    assert "the data of task 1 are not those that this run began with" in done.stderr
+    shutil.rmtree(tmp_path / "classes")
+    shutil.copytree(place / "classes", tmp_path / "classes")
+    assert effcli(*words, cwd=tmp_path).code == 0
