@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from effcli.core.errors import UsageError
+from effcli.core.registry import recipe_of_run
 
 from .groups import DefaultVerbGroup
 from .images_output import ImagesOutputOption, check_images_output, write_images
@@ -190,11 +191,11 @@ def evaluate(
     """Measure students beside their teacher: distances and time by steps; of a CLIP retrieval, zero-shot and size."""
     from effcli.distill.clip_kd.evaluation import evaluate_run as evaluate_clip_run
     from effcli.distill.clip_kd.recipe import ClipRecipe
-    from effcli.distill.students import evaluate_run, recipe_of
+    from effcli.distill.students import evaluate_run
 
     of_clip = {"--zero-shot": zero_shot, "--template": template, "--captions": captions}
     of_diffusion = {"--images": n, "--teacher-steps": teacher_steps, "--features": features}
-    is_clip = isinstance(recipe_of(run), ClipRecipe)
+    is_clip = isinstance(recipe_of_run("distill", run), ClipRecipe)
     for flag, value in (of_diffusion if is_clip else of_clip).items():
         if value is not None:
             raise UsageError(

@@ -67,7 +67,7 @@ def test_a_recipe_starts_with_what_it_is_and_its_command(file: Path) -> None:
     if file.parent.name == "claims":
         assert command.startswith(f"effcli verify {task}/{name}")
     else:
-        assert command.startswith(f"effcli {task} ")
+        assert command.split()[:2] == ["effcli", task]
         assert name == "default" or re.search(rf"(-r|--recipe|--method) {re.escape(name)}\b", command)
 
 

@@ -16,7 +16,7 @@ from effcli.continual.stream import load_stream
 from effcli.core.errors import InputError, UsageError
 from effcli.core.files import write_text
 from effcli.core.recipe import dump_recipe
-from effcli.core.registry import find_recipe
+from effcli.core.registry import recipe_of_run
 from effcli.core.result import Result
 from effcli.core.runtime import Runtime
 from effcli.data.class_splits import Task
@@ -24,19 +24,6 @@ from effcli.data.image_sets import ImageSet, load_images
 from effcli.metrics.continual import last_average
 
 log = logging.getLogger(__name__)
-
-
-def recipe_of(run: str | Path) -> ContinualRecipe:
-    """The recipe of a run directory.
-
-    Raises:
-        InputError: it is none.
-    """
-    if not (Path(run) / "recipe.yaml").is_file():
-        raise InputError("is no run directory", place=str(run), hint="name one of `effcli continual`")
-    recipe = find_recipe("continual", str(run))
-    assert isinstance(recipe, ContinualRecipe)
-    return recipe
 
 
 def add_task(run: Path, folder: Path) -> None:
@@ -51,7 +38,7 @@ def add_task(run: Path, folder: Path) -> None:
         UsageError: a class is known already, or the run was joint training.
     """
     longer = longer_recipe(run, folder)
-    if longer == recipe_of(run):
+    if longer == recipe_of_run("continual", run):
         return  # the same command again, after an interruption
     load_stream(longer)
     for name in (
@@ -64,7 +51,8 @@ def add_task(run: Path, folder: Path) -> None:
 
 def longer_recipe(run: Path, folder: Path) -> ContinualRecipe:
     """The recipe of a run with one more task, unless ``folder`` is its last one already."""
-    recipe = recipe_of(run)
+    recipe = recipe_of_run("continual", run)
+    assert isinstance(recipe, ContinualRecipe)
     if isinstance(recipe, JointRecipe):
         raise UsageError("joint training takes no further tasks", place=str(run))
     source = str(folder.resolve())
@@ -135,7 +123,8 @@ def _own_tasks(place: str | Path) -> list[Task]:
         raise UsageError(
             "says nothing of its data", place=str(place), hint="--data names images to measure on"
         )
-    return load_stream(recipe_of(place))
+    recipe: Any = recipe_of_run("continual", place)
+    return load_stream(recipe)
 
 
 def _tasks_of(classifier: ImageClassifier, data: str) -> list[Task]:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effcli.core.errors import UsageError
+from effcli.core.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from effcli.core.recipe import Override, Recipe
@@ -186,6 +187,17 @@ def find_recipe(task: str, name_or_file: str, overrides: Sequence[Override] = ()
     entry = get_task(task)
     text, place = read_recipe(task, name_or_file)
     return load_recipe(entry.recipe_class, text, place, overrides)
+
+
+def recipe_of_run(task: str, run: str | Path) -> Recipe:
+    """The recipe of a task's run directory.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not (Path(run) / "recipe.yaml").is_file():
+        raise InputError("is no run directory", place=str(run), hint=f"name one of `effcli {task}`")
+    return find_recipe(task, str(run))
 
 
 def load_method(recipe: Recipe) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.core.recipe import read_recipe
-from effcli.core.registry import find_recipe
+from effcli.core.registry import recipe_of_run
 from effcli.core.result import Result
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
@@ -22,7 +22,7 @@ from effcli.diffusion.drawing import draw_images
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.distill.evaluation import evaluate, with_real_images
-from effcli.distill.recipe import DistillRecipe, ProgressiveRecipe
+from effcli.distill.recipe import ProgressiveRecipe
 from effcli.metrics.distance_settings import DistanceSettings
 
 STUDENTS = "students"
@@ -55,19 +55,6 @@ def steps_in(run: Path) -> list[int]:
     """The numbers of steps of a run's students, the largest first."""
     names = [path.name for path in (run / STUDENTS).glob("*") if (path / "student.json").is_file()]
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
-
-
-def recipe_of(run: str | Path) -> DistillRecipe:
-    """The recipe of a run directory.
-
-    Raises:
-        InputError: it is none.
-    """
-    if not (Path(run) / "recipe.yaml").is_file():
-        raise InputError("is no run directory", place=str(run), hint="name one of `effcli distill`")
-    recipe = find_recipe("distill", str(run))
-    assert isinstance(recipe, DistillRecipe)
-    return recipe
 
 
 class Sampler:
@@ -146,7 +133,7 @@ def evaluate_run(
     students = {steps: load_student(run, steps) for steps in steps_in(Path(run))}
     if not students:
         raise InputError("holds no students", place=str(run), hint="name a run directory of `effcli distill`")
-    recipe: Any = recipe_of(run)
+    recipe: Any = recipe_of_run("distill", run)
     assert isinstance(recipe, ProgressiveRecipe)
     teacher = load_model(recipe.model)
     metrics, _ = evaluate(

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from effcli.clip.embedding import embed_images, embed_texts, encode_images, in_batches
 from effcli.clip.models import ClipModel, load_clip
+from effcli.core.registry import recipe_of_run
 from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.data.captions import CaptionSet
 from effcli.distill.clip_kd.inputs import Inputs, load_eval, load_inputs, load_zero_shot
 from effcli.distill.clip_kd.recipe import ClipKdRecipe, EvalSection
-from effcli.distill.students import recipe_of
 from effcli.metrics.retrieval import cka, recalls
 
 N_QUERIES, N_NEAREST = 8, 5
@@ -161,7 +161,7 @@ def evaluate_run(run: str | Path, asked: Mapping[str, Any], runtime: Runtime) ->
         InputError: it holds no student, or its teacher is not there any more.
     """
     started = time.perf_counter()
-    recipe: Any = recipe_of(run)
+    recipe: Any = recipe_of_run("distill", run)
     models = {"student": load_clip(str(run))}
     if isinstance(recipe, ClipKdRecipe):
         models = {"teacher": load_clip(recipe.model), **models}
