@@ -1,7 +1,8 @@
-"""``effcli continual``: run (default), eval, export."""
+"""``effcli continual``: run (default), eval, export; train-detector and detect for detectors."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,12 +21,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Teach a classifier new classes without forgetting the old ones: rehearsal (ER, DER++, ER-ACE, CLS-ER) in the "
-    "frequency domain (CLFD), with subnets that remember (E2Net), or without any old image (IR). "
+    "frequency domain (CLFD), with subnets that remember (E2Net), or without any old image (IR); and a detector with "
+    "objects generated out of itself (EGOR). "
     "`effcli continual` alone takes the built-in images.",
 )
 
 WRAPPED = {"clfd": "er", **{f"clfd-{name}": name for name in ("er", "derpp", "er-ace", "cls-er")}}
 """Names of methods with CLFD around them."""
+
+
+_PSEUDO_LABELS = {
+    "learning.pseudo_labels": ("--pseudo-label", True),
+    "learning.columns": ("--pseudo-label", "all"),
+}
 
 
 @app.command("run")
@@ -48,6 +56,7 @@ def run(
             "frozen-ncm",
             "sgd",
             "joint",
+            "egor",
         ]
         | None,
         typer.Option("--method", help="clfd-NAME is NAME in the frequency domain, clfd is clfd-er."),
@@ -61,7 +70,8 @@ def run(
         typer.Option(
             "--data",
             metavar="PATH|NAME",
-            help="A folder with a sub-folder a class, an .npz, IDX files; cifar10, cifar100, tiny-imagenet.",
+            help="A folder with a sub-folder a class, an .npz, IDX files; cifar10, cifar100, tiny-imagenet. For egor: "
+            "COCO annotations.",
         ),
     ] = None,
     tasks: Annotated[
@@ -70,6 +80,24 @@ def run(
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over each task.")] = None,
     buffer: Annotated[int | None, typer.Option("--buffer", min=2, help="How many images are kept.")] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            "--detector", metavar="RUN|FILE", help="For egor: the detector that learns further classes."
+        ),
+    ] = None,
+    references: Annotated[
+        str | None,
+        typer.Option(
+            "--references", metavar="finetune,joint", help="For egor: also train these, to compare with."
+        ),
+    ] = None,
+    pseudo_label: Annotated[
+        bool,
+        typer.Option(
+            "--pseudo-label", help="For egor: what the old detector finds in new images counts as labelled."
+        ),
+    ] = False,
     tasks_dir: Annotated[
         Path | None,
         typer.Option(
@@ -98,7 +126,12 @@ def run(
         "data.tasks": ("--tasks", None if tasks is None else _parsed(tasks)),
         "train.epochs": ("--epochs", epochs),
         "buffer.size": ("--buffer", buffer),
+        "detector": ("--detector", detector),
+        "references": ("--references", None if references is None else references.split(",")),
+        **(_PSEUDO_LABELS if pseudo_label else {}),
     }
+    if inner == "egor" and tasks is None and (data is not None or detector is not None):
+        options = _with_all_classes(options)
     if tasks_dir is not None:
         options = _with_task(options, tasks_dir, shorthands)
         shorthands = {}
@@ -135,7 +168,7 @@ def _parsed(tasks: str) -> Any:
 
 PlaceArgument = Annotated[
     str,
-    typer.Argument(metavar="RUN|FILE", help="Run directory of `effcli continual`, or its classifier's file."),
+    typer.Argument(metavar="RUN|FILE", help="Run directory of `effcli continual`, or its model's file."),
 ]
 
 
@@ -149,14 +182,16 @@ def evaluate(
         typer.Option(
             "--data",
             metavar="PATH|NAME",
-            help="Images of classes with the same names (default: the run's own test images).",
+            help="Images, or COCO annotations, with the same names of classes (default: the run's own test images).",
         ),
     ] = None,
 ) -> None:
-    """Measure a classifier on images: of all classes, within each task, and class by class."""
+    """Measure a classifier on images: of all classes, within each task, class by class; or a detector."""
+    from effcli.continual.egor.detection import evaluate_detector, is_detector
     from effcli.continual.saved_runs import evaluate_saved
 
-    result = evaluate_saved(place, data, runtime_for(options))
+    measure = evaluate_detector if is_detector(place) else evaluate_saved
+    result = measure(place, data, runtime_for(options))
     if options.as_json:
         print_result(result.to_json(), [], as_json=True)
     else:
@@ -189,3 +224,67 @@ def export(
         save_classifier(output, classifier)
     content = {"output": str(output), "classes": list(classifier.about.classes)}
     print_result(content, [str(output)], as_json=options.as_json)
+
+
+@app.command("train-detector")
+@with_options()
+def train_detector(
+    options: RunOptions,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="PATH|NAME", help="COCO annotations, or a folder or tar with them."),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option("--tasks", metavar="6+6", help="How classes are cut; the first ones are learnt."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over the images.")] = None,
+) -> None:
+    """Train a first detector, to which further classes can be taught."""
+    shorthands: dict[str, tuple[str, Any]] = {
+        "data.source": ("--data", data),
+        "data.tasks": ("--tasks", None if tasks is None else _parsed(tasks)),
+        "train.epochs": ("--epochs", epochs),
+    }
+    if data is not None and tasks is None:
+        options = _with_all_classes(options)
+    execute("train-detector", "continual", recipe_of_method("continual", options, "detector"), shorthands)
+
+
+def _with_all_classes(options: RunOptions) -> RunOptions:
+    """Own data are not cut as the built-in scenes are, where nothing else is said."""
+    return replace(options, sets=["data.tasks=null", *(options.sets or [])])
+
+
+@app.command()
+@with_options()
+def detect(
+    options: MachineOptions,
+    place: Annotated[
+        str, typer.Argument(metavar="RUN|FILE", help="Run directory with a detector, or its file.")
+    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR", help="Images, or folders of them.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Write the images with boxes drawn on them there."
+        ),
+    ] = None,
+    threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="Least score.")] = 0.3,
+    force: ForceOption = False,
+) -> None:
+    """Find objects in images: one JSON line an image, and drawn boxes with -o."""
+    from effcli.continual.egor.detection import check_drawn, detect_files, image_files
+
+    files = image_files(images)
+    if output is not None:
+        check_drawn(output, files, force=force)
+    failed = 0
+    lines = []
+    for line in detect_files(place, files, output, threshold, runtime_for(options)):
+        failed += "error" in line
+        lines.append(line) if options.as_json else typer.echo(json.dumps(line))
+    if options.as_json:
+        print_result({"images": lines, "failed": failed}, [], as_json=True)
+    if failed:
+        raise typer.Exit(3 if failed < len(files) else 1)

@@ -52,4 +52,5 @@ class DefaultVerbGroup(TyperGroup):
         return [*super().shell_complete(ctx, incomplete), *default.shell_complete(ctx, incomplete)]
 
     def _misspelt(self, token: str) -> bool:
-        return bool(get_close_matches(token, self.commands)) and not Path(token).exists()
+        is_near = not token.startswith("-") and bool(get_close_matches(token, self.commands))
+        return is_near and not Path(token).exists()

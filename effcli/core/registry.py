@@ -30,12 +30,14 @@ class Method:
         module: where the functions are that the task's pipeline calls.
         recipe: its recipe class, as ``module:class``.
         verb: the verb that fills a run directory with it.
+        pipeline: the module with the functions of its verb, where that is not the task's own.
     """
 
     name: str
     module: str
     recipe: str
     verb: str = "run"
+    pipeline: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,21 @@ class Task:
 
     def run_function(self, recipe: Recipe) -> Callable[[Any, Run], Result]:
         """The pipeline's function that fills a run directory: ``run(recipe, run)``, ``train(recipe, run)``."""
-        found: Callable[[Any, Run], Result] = self._in_pipeline(self.method(recipe.method).verb)
+        found: Callable[[Any, Run], Result] = self._in_pipeline(recipe, "{}")
         return found
 
     def plan_function(self, recipe: Recipe) -> Callable[[Any], dict[str, Any]]:
         """The pipeline's function that says what :meth:`run_function` would do: ``plan_run(recipe)``."""
-        found: Callable[[Any], dict[str, Any]] = self._in_pipeline(f"plan_{self.method(recipe.method).verb}")
+        found: Callable[[Any], dict[str, Any]] = self._in_pipeline(recipe, "plan_{}")
         return found
 
-    def _in_pipeline(self, function: str) -> Any:
-        return getattr(import_module(f"effcli.{self._room}.pipeline"), function.replace("-", "_"))
+    def pipeline(self, method: str) -> str:
+        """The module with the functions of a method's verb."""
+        return self.method(method).pipeline or f"effcli.{self._room}.pipeline"
+
+    def _in_pipeline(self, recipe: Recipe, function: str) -> Any:
+        verb = self.method(recipe.method).verb.replace("-", "_")
+        return getattr(import_module(self.pipeline(recipe.method)), function.format(verb))
 
     @property
     def _room(self) -> str:
@@ -99,7 +106,7 @@ class Task:
 
 
 _ENHANCE, _QUANTIZE, _DISTILL = "effcli.enhance", "effcli.quantize", "effcli.distill"
-_CONTINUAL = "effcli.continual"
+_CONTINUAL, _EGOR = "effcli.continual", "effcli.continual.egor"
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -145,7 +152,7 @@ TASKS: dict[str, Task] = {
         ),
         Task(
             "continual",
-            "Learn new classes without forgetting the old (CLFD, E2Net, IR).",
+            "Learn new classes without forgetting the old (CLFD, E2Net, IR; EGOR for detectors).",
             (
                 Method("er", f"{_CONTINUAL}.er", f"{_CONTINUAL}.recipe:ErRecipe"),
                 Method("derpp", f"{_CONTINUAL}.derpp", f"{_CONTINUAL}.recipe:DerppRecipe"),
@@ -156,6 +163,19 @@ TASKS: dict[str, Task] = {
                 Method("frozen-ncm", f"{_CONTINUAL}.frozen_ncm", f"{_CONTINUAL}.recipe:FrozenNcmRecipe"),
                 Method("sgd", f"{_CONTINUAL}.sgd", f"{_CONTINUAL}.recipe:SgdRecipe"),
                 Method("joint", f"{_CONTINUAL}.sgd", f"{_CONTINUAL}.recipe:JointRecipe"),
+                Method(
+                    "egor",
+                    f"{_EGOR}.increment",
+                    f"{_EGOR}.recipe:EgorRecipe",
+                    pipeline=f"{_EGOR}.pipeline",
+                ),
+                Method(
+                    "detector",
+                    f"{_EGOR}.gfl",
+                    f"{_EGOR}.recipe:DetectorRecipe",
+                    verb="train-detector",
+                    pipeline=f"{_EGOR}.pipeline",
+                ),
             ),
         ),
     )

@@ -59,6 +59,15 @@ def read_tensors(path: Path, place: str) -> tuple[dict[str, str], dict[str, Tens
         raise InputError(f"is damaged or not a safetensors file: {reason}", place=place) from None
 
 
+def has_format(path: Path, format: str) -> bool:
+    """Whether a file is a safetensors file whose metadata say this format."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return bool((file.metadata() or {}).get("format") == format)
+    except (SafetensorError, OSError):
+        return False
+
+
 def require_format(metadata: Mapping[str, str], format: str, version: str, place: str) -> None:
     """Refuse a file of another format or version than ``format`` and ``version``.
 
@@ -89,12 +98,7 @@ def builtin_file(source: str, format: str) -> Iterator[Path]:
     with as_file(files("effcli.assets")) as folder:
         file = folder / f"{source.removeprefix(BUILTIN_PREFIX)}.safetensors"
         if file.parent != folder or not file.is_file():
-            known = sorted(asset.stem for asset in folder.glob("*.safetensors") if _is(asset, format))
+            known = sorted(asset.stem for asset in folder.glob("*.safetensors") if has_format(asset, format))
             names = ", ".join(BUILTIN_PREFIX + name for name in known)
             raise InputError("is not in the package", place=source, hint=f"there is {names or 'nothing'}")
         yield file
-
-
-def _is(file: Path, format: str) -> bool:
-    metadata, _ = read_tensors(file, str(file))
-    return metadata.get("format") == format

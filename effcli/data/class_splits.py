@@ -16,7 +16,7 @@ import torch
 from effcli.core.errors import UsageError
 from effcli.data.image_sets import ImageSet
 
-_PHASES = re.compile(r"(\d+)\+(\d+)x(\d+)")
+_PHASE = re.compile(r"(?:(\d+)x)?(\d+)")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def parse_split(tasks: int | str | Sequence[int] | Sequence[Sequence[str]], n_cl
     """The number of classes of each task.
 
     Args:
-        tasks: how many of equal size; ``50+10x5`` for 50 classes and then ten tasks of 5; the sizes; or the names.
+        tasks: how many of equal size; ``6+6``; ``50+10x5`` for 50 classes and then ten tasks of 5; the sizes; or the
+            names.
         n_classes: of the set.
 
     Raises:
@@ -62,15 +63,14 @@ def parse_split(tasks: int | str | Sequence[int] | Sequence[Sequence[str]], n_cl
             )
         return [n_classes // tasks] * tasks
     if isinstance(tasks, str):
-        match = _PHASES.fullmatch(tasks.replace(" ", ""))
-        if match is None:
+        matches = [_PHASE.fullmatch(part) for part in tasks.replace(" ", "").split("+")]
+        if not all(matches):
             raise UsageError(
                 f"cannot read {tasks!r}",
                 place="data.tasks",
-                hint="a number, 50+10x5, sizes as [4, 3, 3], or lists of names",
+                hint="a number, 6+6, 50+10x5, sizes as [4, 3, 3], or lists of names",
             )
-        first, n_phases, size = map(int, match.groups())
-        sizes = [first, *[size] * n_phases]
+        sizes = [int(match[2]) for match in matches if match for _ in range(int(match[1] or 1))]
     else:
         sizes = [one if isinstance(one, int) else len(one) for one in tasks]
     if sum(sizes) != n_classes or min(sizes, default=0) < 1:

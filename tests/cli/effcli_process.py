@@ -24,6 +24,7 @@ spawner.set_forkserver_preload(
         "torchmetrics.functional.image",
         "effcli.cli.main",
         "effcli.core.report",
+        "effcli.continual.egor.pipeline",
         "effcli.continual.pipeline",
         "effcli.continual.saved_runs",
         "effcli.distill.clip_kd.pipeline",

@@ -23,6 +23,7 @@ import typer
 from effcli.cli.main import _Root
 from PIL import Image
 
+from tests.cli.coco_squares import save_squares
 from tests.cli.effcli_process import effcli, start
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 
@@ -54,6 +55,7 @@ SMALL_CONTINUAL = (
     "--data classes --tasks 2 --epochs 1 -s network.width=2 -s data.side=8 -s data.channels=3 -s train.batch_size=2 "
     "--buffer 4"
 )
+SMALL_DETECTOR = "--epochs 1 -s train.batch_size=4"
 SMALL_ENHANCE = "-r small -s network.dim=4 -s network.d_state=4 -s data.patch=16 -s train.batch_size=2"
 
 
@@ -145,6 +147,19 @@ VERBS = [
         keys=frozenset({"output", "classes"}),
         wrong="stream -o OUT/x.txt",
     ),
+    Verb(
+        "continual train-detector",
+        f"--data squares {SMALL_DETECTOR} -o OUT",
+        keys=frozenset(RESULT),
+        wrong="--data nowhere -o deep/er/OUT",
+    ),
+    Verb(
+        "continual detect",
+        "squares-detector night.png",
+        "text",
+        frozenset({"images", "failed"}),
+        wrong="squares-detector nowhere.png",
+    ),
     Verb("recipes ls", "", "text", frozenset({"recipes", "claims"})),
     Verb("recipes show", "quantize", "text", frozenset({"task", "method", "seed"})),
     Verb("recipes cp", "quantize default OUT.yaml", keys=frozenset({"output"}), wrong="quantize no OUT.yaml"),
@@ -176,6 +191,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path:
     for number in range(4):
         picture(f"classes/cat/{number}.png", 255)
         picture(f"classes/dog/{number}.png", 255)
+    save_squares(folder / "squares", n=8)
     (folder / "claim.yaml").write_text(CLAIM)
     (folder / "teacher.yaml").write_text(TEACHER)
     shutil.copy(tiny_weights, folder / "tiny.safetensors")
@@ -186,6 +202,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path:
     done = effcli("distill", "model", *SMALL_DISTILL.split(), "-o", "students", cwd=folder)
     assert done.code == 0, done.stderr
     done = effcli("continual", *SMALL_CONTINUAL.split(), "-o", "stream", cwd=folder)
+    assert done.code == 0, done.stderr
+    words = f"train-detector --data squares {SMALL_DETECTOR} -o squares-detector"
+    done = effcli("continual", *words.split(), cwd=folder)
     assert done.code == 0, done.stderr
     return folder
 
@@ -305,6 +324,7 @@ LONG = {
     "distill sample": "distill sample students -n 1000000 --batch-size 64 -o long.png",
     "distill train": "distill train -r teacher.yaml --steps 100000 -o long-teacher",
     "continual run": f"continual {SMALL_CONTINUAL} --epochs 1000000 -o long-continual",
+    "continual train-detector": "continual train-detector --data squares --epochs 100000 -o long-detector",
     "verify": "verify claim.yaml --seeds 0 --seeds 1 --seeds 2 --seeds 3 --seeds 4 --seeds 5 -o long-verify",
 }
 

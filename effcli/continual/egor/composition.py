@@ -1,0 +1,148 @@
+"""Generated objects pasted into images of new classes (stage C, augmented replay)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from effcli.continual.egor.inversion import Crop
+from effcli.continual.egor.recipe import CompositionSection
+
+MOST_PASTES, TRIES = 6, 40
+MOST_OF_OTHER, MOST_OF_OWN = 0.3, 0.1
+FULL = 0.75
+_ORDER_STREAM = 13
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """What was pasted into an image.
+
+    Attributes:
+        boxes: clipped to it, pixels, float32 ``[P, 4]``.
+        labels: int64 ``[P]``.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+
+
+class Composer:
+    """Pastes objects into images; what goes where depends on the seed and a draw's number alone.
+
+    Args:
+        crops: objects of old classes.
+        settings: how.
+        seed: where chance comes from.
+    """
+
+    def __init__(self, crops: Sequence[Crop], settings: CompositionSection, seed: int) -> None:
+        self._crops = crops
+        self._settings = settings
+        self._seed = seed
+
+    def __call__(self, image: Tensor, boxes: Tensor, item: int, epoch: int) -> tuple[Tensor, Pasted]:
+        """Paste up to six objects, each blended with what is under it: lambda I + (1 - lambda) b, lambda ~ Beta(2, 2).
+
+        Args:
+            image: uint8 ``[3, H, W]``; it is not changed.
+            boxes: of what is in it, pixels, ``[G, 4]``.
+            item: number of the image in its set.
+            epoch: of the training; with ``composition.online`` off it makes no difference.
+
+        Returns:
+            A new image, and what was pasted. An image that one of its own objects fills stays as it is.
+        """
+        height, width = image.shape[1:]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        is_full = bool(((sides[:, 0] > FULL * width) & (sides[:, 1] > FULL * height)).any())
+        if is_full or not self._crops:
+            return image, Pasted(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+        online = self._settings.online
+        rng = np.random.default_rng((_ORDER_STREAM, self._seed, item, epoch if online else 0))
+        blend = float(rng.beta(2, 2)) if self._settings.blend is None else self._settings.blend
+        taken = boxes.numpy().astype(np.float64)
+        image = image.clone()
+        pasted, labels = [], []
+        for _ in range(MOST_PASTES):
+            crop = self._crops[int(rng.integers(len(self._crops)))]
+            pixels = self._varied(crop.pixels, rng)
+            size = (pixels.shape[2], pixels.shape[1])
+            place = free_place(size, (width, height), taken, rng)
+            if place is None:
+                continue
+            clipped = paste(image, pixels, place, blend)
+            taken = np.concatenate([taken, [[*place, place[0] + size[0], place[1] + size[1]]]])
+            pasted.append(clipped)
+            labels.append(crop.label)
+        return image, Pasted(
+            torch.tensor(pasted, dtype=torch.float32).reshape(-1, 4), torch.tensor(labels, dtype=torch.long)
+        )
+
+    def _varied(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
+        """Scaled and mirrored by chance, where the recipe says so."""
+        low, high = self._settings.scale
+        if self._settings.mirror and rng.random() < 0.5:
+            pixels = pixels.flip(-1)
+        if (low, high) == (1.0, 1.0):
+            return pixels
+        scale = rng.uniform(low, high)
+        size = [max(2, round(side * scale)) for side in pixels.shape[1:]]
+        small = F.interpolate(pixels[None].float(), size, mode="bilinear", antialias=True)
+        return small[0].round_().clamp_(0, 255).to(torch.uint8)
+
+
+def free_place(
+    size: tuple[int, int], canvas: tuple[int, int], taken: np.ndarray, rng: np.random.Generator
+) -> tuple[int, int] | None:
+    """The first of 40 random places that leaves the others visible.
+
+    For 20 tries the left top corner is in the left 60 % and the upper 40 %, for 20 the right bottom one in the right
+    60 % and the lower 40 %. A place is refused where it covers more than 0.3 of another box, or another covers more
+    than 0.1 of it; sides count both end pixels.
+
+    Args:
+        size: width and height of what is pasted.
+        canvas: width and height of the image.
+        taken: boxes ``[G, 4]``.
+        rng: where chance comes from.
+
+    Returns:
+        Left and top, which may be outside the image; None where no try fits.
+    """
+    width, height = canvas
+    half = TRIES // 2
+    x = rng.integers(0, int(0.6 * width) + 1, half), rng.integers(int(0.4 * width), width + 1, half)
+    y = rng.integers(0, int(0.4 * height) + 1, half), rng.integers(int(0.6 * height), height + 1, half)
+    left = np.concatenate([x[0], x[1] - size[0]])
+    top = np.concatenate([y[0], y[1] - size[1]])
+    right, bottom = left + size[0], top + size[1]
+    wide = np.minimum(right[:, None], taken[:, 2]) - np.maximum(left[:, None], taken[:, 0]) + 1
+    high = np.minimum(bottom[:, None], taken[:, 3]) - np.maximum(top[:, None], taken[:, 1]) + 1
+    both = wide.clip(0) * high.clip(0)
+    others = (taken[:, 2] - taken[:, 0] + 1) * (taken[:, 3] - taken[:, 1] + 1)
+    own = (size[0] + 1) * (size[1] + 1)
+    fits = ~((both / others > MOST_OF_OTHER) | (both / own > MOST_OF_OWN)).any(1)
+    chosen = np.flatnonzero(fits)
+    return (int(left[chosen[0]]), int(top[chosen[0]])) if len(chosen) else None
+
+
+def paste(
+    image: Tensor, crop: Tensor, place: tuple[int, int], blend: float
+) -> tuple[float, float, float, float]:
+    """Blend a crop into an image, in place: blend * image + (1 - blend) * crop, inside the clipped box; which is it."""
+    height, width = image.shape[1:]
+    x, y = place
+    left, top = max(x, 0), max(y, 0)
+    right, bottom = min(x + crop.shape[2], width), min(y + crop.shape[1], height)
+    under = image[:, top:bottom, left:right].float()
+    over = crop[:, top - y : bottom - y, left - x : right - x].float()
+    image[:, top:bottom, left:right] = (
+        (blend * under + (1 - blend) * over).round_().clamp_(0, 255).to(torch.uint8)
+    )
+    return float(left), float(top), float(right), float(bottom)

@@ -1,0 +1,155 @@
+"""A trained detector on image files, and on annotated images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from effcli.continual.egor.class_groups import load_parts
+from effcli.continual.egor.detector_file import FILE_NAME, FORMAT, load_detector
+from effcli.continual.egor.drawing import draw_boxes
+from effcli.continual.egor.evaluation import find, of_groups, precision_by_class
+from effcli.core.errors import EffcliError, InputError, UsageError
+from effcli.core.files import atomic_path, check_writable, make_folder
+from effcli.core.registry import recipe_of_run
+from effcli.core.result import Result
+from effcli.core.runtime import Runtime
+from effcli.core.tensor_file import has_format
+from effcli.data.detection_sets import ScaledImages, load_detection, single_image
+from effcli.data.picture_grid import encode_png
+from effcli.data.stored_files import StoredFile, is_image_name, read_image
+
+
+def is_detector(place: str) -> bool:
+    """Whether a run directory holds a detector, or a file is one."""
+    path = Path(place)
+    return (path / FILE_NAME).is_file() if path.is_dir() else path.is_file() and has_format(path, FORMAT)
+
+
+def image_files(places: Sequence[Path]) -> list[Path]:
+    """The files among places, and the images in folders among them, in order.
+
+    Raises:
+        InputError: a place is not there, or a folder holds no images.
+    """
+    files: list[Path] = []
+    for place in places:
+        if place.is_dir():
+            inside = sorted(p for p in place.iterdir() if p.is_file() and is_image_name(p.name))
+            if not inside:
+                raise InputError("no images in it", place=str(place))
+            files += inside
+        elif place.is_file():
+            files.append(place)
+        else:
+            raise InputError("no such file or folder", place=str(place))
+    return files
+
+
+def drawn_path(folder: Path, file: Path) -> Path:
+    """Where the image with drawn boxes goes."""
+    return folder / f"{file.stem}.png"
+
+
+def check_drawn(folder: Path, files: Sequence[Path], *, force: bool) -> None:
+    """Make sure, before any work, that the drawn images can be written, each to its own file.
+
+    Raises:
+        UsageError: two images have the same name, one is there already, or would be overwritten itself.
+    """
+    check_writable(folder)
+    taken: dict[Path, Path] = {}
+    for file in files:
+        drawn = drawn_path(folder, file)
+        if drawn in taken:
+            raise UsageError(f"{taken[drawn]} and {file} would have the same name", place=str(folder))
+        taken[drawn] = file
+        if drawn.exists() and (not force or drawn.samefile(file)):
+            hint = "choose another folder" if force else "--force overwrites it"
+            raise UsageError("is there already", place=str(drawn), hint=hint)
+    make_folder(folder)
+
+
+def detect_files(
+    place: str, files: Sequence[Path], folder: Path | None, threshold: float, runtime: Runtime
+) -> Iterator[dict[str, Any]]:
+    """Find objects in image files, one after another.
+
+    Args:
+        place: run directory or file of the detector.
+        files: the images.
+        folder: where they go with boxes drawn on them; None for nowhere.
+        threshold: least score.
+        runtime: where.
+
+    Yields:
+        ``image``, ``objects`` with ``class``, ``score`` and ``box`` (left, top, right, bottom in pixels), and ``drawn``
+        where there is a folder; or ``image`` and ``error`` for one that cannot be read.
+    """
+    detector, about = load_detector(place)
+    detector.to(runtime.device)
+    for file in files:
+        try:
+            image = read_image(StoredFile(file))
+        except EffcliError as error:
+            yield {"image": str(file), "error": error.message}
+            continue
+        scaled = single_image(image, about.longest, about.shortest)
+        (found,) = find(detector, scaled, runtime, threshold=threshold)
+        line: dict[str, Any] = {
+            "image": str(file),
+            "objects": [
+                {"class": about.classes[label], "score": round(score, 4), "box": [round(v, 1) for v in box]}
+                for box, score, label in zip(
+                    found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+                )
+            ],
+        }
+        if folder is not None:
+            drawn = drawn_path(folder, file)
+            with atomic_path(drawn) as temporary:
+                temporary.write_bytes(encode_png(draw_boxes(image, found, about.classes)))
+            line["drawn"] = str(drawn)
+        yield line
+
+
+def evaluate_detector(place: str, data: str | None, runtime: Runtime) -> Result:
+    """Measure a detector on annotated images.
+
+    Args:
+        place: run directory or file.
+        data: annotations of classes with the names that it knows; None for the data of its own run.
+        runtime: where.
+
+    Raises:
+        InputError: there is no detector, no data, or none of the classes is known.
+    """
+    started = time.perf_counter()
+    detector, about = load_detector(place)
+    detector.to(runtime.device)
+    if data is None and not Path(place).is_dir():
+        raise UsageError("says nothing of its data", place=place, hint="--data names images to measure on")
+    if data is None:
+        recipe: Any = recipe_of_run("continual", place)
+        _, whole = load_parts(recipe.data)
+    else:
+        whole = load_detection(data, "eval")
+    known = [name for name in about.classes if name in whole.classes]
+    if not known:
+        names = ", ".join(whole.classes[:5])
+        raise InputError(f"shows none of the detector's classes, only {names}", place=str(data or place))
+    images = whole.of_classes(about.classes, with_empty=True)
+    found = find(detector, ScaledImages(images, about.longest, about.shortest), runtime)
+    metrics = of_groups(precision_by_class(found, images), [about.classes], about.classes)
+    return Result(
+        task="continual",
+        verb="eval",
+        method="detector",
+        recipe=Path(place).stem,
+        output=place,
+        metrics={"images": len(images), "classes": known, **metrics},
+        timing={"total_s": round(time.perf_counter() - started, 3)},
+        environment=runtime.describe(),
+    )

@@ -1,0 +1,190 @@
+"""What EGOR needs of a one-stage detector, whatever its losses are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+SCORE_THRESHOLD, NMS_IOU, PER_LEVEL, PER_IMAGE = 0.05, 0.6, 1000, 100
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a detector says of a batch; the places of all levels stand one after another.
+
+    Attributes:
+        logits: of the classes, float32 ``[B, N, C]``.
+        edges: what boxes are decoded from, float32 ``[B, N, E]``.
+        features: of the classification tower, one ``[B, F, H, W]`` a level.
+    """
+
+    logits: Tensor
+    edges: Tensor
+    features: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The objects of a batch; images with fewer than the most have places that are not valid.
+
+    Attributes:
+        boxes: left, top, right, bottom in pixels, float32 ``[B, G, 4]``.
+        labels: int64 ``[B, G]``.
+        valid: bool ``[B, G]``.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+
+    def to(self, device: torch.device) -> Targets:
+        """The same on a device."""
+        return Targets(self.boxes.to(device), self.labels.to(device), self.valid.to(device))
+
+
+@dataclass(frozen=True)
+class DetectionLoss:
+    """A detector's training loss.
+
+    Attributes:
+        total: what is minimised.
+        balance: s, mean absolute difference of IoU and score of the assigned class over positives, first within levels,
+            then over levels; detached, 0 without positives.
+        n_positives: places that have an object.
+    """
+
+    total: Tensor
+    balance: Tensor
+    n_positives: int
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes found in one image, the best first.
+
+    Attributes:
+        boxes: left, top, right, bottom in pixels, ``[K, 4]``.
+        scores: ``[K]``.
+        labels: int64 ``[K]``.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+class Detector(nn.Module, ABC):
+    """A dense detector: each place of each level says a score a class, and a box.
+
+    Attributes:
+        strides: pixels between the places of each level.
+        mean, std: of the channels of the images that it takes, for values of 0..1.
+    """
+
+    strides: tuple[int, ...]
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    @property
+    @abstractmethod
+    def n_classes(self) -> int:
+        """How many classes it knows."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Raw:
+        """Look at normalised images ``[B, 3, H, W]``; sides are multiples of the largest stride that pads."""
+
+    @abstractmethod
+    def grow(self, n_new: int) -> None:
+        """Have ``n_new`` more classes; what it says of the others stays as it is."""
+
+    @abstractmethod
+    def scores(self, raw: Raw) -> Tensor:
+        """Of the classes, 0..1, ``[B, N, C]``."""
+
+    @abstractmethod
+    def boxes(self, raw: Raw) -> Tensor:
+        """Left, top, right, bottom in pixels, ``[B, N, 4]``."""
+
+    @abstractmethod
+    def detection_loss(self, raw: Raw, targets: Targets, first: int = 0) -> DetectionLoss:
+        """Its training loss on classes from ``first`` on; the columns of those before get no gradient at all.
+
+        Args:
+            raw: of the batch.
+            targets: objects of these classes.
+            first: the first class that counts.
+        """
+
+    @abstractmethod
+    def response(self, raw: Raw) -> Tensor:
+        """How sure each place is of its box, ``[B, N]``: what places for box distillation are chosen by."""
+
+    @abstractmethod
+    def small_boxes(self, raw: Raw) -> Tensor:
+        """Boxes as the released distillation hands them to its NMS, ``[B, N, 4]``."""
+
+    @abstractmethod
+    def box_distances(self, new: Tensor, old: Tensor) -> Tensor:
+        """Of what boxes are decoded from, edge by edge, ``[K, E]`` each to ``[K, 4]``; gradient reaches ``new``."""
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 ``[B, 3, H, W]`` as it takes them."""
+        mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
+        return (images.float() / 255 - mean) / std
+
+    def denormalise(self, images: Tensor) -> Tensor:
+        """What :meth:`normalise` was given, clipped to 0..255 and rounded."""
+        mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
+        return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def level_sizes(self, raw: Raw) -> list[int]:
+        """How many of the N places each level has."""
+        per_place = raw.logits.shape[1] / sum(f.shape[-2] * f.shape[-1] for f in raw.features)
+        return [round(f.shape[-2] * f.shape[-1] * per_place) for f in raw.features]
+
+    @torch.no_grad()
+    def detect(
+        self,
+        images: Tensor,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        threshold: float = SCORE_THRESHOLD,
+    ) -> list[Detections]:
+        """Find objects in normalised images: the 1000 best of each level, class-wise NMS at 0.6, 100 an image.
+
+        Args:
+            images: ``[B, 3, H, W]``.
+            sizes: height and width of each without padding; boxes are clipped to them.
+            threshold: least score.
+        """
+        raw = self(images)
+        scores, boxes, levels = self.scores(raw), self.boxes(raw), self.level_sizes(raw)
+        found = []
+        for row, image_scores in enumerate(scores):
+            height, width = sizes[row] if sizes is not None else images.shape[-2:]
+            found.append(_best(image_scores, boxes[row], levels, threshold, (height, width)))
+        return found
+
+
+def _best(
+    scores: Tensor, boxes: Tensor, levels: list[int], threshold: float, size: tuple[int, int]
+) -> Detections:
+    """The detections of one image, from all places."""
+    kept_boxes, kept_scores, kept_labels = [], [], []
+    for level_scores, level_boxes in zip(scores.split(levels), boxes.split(levels), strict=True):
+        place, label = torch.nonzero(level_scores > threshold, as_tuple=True)
+        score = level_scores[place, label]
+        best = score.topk(min(PER_LEVEL, len(score))).indices
+        kept_boxes.append(level_boxes[place[best]])
+        kept_scores.append(score[best])
+        kept_labels.append(label[best])
+    found = Detections(torch.cat(kept_boxes), torch.cat(kept_scores), torch.cat(kept_labels))
+    limits = found.boxes.new_tensor([size[1], size[0], size[1], size[0]])
+    clipped = torch.minimum(found.boxes.clamp(min=0), limits)
+    keep = batched_nms(clipped, found.scores, found.labels, NMS_IOU)[:PER_IMAGE]
+    return Detections(clipped[keep], found.scores[keep], found.labels[keep])

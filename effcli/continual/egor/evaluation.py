@@ -1,0 +1,94 @@
+"""What a detector finds in a set, and how good that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from effcli.continual.egor.detector import SCORE_THRESHOLD, Detections, Detector
+from effcli.continual.egor.training import stack
+from effcli.core.run import Run
+from effcli.core.runtime import Runtime
+from effcli.data.detection_sets import DetectionSet, ScaledImages
+from effcli.metrics.detection import FoundBoxes, average_precision, mean_of
+
+BATCH = 16
+
+
+def find(
+    detector: Detector,
+    images: ScaledImages,
+    runtime: Runtime,
+    *,
+    run: Run | None = None,
+    threshold: float = SCORE_THRESHOLD,
+) -> list[Detections]:
+    """Detections in every image of a set, boxes in the pixels of the file, on the CPU.
+
+    Args:
+        detector: on the runtime's device.
+        images: as the detector sees them.
+        runtime: where.
+        run: asked between batches whether to stop.
+        threshold: least score.
+    """
+    detector.eval()
+    found: list[Detections] = []
+    for first in range(0, len(images), BATCH):
+        if run is not None:
+            run.check_stop()
+        some = [images[i] for i in range(first, min(first + BATCH, len(images)))]
+        stacked, sizes = stack([image for image, _, _ in some])
+        with torch.no_grad(), runtime.autocast():
+            seen = detector.detect(detector.normalise(stacked.to(runtime.device)), sizes, threshold)
+        for one, (_, _, scale) in zip(seen, some, strict=True):
+            found.append(Detections((one.boxes / scale).cpu(), one.scores.cpu(), one.labels.cpu()))
+    return found
+
+
+def precision_by_class(found: Sequence[Detections], true: DetectionSet) -> dict[str, np.ndarray]:
+    """COCO's AP and its relatives of each class, 0..1; NaN where there are no objects."""
+    return average_precision(
+        [FoundBoxes(one.boxes.numpy(), one.labels.numpy(), one.scores.numpy()) for one in found],
+        [
+            FoundBoxes(one.boxes.numpy(), one.labels.numpy(), np.ones(len(one)), one.crowd.numpy())
+            for one in true.objects
+        ],
+        len(true.classes),
+    )
+
+
+def of_groups(
+    precision: Mapping[str, np.ndarray], groups: Sequence[Sequence[str]], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Means over old classes, new ones and all; and each class's.
+
+    Args:
+        precision: of :func:`precision_by_class`.
+        groups: names of classes in the order in which they were learnt; the last is new.
+        classes: all of them.
+
+    Returns:
+        ``ap{old,new,all}, ap50{...}, ap75{...}``, ``ap_by_class{name: ap}``, ``ap_by_group`` and the sizes' AP.
+    """
+    numbers = [[classes.index(name) for name in group] for group in groups]
+    old = [n for group in numbers[:-1] for n in group]
+    made: dict[str, Any] = {}
+    for name in ("ap", "ap50", "ap75"):
+        values = precision[name]
+        made[name] = {
+            "old": _rounded(mean_of(values, old)) if old else None,
+            "new": _rounded(mean_of(values, numbers[-1])),
+            "all": _rounded(mean_of(values)),
+        }
+    made |= {name: _rounded(mean_of(precision[name])) for name in ("ap_small", "ap_medium", "ap_large")}
+    made["ap_by_group"] = [_rounded(mean_of(precision["ap"], group)) for group in numbers]
+    made["ap_by_class"] = {name: _rounded(mean_of(precision["ap"], [n])) for n, name in enumerate(classes)}
+    return made
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 5)

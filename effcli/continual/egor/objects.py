@@ -1,0 +1,136 @@
+"""Objects generated for one increment: made, looked at by the detector they came from, and kept in the run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effcli.continual.egor.detector import Detector
+from effcli.continual.egor.detector_file import About
+from effcli.continual.egor.inversion import (
+    BatchNormPrior,
+    Crop,
+    confidences,
+    cut_out,
+    invert,
+    rates_by_class,
+    sample_boxes,
+    to_pictures,
+)
+from effcli.continual.egor.recipe import InversionSection
+from effcli.core.errors import InputError
+from effcli.core.run import Run
+from effcli.core.tensor_file import read_tensors, save_tensors
+
+log = logging.getLogger(__name__)
+
+SAVE_MODES = ("denormalise", "minmax")
+
+
+@dataclass(frozen=True)
+class GeneratedObjects:
+    """Pictures with one object each.
+
+    Attributes:
+        pictures: uint8 ``[N, 3, S, S]``.
+        boxes: of the objects, pixels, ``[N, 4]``.
+        labels: ``[N]``.
+        scores: of the detector they came from, 0 where it does not find them, ``[N]``.
+        kept: those that it finds well enough, bool ``[N]``.
+        classes: names.
+        report: what became of them.
+    """
+
+    pictures: Tensor
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+    kept: Tensor
+    classes: tuple[str, ...]
+    report: dict[str, Any]
+
+    @property
+    def crops(self) -> list[Crop]:
+        """Those that are kept, cut out."""
+        return cut_out(self.pictures[self.kept], self.boxes[self.kept], self.labels[self.kept])
+
+
+def file_of(run: Path, number: int) -> Path:
+    """Where the objects of an increment are in a run."""
+    return run / "objects" / f"objects-{number}.safetensors"
+
+
+def generate_objects(
+    detector: Detector, about: About, settings: InversionSection, run: Run, number: int
+) -> GeneratedObjects:
+    """Make objects of all classes that a detector knows, or take those of another run.
+
+    Args:
+        detector: Phi_ori.
+        about: its classes and how long or wide they are.
+        settings: the optimisation.
+        run: keeps checkpoints; ``objects/`` gets the pictures.
+        number: of the increment, from 1.
+    """
+    device = run.runtime.device
+    if settings.source is not None:
+        pictures, boxes, labels = _read(Path(settings.source), number, about)
+        seen: dict[str, Tensor] = {settings.save: confidences(detector, pictures, boxes, labels, device)}
+    else:
+        if not BatchNormPrior(detector).n_layers:
+            log.warning(
+                "the detector has no BatchNorm, so nothing pulls generated objects towards its training images"
+            )
+        rng = np.random.default_rng((23, run.runtime.seed, number))
+        shares, labels = sample_boxes(about.histograms, settings.per_class, settings.box_sides, rng)
+        images = invert(detector, shares, labels, settings, run, f"invert-{number}")
+        boxes = shares * settings.side
+        both = {mode: to_pictures(detector, images, mode) for mode in SAVE_MODES}
+        seen = {mode: confidences(detector, both[mode], boxes, labels, device) for mode in SAVE_MODES}
+        pictures = both[settings.save]
+        file = run.file(str(file_of(Path(), number)))
+        content = {"pictures": pictures, "boxes": boxes, "labels": labels}
+        save_tensors(file, content, {"classes": "\n".join(about.classes)})
+    scores = seen[settings.save]
+    kept = _kept(scores, labels, settings.min_score, about)
+    report: dict[str, Any] = {
+        "found": round(float((scores >= settings.min_score).float().mean()), 4),
+        "mean_score": round(float(scores.mean()), 4),
+        "mean_score_by_save_mode": {mode: round(float(one.mean()), 4) for mode, one in seen.items()},
+        "kept": int(kept.sum()),
+        "by_class": rates_by_class(scores, labels, about.classes, settings.min_score),
+    }
+    run.say(
+        f"generated objects {number}: the old detector finds {100 * report['found']:.0f} % of {len(scores)}, "
+        f"mean score {report['mean_score']:.2f}"
+    )
+    return GeneratedObjects(pictures, boxes, labels, scores, kept, about.classes, report)
+
+
+def _kept(scores: Tensor, labels: Tensor, least: float, about: About) -> Tensor:
+    """Those found well enough; of a class without any, the best one."""
+    kept = scores >= least
+    for number, name in enumerate(about.classes):
+        own = torch.nonzero(labels == number)[:, 0]
+        if len(own) and not bool(kept[own].any()):
+            log.warning(
+                "no generated object of %s is found with %s or more; the best one is kept", name, least
+            )
+            kept[own[scores[own].argmax()]] = True
+    return kept
+
+
+def _read(run: Path, number: int, about: About) -> tuple[Tensor, Tensor, Tensor]:
+    file = file_of(run, number)
+    if not file.is_file():
+        raise InputError("holds no generated objects", place=str(run), hint="name a run of --method egor")
+    metadata, tensors = read_tensors(file, str(file))
+    if tuple(metadata.get("classes", "").split("\n")) != about.classes:
+        raise InputError("are objects of other classes than the detector's", place=str(file))
+    return tensors["pictures"], tensors["boxes"], tensors["labels"]

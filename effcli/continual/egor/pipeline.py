@@ -1,0 +1,295 @@
+"""The steps of detectors that learn: a first one, then objects drawn out of it, pasted, and new classes learnt."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effcli.continual.egor.backbone_weights import load_backbone
+from effcli.continual.egor.class_groups import ClassGroup, ClassGroups, load_groups
+from effcli.continual.egor.detector_file import FILE_NAME, About, load_detector, save_detector
+from effcli.continual.egor.evaluation import find, of_groups, precision_by_class
+from effcli.continual.egor.gfl import Gfl, resnet50_config, tiny_config
+from effcli.continual.egor.increment import learn_increment
+from effcli.continual.egor.inversion import aspect_histogram
+from effcli.continual.egor.objects import GeneratedObjects, generate_objects
+from effcli.continual.egor.recipe import (
+    DetectionRecipe,
+    DetectorRecipe,
+    DetectorTrainSection,
+    EgorRecipe,
+)
+from effcli.continual.egor.report import draw_found, draw_objects, draw_scenes
+from effcli.continual.egor.training import Batch, fit, n_steps_of
+from effcli.core.errors import UsageError
+from effcli.core.result import Result
+from effcli.core.run import Run
+from effcli.data.detection_sets import DetectionSet, ScaledImages
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A detector and what is known of it."""
+
+    detector: Gfl
+    about: About
+
+
+def plan_train_detector(recipe: DetectorRecipe) -> dict[str, Any]:
+    """What :func:`train_detector` would do; reading the data also proves that they are there."""
+    groups = load_groups(recipe.data, ())
+    first = groups.groups[0]
+    return {
+        **groups.describe(),
+        "parameters": _n_parameters(new_detector(recipe, len(first.classes))),
+        "steps": n_steps_of(recipe.train, len(first.train)),
+    }
+
+
+def train_detector(recipe: DetectorRecipe, run: Run) -> Result:
+    """A first detector, of the first classes where they are cut; it goes to ``model/``."""
+    refuse_many(run)
+    groups = load_groups(recipe.data, ())
+    known = first_detector(recipe, recipe.train, groups.groups[0], run, "train")
+    learnt = [groups.groups[0].classes]
+    metrics = measure(known, groups, learnt, run, "ap")
+    save_detector(run.file(FILE_NAME), known.detector, known.about)
+    figures = draw_found(known.detector, known.about, groups.eval_of(known.about.classes), run)
+    return run.finish({**metrics, "parameters": _n_parameters(known.detector)}, figures)
+
+
+def plan_run(recipe: EgorRecipe) -> dict[str, Any]:
+    """What :func:`run` would do; reading the data also proves that they are there."""
+    known, groups = _begin(recipe)
+    first = groups.groups[0]
+    detector = known.detector if known else new_detector(recipe, len(first.classes))
+    increments = groups.groups[0 if known else 1 :]
+    n_old = [len(group.known) for group in increments]
+    return {
+        **groups.describe(),
+        "parameters": _n_parameters(detector),
+        "base_steps": 0 if known else n_steps_of(recipe.base, len(first.train)),
+        "generated_images": [recipe.inversion.per_class * n if recipe.needs_objects else 0 for n in n_old],
+        "steps": [n_steps_of(recipe.train, len(group.train)) for group in increments],
+    }
+
+
+def run(recipe: EgorRecipe, run: Run) -> Result:
+    """Learn group after group; the detector goes to ``model/``."""
+    refuse_many(run)
+    started = time.monotonic()
+    known, groups = _begin(recipe)
+    increments = list(groups.groups)
+    if known is None:
+        known = first_detector(recipe, recipe.base, increments.pop(0), run, "base")
+    known.detector.to(run.runtime.device)
+    learnt = [known.about.classes]
+    before = measure(known, groups, learnt, run, "ap-0")
+    figures: dict[str, str] = {}
+    reports, history = [], [before]
+    for number, group in enumerate(increments, 1):
+        old, objects = known, None
+        if recipe.needs_objects:
+            objects = generate_objects(known.detector, known.about, recipe.inversion, run, number)
+            reports.append(objects.report)
+            figures |= draw_objects(objects, run, number)
+            figures |= draw_scenes(objects, scaled(group.train, known.about), recipe, run, number)
+        known = increment(old, group, objects, recipe, run, f"train-{number}")
+        learnt.append(group.classes)
+        history.append(measure(known, groups, learnt, run, f"ap-{number}"))
+        run.say(line_of(history[-1], number, len(increments)))
+    save_detector(run.file(FILE_NAME), known.detector, known.about)
+    metrics = {**history[-1], "before": before, "inversions": reports}
+    metrics["history"] = [one["ap"] for one in history]
+    metrics |= references_of(recipe, groups, history[-1], run)
+    metrics["train_s"] = round(time.monotonic() - started, 1)
+    metrics["peak_memory_mb"] = run.runtime.peak_memory_mb()
+    figures |= draw_found(known.detector, known.about, groups.eval_of(known.about.classes), run)
+    return run.finish(metrics, figures)
+
+
+def _begin(recipe: EgorRecipe) -> tuple[Known | None, ClassGroups]:
+    """The detector that the recipe names, and the images."""
+    known = None if recipe.detector is None else Known(*load_detector(recipe.detector))
+    groups = load_groups(recipe.data, known.about.classes if known else ())
+    if known is None and len(groups.groups) < 2:
+        raise UsageError("one group of classes leaves nothing to learn later", place="data.tasks")
+    if "joint" in recipe.references:
+        _check_joint(groups, known)
+    return known, groups
+
+
+def _check_joint(groups: ClassGroups, known: Known | None) -> None:
+    missing = set(known.about.classes if known else ()) - set(groups.train.classes)
+    if missing:
+        raise UsageError(
+            f"joint training needs images of the old classes too, and none shows {', '.join(sorted(missing)[:5])}",
+            place="references",
+        )
+
+
+def first_detector(
+    recipe: DetectionRecipe, settings: DetectorTrainSection, group: ClassGroup, run: Run, stage: str
+) -> Known:
+    """Train a new detector on one group."""
+    torch.manual_seed(recipe.seed)
+    detector = new_detector(recipe, len(group.all_classes)).to(run.runtime.device)
+    about = About(
+        group.all_classes,
+        tuple(aspect_histogram(boxes) for boxes in boxes_by_class(group.train)),
+        recipe.data.longest_side,
+        recipe.data.shortest_side,
+    )
+
+    def loss_of(batch: Batch, images: Tensor) -> dict[str, Tensor]:
+        with run.runtime.autocast():
+            raw = detector(images)
+        return {"detect": detector.detection_loss(raw, batch.targets.to(images.device)).total}
+
+    fit(detector, scaled(group.train, about), settings, run, stage, loss_of)
+    return Known(detector, about)
+
+
+def new_detector(recipe: DetectionRecipe, n_classes: int) -> Gfl:
+    """An untrained one, with the backbone's weights where the recipe names some."""
+    settings = recipe.network
+    if settings.backbone == "tiny":
+        return Gfl(tiny_config(n_classes))
+    detector = Gfl(resnet50_config(n_classes, settings.norm, settings.frozen_stages))
+    if settings.weights is not None:
+        load_backbone(detector.backbone, settings.weights)
+    return detector
+
+
+def increment(
+    old: Known,
+    group: ClassGroup,
+    objects: GeneratedObjects | None,
+    recipe: EgorRecipe,
+    run: Run,
+    stage: str,
+) -> Known:
+    """A copy of the old detector that has learnt a group."""
+    detector = copy.deepcopy(old.detector)
+    run.runtime.seed_all(stage, "grow")
+    detector.grow(len(group.classes))
+    teacher = copy.deepcopy(old.detector).eval().requires_grad_(False)
+    images = scaled(group.train, old.about)
+    new_histograms = [aspect_histogram(boxes) for boxes in boxes_by_class(group.train)[len(group.known) :]]
+    crops = objects.crops if objects is not None else []
+    learn_increment(detector, teacher, images, crops, recipe, run, stage)
+    about = About(
+        group.all_classes,
+        (*old.about.histograms, *new_histograms),
+        old.about.longest,
+        old.about.shortest,
+    )
+    return Known(detector, about)
+
+
+def measure(
+    known: Known, groups: ClassGroups, learnt: Sequence[Sequence[str]], run: Run, stage: str
+) -> dict[str, Any]:
+    """AP over old and new classes, kept as a stage."""
+    images = groups.eval_of(known.about.classes)
+
+    def compute() -> dict[str, Any]:
+        found = find(known.detector, scaled(images, known.about), run.runtime, run=run)
+        return of_groups(precision_by_class(found, images), learnt, known.about.classes)
+
+    return run.stage(stage, compute)
+
+
+def references_of(
+    recipe: EgorRecipe, groups: ClassGroups, reached: dict[str, Any], run: Run
+) -> dict[str, Any]:
+    """What fine-tuning and joint training reach, and how far the method is from the latter."""
+    if not recipe.references:
+        return {}
+    made: dict[str, Any] = {}
+    if "finetune" in recipe.references:
+        made["finetune"] = _finetune(recipe, groups, run)
+    if "joint" in recipe.references:
+        last = groups.groups[-1]
+        whole = ClassGroup(last.all_classes, (), groups.train.of_classes(last.all_classes), 0)
+        known = first_detector(recipe, recipe.base, whole, run, "joint")
+        learnt = [last.known, last.classes]
+        made["joint"] = measure(known, groups, learnt, run, "joint-ap")
+    result: dict[str, Any] = {"references": made}
+    if "joint" in made:
+        best, own = made["joint"]["ap"]["all"], reached["ap"]["all"]
+        result["abs_gap"] = round(best - own, 5)
+        result["rel_gap"] = round((best - own) / best, 5) if best else None
+    return result
+
+
+def _finetune(recipe: EgorRecipe, groups: ClassGroups, run: Run) -> dict[str, Any]:
+    """The same increments with nothing that keeps old classes."""
+    plain = recipe.model_copy(
+        update={
+            "distillation": recipe.distillation.model_copy(update={"weight": 0.0}),
+            "composition": recipe.composition.model_copy(update={"enabled": False}),
+            "learning": recipe.learning.model_copy(
+                update={"columns": "all", "pasted_as_labels": False, "pseudo_labels": False}
+            ),
+        }
+    )
+    increments = list(groups.groups)
+    if recipe.detector is None:
+        known = first_detector(recipe, recipe.base, increments.pop(0), run, "base")  # from its checkpoint
+    else:
+        known = Known(*load_detector(recipe.detector))
+        known.detector.to(run.runtime.device)
+    learnt, measured = [known.about.classes], {}
+    for number, group in enumerate(increments, 1):
+        known = increment(known, group, None, plain, run, f"finetune-{number}")
+        learnt.append(group.classes)
+        measured = measure(known, groups, learnt, run, f"finetune-ap-{number}")
+    return measured
+
+
+def boxes_by_class(images: DetectionSet) -> list[Tensor]:
+    """All boxes of each class, crowds apart, ``[G, 4]`` each."""
+    boxes = torch.cat([one.boxes[~one.crowd] for one in images.objects])
+    labels = torch.cat([one.labels[~one.crowd] for one in images.objects])
+    return [boxes[labels == number] for number in range(len(images.classes))]
+
+
+def scaled(images: DetectionSet, about: About) -> ScaledImages:
+    """As the detector sees them."""
+    return ScaledImages(images, about.longest, about.shortest)
+
+
+def refuse_many(run: Run) -> None:
+    """One process trains one detector.
+
+    Raises:
+        UsageError: there are more.
+    """
+    if run.runtime.world > 1:
+        raise UsageError(
+            f"one detector is trained by one process, not by {run.runtime.world}",
+            hint="several seeds or recipes can run beside each other",
+        )
+
+
+def line_of(measured: dict[str, Any], number: int, n: int) -> str:
+    """One line for whoever waits."""
+    ap50 = measured["ap50"]
+    parts = ", ".join(
+        f"{name} {100 * ap50[name]:.1f} %" for name in ("old", "new", "all") if ap50[name] is not None
+    )
+    return f"increment {number}/{n}: AP50 {parts}"
+
+
+def _n_parameters(detector: Gfl) -> int:
+    return sum(p.numel() for p in detector.parameters())

@@ -1,0 +1,155 @@
+"""Batches of images with boxes, and the loop that trains a detector on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effcli.continual.egor.composition import Composer
+from effcli.continual.egor.detector import Detector, Targets
+from effcli.continual.egor.recipe import DetectorTrainSection
+from effcli.core.errors import UsageError
+from effcli.core.run import Run
+from effcli.data.detection_sets import ScaledImages
+from effcli.data.epochs import batches_per_epoch, draws_of, item_of
+from effcli.nn.schedules import set_rate
+
+PAD_TO = 32
+_STREAM, _FLIP_STREAM = 17, 19
+_DROPS = (8 / 12, 11 / 12)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images as a detector takes them.
+
+    Attributes:
+        images: uint8 ``[B, 3, H, W]``; what is added at the right and below is ``sizes`` away.
+        sizes: height and width of each image without that.
+        targets: the objects that are learnt.
+        pasted: boxes of pasted objects, pixels, ``[P, 4]`` an image.
+        pasted_labels: their labels.
+    """
+
+    images: Tensor
+    sizes: tuple[tuple[int, int], ...]
+    targets: Targets
+    pasted: tuple[Tensor, ...]
+    pasted_labels: tuple[Tensor, ...]
+
+
+def n_steps_of(settings: DetectorTrainSection, n_images: int) -> int:
+    """Optimiser steps of a training."""
+    return settings.epochs * batches_per_epoch(n_images, settings.batch_size)
+
+
+def batch_of_step(
+    images: ScaledImages,
+    step: int,
+    settings: DetectorTrainSection,
+    seed: int,
+    composer: Composer | None = None,
+) -> Batch:
+    """The images of a step, with pastes and mirrored by chance; all of it follows from the seed and the step."""
+    pictures, boxes, labels, pasted, pasted_labels = [], [], [], [], []
+    for draw in draws_of(step, settings.batch_size):
+        epoch, item = item_of(draw, len(images), _STREAM, seed)
+        image, found, _ = images[item]
+        own_boxes, own_labels = found.boxes[~found.crowd], found.labels[~found.crowd]
+        new_boxes, new_labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
+        if composer is not None:
+            image, new = composer(image, found.boxes, item, epoch)
+            new_boxes, new_labels = new.boxes, new.labels
+        if settings.flip and np.random.default_rng((_FLIP_STREAM, seed, draw)).random() < 0.5:
+            width = image.shape[2]
+            image, own_boxes, new_boxes = (
+                image.flip(-1),
+                _mirrored(own_boxes, width),
+                _mirrored(new_boxes, width),
+            )
+        pictures.append(image)
+        boxes.append(own_boxes)
+        labels.append(own_labels)
+        pasted.append(new_boxes)
+        pasted_labels.append(new_labels)
+    stacked, sizes = stack(pictures)
+    return Batch(stacked, sizes, targets_of(boxes, labels), tuple(pasted), tuple(pasted_labels))
+
+
+def _mirrored(boxes: Tensor, width: int) -> Tensor:
+    return torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
+
+
+def stack(pictures: Sequence[Tensor]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+    """Images of any size as one batch with sides that are multiples of 32; and their own heights and widths."""
+    sizes = tuple((p.shape[1], p.shape[2]) for p in pictures)
+    height, width = (-(-max(side) // PAD_TO) * PAD_TO for side in zip(*sizes, strict=True))
+    padded = [F.pad(p, (0, width - p.shape[2], 0, height - p.shape[1])) for p in pictures]
+    return torch.stack(padded), sizes
+
+
+def targets_of(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Targets:
+    """Objects of several images as one batch."""
+    most = max(1, max(len(one) for one in boxes))
+    padded = torch.stack([F.pad(one, (0, 0, 0, most - len(one))) for one in boxes])
+    numbers = torch.stack([F.pad(one, (0, most - len(one))) for one in labels])
+    valid = torch.stack([torch.arange(most) < len(one) for one in boxes])
+    return Targets(padded, numbers, valid)
+
+
+def rate_of(settings: DetectorTrainSection, step: int, n_steps: int) -> float:
+    """The learning rate of a step: warm-up, then a tenth after 8 of 12 parts and again after 11."""
+    warmup_steps = min(settings.warmup_steps, n_steps // 4)
+    warm = 1.0 if step >= warmup_steps else 0.001 + 0.999 * step / warmup_steps
+    drops = sum(step >= round(share * n_steps) for share in _DROPS)
+    return settings.learning_rate * warm * 0.1**drops
+
+
+def fit(
+    detector: Detector,
+    images: ScaledImages,
+    settings: DetectorTrainSection,
+    run: Run,
+    stage: str,
+    loss_of: Callable[[Batch, Tensor], dict[str, Tensor]],
+    composer: Composer | None = None,
+) -> None:
+    """Train a detector in place.
+
+    Args:
+        detector: what learns.
+        images: to learn from.
+        settings: the optimisation.
+        run: keeps checkpoints; losses go to its log.
+        stage: name of the loop.
+        loss_of: the terms of the loss of a batch, whose normalised images are the second argument.
+        composer: pastes objects; None for none.
+    """
+    if not len(images):
+        raise UsageError("there are no images to learn from", place="data")
+    device = run.runtime.device
+    wanted = [p for p in detector.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(
+        wanted, settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
+    )
+    n_steps = n_steps_of(settings, len(images))
+    state: dict[str, Any] = {"detector": detector, "optimizer": optimizer}
+    detector.train()
+    for step in run.steps(stage, n_steps, state):
+        set_rate(optimizer, rate_of(settings, step, n_steps))
+        batch = batch_of_step(images, step, settings, run.runtime.seed, composer)
+        terms = loss_of(batch, detector.normalise(batch.images.to(device)))
+        total = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        if settings.grad_clip is not None:
+            nn.utils.clip_grad_norm_(wanted, settings.grad_clip)
+        optimizer.step()
+        run.log(stage, step, every=20, loss=total, **terms)
+    detector.eval()

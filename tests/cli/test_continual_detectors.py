@@ -1,0 +1,218 @@
+"""`effcli continual` with detectors, from the outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from effcli.core.tensor_file import read_tensors
+from tests.cli.coco_squares import save_squares
+from tests.cli.effcli_process import Finished, effcli
+
+FAST = ["--device", "cpu", "--threads", "1"]
+TRAIN = ["-s", "train.batch_size=4", "-s", "train.warmup_steps=2"]
+INVERT = ["-s", "inversion.iterations=4", "-s", "inversion.per_class=2", "-s", "inversion.side=32"]
+EGOR = ["--method", "egor", "--epochs", "2", *TRAIN, *INVERT, *FAST]
+BASE = ["-s", "base.epochs=2", "-s", "base.batch_size=4"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with squares, a detector of two colours, and one that has learnt a third and a fourth after it."""
+    folder = tmp_path_factory.mktemp("detectors")
+    save_squares(folder / "squares")
+    words = ("--data", "squares", "--tasks", "2+2", "--epochs", "2", *TRAIN, *FAST)
+    done = effcli("continual", "train-detector", *words, "-o", "first", cwd=folder)
+    assert (done.code, done.lines) == (0, ["first"]), done.stderr
+    done = effcli("continual", "--detector", "first", "--data", "squares", *EGOR, "-o", "second", cwd=folder)
+    assert (done.code, done.lines) == (0, ["second"]), done.stderr
+    return folder
+
+
+def metrics_of(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "result.json").read_text())["metrics"]
+    return content
+
+
+def refused(place: Path, *words: str | Path) -> Finished:
+    done = effcli("continual", *words, cwd=place)
+    assert (done.code, done.lines) == (2, []), done.stderr
+    return done
+
+
+def test_a_run_has_the_metrics_and_the_files_of_the_contract(place: Path) -> None:
+    metrics = metrics_of(place / "second")
+    assert metrics.keys() >= {"ap", "ap50", "before", "inversions", "train_s", "peak_memory_mb"}
+    assert metrics["ap"].keys() == metrics["ap50"].keys() == {"old", "new", "all"}
+    assert metrics["ap_by_class"].keys() == {"red", "green", "blue", "white"}
+    assert len(metrics["history"]) == 2
+    (inversions,) = metrics["inversions"]
+    assert inversions["by_class"].keys() == {"red", "green"}
+    for name in ("objects/objects-1.png", "objects/scenes-1.png", "pictures/found.png", "report.html"):
+        assert (place / "second" / name).is_file()
+    metadata, _ = read_tensors(place / "second" / "model" / "detector.safetensors", "")
+    assert json.loads(metadata["about"])["classes"] == ["red", "green", "blue", "white"]
+
+
+def test_images_with_old_classes_teach_nothing_unless_asked(place: Path) -> None:
+    words = ("--method", "egor", "--detector", "first", "--data", "squares", "--dry-run", "--json")
+    plan = effcli("continual", *words, cwd=place).json["plan"]
+    assert plan["classes"] == [["blue", "white"]]
+    assert plan["images_left_out"] == [3]  # green and blue twice, white and red
+    with_old = effcli("continual", *words, "-s", "data.cooccur=true", cwd=place).json["plan"]
+    assert with_old["train_images"][0] == plan["train_images"][0] + 3
+
+
+def test_it_trains_the_first_detector_itself_and_resumes_to_the_same_end(place: Path, tmp_path: Path) -> None:
+    words = ["--data", str(place / "squares"), "--tasks", "2+1+1", *EGOR, *BASE, "-s", "data.cooccur=true"]
+    done = effcli("continual", *words, "-o", "whole", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stderr.splitlines() if line.startswith("increment")] == [
+        "increment 1/2",
+        "increment 2/2",
+    ]
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for name in ("result.json", "report.html", "checkpoints/train-2.pt", "checkpoints/ap-2.pt"):
+        (tmp_path / "cut" / name).unlink()
+    done = effcli("continual", *words, "-o", "cut", "--resume", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    first, second = (tmp_path / run / "model/detector.safetensors" for run in ("whole", "cut"))
+    assert first.read_bytes() == second.read_bytes()
+    assert len(metrics_of(tmp_path / "cut")["history"]) == 3
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["distillation.weight=0", "composition.enabled=false", "learning.columns=all"],
+        ["composition.enabled=false", "distillation.select=threshold", "distillation.balance=false"],
+        ["learning.columns=all", "learning.pasted_as_labels=true", "distillation.weight=0"],
+        ["inversion.source=second", "composition.online=false", "distillation.nms=scaled"],
+    ],
+    ids=["finetune", "erd", "replay", "reuse"],
+)
+def test_other_methods_by_switches(sets: list[str], place: Path, tmp_path: Path) -> None:
+    switches = [word for one in sets for word in ("-s", one)]
+    words = ("--detector", "first", "--data", "squares", *EGOR, *switches, "-o", tmp_path / "run", "--json")
+    done = effcli("continual", *words, cwd=place)
+    assert done.code == 0, done.stderr
+    has_objects = "composition.enabled=false" not in sets
+    assert len(done.json["metrics"]["inversions"]) == has_objects
+
+
+def test_references_and_pseudo_labels(place: Path, tmp_path: Path) -> None:
+    more = ("--references", "finetune,joint", "--pseudo-label", "-s", "learning.pseudo_score=0.05", *BASE)
+    words = ("--detector", "first", "--data", "squares", *EGOR, *more, "-o", tmp_path / "run", "--json")
+    done = effcli("continual", *words, cwd=place)
+    assert done.code == 0, done.stderr
+    assert "objects of old classes taken as labels" in done.stderr
+    metrics = done.json["metrics"]
+    joint = metrics["references"]["joint"]["ap"]["all"]
+    assert metrics["references"].keys() == {"finetune", "joint"}
+    assert metrics["abs_gap"] == pytest.approx(joint - metrics["ap"]["all"], abs=1e-5)
+
+
+def test_detect_writes_lines_and_pictures(place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(place / "squares" / "eval", folder)
+    (folder / "broken.png").write_bytes(b"\x89PNG rubbish")
+    words = ("detect", "second", folder, "-o", tmp_path / "out", "--threshold", "0.01")
+    done = effcli("continual", *words, cwd=place)
+    assert done.code == 3
+    lines = [json.loads(line) for line in done.lines]
+    assert len(lines) == 13
+    assert [line["image"] for line in lines if "error" in line] == [str(folder / "broken.png")]
+    found = [one for line in lines for one in line.get("objects", [])]
+    assert found
+    assert {one["class"] for one in found} <= {"red", "green", "blue", "white"}
+    for line in lines:
+        assert "error" in line or Image.open(line["drawn"]).size == (64, 64)
+    again = effcli("continual", *words, cwd=place)
+    assert (again.code, again.lines) == (2, [])
+    assert "is there already" in again.stderr
+
+
+def test_eval_of_a_detector_finds_what_its_run_found(place: Path) -> None:
+    done = effcli("continual", "eval", "second", "--data", "squares", "--json", cwd=place)
+    assert done.code == 0, done.stderr
+    assert done.json["metrics"]["ap"]["all"] == metrics_of(place / "second")["ap"]["all"]
+
+
+def change(place: Path, to: Path, **changes: Any) -> None:
+    """A copy of the squares with other annotations for training."""
+    shutil.copytree(place / "squares", to)
+    file = to / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    for key, value in changes.items():
+        content[key] = value(content[key])
+    file.write_text(json.dumps(content))
+
+
+def test_wrong_annotations_are_named_before_anything_is_made(place: Path, tmp_path: Path) -> None:
+    def try_them(name: str, **changes: Any) -> str:
+        change(place, tmp_path / name, **changes)
+        done = refused(tmp_path, "train-detector", "--data", name, "-o", "run")
+        assert not (tmp_path / "run").exists()
+        return done.stderr
+
+    gone = try_them(
+        "gone", images=lambda all: [{**one, "file_name": f"no-{one['file_name']}"} for one in all]
+    )
+    assert "12 of 12 images are not there, the first is no-0.png" in gone
+    unknown = try_them("unknown", categories=lambda all: all[1:])
+    assert "is of category 2, which is not listed" in unknown
+    empty = try_them("empty", images=lambda all: [])
+    assert "lists no images" in empty
+    (tmp_path / "list.json").write_text("[1]")
+    assert "not of COCO's form" in refused(tmp_path, "train-detector", "--data", "list.json").stderr
+    (tmp_path / "no.json").write_text("{")
+    assert "is no JSON" in refused(tmp_path, "train-detector", "--data", "no.json").stderr
+
+
+def test_boxes_outside_and_empty_ones_are_mended_and_said(place: Path, tmp_path: Path) -> None:
+    def broken(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        annotations[0]["bbox"] = [-20, 10, 40, 20]
+        annotations[1]["bbox"] = [10, 10, 0, 5]
+        annotations[2]["bbox"] = [70, 70, 9, 9]
+        return annotations
+
+    change(place, tmp_path / "mended", annotations=broken)
+    words = ("train-detector", "--data", "mended", "--epochs", "1", *TRAIN, *FAST, "-o", "run")
+    done = effcli("continual", *words, cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    assert "3 boxes reached out of their image or were empty" in done.stderr
+
+
+def test_what_does_not_fit_together_is_refused(place: Path, tmp_path: Path) -> None:
+    knows = refused(place, "--method", "egor", "--detector", "second", "--data", "squares")
+    assert "the detector knows all its classes already" in knows.stderr
+    no_base = refused(place, "--method", "egor", "--data", "squares")
+    assert "data.tasks: says which classes a first detector learns, or name a detector" in no_base.stderr
+    assert "holds no detector" in refused(place, "--method", "egor", "--detector", "squares").stderr
+    wrong = refused(place, "--method", "egor", "--tasks", "3+3", "--data", "squares")
+    assert "tasks of [3, 3] classes do not make up 4 classes" in wrong.stderr
+    labels = refused(place, "--method", "egor", "-s", "learning.pasted_as_labels=true")
+    assert "learning.columns: labels of old classes need all columns" in labels.stderr
+    shutil.copy(place / "first" / "model" / "detector.safetensors", tmp_path / "cut.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:1000])
+    damaged = refused(
+        tmp_path, "--method", "egor", "--detector", "cut.safetensors", "--data", place / "squares"
+    )
+    assert "damaged" in damaged.stderr
+    joint = refused(
+        tmp_path,
+        "--method",
+        "egor",
+        "--detector",
+        place / "first",
+        "--data",
+        "builtin:garment-scenes",
+        "--references",
+        "joint",
+    )
+    assert "joint training needs images of the old classes too" in joint.stderr

@@ -1,0 +1,159 @@
+"""Inversion: what it is pulled by, and that it works on a detector that has learnt something."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from effcli.continual.egor.gfl import Gfl, tiny_config
+from effcli.continual.egor.inversion import (
+    AspectHistogram,
+    BatchNormPrior,
+    Pixels,
+    aspect_histogram,
+    augment,
+    cut_out,
+    new_adam,
+    sample_boxes,
+    to_pictures,
+    total_variation,
+)
+from effcli.continual.egor.recipe import InversionSection
+from effcli.nn.schedules import cosine, set_rate
+
+
+def test_total_variation_of_a_constant_and_of_a_ramp() -> None:
+    assert float(total_variation(torch.full((1, 3, 8, 8), 0.7))) == 0
+    ramp = 0.25 * torch.arange(16.0).expand(1, 3, 16, 16)
+    assert float(total_variation(ramp)) == pytest.approx(3 * 0.25)
+    assert float(total_variation(ramp.transpose(2, 3))) == pytest.approx(3 * 0.25)
+
+
+def test_the_batchnorm_prior_is_zero_where_statistics_agree() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5)).eval()
+    x = torch.randn(4, 3, 9, 9)
+    with torch.no_grad():
+        for layer in (1, 3):
+            inputs = network[:layer](x)
+            network[layer].running_mean.copy_(inputs.mean((0, 2, 3)))
+            network[layer].running_var.copy_(inputs.var((0, 2, 3), unbiased=False))
+        prior = BatchNormPrior(network)
+        with prior.watching():
+            network(x)
+        assert float(prior.value(0.1, 0.3)) == pytest.approx(0, abs=1e-6)
+        network[1].running_mean += torch.tensor([3.0, 0, 4, 0, 0])
+        network[3].running_var += torch.tensor([0.0, 2, 0, 0, 0])
+        with prior.watching():
+            inputs = network[2](network[1](network[0](x)))
+            network[3].running_mean.copy_(inputs.mean((0, 2, 3)))
+            network[3].running_var.copy_(
+                inputs.var((0, 2, 3), unbiased=False) + torch.tensor([0, 2.0, 0, 0, 0])
+            )
+            network[3](inputs)
+        assert float(prior.value(0.1, 0.3)) == pytest.approx(0.1 * (5 + 2) + 0.3 * 5, rel=1e-4)
+    assert not any(m._forward_pre_hooks for m in network.modules())
+
+
+def test_frozen_batchnorm_of_torchvision_is_watched_too() -> None:
+    assert BatchNormPrior(nn.Sequential(FrozenBatchNorm2d(4), nn.GroupNorm(2, 4))).n_layers == 1
+
+
+def test_adam_without_memory_is_sign_descent() -> None:
+    pixels = nn.Module()
+    pixels.values = nn.Parameter(torch.zeros(3))
+    optimizer = new_adam(pixels, 0.2)
+    pixels.values.grad = torch.tensor([1.0, -5.0, 0.001])
+    optimizer.step()
+    assert pixels.values.tolist() == pytest.approx([-0.2, 0.2, -0.2], abs=2.1e-6)
+    rates = []
+    for step in range(2000):
+        set_rate(optimizer, cosine(step + 1, 2000, 0.2, 0.0))
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert sum(rates) == pytest.approx(199.9, abs=1e-6)
+    assert rates[-1] == 0
+
+
+def test_pixels_begin_between_0_and_1() -> None:
+    torch.manual_seed(0)
+    images = Pixels(4, 64).images.detach()
+    assert float((images == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
+    assert float((images == 1).float().mean()) == pytest.approx(0.159, abs=0.01)
+    assert float(images.mean()) == pytest.approx(0.315, abs=0.01)
+
+
+def test_aspect_histogram() -> None:
+    wide = torch.tensor([[0.0, 0, 20, 10]] * 30 + [[0.0, 0, 10, 10]] * 30)
+    tall = torch.tensor([[5.0, 5, 15, 45]] * 40)
+    outliers = torch.tensor([[0.0, 0, 100, 1]] * 2 + [[0.0, 0, 1, 100]] * 2)
+    found = aspect_histogram(torch.cat([wide, tall, outliers]))
+    assert sum(found.counts) == 104 - 2 * 5
+    assert not [ratio for ratio in found.ratios if -1 < ratio < 1]
+    assert min(found.ratios) == -4  # signed: four times as high as wide
+    assert aspect_histogram(torch.zeros(0, 4)) == AspectHistogram((1.0,), (1,))
+
+
+def test_sampled_boxes_are_inside_and_of_the_wanted_form() -> None:
+    histograms = [AspectHistogram((-3.0, 1.0, 2.5), (1, 2, 3)), AspectHistogram((1.0,), (5,))]
+    boxes, labels = sample_boxes(histograms, 10, (0.6, 0.8), np.random.default_rng(0))
+    assert labels.tolist() == [0, 1] * 10
+    assert float(boxes.min()) >= 0
+    assert float(boxes.max()) <= 1
+    sides = boxes[:, 2:] - boxes[:, :2]
+    longer = sides.amax(1)
+    assert float(longer.min()) >= 0.6 - 1e-6
+    assert float(longer.max()) <= 0.8 + 1e-6
+    ratios = {round(float(w / h if w >= h else -h / w), 3) for w, h in sides + torch.tensor([1e-6, 0.0])}
+    assert ratios == {-3.0, 1.0, 2.5}
+
+
+def test_augmentation_moves_boxes_along() -> None:
+    plain = InversionSection(flip=0, brightness=0, erase=0, shift=0.25)
+    mirrored = InversionSection(flip=1, brightness=0, erase=0, shift=0.0)
+    image = torch.zeros(1, 3, 32, 32)
+    image[..., 10:20, 6:14] = 1.0
+    box = torch.tensor([[6.0, 10, 14, 20]])
+    for seed in range(8):
+        torch.manual_seed(seed)
+        moved, boxes = augment(image, box, plain)
+        left, top, right, bottom = boxes[0].int().tolist()
+        assert float(moved[0, :, top:bottom, left:right].min()) == 1
+    turned, boxes = augment(image, box, mirrored)
+    assert boxes.tolist() == [[18, 10, 26, 20]]
+    assert float(turned[0, :, 10:20, 18:26].min()) == 1
+    far = torch.tensor([[0.0, 0, 1, 1]])
+    torch.manual_seed(2)
+    _, stays = augment(image, far, plain)
+    assert ((stays[:, 2:] - stays[:, :2]).prod(1) >= 1).all()
+
+
+def test_patches_are_missing_from_a_share_of_the_images() -> None:
+    torch.manual_seed(0)
+    images = torch.ones(400, 3, 32, 32)
+    erased, _ = augment(images, torch.zeros(400, 4), InversionSection(flip=0, brightness=0, shift=0.0))
+    missing = (erased == 0).float().mean((1, 2, 3))
+    assert float((missing > 0).float().mean()) == pytest.approx(0.5, abs=0.08)
+    some = missing[missing > 0]
+    assert float(some.min()) > 0.01
+    assert float(some.max()) < 0.25
+
+
+def test_pictures_in_both_forms() -> None:
+    detector = Gfl(tiny_config(1))
+    images = torch.randn(2, 3, 8, 8)
+    stretched = to_pictures(detector, images, "minmax")
+    assert [int(p.min()) for p in stretched] == [0, 0]
+    assert [int(p.max()) for p in stretched] == [255, 255]
+    shown = to_pictures(detector, images, "denormalise")
+    again = detector.normalise(shown)
+    inside = (shown > 0) & (shown < 255)
+    assert float((again - images)[inside].abs().max()) < 0.02
+
+
+def test_objects_are_cut_out() -> None:
+    pictures = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).expand(1, 3, 8, 8)
+    (crop,) = cut_out(pictures, torch.tensor([[2.0, 1, 5, 7]]), torch.tensor([3]))
+    assert crop.label == 3
+    assert torch.equal(crop.pixels, pictures[0, :, 1:7, 2:5])
