@@ -152,16 +152,16 @@ def load_detection(source: str, split: Split, images: str | None = None) -> Dete
         raise InputError("no such file or folder", place=source, hint=_HINT)
     if path.is_dir():
         annotations = _one_of(sorted((path / "annotations").glob("*.json")), split, source)
-        return _from_coco(_parsed(annotations.read_bytes(), str(annotations)), _in_folders(path), source)
+        find = _in_folders([path], annotations)
+        return _from_coco(_parsed(annotations.read_bytes(), str(annotations)), find, source)
     if path.suffix.lower() == ".json":
-        folders = [Path(images)] if images else [path.parent, path.parent.parent]
-        return _from_coco(_parsed(path.read_bytes(), source), _in_folders(*folders), source)
+        find = _in_folders([Path(images)] if images else [path.parent, path.parent.parent], path)
+        return _from_coco(_parsed(path.read_bytes(), source), find, source)
     members = {str(file.member).removeprefix("./"): file for file in index_tar(path)}
     names = [Path(name) for name in sorted(members) if Path(name).suffix == ".json"]
-    annotations_in = members[str(_one_of(names, split, source))]
-    return _from_coco(
-        _parsed(annotations_in.read(), annotations_in.place), _in_members(members, path), source
-    )
+    annotations = _one_of(names, split, source)
+    packed = members[str(annotations)]
+    return _from_coco(_parsed(packed.read(), packed.place), _in_members(members, annotations), source)
 
 
 def has_parts(source: str) -> bool:
@@ -200,27 +200,31 @@ def _parsed(data: bytes, place: str) -> dict[str, Any]:
     return content
 
 
-def _in_folders(*folders: Path) -> Callable[[str], StoredFile | None]:
-    roots = [
-        root
-        for folder in folders
-        for root in (folder, *(folder / n for n in ("images", "train", "eval", "val")))
-    ]
+def _is_of_part(folder: str, annotations: Path) -> bool:
+    """Whether a folder's name begins like the part that annotations are of: train2017 for instances_train.json."""
+    own = [part for parts in _PARTS.values() for part in parts if part in annotations.stem]
+    return folder == "images" or any(folder.startswith(part) for part in own)
+
+
+def _in_folders(roots: Sequence[Path], annotations: Path) -> Callable[[str], StoredFile | None]:
+    """Images may be in a folder, or below it in those called images or like the part; not in another part's."""
+    inside = [p for root in roots for p in (root, *sorted(root.glob("*/")), *sorted(root.glob("images/*/")))]
+    places = [p for p in inside if p in roots or _is_of_part(p.name, annotations)]
 
     def find(name: str) -> StoredFile | None:
-        files = (root / name for root in roots)
+        files = (place / name for place in places)
         return next((StoredFile(file) for file in files if file.is_file()), None)
 
     return find
 
 
-def _in_members(members: Mapping[str, StoredFile], path: Path) -> Callable[[str], StoredFile | None]:
-    by_end = {Path(name).name: file for name, file in members.items()}
-
-    def find(name: str) -> StoredFile | None:
-        return members.get(name) or by_end.get(Path(name).name)
-
-    return find
+def _in_members(members: Mapping[str, StoredFile], annotations: Path) -> Callable[[str], StoredFile | None]:
+    own = {
+        str(Path(*Path(name).parts[1:])): file
+        for name, file in members.items()
+        if _is_of_part(Path(name).parts[0], annotations)
+    }
+    return lambda name: members.get(name) or own.get(name)
 
 
 def _from_coco(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def annotation(number: int, image: int, label: int, box: tuple[float, ...], **mo
         "image_id": 100 + image,
         "category_id": 5 * label + 2,
         "bbox": list(box),
-        "area": box[2] * box[3],
+        "area": math.prod(box[2:]),
         "iscrowd": 0,
         **more,
     }
