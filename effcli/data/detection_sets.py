@@ -326,6 +326,10 @@ class ScaledImages:
     def __len__(self) -> int:
         return len(self.set)
 
+    def with_objects(self, objects: Sequence[Objects]) -> ScaledImages:
+        """The same images with other objects."""
+        return ScaledImages(replace(self.set, objects=tuple(objects)), self._longest, self._shortest)
+
     def __getitem__(self, i: int) -> tuple[Tensor, Objects, float]:
         """uint8 ``[3, H, W]``, its objects in these pixels, and how many of these pixels one of the file has."""
         scale = self.scale(i)

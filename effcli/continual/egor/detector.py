@@ -171,6 +171,14 @@ class Detector(nn.Module, ABC):
         return found
 
 
+def mean_of_levels(values: Tensor, place: Tensor, levels: list[int]) -> Tensor:
+    """The mean over levels of the means within them; levels without any value do not count."""
+    level = torch.repeat_interleave(torch.arange(len(levels)), torch.tensor(levels)).to(place.device)[place]
+    n = torch.zeros(len(levels), device=values.device).index_add_(0, level, torch.ones_like(values))
+    sums = torch.zeros(len(levels), device=values.device).index_add_(0, level, values)
+    return (sums[n > 0] / n[n > 0]).mean()
+
+
 def _best(
     scores: Tensor, boxes: Tensor, levels: list[int], threshold: float, size: tuple[int, int]
 ) -> Detections:

@@ -18,7 +18,7 @@ from torchvision.ops import generalized_box_iou_loss
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
 
 from effcli.continual.egor.assignment import assign, pairwise_iou
-from effcli.continual.egor.detector import DetectionLoss, Detector, Raw, Targets
+from effcli.continual.egor.detector import DetectionLoss, Detector, Raw, Targets, mean_of_levels
 
 BETA = 2.0
 BOX_WEIGHT, EDGE_WEIGHT = 2.0, 0.25
@@ -268,7 +268,7 @@ class Gfl(Detector):
         boxes = (weight * (BOX_WEIGHT * giou + EDGE_WEIGHT * dfl)).sum() / weight.sum()
         total = quality_focal(logits, y) / n_positives + boxes
         gap = (quality - score.gather(1, label[:, None])[:, 0]).abs()
-        return DetectionLoss(total, _mean_of_levels(gap, place, levels), n_positives)
+        return DetectionLoss(total, mean_of_levels(gap, place, levels), n_positives)
 
     def box_distances(self, new: Tensor, old: Tensor) -> Tensor:
         """T^2 times the mean over bins of the softened distributions' KL divergence, T = 10, ``[K, 4]``."""
@@ -311,14 +311,6 @@ def distribution_focal(edges: Tensor, distances: Tensor) -> Tensor:
     right_weight = distances - left
     at_left, at_right = (log_p.gather(-1, bins[..., None])[..., 0] for bins in (left, left + 1))
     return -(at_left * (1 - right_weight) + at_right * right_weight)
-
-
-def _mean_of_levels(values: Tensor, place: Tensor, levels: list[int]) -> Tensor:
-    """The mean over levels of the means within them; levels without any value do not count."""
-    level = torch.repeat_interleave(torch.arange(len(levels)), torch.tensor(levels)).to(place.device)[place]
-    n = torch.zeros(len(levels), device=values.device).index_add_(0, level, torch.ones_like(values))
-    sums = torch.zeros(len(levels), device=values.device).index_add_(0, level, values)
-    return (sums[n > 0] / n[n > 0]).mean()
 
 
 def _from_edges(centres: Tensor, distances: Tensor) -> Tensor:

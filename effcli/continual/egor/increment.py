@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from effcli.data.detection_sets import Objects, ScaledImages
 
 log = logging.getLogger(__name__)
 
-SURE, OFTEN = 0.5, 0.2
+SURE, OFTEN = 0.5, 0.4
 
 
 def learn_increment(
@@ -45,9 +44,9 @@ def learn_increment(
         stage: name of the loop.
     """
     n_old, learning = teacher.n_classes, recipe.learning
-    labels_of_old = old_objects(teacher, images, recipe, run, stage)
-    if labels_of_old is not None:
-        images.set = replace(images.set, objects=labels_of_old)
+    with_old = old_objects(teacher, images, recipe, run, stage)
+    if with_old is not None:
+        images = images.with_objects(with_old)
     composer = Composer(crops, recipe.composition, recipe.seed) if recipe.composition.enabled else None
     first = n_old if learning.columns == "new" else 0
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effcli.continual.egor.backbone_weights import load_backbone
 from effcli.continual.egor.class_groups import ClassGroup, ClassGroups, load_groups
+from effcli.continual.egor.detector import Detector
 from effcli.continual.egor.detector_file import FILE_NAME, About, load_detector, save_detector
 from effcli.continual.egor.evaluation import find, of_groups, precision_by_class
 from effcli.continual.egor.gfl import Gfl, resnet50_config, tiny_config
@@ -28,6 +28,7 @@ from effcli.continual.egor.recipe import (
 )
 from effcli.continual.egor.report import draw_found, draw_objects, draw_scenes
 from effcli.continual.egor.training import Batch, fit, n_steps_of
+from effcli.continual.egor.weight_files import load_backbone
 from effcli.core.errors import UsageError
 from effcli.core.result import Result
 from effcli.core.run import Run
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 class Known:
     """A detector and what is known of it."""
 
-    detector: Gfl
+    detector: Detector
     about: About
 
 
@@ -94,6 +95,7 @@ def run(recipe: EgorRecipe, run: Run) -> Result:
     known.detector.to(run.runtime.device)
     learnt = [known.about.classes]
     before = measure(known, groups, learnt, run, "ap-0")
+    run.say(f"old detector: AP50 {percent(before['ap50']['all'])}")
     figures: dict[str, str] = {}
     reports, history = [], [before]
     for number, group in enumerate(increments, 1):
@@ -119,13 +121,20 @@ def run(recipe: EgorRecipe, run: Run) -> Result:
 
 def _begin(recipe: EgorRecipe) -> tuple[Known | None, ClassGroups]:
     """The detector that the recipe names, and the images."""
-    known = None if recipe.detector is None else Known(*load_detector(recipe.detector))
+    known = None if recipe.detector is None else named_detector(recipe)
     groups = load_groups(recipe.data, known.about.classes if known else ())
     if known is None and len(groups.groups) < 2:
         raise UsageError("one group of classes leaves nothing to learn later", place="data.tasks")
     if "joint" in recipe.references:
         _check_joint(groups, known)
     return known, groups
+
+
+def named_detector(recipe: EgorRecipe) -> Known:
+    """The detector that the recipe names."""
+    assert recipe.detector is not None
+    sides = (recipe.data.longest_side, recipe.data.shortest_side)
+    return Known(*load_detector(recipe.detector, recipe.detector_classes, sides))
 
 
 def _check_joint(groups: ClassGroups, known: Known | None) -> None:
@@ -247,7 +256,7 @@ def _finetune(recipe: EgorRecipe, groups: ClassGroups, run: Run) -> dict[str, An
     if recipe.detector is None:
         known = first_detector(recipe, recipe.base, increments.pop(0), run, "base")  # from its checkpoint
     else:
-        known = Known(*load_detector(recipe.detector))
+        known = named_detector(recipe)
         known.detector.to(run.runtime.device)
     learnt, measured = [known.about.classes], {}
     for number, group in enumerate(increments, 1):
@@ -284,12 +293,14 @@ def refuse_many(run: Run) -> None:
 
 def line_of(measured: dict[str, Any], number: int, n: int) -> str:
     """One line for whoever waits."""
-    ap50 = measured["ap50"]
-    parts = ", ".join(
-        f"{name} {100 * ap50[name]:.1f} %" for name in ("old", "new", "all") if ap50[name] is not None
-    )
+    parts = ", ".join(f"{name} {percent(value)}" for name, value in measured["ap50"].items())
     return f"increment {number}/{n}: AP50 {parts}"
 
 
-def _n_parameters(detector: Gfl) -> int:
+def percent(value: float | None) -> str:
+    """A share for people; there may be nothing to measure it on."""
+    return "not known" if value is None else f"{100 * value:.1f} %"
+
+
+def _n_parameters(detector: Detector) -> int:
     return sum(p.numel() for p in detector.parameters())

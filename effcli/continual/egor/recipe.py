@@ -169,6 +169,9 @@ class EgorRecipe(DetectionRecipe):
         None,
         description="Run or file of the old detector; null trains one on the first classes of the split.",
     )
+    detector_classes: tuple[str, ...] = Field(
+        (), description="Names of its classes, where it is a state dict of torchvision's FCOS or RetinaNet."
+    )
     base: DetectorTrainSection = Field(DetectorTrainSection(), description="Training of a first detector.")
     inversion: InversionSection = Field(InversionSection(), description="Generated objects.")
     composition: CompositionSection = Field(CompositionSection(), description="How they are pasted.")

@@ -19,12 +19,13 @@ from effcli.core.run import Run
 from effcli.data.detection_sets import DetectionSet, ScaledImages
 from effcli.data.picture_grid import save_grid
 
-N_SCENES, MOST_OBJECTS, SHOWN_SIDE, GOOD = 12, 100, 240, 0.3
+N_SCENES, MOST_OBJECTS, GOOD = 12, 100, 0.3
+SHOWN_SIDE, OBJECT_SIDE = 240, 128  # small pictures become about as large as this
 
 
 def draw_objects(objects: GeneratedObjects, run: Run, number: int) -> dict[str, str]:
     """A sheet, a column a class, with the old detector's score on each."""
-    zoom = max(1, SHOWN_SIDE // 2 // objects.pictures.shape[-1])
+    zoom = max(1, OBJECT_SIDE // objects.pictures.shape[-1])
     shown = []
     for i in range(min(len(objects.pictures), MOST_OBJECTS)):
         box = Detections(objects.boxes[i : i + 1], objects.scores[i : i + 1], objects.labels[i : i + 1])

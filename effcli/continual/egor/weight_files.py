@@ -1,0 +1,51 @@
+"""State dicts of other libraries, as .pth or .safetensors; nothing in them is executed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effcli.core.errors import InputError
+from effcli.core.tensor_file import read_tensors
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or holds something else.
+    """
+    place = str(file)
+    if not file.is_file():
+        raise InputError("no such file", place=place)
+    if file.suffix == ".safetensors":
+        return read_tensors(file, place)[1]
+    try:
+        content: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"cannot be read: {str(error).splitlines()[0][:160]}", place=place) from None
+    if not isinstance(content, dict):
+        raise InputError("holds no state dict", place=place)
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def load_backbone(backbone: nn.Module, place: str) -> None:
+    """Load a ResNet-50's state dict with torchvision's names into a detector's backbone; its classifier is left out.
+
+    Raises:
+        InputError: there is no such file, or it is no such state dict.
+    """
+    own: dict[str, Tensor] = {}
+    for name, value in read_weights(Path(place)).items():
+        part, _, rest = name.partition(".")
+        if part in ("conv1", "bn1"):
+            own[f"stem.{name}"] = value
+        elif part.startswith("layer") and part[5:].isdecimal():
+            own[f"stages.{int(part[5:]) - 1}.{rest}"] = value
+    try:
+        backbone.load_state_dict(own)
+    except RuntimeError:
+        raise InputError("is no state dict of torchvision's ResNet-50", place=place) from None
