@@ -45,6 +45,7 @@ class Composer:
         self._crops = crops
         self._settings = settings
         self._seed = seed
+        self._scaled: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
     def __call__(self, image: Tensor, boxes: Tensor, item: int, epoch: int) -> tuple[Tensor, Pasted]:
         """Paste up to six objects, each blended with what is under it: lambda I + (1 - lambda) b, lambda ~ Beta(2, 2).
@@ -70,31 +71,36 @@ class Composer:
         image = image.clone()
         pasted, labels = [], []
         for _ in range(MOST_PASTES):
-            crop = self._crops[int(rng.integers(len(self._crops)))]
-            pixels = self._varied(crop.pixels, rng)
-            size = (pixels.shape[2], pixels.shape[1])
+            number = int(rng.integers(len(self._crops)))
+            size, mirrored = self._variant(number, rng)
             place = free_place(size, (width, height), taken, rng)
             if place is None:
                 continue
-            clipped = paste(image, pixels, place, blend)
+            clipped = paste(image, self._varied(number, size, mirrored), place, blend)
             taken = np.concatenate([taken, [[*place, place[0] + size[0], place[1] + size[1]]]])
             pasted.append(clipped)
-            labels.append(crop.label)
+            labels.append(self._crops[number].label)
         return image, Pasted(
             torch.tensor(pasted, dtype=torch.float32).reshape(-1, 4), torch.tensor(labels, dtype=torch.long)
         )
 
-    def _varied(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-        """Scaled and mirrored by chance, where the recipe says so."""
-        low, high = self._settings.scale
-        if self._settings.mirror and rng.random() < 0.5:
-            pixels = pixels.flip(-1)
-        if (low, high) == (1.0, 1.0):
-            return pixels
-        scale = rng.uniform(low, high)
-        size = [max(2, round(side * scale)) for side in pixels.shape[1:]]
-        small = F.interpolate(pixels[None].float(), size, mode="bilinear", antialias=True)
-        return small[0].round_().clamp_(0, 255).to(torch.uint8)
+    def _variant(self, number: int, rng: np.random.Generator) -> tuple[tuple[int, int], bool]:
+        """Width and height of an object, and whether it is mirrored: by chance, where the recipe says so."""
+        scale = rng.uniform(*self._settings.scale)
+        height, width = (max(2, round(side * scale)) for side in self._crops[number].pixels.shape[1:])
+        return (width, height), self._settings.mirror and rng.random() < 0.5
+
+    def _varied(self, number: int, size: tuple[int, int], mirrored: bool) -> Tensor:
+        """An object of this size; each is made once."""
+        key = (number, size)
+        if key not in self._scaled:
+            pixels = self._crops[number].pixels
+            if (pixels.shape[2], pixels.shape[1]) != size:
+                small = F.interpolate(pixels[None].float(), size[::-1], mode="bilinear", antialias=True)
+                pixels = small[0].round_().clamp_(0, 255).to(torch.uint8)
+            self._scaled[key] = pixels
+        pixels = self._scaled[key]
+        return pixels.flip(-1) if mirrored else pixels
 
 
 def free_place(
@@ -117,19 +123,20 @@ def free_place(
     """
     width, height = canvas
     half = TRIES // 2
-    x = rng.integers(0, int(0.6 * width) + 1, half), rng.integers(int(0.4 * width), width + 1, half)
-    y = rng.integers(0, int(0.4 * height) + 1, half), rng.integers(int(0.6 * height), height + 1, half)
-    left = np.concatenate([x[0], x[1] - size[0]])
-    top = np.concatenate([y[0], y[1] - size[1]])
+    x, y = rng.random((2, TRIES))
+    x[:half], y[:half] = 0.6 * width * x[:half], 0.4 * height * y[:half]
+    x[half:] = width * (0.4 + 0.6 * x[half:]) - size[0]
+    y[half:] = height * (0.6 + 0.4 * y[half:]) - size[1]
+    left, top = np.rint(x), np.rint(y)
     right, bottom = left + size[0], top + size[1]
     wide = np.minimum(right[:, None], taken[:, 2]) - np.maximum(left[:, None], taken[:, 0]) + 1
     high = np.minimum(bottom[:, None], taken[:, 3]) - np.maximum(top[:, None], taken[:, 1]) + 1
-    both = wide.clip(0) * high.clip(0)
+    both = np.maximum(wide, 0) * np.maximum(high, 0)
     others = (taken[:, 2] - taken[:, 0] + 1) * (taken[:, 3] - taken[:, 1] + 1)
     own = (size[0] + 1) * (size[1] + 1)
-    fits = ~((both / others > MOST_OF_OTHER) | (both / own > MOST_OF_OWN)).any(1)
-    chosen = np.flatnonzero(fits)
-    return (int(left[chosen[0]]), int(top[chosen[0]])) if len(chosen) else None
+    fits = (both <= np.minimum(MOST_OF_OTHER * others, MOST_OF_OWN * own)).all(1)
+    first = int(fits.argmax())
+    return (int(left[first]), int(top[first])) if fits[first] else None
 
 
 def paste(
