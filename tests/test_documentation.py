@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.cli.coco_squares import save_squares
 from tests.clip.tiny_clips import save_pairs
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _SHORT = "--epochs 1 -s network.width=2 -s data.train_per_class=8 -s data.eval_per_class=4 -s data.side=8"
 _SMALL = "--steps 2 --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4"
 _FEW = "--teacher-steps 4 -s train.updates=1 -s train.few_step_updates=1 -s train.batch_size=2 -s eval.n_images=4"
+_BRIEF = "--epochs 1 -s inversion.iterations=2 -s inversion.per_class=1 -s inversion.side=32"
 SHORTENED = {
     "effcli distill --steps 1 -o few/": f"effcli distill --steps 1 {_FEW} -o few/",
     "effcli distill my-diffusers-folder/": f"effcli distill my-diffusers-folder/ {_FEW} --teacher-steps 8",
@@ -33,6 +35,11 @@ SHORTENED = {
     "effcli quantize my-diffusers-folder/": f"effcli quantize my-diffusers-folder/ {_SMALL}",
     "effcli continual -o": f"effcli continual {_SHORT} -o",
     "effcli continual --data animals/ --tasks 5": f"effcli continual --data animals/ --tasks 2 {_SHORT}",
+    "effcli continual --method egor -o": f"effcli continual --method egor --data boxes/ --tasks 2+2 {_BRIEF} "
+    "-s base.epochs=1 -o",
+    "effcli continual train-detector --data boxes/": "effcli continual train-detector --data boxes/ --tasks 2+2 "
+    "--epochs 1",
+    "effcli continual --method egor --detector first/": f"effcli continual --method egor {_BRIEF} --detector first/",
     "effcli enhance train": "effcli enhance train -s train.steps=1 -s train.batch_size=1 -s data.patch=32",
     "effcli verify enhance/band-and-order --data DIR": "effcli recipes ls | grep -x enhance/claims/band-and-order",
     "effcli compare my-run another-run": "cp -r my-run another-run && effcli compare my-run another-run",
@@ -66,6 +73,8 @@ def home(tmp_path: Path) -> Path:
             picture(f"{'new' if name == 'e' else 'animals'}/{name}/{number}.png", 255)
     save_pipeline(tmp_path / "my-diffusers-folder", tiny_unet())
     save_pairs(tmp_path / "captioned")
+    save_squares(tmp_path / "boxes", n=8)
+    save_squares(tmp_path / "more-boxes", n=8)
     return tmp_path
 
 

@@ -99,6 +99,8 @@ def run(recipe: EgorRecipe, run: Run) -> Result:
     figures: dict[str, str] = {}
     reports, history = [], [before]
     for number, group in enumerate(increments, 1):
+        if group.n_left_out:
+            run.say(f"{group.n_left_out} images are left out, as classes learnt before are labelled in them")
         old, objects = known, None
         if recipe.needs_objects:
             objects = generate_objects(known.detector, known.about, recipe.inversion, run, number)
@@ -112,6 +114,8 @@ def run(recipe: EgorRecipe, run: Run) -> Result:
     save_detector(run.file(FILE_NAME), known.detector, known.about)
     metrics = {**history[-1], "before": before, "inversions": reports}
     metrics["history"] = [one["ap"] for one in history]
+    if reports:
+        metrics["generated_found"] = min(one["found"] for one in reports)
     metrics |= references_of(recipe, groups, history[-1], run)
     metrics["train_s"] = round(time.monotonic() - started, 1)
     metrics["peak_memory_mb"] = run.runtime.peak_memory_mb()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from effcli.continual.egor import inversion
 from effcli.continual.egor.gfl import Gfl, tiny_config
 from effcli.continual.egor.inversion import (
     AspectHistogram,
@@ -16,12 +21,16 @@ from effcli.continual.egor.inversion import (
     aspect_histogram,
     augment,
     cut_out,
+    invert,
     new_adam,
     sample_boxes,
     to_pictures,
     total_variation,
 )
-from effcli.continual.egor.recipe import InversionSection
+from effcli.continual.egor.recipe import EgorRecipe, InversionSection
+from effcli.core.checkpoint import SaveEvery
+from effcli.core.run import open_run
+from effcli.core.runtime import create_runtime
 from effcli.nn.schedules import cosine, set_rate
 
 
@@ -157,3 +166,56 @@ def test_objects_are_cut_out() -> None:
     (crop,) = cut_out(pictures, torch.tensor([[2.0, 1, 5, 7]]), torch.tensor([3]))
     assert crop.label == 3
     assert torch.equal(crop.pixels, pictures[0, :, 1:7, 2:5])
+
+
+def inverted(folder: Path, detector: Gfl, n: int, batch_size: int, **more: Any) -> tuple[Tensor, list[float]]:
+    """Images, and the losses of the first batch."""
+    runtime = create_runtime(device="cpu", precision="fp32", seed=3, threads=1)
+    run = open_run(folder, EgorRecipe(data={"tasks": 2}), runtime, verb="run", recipe_name="x", **more)
+    settings = InversionSection(iterations=41, side=32, batch_size=batch_size)
+    boxes, labels = torch.tensor([[0.2, 0.1, 0.9, 0.8]]).expand(n, 4), torch.arange(n) % 3
+    with run:
+        images = invert(detector, boxes, labels, settings, run, "invert")
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return images, [line["loss"] for line in lines if line["stage"] == "invert-0"]
+
+
+def test_inversion_lowers_the_loss_and_leaves_the_detector_as_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    detector = Gfl(tiny_config(3)).train()
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    images, losses = inverted(tmp_path / "a", detector, 6, 6)
+    assert images.shape == (6, 3, 32, 32)
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in detector.modules())
+    assert all(p.requires_grad for p in detector.parameters())
+    assert detector.training
+    again, _ = inverted(tmp_path / "b", detector, 6, 6)
+    assert torch.equal(again, images)
+    parts, _ = inverted(tmp_path / "c", detector, 6, 4)
+    assert parts.shape == images.shape
+    assert not torch.equal(parts, images)
+
+
+def test_a_resumed_inversion_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    detector = Gfl(tiny_config(3))
+    whole, _ = inverted(tmp_path / "whole", detector, 3, 3)
+    calls = 0
+    plain = inversion.augment
+
+    def fail(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 20:
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    monkeypatch.setattr(inversion, "augment", fail)
+    every = SaveEvery.parse("5steps")
+    with pytest.raises(KeyboardInterrupt):
+        inverted(tmp_path / "cut", detector, 3, 3, save_every=every)
+    monkeypatch.setattr(inversion, "augment", plain)
+    resumed, _ = inverted(tmp_path / "cut", detector, 3, 3, save_every=every, resume=True)
+    assert torch.equal(resumed, whole)
