@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from effcli.continual.egor import inversion
+from effcli.continual.egor.detector import Targets
 from effcli.continual.egor.gfl import Gfl, tiny_config
 from effcli.continual.egor.inversion import (
     AspectHistogram,
@@ -20,6 +21,7 @@ from effcli.continual.egor.inversion import (
     Pixels,
     aspect_histogram,
     augment,
+    confidences,
     cut_out,
     invert,
     new_adam,
@@ -168,39 +170,78 @@ def test_objects_are_cut_out() -> None:
     assert torch.equal(crop.pixels, pictures[0, :, 1:7, 2:5])
 
 
-def inverted(folder: Path, detector: Gfl, n: int, batch_size: int, **more: Any) -> tuple[Tensor, list[float]]:
+BOX = (0.2, 0.1, 0.9, 0.8)
+
+
+@pytest.fixture(scope="module")
+def knows_colours() -> Gfl:
+    """A detector that has seen squares of three colours on grey noise for a few seconds."""
+    torch.manual_seed(0)
+    detector = Gfl(tiny_config(3)).train()
+    optimizer = torch.optim.Adam(detector.parameters(), 2e-3)
+    for _ in range(240):
+        images = torch.rand(8, 3, 32, 32) * 0.4
+        labels, sides = torch.randint(3, (8, 1)), torch.randint(14, 26, (8, 2))
+        corner = (torch.rand(8, 2) * (32 - sides)).floor().long()
+        for i in range(8):
+            (x, y), (w, h) = corner[i].tolist(), sides[i].tolist()
+            images[i, int(labels[i]), y : y + h, x : x + w] += 0.6
+        boxes = torch.cat([corner, corner + sides], 1).float()[:, None]
+        valid = torch.ones(8, 1, dtype=torch.bool)
+        raw = detector(detector.normalise((images * 255).to(torch.uint8)))
+        loss = detector.detection_loss(raw, Targets(boxes, labels, valid)).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return detector
+
+
+def inverted(
+    folder: Path, detector: Gfl, n: int, batch_size: int, iterations: int = 25, **more: Any
+) -> tuple[Tensor, list[float]]:
     """Images, and the losses of the first batch."""
     runtime = create_runtime(device="cpu", precision="fp32", seed=3, threads=1)
     run = open_run(folder, EgorRecipe(data={"tasks": 2}), runtime, verb="run", recipe_name="x", **more)
-    settings = InversionSection(iterations=41, side=32, batch_size=batch_size)
-    boxes, labels = torch.tensor([[0.2, 0.1, 0.9, 0.8]]).expand(n, 4), torch.arange(n) % 3
+    settings = InversionSection(iterations=iterations, side=32, batch_size=batch_size)
+    boxes, labels = torch.tensor([BOX]).expand(n, 4), torch.arange(n) % 3
     with run:
         images = invert(detector, boxes, labels, settings, run, "invert")
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return images, [line["loss"] for line in lines if line["stage"] == "invert-0"]
 
 
-def test_inversion_lowers_the_loss_and_leaves_the_detector_as_it_was(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    detector = Gfl(tiny_config(3)).train()
-    before = {name: value.clone() for name, value in detector.state_dict().items()}
-    images, losses = inverted(tmp_path / "a", detector, 6, 6)
+def test_a_detector_finds_what_is_drawn_out_of_it_and_stays_as_it_was(
+    tmp_path: Path, knows_colours: Gfl
+) -> None:
+    before = {name: value.clone() for name, value in knows_colours.state_dict().items()}
+    images, losses = inverted(tmp_path / "a", knows_colours, 6, 6, iterations=201)
     assert images.shape == (6, 3, 32, 32)
-    assert losses[-1] < 0.7 * losses[0]
-    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
-    assert not any(module._forward_pre_hooks for module in detector.modules())
-    assert all(p.requires_grad for p in detector.parameters())
-    assert detector.training
-    again, _ = inverted(tmp_path / "b", detector, 6, 6)
-    assert torch.equal(again, images)
-    parts, _ = inverted(tmp_path / "c", detector, 6, 4)
-    assert parts.shape == images.shape
-    assert not torch.equal(parts, images)
+    assert losses[-1] < 0.5 * losses[0]
+    boxes, labels = (torch.tensor([BOX]) * 32).expand(6, 4), torch.arange(6) % 3
+    pictures = to_pictures(knows_colours, images, "denormalise")
+    scores = confidences(knows_colours, pictures, boxes, labels, torch.device("cpu"))
+    assert float((scores > 0.3).float().mean()) >= 0.8
+    turned = confidences(knows_colours, pictures, boxes, (labels + 1) % 3, torch.device("cpu"))
+    assert float(turned.mean()) < 0.5 * float(scores.mean())
+    assert all(torch.equal(value, before[name]) for name, value in knows_colours.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in knows_colours.modules())
+    assert all(p.requires_grad for p in knows_colours.parameters())
+    assert knows_colours.training
 
 
-def test_a_resumed_inversion_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    detector = Gfl(tiny_config(3))
+def test_inversion_depends_on_seed_and_batches_alone(tmp_path: Path, knows_colours: Gfl) -> None:
+    first, _ = inverted(tmp_path / "a", knows_colours, 6, 6)
+    again, _ = inverted(tmp_path / "b", knows_colours, 6, 6)
+    parts, _ = inverted(tmp_path / "c", knows_colours, 6, 4)
+    assert torch.equal(again, first)
+    assert parts.shape == first.shape
+    assert not torch.equal(parts, first)
+
+
+def test_a_resumed_inversion_ends_the_same(
+    tmp_path: Path, knows_colours: Gfl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = knows_colours
     whole, _ = inverted(tmp_path / "whole", detector, 3, 3)
     calls = 0
     plain = inversion.augment
