@@ -165,6 +165,7 @@ class Gfl(Detector):
                     nn.init.zeros_(module.bias)
         nn.init.constant_(_bias(self.gfl_cls), -math.log((1 - PRIOR) / PRIOR))
         self._freeze()
+        self.to(memory_format=torch.channels_last)  # a seventh faster on CPUs
 
     @property
     def n_classes(self) -> int:
@@ -203,7 +204,7 @@ class Gfl(Detector):
         with torch.no_grad():
             new.weight[: old.out_channels] = old.weight
             _bias(new)[: old.out_channels] = _bias(old)
-        self.gfl_cls = new
+        self.gfl_cls = new.to(memory_format=torch.channels_last)
         self.config = GflConfig(**{**asdict(self.config), "n_classes": new.out_channels})
 
     def forward(self, images: Tensor) -> Raw:

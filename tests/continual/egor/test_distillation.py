@@ -68,7 +68,7 @@ def test_nothing_is_lost_where_nothing_has_changed(teacher: Gfl, student: Gfl) -
     torch.stack(list(terms.values())).sum().backward()
     for name, parameter in student.named_parameters():
         gradient = 0.0 if parameter.grad is None else float(parameter.grad.abs().max())
-        assert gradient == pytest.approx(0, abs=1e-5), name
+        assert gradient == pytest.approx(0, abs=1e-4), name
 
 
 def test_new_columns_get_no_gradient_from_distillation(teacher: Gfl, student: Gfl) -> None:
