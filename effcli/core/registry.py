@@ -107,6 +107,7 @@ class Task:
 
 _ENHANCE, _QUANTIZE, _DISTILL = "effcli.enhance", "effcli.quantize", "effcli.distill"
 _CONTINUAL, _EGOR = "effcli.continual", "effcli.continual.egor"
+_RL = "effcli.rl_distill"
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -176,6 +177,14 @@ TASKS: dict[str, Task] = {
                     verb="train-detector",
                     pipeline=f"{_EGOR}.pipeline",
                 ),
+            ),
+        ),
+        Task(
+            "rl-distill",
+            "A group of policies that teach each other (OPD-DA).",
+            (
+                Method("ppo", f"{_RL}.ppo", f"{_RL}.recipe:PpoRecipe"),
+                Method("dqn", f"{_RL}.dqn", f"{_RL}.recipe:DqnRecipe"),
             ),
         ),
     )

@@ -31,7 +31,7 @@ from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.epochs import draws_of, item_of
 from effcli.data.published_sets import PUBLISHED, load_published
-from effcli.data.stored_files import IMAGE_SUFFIXES, StoredFile, read_image
+from effcli.data.stored_files import IMAGE_SUFFIXES, StoredFile, read_image, reason_of
 
 Split: TypeAlias = Literal["train", "eval"]
 
@@ -279,7 +279,9 @@ def _decode(file: Path, encoded: bytes) -> Tensor:
         with Image.open(io.BytesIO(encoded)) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"holds an image that cannot be decoded: {error}", place=str(file)) from None
+        raise InputError(
+            f"holds an image that cannot be decoded: {reason_of(error)}", place=str(file)
+        ) from None
 
 
 def _idx_files(folder: Path, split: Split) -> list[Path]:

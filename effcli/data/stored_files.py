@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from effcli.core.errors import InputError
 
@@ -83,6 +83,11 @@ def read_image(file: StoredFile) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
+def reason_of(error: Exception) -> str:
+    """Why an image cannot be decoded, for people."""
+    return "it is of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
+
+
 def decode_rgb(data: bytes, place: str) -> Image.Image:
     """An image from its bytes in RGB, turned upright by its orientation tag, what is transparent on white.
 
@@ -98,7 +103,7 @@ def decode_rgb(data: bytes, place: str) -> Image.Image:
                 upright.alpha_composite(layer)
             return upright.convert("RGB")
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"cannot be read as an image: {error}", place=place) from error
+        raise InputError(f"cannot be read as an image: {reason_of(error)}", place=place) from error
 
 
 def read_sides(file: StoredFile) -> tuple[int, int]:
@@ -124,4 +129,4 @@ def _opened(file: StoredFile) -> Iterator[Image.Image]:
                 with Image.open(io.BytesIO(stream.read(file.size_bytes))) as image:
                     yield image
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"cannot be read as an image: {error}", place=file.place) from error
+        raise InputError(f"cannot be read as an image: {reason_of(error)}", place=file.place) from error

@@ -1,0 +1,190 @@
+"""Copies of an environment that step together, whatever package it comes from.
+
+All of them reset in the step after an episode's end (gymnasium's NEXT_STEP): the observation that comes with the end is
+the last one of the episode, and the action of the step after it is ignored.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from effcli.core.errors import InputError, UsageError
+
+log = logging.getLogger(__name__)
+
+_PACKAGES = {"MinAtar": ("minatar.gym", "pip install 'effcli[minatar]'")}
+_ATARI = "ALE"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of all copies gives.
+
+    Attributes:
+        observations: ``[E, ...]``; where an episode ends, its last one.
+        rewards: of the game, float32 ``[E]``.
+        terminated: the episode ended by itself, bool ``[E]``.
+        truncated: it was cut off, bool ``[E]``.
+        valid: whether the action counted: not where a copy was reset instead, bool ``[E]``.
+    """
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    valid: np.ndarray
+
+
+class Environments:
+    """Copies of one environment.
+
+    Args:
+        env: of gymnasium's vector interface, which resets in the step after an end.
+
+    Attributes:
+        n_actions: how many there are.
+        shape: of an observation.
+        dtype: of an observation.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+        self.n_actions = int(env.single_action_space.n)
+        self.shape: tuple[int, ...] = tuple(env.single_observation_space.shape)
+        self.dtype: np.dtype[Any] = env.single_observation_space.dtype
+        self._first_action = (
+            int(env.single_action_space.start) if hasattr(env.single_action_space, "start") else 0
+        )
+        self._was_done = np.zeros(env.num_envs, dtype=bool)
+
+    def __len__(self) -> int:
+        return int(self._env.num_envs)
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Begin episodes; copies get consecutive seeds."""
+        observations, _ = self._env.reset(seed=seed)
+        self._was_done = np.zeros(len(self), dtype=bool)
+        return np.asarray(observations)
+
+    def step(self, actions: np.ndarray) -> Step:
+        """One action each."""
+        observations, rewards, terminated, truncated, _ = self._env.step(actions + self._first_action)
+        valid = ~self._was_done
+        terminated, truncated = np.asarray(terminated, bool) & valid, np.asarray(truncated, bool) & valid
+        self._was_done = terminated | truncated
+        kept_rewards = np.where(valid, np.asarray(rewards, np.float32), np.float32(0))
+        return Step(np.asarray(observations), kept_rewards, terminated, truncated, valid)
+
+    def close(self) -> None:
+        """Free what they hold."""
+        self._env.close()
+
+
+def make_environments(name: str, copies: int) -> Environments:
+    """Make copies of an environment.
+
+    Args:
+        name: a gymnasium id; ``MinAtar/NAME-v1``; ``ALE/NAME-v5``, which becomes ale-py's own vectorised one, with raw
+            rewards, whole games and no sticky actions; or ``module:function`` that makes a gymnasium environment.
+        copies: how many.
+
+    Raises:
+        UsageError: there is no such environment, its actions are not numbers of a list, or its package is missing.
+    """
+    import gymnasium
+
+    try:
+        if name.startswith(f"{_ATARI}/"):
+            return Environments(_atari(name, copies))
+        _register(name)
+        if ":" in name:
+            make = _function(name)
+            env: Any = gymnasium.vector.SyncVectorEnv([make] * copies)
+        else:
+            spec = gymnasium.spec(name)
+            mode = "vector_entry_point" if spec.vector_entry_point else "sync"
+            env = gymnasium.make_vec(name, num_envs=copies, vectorization_mode=mode)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise UsageError(f"needs a package: {' '.join(str(error).split())}", place=name) from None
+    except gymnasium.error.UnregisteredEnv as error:
+        raise _unknown(name, error) from None
+    except gymnasium.error.Error as error:
+        raise UsageError(" ".join(str(error).split()), place=name) from None
+    if not isinstance(env.single_action_space, gymnasium.spaces.Discrete):
+        raise UsageError(
+            f"has actions of the kind {type(env.single_action_space).__name__}; only lists of actions (Discrete) can "
+            "be learnt here",
+            place=name,
+        )
+    if not isinstance(env.single_observation_space, gymnasium.spaces.Box):
+        raise UsageError(
+            f"has observations of the kind {type(env.single_observation_space).__name__}; only arrays (Box) can be "
+            "seen",
+            place=name,
+        )
+    return Environments(env)
+
+
+def _atari(name: str, copies: int) -> Any:
+    from ale_py.vector_env import AtariVectorEnv
+
+    game = name.split("/")[1].rsplit("-v", 1)[0]
+    snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in game).lstrip("_")
+    try:
+        return AtariVectorEnv(snake, copies, reward_clipping=False, episodic_life=False)
+    except Exception as error:
+        raise UsageError(f"cannot be made: {' '.join(str(error).split())[:160]}", place=name) from None
+
+
+def _register(name: str) -> None:
+    """Packages whose environments are known only when they are asked."""
+    package = name.split("/")[0]
+    if package not in _PACKAGES:
+        return
+    module, line = _PACKAGES[package]
+    try:
+        importlib.import_module(module).register_envs()
+    except ImportError:
+        raise UsageError(f"needs the package {package}", place=name, hint=line) from None
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"cannot be imported: {error}", place=name) from None
+
+
+def _unknown(name: str, error: Exception) -> UsageError:
+    from difflib import get_close_matches
+
+    import gymnasium
+
+    near = get_close_matches(name, gymnasium.registry, n=1)
+    hint = (
+        f"did you mean {near[0]!r}?"
+        if near
+        else "give a gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5 or module:function"
+    )
+    return UsageError(f"no such environment: {' '.join(str(error).split())[:120]}", place=name, hint=hint)
+
+
+def make_single(name: str, render: bool) -> Any:
+    """One gymnasium environment that can be drawn.
+
+    Raises:
+        InputError: it cannot be drawn.
+    """
+    import gymnasium
+
+    _register(name)
+    try:
+        return gymnasium.make(name, render_mode="rgb_array" if render else None)
+    except gymnasium.error.Error as error:
+        raise InputError(" ".join(str(error).split())[:160], place=name) from None

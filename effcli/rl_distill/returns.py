@@ -1,0 +1,91 @@
+"""What was earned: episodes as they end, curves over the training, and how sure a mean is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from effcli.rl_distill.environments import Step
+
+
+class Returns:
+    """The undiscounted, unclipped returns of one policy's episodes.
+
+    Args:
+        copies: environments side by side.
+
+    Attributes:
+        ends: environment steps of the policy when each episode ended.
+        values: its return.
+        n_steps: environment steps so far, resets not counted.
+    """
+
+    def __init__(self, copies: int) -> None:
+        self._running = np.zeros(copies)
+        self.ends: list[int] = []
+        self.values: list[float] = []
+        self.n_steps = 0
+
+    def add(self, step: Step) -> None:
+        """Count one step of all copies."""
+        self._running += step.rewards
+        self.n_steps += int(step.valid.sum())
+        for copy in np.flatnonzero(step.terminated | step.truncated):
+            self.ends.append(self.n_steps)
+            self.values.append(float(self._running[copy]))
+            self._running[copy] = 0.0
+
+    def restart(self) -> None:
+        """Forget the episodes that have begun."""
+        self._running[:] = 0.0
+
+    def recent(self, window: int) -> float | None:
+        """The mean of the last episodes; None before the first."""
+        return float(np.mean(self.values[-window:])) if self.values else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that has been counted."""
+        return {"ends": list(self.ends), "values": list(self.values), "n_steps": self.n_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there, with new episodes."""
+        self.ends, self.values = list(state["ends"]), list(state["values"])
+        self.n_steps = int(state["n_steps"])
+        self.restart()
+
+
+def curve(
+    ends: Sequence[int], values: Sequence[float], total_steps: int, window: int, n_points: int = 50
+) -> np.ndarray:
+    """The mean return of the last ``window`` episodes at ``n_points`` equally spaced steps, ``[n_points]``.
+
+    Before the first end it is that of the first episode; NaN without any.
+    """
+    if not values:
+        return np.full(n_points, np.nan)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    done = np.searchsorted(
+        np.asarray(ends), np.linspace(total_steps / n_points, total_steps, n_points), "right"
+    )
+    last = np.maximum(done, 1)
+    first = np.maximum(last - window, 0)
+    means: np.ndarray = (sums[last] - sums[first]) / (last - first)
+    return means
+
+
+def area_under(points: np.ndarray) -> float:
+    """The mean height of a curve with equally spaced points."""
+    return float(points.mean())
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, level: float = 0.95, n: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """The percentile interval of the mean under resampling; the value twice where there is but one."""
+    data = np.asarray(values, float)
+    draws = np.random.default_rng(seed).integers(0, len(data), (n, len(data)))
+    means = data[draws].mean(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

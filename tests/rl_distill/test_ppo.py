@@ -1,0 +1,213 @@
+"""PPO alone and in a group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from effcli.core.runtime import create_runtime
+from effcli.rl_distill.networks import ActorCritic
+from effcli.rl_distill.ppo import PpoGroup, Rollout, advantages_of, ppo_terms
+from effcli.rl_distill.recipe import PpoRecipe, PpoSection
+from tests.rl_distill.small_envs import CORRIDOR, FRAMES
+
+
+def group(n: int = 3, env: str = CORRIDOR, seed: int = 0, steps: int = 2048, **opd: Any) -> PpoGroup:
+    recipe = PpoRecipe(
+        env={"id": env, "copies": 4},
+        steps=steps,
+        policies=("normal",) * n,
+        opd=opd,
+        ppo=PpoSection(rollout=32, epochs=2, minibatches=2, learning_rate=1e-3),
+    )
+    return PpoGroup(recipe, create_runtime(device="cpu", precision="fp32", seed=seed, threads=1))
+
+
+def weights(one: PpoGroup) -> list[list[Tensor]]:
+    return [[p.detach().clone() for p in policy.network.parameters()] for policy in one.policies]
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize(("n_actions", "parameters"), [(4, 1_686_693), (6, 1_687_719), (18, 1_693_875)])
+def test_the_network_for_frames_has_the_usual_parameters(n_actions: int, parameters: int) -> None:
+    network = ActorCritic((4, 84, 84), n_actions, "normal")
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    features, logits, values = network(torch.zeros(2, 4, 84, 84))
+    assert (features.shape, logits.shape, values.shape) == ((2, 512), (2, n_actions), (2,))
+
+
+def test_networks_begin_orthogonal() -> None:
+    network = ActorCritic((4,), 2, "normal")
+    actor = network.actor.weight @ network.actor.weight.T
+    torch.testing.assert_close(actor, 0.01**2 * torch.eye(2), atol=1e-6, rtol=0)
+    hidden = network.encoder[2].weight  # type: ignore[index]
+    torch.testing.assert_close(hidden @ hidden.T, 2 * torch.eye(64), atol=1e-4, rtol=0)
+    assert not any(p.abs().max() for name, p in network.named_parameters() if name.endswith("bias"))
+
+
+def test_advantages_by_hand() -> None:
+    """Four steps: the episode is cut off in step 1, and step 2 is the reset of the copy."""
+    rewards = torch.tensor([[1.0], [2.0], [0.0], [3.0]])
+    values = torch.tensor([[0.5], [1.0], [4.0], [0.2], [0.7]])  # state 2 is the last one of the first episode
+    terminated = torch.zeros(4, 1)
+    done = torch.tensor([[0.0], [1], [0], [0]])
+    gamma, lam = 0.9, 0.8
+    found = advantages_of(rewards, values, terminated, done, gamma, lam)[:, 0].tolist()
+    delta_1 = 2 + gamma * 4.0 - 1.0  # cut off, so the last state still has a value
+    delta_0 = 1 + gamma * 1.0 - 0.5
+    delta_3 = 3 + gamma * 0.7 - 0.2
+    assert found[1] == pytest.approx(delta_1)
+    assert found[0] == pytest.approx(delta_0 + gamma * lam * delta_1)
+    assert found[3] == pytest.approx(delta_3)
+    terminated[1] = 1
+    ended = advantages_of(rewards, values, terminated, done, gamma, lam)[:, 0].tolist()
+    assert ended[1] == pytest.approx(2 - 1.0)
+    assert ended[3] == found[3]
+
+
+def test_resets_are_no_part_of_a_rollout() -> None:
+    one = group(1)
+    policy = one.policies[0]
+    rollout = policy.collect()
+    n_ends = len(policy.returns.values)
+    assert n_ends > 5
+    assert len(rollout.actions) == policy.returns.n_steps
+    assert len(rollout.actions) < 32 * 4
+    assert rollout.observations[:, 3].sum() == 0  # the last place is seen only when an episode is over
+
+
+def test_the_clipped_objective_by_hand() -> None:
+    logits = torch.log(torch.tensor([[0.6, 0.4], [0.5, 0.5]]))
+    batch = Rollout(
+        observations=torch.zeros(2, 1),
+        actions=torch.tensor([0, 1]),
+        log_probs=torch.log(torch.tensor([0.4, 0.5])),
+        values=torch.tensor([0.0, 1.0]),
+        advantages=torch.tensor([1.0, -1.0]),
+        targets=torch.tensor([2.0, 1.5]),
+    )
+    settings = PpoSection(clip=0.2, value_weight=0.5, entropy_weight=0.1)
+    terms = ppo_terms(logits, torch.tensor([1.0, 1.1]), batch, settings)
+    a = 1 / 2**0.5  # standardised over two
+    assert terms["policy"].item() == pytest.approx(-(1.2 * a - 1.0 * a) / 2, rel=1e-4)
+    near = [(0.2 - 2.0) ** 2, (1.1 - 1.5) ** 2]  # the first value may move by 0.2 only
+    assert terms["value"].item() == pytest.approx(0.5 * (near[0] + near[1]) / 2 / 2, rel=1e-5)
+    entropy = (-(0.6 * torch.tensor(0.6).log() + 0.4 * torch.tensor(0.4).log()) + torch.tensor(2.0).log()) / 2
+    assert terms["entropy"].item() == pytest.approx(-0.1 * float(entropy), rel=1e-5)
+
+
+def test_it_learns_to_walk_down_a_corridor() -> None:
+    one = group(1, steps=8 * 1024)
+    for update in range(one.n_updates):
+        one.update(update)
+    best = 1 - 0.1 * 2
+    assert one.policies[0].returns.recent(50) == pytest.approx(best, abs=0.05)
+
+
+@pytest.mark.parametrize("off", [{"targets": "none"}, {"decision_weight": 0.0, "feature_weight": 0.0}])
+def test_without_weights_each_member_is_plain_ppo_bit_for_bit(off: dict[str, Any]) -> None:
+    together, alone = group(3, **off), group(1, targets="none")
+    for update in range(4):
+        together.update(update)
+        alone.update(update)
+    assert same(weights(together)[0], weights(alone)[0])
+    assert not same(weights(together)[0], weights(together)[1])
+    taught = group(3)
+    for update in range(4):
+        taught.update(update)
+    assert not same(weights(taught)[0], weights(together)[0])
+
+
+def test_the_order_of_the_policies_makes_no_difference() -> None:
+    """Peers are looked at before anybody learns: stepping them in reverse gives the same weights."""
+    forward, backward = group(3, ramp=0.0), group(3, ramp=0.0)
+    forward.update(0)
+    rollouts = [policy.collect() for policy in backward.policies]
+    seen = [backward._look(rollout) for rollout in rollouts]
+    from effcli.nn.schedules import set_rate
+    from effcli.rl_distill.group import peers_from, recent_returns
+
+    returns = recent_returns(backward.policies, 100)
+    peers = [peers_from(m, *one, returns, backward.recipe.opd) for m, one in enumerate(seen)]
+    for optimizer in (*(p.optimizer for p in backward.policies), backward.attention_optimizer):
+        set_rate(optimizer, 1e-3)
+    for _ in range(2):
+        orders = [
+            torch.randperm(len(rollout.actions), generator=policy.generator).tensor_split(2)
+            for policy, rollout in zip(backward.policies, rollouts, strict=True)
+        ]
+        for part in range(2):
+            backward.attention_optimizer.zero_grad(set_to_none=True)
+            for m in (2, 1, 0):
+                rows = orders[m][part]
+                terms = backward.terms(m, rollouts[m].rows(rows), peers[m].rows(rows), 1.0)
+                backward._step(backward.policies[m], terms)
+            backward.attention_optimizer.step()
+    for one, other in zip(weights(forward), weights(backward), strict=True):
+        assert same(one, other)
+    for p, q in zip(forward.attention.parameters(), backward.attention.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=1e-6, rtol=1e-5)  # its gradient is summed in another order
+
+
+def test_peers_get_no_gradient() -> None:
+    one = group(3)
+    rollouts = [policy.collect() for policy in one.policies]
+    from effcli.rl_distill.group import peers_from
+
+    peers = peers_from(0, *one._look(rollouts[0]), torch.zeros(3), one.recipe.opd)
+    torch.stack(list(one.terms(0, rollouts[0], peers, 1.0).values())).sum().backward()
+    assert all(p.grad is None for policy in one.policies[1:] for p in policy.network.parameters())
+    assert all(p.grad is not None for p in one.policies[0].network.parameters())
+    assert one.attention.query.weight.grad is not None
+    assert float(one.attention.query.weight.grad.abs().max()) > 0
+
+
+def test_a_group_goes_on_where_it_was() -> None:
+    whole, cut = group(3), group(3)
+    for update in range(4):
+        if update == 2:
+            whole.restart(update)
+        whole.update(update)
+    for update in range(2):
+        cut.update(update)
+    state = cut.state_dict()
+    again = group(3)
+    again.load_state_dict(state)
+    again.restart(2)
+    for update in range(2, 4):
+        again.update(update)
+    for one, other in zip(weights(whole), weights(again), strict=True):
+        assert same(one, other)
+    assert again.policies[0].returns.values == whole.policies[0].returns.values
+
+
+def test_members_may_have_other_sizes() -> None:
+    recipe = PpoRecipe(
+        env={"id": CORRIDOR, "copies": 2},
+        steps=256,
+        policies=("small", "large", "large"),
+        opd={"attention_input": "decision"},
+        ppo=PpoSection(rollout=16, epochs=1, minibatches=1),
+    )
+    one = PpoGroup(recipe, create_runtime(device="cpu", precision="fp32", seed=0, threads=1))
+    values = one.update(0)
+    assert values["decision"] >= 0
+    sizes = [sum(p.numel() for p in policy.network.parameters()) for policy in one.policies]
+    assert sizes[0] * 4 < sizes[1] == sizes[2]
+    with pytest.raises(ValueError, match="sizes differ, so attention needs decision"):
+        PpoRecipe(policies=("small", "large"))
+
+
+def test_frames_and_clipped_rewards() -> None:
+    one = group(2, env=FRAMES)
+    one.recipe.env.__dict__["clip_rewards"] = True
+    rollout = one.policies[0].collect()
+    assert rollout.observations.dtype == torch.uint8
+    assert max(one.policies[0].returns.values) > 7  # whole rewards, up to 10 a step
+    assert isinstance(one.policies[0].network.encoder[-1], nn.ReLU)
