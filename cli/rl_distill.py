@@ -1,13 +1,16 @@
-"""``effcli rl-distill``: run (default), eval."""
+"""``effcli rl-distill``: run (default), eval, watch, export."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from effcli.core.errors import UsageError
+
 from .groups import DefaultVerbGroup
-from .options import MachineOptions, RunOptions, with_options
+from .options import ForceOption, MachineOptions, Options, RunOptions, with_options
 from .output import print_metrics, print_result
 from .session import execute, recipe_of_method, runtime_for
 
@@ -82,13 +85,19 @@ def _number(text: str) -> int | str:
         return text
 
 
+PlaceArgument = Annotated[
+    str, typer.Argument(metavar="RUN|FILE", help="Run of `effcli rl-distill`, or a policy's file.")
+]
+PolicyOption = Annotated[
+    int | None, typer.Option("--policy", min=1, help="Its number in the group (default: the best).")
+]
+
+
 @app.command("eval")
 @with_options()
 def evaluate(
     options: MachineOptions,
-    place: Annotated[
-        str, typer.Argument(metavar="RUN|FILE", help="Run of `effcli rl-distill`, or a policy's file.")
-    ],
+    place: PlaceArgument,
     episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Games of each policy.")] = 100,
     env: Annotated[
         str | None,
@@ -103,3 +112,56 @@ def evaluate(
         print_result(result.to_json(), [], as_json=True)
     else:
         print_metrics(result.metrics)
+
+
+@app.command()
+@with_options()
+def watch(
+    options: MachineOptions,
+    place: PlaceArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="FILE.gif or FILE.webp.")],
+    policy: PolicyOption = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="A longer game is cut off.")] = 600,
+    force: ForceOption = False,
+) -> None:
+    """Play one game and write it as a moving picture."""
+    _check_ending(output, ".gif", ".webp")
+    from effcli.core.files import check_new_file, make_folder
+    from effcli.rl_distill.saved_policies import watch_policy
+
+    check_new_file(output, force=force)
+    make_folder(output.parent)
+    content = watch_policy(place, policy, output, steps, runtime_for(options))
+    print_result({"output": str(output), **content}, [str(output)], as_json=options.as_json)
+
+
+@app.command()
+@with_options()
+def export(
+    options: Options,
+    place: PlaceArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="FILE.onnx or FILE.safetensors.")
+    ],
+    policy: PolicyOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Write one policy as a file, with what it was trained for inside."""
+    _check_ending(output, ".onnx", ".safetensors")
+    from effcli.core.files import check_new_file, make_folder
+    from effcli.rl_distill.policy_file import best_policy
+    from effcli.rl_distill.saved_policies import export_policy
+
+    check_new_file(output, force=force)
+    chosen = best_policy(place, policy)
+    make_folder(output.parent)
+    export_policy(chosen, output)
+    content = {"output": str(output), "policy": chosen.about.number}
+    print_result(content, [str(output)], as_json=options.as_json)
+
+
+def _check_ending(output: Path, *endings: str) -> None:
+    if output.suffix not in endings:
+        raise UsageError(
+            "has no known ending", place=str(output), hint=f"name a {' or a '.join(endings)} file"
+        )

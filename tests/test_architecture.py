@@ -119,6 +119,7 @@ METHOD_PROTOCOLS = {
     ("distill", "run"): "DistillMethod",
     ("distill", "train"): "TrainedMethod",
     ("continual", "run"): "ContinualMethod",
+    ("rl-distill", "run"): "RlMethod",
 }
 
 

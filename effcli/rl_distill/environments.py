@@ -7,18 +7,18 @@ the last one of the episode, and the action of the step after it is ignored.
 from __future__ import annotations
 
 import importlib
-import logging
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from effcli.core.errors import InputError, UsageError
-
-log = logging.getLogger(__name__)
+from effcli.core.errors import UsageError
 
 _PACKAGES = {"MinAtar": ("minatar.gym", "pip install 'effcli[minatar]'")}
 _ATARI = "ALE"
+SMALLEST_FRAME = 36
+"""Observations ``[C, H, W]`` of at least this many pixels a side are frames over time."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,39 @@ class Environments:
         kept_rewards = np.where(valid, np.asarray(rewards, np.float32), np.float32(0))
         return Step(np.asarray(observations), kept_rewards, terminated, truncated, valid)
 
+    def picture(self, observations: np.ndarray) -> np.ndarray:
+        """What the first copy looks like, uint8 ``[H, W, 3]``: frames and grids by themselves, others as drawn."""
+        first = observations[0]
+        if first.ndim == 3 and min(first.shape[1:]) >= SMALLEST_FRAME:
+            return np.repeat(first[-1][:, :, None], 3, 2).astype(np.uint8)
+        if first.ndim == 3:
+            return _coloured(first)
+        drawn: np.ndarray = np.asarray(self._env.render()[0], np.uint8)
+        return drawn
+
     def close(self) -> None:
         """Free what they hold."""
         self._env.close()
 
 
-def make_environments(name: str, copies: int) -> Environments:
+def _coloured(grid: np.ndarray) -> np.ndarray:
+    """Planes ``[H, W, C]`` as colours, later planes over earlier ones, eight pixels a place."""
+    hues = np.linspace(0, 2 * np.pi, grid.shape[-1], endpoint=False)
+    palette = 128 + 127 * np.stack([np.cos(hues), np.cos(hues - 2.1), np.cos(hues + 2.1)], 1)
+    picture = np.zeros((*grid.shape[:2], 3), np.uint8)
+    for plane, colour in enumerate(palette.astype(np.uint8)):
+        picture[grid[..., plane] > 0] = colour
+    return picture.repeat(8, 0).repeat(8, 1)
+
+
+def make_environments(name: str, copies: int, *, drawn: bool = False) -> Environments:
     """Make copies of an environment.
 
     Args:
         name: a gymnasium id; ``MinAtar/NAME-v1``; ``ALE/NAME-v5``, which becomes ale-py's own vectorised one, with raw
             rewards, whole games and no sticky actions; or ``module:function`` that makes a gymnasium environment.
         copies: how many.
+        drawn: whether :meth:`Environments.picture` will be asked for.
 
     Raises:
         UsageError: there is no such environment, its actions are not numbers of a list, or its package is missing.
@@ -107,8 +128,11 @@ def make_environments(name: str, copies: int) -> Environments:
             env: Any = gymnasium.vector.SyncVectorEnv([make] * copies)
         else:
             spec = gymnasium.spec(name)
-            mode = "vector_entry_point" if spec.vector_entry_point else "sync"
-            env = gymnasium.make_vec(name, num_envs=copies, vectorization_mode=mode)
+            mode = "vector_entry_point" if spec.vector_entry_point and not drawn else "sync"
+            more: dict[str, Any] = {"render_mode": "rgb_array"} if drawn else {}
+            if drawn:
+                os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
+            env = gymnasium.make_vec(name, num_envs=copies, vectorization_mode=mode, **more)
     except gymnasium.error.DependencyNotInstalled as error:
         raise UsageError(f"needs a package: {' '.join(str(error).split())}", place=name) from None
     except gymnasium.error.UnregisteredEnv as error:
@@ -173,18 +197,3 @@ def _unknown(name: str, error: Exception) -> UsageError:
         else "give a gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5 or module:function"
     )
     return UsageError(f"no such environment: {' '.join(str(error).split())[:120]}", place=name, hint=hint)
-
-
-def make_single(name: str, render: bool) -> Any:
-    """One gymnasium environment that can be drawn.
-
-    Raises:
-        InputError: it cannot be drawn.
-    """
-    import gymnasium
-
-    _register(name)
-    try:
-        return gymnasium.make(name, render_mode="rgb_array" if render else None)
-    except gymnasium.error.Error as error:
-        raise InputError(" ".join(str(error).split())[:160], place=name) from None

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from effcli.rl_distill.environments import SMALLEST_FRAME
+
 SIZES = {"small": 0.5, "normal": 1.0, "large": 2.0}
 """How many times as wide as the usual network."""
 
@@ -25,7 +27,7 @@ def encoder(shape: tuple[int, ...], size: str) -> tuple[nn.Module, int]:
         width = round(64 * times)
         layers = [linear(shape[0], width), nn.Tanh(), linear(width, width), nn.Tanh()]
         return nn.Sequential(*layers), width
-    if len(shape) == 3 and min(shape[1:]) >= 36:
+    if len(shape) == 3 and min(shape[1:]) >= SMALLEST_FRAME:
         channels, width = [round(c * times) for c in (32, 64, 64)], round(512 * times)
         convolutions = nn.Sequential(
             _orthogonal(nn.Conv2d(shape[0], channels[0], 8, 4)),

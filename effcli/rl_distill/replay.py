@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effcli.rl_distill.environments import Step
+from effcli.rl_distill.environments import SMALLEST_FRAME, Step
 
 
 class Replay:
@@ -28,7 +28,9 @@ class Replay:
     def __init__(self, capacity: int, copies: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._rows = max(2, -(-capacity // copies)) + 1  # one more: the newest row has no follower yet
         self._copies = copies
-        self._stack = shape[0] if len(shape) == 3 and dtype == np.uint8 and min(shape[1:]) >= 36 else 0
+        self._stack = (
+            shape[0] if len(shape) == 3 and dtype == np.uint8 and min(shape[1:]) >= SMALLEST_FRAME else 0
+        )
         kept = shape[1:] if self._stack else shape
         self.observations = np.zeros((self._rows, copies, *kept), dtype)
         self.actions = np.zeros((self._rows, copies), np.int64)

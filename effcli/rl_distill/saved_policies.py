@@ -1,19 +1,32 @@
-"""What can be done with trained policies: play games with them."""
+"""What can be done with trained policies: play games, watch one, write them for other programs."""
 
 from __future__ import annotations
 
+import json
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 
 from effcli.core.errors import UsageError
+from effcli.core.files import atomic_path
 from effcli.core.result import Result
-from effcli.core.runtime import Runtime
+from effcli.core.runtime import Runtime, derive_seed
+from effcli.nn.onnx_file import save_onnx
 from effcli.rl_distill.environments import make_environments
 from effcli.rl_distill.evaluation import play
-from effcli.rl_distill.policy_file import load_policy, policy_files
+from effcli.rl_distill.policy_file import (
+    About,
+    SavedPolicy,
+    best_policy,
+    load_policy,
+    policy_files,
+    save_policy,
+)
 from effcli.rl_distill.returns import bootstrap_interval
 
 
@@ -35,12 +48,7 @@ def evaluate_policies(place: str, episodes: int, env: str | None, runtime: Runti
     about = policies[0].about
     name = env or about.env
     sample = make_environments(name, 1)
-    if (sample.shape, sample.n_actions) != (about.shape, about.n_actions):
-        raise UsageError(
-            f"has observations {list(sample.shape)} and {sample.n_actions} actions, the policy was trained for "
-            f"{list(about.shape)} and {about.n_actions}",
-            place=name,
-        )
+    _check_fits(sample, about, name)
     sample.close()
     games = [
         play(policy, partial(make_environments, name), episodes, runtime, f"policy {policy.about.number}")
@@ -65,3 +73,84 @@ def evaluate_policies(place: str, episodes: int, env: str | None, runtime: Runti
         timing={"total_s": round(time.perf_counter() - started, 3)},
         environment=runtime.describe(),
     )
+
+
+def _check_fits(env: Any, about: About, name: str) -> None:
+    if (env.shape, env.n_actions) != (about.shape, about.n_actions):
+        raise UsageError(
+            f"has observations {list(env.shape)} and {env.n_actions} actions, the policy was trained for "
+            f"{list(about.shape)} and {about.n_actions}",
+            place=name,
+        )
+
+
+def watch_policy(
+    place: str, number: int | None, file: Path, most_steps: int, runtime: Runtime
+) -> dict[str, Any]:
+    """Play one game and write it as a moving picture.
+
+    Args:
+        place: run directory or file.
+        number: of the policy, from 1; None is the best.
+        file: ``.gif`` or ``.webp``.
+        most_steps: a longer game is cut off.
+        runtime: where; its seed is that of the game.
+
+    Returns:
+        ``policy``, ``steps`` and ``episode_return``.
+
+    Raises:
+        InputError: there is no policy.
+        UsageError: the environment cannot be drawn, as a package is missing.
+    """
+    policy = best_policy(place, number).to(runtime.device)
+    about = policy.about
+    env = make_environments(about.env, 1, drawn=True)
+    _check_fits(env, about, about.env)
+    observations = env.reset(derive_seed(runtime.seed, "watch") % 2**31)
+    pictures, total = [_picture(env, observations, about.env)], 0.0
+    for _ in range(most_steps):
+        with torch.no_grad():
+            x = torch.as_tensor(observations, device=runtime.device).float()
+            step = env.step(policy(x).argmax(-1).cpu().numpy())
+        observations = step.observations
+        total += float(step.rewards[0])
+        pictures.append(_picture(env, observations, about.env))
+        if step.terminated[0] or step.truncated[0]:
+            break
+    env.close()
+    frames = [Image.fromarray(picture) for picture in pictures]
+    with atomic_path(file) as temporary:
+        frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=33, loop=0)
+    return {"policy": about.number, "steps": len(pictures) - 1, "episode_return": round(total, 4)}
+
+
+def _picture(env: Any, observations: np.ndarray, name: str) -> np.ndarray:
+    import gymnasium
+
+    try:
+        picture: np.ndarray = env.picture(observations)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise UsageError(f"cannot be drawn: {' '.join(str(error).split())}", place=name) from None
+    return picture
+
+
+def export_policy(policy: SavedPolicy, file: Path) -> None:
+    """Write one policy as safetensors, or as ``.onnx`` from ``observations`` of the environment to ``decisions``.
+
+    Raises:
+        UsageError: the packages for ONNX are not installed.
+    """
+    about = policy.about
+    if file.suffix == ".safetensors":
+        save_policy(file, policy.network, about)
+        return
+    metadata = {
+        "env": about.env,
+        "algorithm": about.algorithm,
+        "decisions": "the best action has the highest",
+        "input": f"observations, float32, [batch, {', '.join(map(str, about.shape))}]",
+        "mean_return": json.dumps(about.mean_return),
+    }
+    example = torch.zeros(2, *about.shape)
+    save_onnx(policy, example, file, input_name="observations", output_name="decisions", metadata=metadata)

@@ -32,6 +32,9 @@ spawner.set_forkserver_preload(
         "effcli.distill.teacher",
         "effcli.enhance.pipeline",
         "effcli.quantize.pipeline",
+        "effcli.rl_distill.pipeline",
+        "effcli.rl_distill.ppo",
+        "gymnasium",
     ]
 )
 

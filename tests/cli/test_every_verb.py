@@ -56,6 +56,7 @@ SMALL_CONTINUAL = (
     "--buffer 4"
 )
 SMALL_DETECTOR = "--epochs 1 -s train.batch_size=4"
+SMALL_RL = "--steps 512 --policies 2 -s ppo.epochs=1 -s eval.episodes=2 --compare mean"
 SMALL_ENHANCE = "-r small -s network.dim=4 -s network.d_state=4 -s data.patch=16 -s train.batch_size=2"
 
 
@@ -160,6 +161,20 @@ VERBS = [
         frozenset({"images", "failed"}),
         wrong="squares-detector nowhere.png",
     ),
+    Verb("rl-distill run", f"{SMALL_RL} -o OUT", keys=frozenset(RESULT), wrong="--env No-v1 -o deep/er/OUT"),
+    Verb("rl-distill eval", "group -n 2", "text", frozenset(RESULT), wrong="group --env Acrobot-v1"),
+    Verb(
+        "rl-distill watch",
+        "group --steps 5 -o OUT.gif",
+        keys=frozenset({"output", "steps", "episode_return"}),
+        wrong="group -o OUT/x.txt",
+    ),
+    Verb(
+        "rl-distill export",
+        "group -o OUT.safetensors",
+        keys=frozenset({"output", "policy"}),
+        wrong="group --policy 9 -o OUT/x.onnx",
+    ),
     Verb("recipes ls", "", "text", frozenset({"recipes", "claims"})),
     Verb("recipes show", "quantize", "text", frozenset({"task", "method", "seed"})),
     Verb("recipes cp", "quantize default OUT.yaml", keys=frozenset({"output"}), wrong="quantize no OUT.yaml"),
@@ -202,6 +217,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path:
     done = effcli("distill", "model", *SMALL_DISTILL.split(), "-o", "students", cwd=folder)
     assert done.code == 0, done.stderr
     done = effcli("continual", *SMALL_CONTINUAL.split(), "-o", "stream", cwd=folder)
+    assert done.code == 0, done.stderr
+    done = effcli("rl-distill", *SMALL_RL.split(), "-o", "group", cwd=folder)
     assert done.code == 0, done.stderr
     words = f"train-detector --data squares {SMALL_DETECTOR} -o squares-detector"
     done = effcli("continual", *words.split(), cwd=folder)
@@ -325,6 +342,7 @@ LONG = {
     "distill train": "distill train -r teacher.yaml --steps 100000 -o long-teacher",
     "continual run": f"continual {SMALL_CONTINUAL} --epochs 1000000 -o long-continual",
     "continual train-detector": "continual train-detector --data squares --epochs 100000 -o long-detector",
+    "rl-distill run": "rl-distill --steps 100M -o long-rl",
     "verify": "verify claim.yaml --seeds 0 --seeds 1 --seeds 2 --seeds 3 --seeds 4 --seeds 5 -o long-verify",
 }
 
