@@ -23,6 +23,7 @@ _SHORT = "--epochs 1 -s network.width=2 -s data.train_per_class=8 -s data.eval_p
 _SMALL = "--steps 2 --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4"
 _FEW = "--teacher-steps 4 -s train.updates=1 -s train.few_step_updates=1 -s train.batch_size=2 -s eval.n_images=4"
 _BRIEF = "--epochs 1 -s inversion.iterations=2 -s inversion.per_class=1 -s inversion.side=32"
+_QUICK = "--steps 300 --policies 2 --policy small,small -s ppo.epochs=1 -s eval.episodes=1"
 SHORTENED = {
     "effcli distill --steps 1 -o few/": f"effcli distill --steps 1 {_FEW} -o few/",
     "effcli distill my-diffusers-folder/": f"effcli distill my-diffusers-folder/ {_FEW} --teacher-steps 8",
@@ -40,6 +41,10 @@ SHORTENED = {
     "effcli continual train-detector --data boxes/": "effcli continual train-detector --data boxes/ --tasks 2+2 "
     "--epochs 1",
     "effcli continual --method egor --detector first/": f"effcli continual --method egor {_BRIEF} --detector first/",
+    "effcli rl-distill -o": f"effcli rl-distill {_QUICK} -o",
+    "effcli rl-distill --env ALE/Pong-v5 --steps 10M": f"effcli rl-distill --env ALE/Pong-v5 {_QUICK} "
+    "-s eval.episodes=0 -s ppo.rollout=16",
+    "effcli rl-distill eval group/ --episodes 100": "effcli rl-distill eval group/ --episodes 2",
     "effcli enhance train": "effcli enhance train -s train.steps=1 -s train.batch_size=1 -s data.patch=32",
     "effcli verify enhance/band-and-order --data DIR": "effcli recipes ls | grep -x enhance/claims/band-and-order",
     "effcli compare my-run another-run": "cp -r my-run another-run && effcli compare my-run another-run",
