@@ -51,6 +51,10 @@ def run(
             "--steps", metavar="200k|1M", help="Environment steps of each policy (an Atari step is 4 frames)."
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=0, help="Step environments in processes (Atari: in so many threads)."),
+    ] = None,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -62,6 +66,7 @@ def run(
     shorthands: dict[str, tuple[str, Any]] = {
         "method": ("--algo", algo),
         "env.id": ("--env", env),
+        "env.workers": ("--workers", workers),
         "policies": ("--policies", ["normal"] * policies if policies is not None else None),
         "opd.targets": ("--targets", targets),
         "steps": ("--steps", None if steps is None else _number(steps)),

@@ -199,6 +199,10 @@ class Run:
         if due and self.runtime.is_main:
             self._metrics.append(stage, step, numbers)
 
+    def stop_after_step(self) -> None:
+        """Let the loop that is running write a checkpoint after this step and leave with InterruptedRunError."""
+        self._stop.requested = True
+
     @property
     def stop_requested(self) -> bool:
         """Whether Ctrl-C or SIGTERM came, also one that came too late to stop this run."""

@@ -25,22 +25,25 @@ class Peers:
     """What the others make of a policy's states, computed once and never with gradient.
 
     Attributes:
-        features: of each peer, ``[B, F_b]`` each.
+        features: of all peers, ``[B, P, F]``; where their sizes differ, ``[B, F_b]`` of each.
         decisions: ``[B, P, A]``.
         members: numbers of the peers; with ``attention_self=include`` the policy itself is among them.
         returns: recent return of each peer, standardised over the group, ``[P]``.
     """
 
-    features: tuple[Tensor, ...]
+    features: Tensor | tuple[Tensor, ...]
     decisions: Tensor
     members: tuple[int, ...]
     returns: Tensor
 
     def rows(self, chosen: Tensor) -> Peers:
         """Of some of the states."""
-        return Peers(
-            tuple(one[chosen] for one in self.features), self.decisions[chosen], self.members, self.returns
+        features = (
+            self.features[chosen]
+            if isinstance(self.features, Tensor)
+            else tuple(one[chosen] for one in self.features)
         )
+        return Peers(features, self.decisions[chosen], self.members, self.returns)
 
 
 class DecisionAttention(nn.Module):
@@ -70,9 +73,10 @@ class DecisionAttention(nn.Module):
         n = len(peers.members)
         if self.settings.targets == "mean":
             return decisions.new_full((len(decisions), n), 1 / n)
-        by_decision = self.settings.attention_input == "decision"
-        own = decisions if by_decision else features
-        others = peers.decisions if by_decision else torch.stack(peers.features, 1)
+        own, others = decisions, peers.decisions
+        if self.settings.attention_input == "feature":
+            assert isinstance(peers.features, Tensor), "the recipe refuses features of several sizes"
+            own, others = features, peers.features
         scores = (self.key(others) @ self.query(own.detach())[:, :, None])[:, :, 0]
         if self.settings.attention_scale == "sqrt":
             scores = scores / math.sqrt(self.settings.attention_dim)
@@ -81,17 +85,24 @@ class DecisionAttention(nn.Module):
 
     def mean_features(self, alpha: Tensor, peers: Peers, member: int) -> Tensor:
         """f_hat: the weighted sum of the peers' features, in the width of the policy's."""
+        if isinstance(peers.features, Tensor):
+            return _weighted(alpha, peers.features)
         adapted = [
             self.adapters[f"{member}-{b}"](one) if f"{member}-{b}" in self.adapters else one
             for b, one in zip(peers.members, peers.features, strict=True)
         ]
-        return (alpha[:, :, None] * torch.stack(adapted, 1)).sum(1)
+        return _weighted(alpha, torch.stack(adapted, 1))
+
+
+def _weighted(alpha: Tensor, values: Tensor) -> Tensor:
+    """``[B, P]`` times ``[B, P, N]``: ``[B, N]``."""
+    return (alpha[:, None] @ values)[:, 0]
 
 
 def mean_decisions(alpha: Tensor, decisions: Tensor, settings: OpdSection) -> Tensor:
     """z_hat ``[B, A]``: the weighted sum of decisions, or logarithms of that of probabilities."""
     if settings.aggregate == "logits":
-        return (alpha[:, :, None] * decisions).sum(1)
+        return _weighted(alpha, decisions)
     log_p = (decisions / settings.temperature).log_softmax(-1)
     return settings.temperature * (alpha.clamp_min(1e-12).log()[:, :, None] + log_p).logsumexp(1)
 

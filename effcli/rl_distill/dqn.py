@@ -20,7 +20,7 @@ from effcli.rl_distill.decision_attention import (
     q_distance,
     ramp_up,
 )
-from effcli.rl_distill.group import Policy, distils, peers_from, recent_returns
+from effcli.rl_distill.group import Policy, distils, noted, peers_from, recent_returns
 from effcli.rl_distill.networks import QNetwork
 from effcli.rl_distill.recipe import DqnRecipe
 from effcli.rl_distill.replay import Replay
@@ -101,7 +101,7 @@ class DqnGroup:
         attention = DecisionAttention(widths, self.policies[0].env.n_actions, recipe.opd)
         self.attention = attention.to(runtime.device)
         self.attention_optimizer = torch.optim.Adam(self.attention.parameters(), recipe.dqn.learning_rate)
-        self.last_weights: Tensor | None = None
+        self.attention_means: Tensor | None = None
 
     @property
     def steps_per_update(self) -> int:
@@ -185,7 +185,7 @@ class DqnGroup:
         if peers is None:
             return terms
         alpha = self.attention.weights(features, q, peers)
-        self.last_weights = alpha.detach()
+        self.attention_means = noted(self.attention_means, m, alpha, peers, len(self.policies))
         q_hat = mean_decisions(alpha, centred(peers.decisions, opd), opd)
         terms["decision"] = weight * opd.decision_weight * q_distance(centred(q, opd), q_hat, opd).mean()
         target = self.attention.mean_features(alpha, peers, m)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +43,10 @@ class Step:
     valid: np.ndarray
 
 
+class EnvironmentFailure(Exception):  # noqa: N818  it is not ours
+    """What an environment raised while it stepped."""
+
+
 class Environments:
     """Copies of one environment.
 
@@ -69,16 +76,23 @@ class Environments:
         """Begin episodes; copies get consecutive seeds."""
         observations, _ = self._env.reset(seed=seed)
         self._was_done = np.zeros(len(self), dtype=bool)
-        return np.asarray(observations)
+        return np.array(observations)
 
     def step(self, actions: np.ndarray) -> Step:
-        """One action each."""
-        observations, rewards, terminated, truncated, _ = self._env.step(actions + self._first_action)
+        """One action each.
+
+        Raises:
+            EnvironmentFailure: the environment's own code failed.
+        """
+        try:
+            observations, rewards, terminated, truncated, _ = self._env.step(actions + self._first_action)
+        except Exception as error:
+            raise EnvironmentFailure(f"{type(error).__name__}: {error}") from error
         valid = ~self._was_done
         terminated, truncated = np.asarray(terminated, bool) & valid, np.asarray(truncated, bool) & valid
         self._was_done = terminated | truncated
         kept_rewards = np.where(valid, np.asarray(rewards, np.float32), np.float32(0))
-        return Step(np.asarray(observations), kept_rewards, terminated, truncated, valid)
+        return Step(np.array(observations), kept_rewards, terminated, truncated, valid)
 
     def picture(self, observations: np.ndarray) -> np.ndarray:
         """What the first copy looks like, uint8 ``[H, W, 3]``: frames and grids by themselves, others as drawn."""
@@ -105,13 +119,15 @@ def _coloured(grid: np.ndarray) -> np.ndarray:
     return picture.repeat(8, 0).repeat(8, 1)
 
 
-def make_environments(name: str, copies: int, *, drawn: bool = False) -> Environments:
+def make_environments(name: str, copies: int, *, workers: int = 0, drawn: bool = False) -> Environments:
     """Make copies of an environment.
 
     Args:
         name: a gymnasium id; ``MinAtar/NAME-v1``; ``ALE/NAME-v5``, which becomes ale-py's own vectorised one, with raw
             rewards, whole games and no sticky actions; or ``module:function`` that makes a gymnasium environment.
         copies: how many.
+        workers: 0 steps copies one after another, or all at once where the environment can; else in a process each, or
+            in so many threads for Atari.
         drawn: whether :meth:`Environments.picture` will be asked for.
 
     Raises:
@@ -121,14 +137,16 @@ def make_environments(name: str, copies: int, *, drawn: bool = False) -> Environ
 
     try:
         if name.startswith(f"{_ATARI}/"):
-            return Environments(_atari(name, copies))
+            return Environments(_atari(name, copies, workers))
         _register(name)
         if ":" in name:
             make = _function(name)
-            env: Any = gymnasium.vector.SyncVectorEnv([make] * copies)
+            vector = gymnasium.vector.AsyncVectorEnv if workers else gymnasium.vector.SyncVectorEnv
+            env: Any = vector([make] * copies)
         else:
             spec = gymnasium.spec(name)
             mode = "vector_entry_point" if spec.vector_entry_point and not drawn else "sync"
+            mode = "async" if workers else mode
             more: dict[str, Any] = {"render_mode": "rgb_array"} if drawn else {}
             if drawn:
                 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
@@ -154,13 +172,17 @@ def make_environments(name: str, copies: int, *, drawn: bool = False) -> Environ
     return Environments(env)
 
 
-def _atari(name: str, copies: int) -> Any:
+def _atari(name: str, copies: int, workers: int) -> Any:
     from ale_py.vector_env import AtariVectorEnv
 
     game = name.split("/")[1].rsplit("-v", 1)[0]
     snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in game).lstrip("_")
     try:
-        return AtariVectorEnv(snake, copies, reward_clipping=False, episodic_life=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of an unknown game, and fails then
+            return AtariVectorEnv(
+                snake, copies, num_threads=workers, reward_clipping=False, episodic_life=False
+            )
     except Exception as error:
         raise UsageError(f"cannot be made: {' '.join(str(error).split())[:160]}", place=name) from None
 
@@ -178,7 +200,11 @@ def _register(name: str) -> None:
 
 
 def _function(name: str) -> Any:
+    """What ``module:function`` names; the module may lie in the current folder."""
     module, _, function = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

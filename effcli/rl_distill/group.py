@@ -36,7 +36,9 @@ class Policy:
     ) -> None:
         seed = derive_seed(runtime.seed, "policy", number)
         self.number, self.runtime = number, runtime
-        self.env: Environments = make_environments(recipe.env.id, recipe.env.copies)
+        self.env: Environments = make_environments(
+            recipe.env.id, recipe.env.copies, workers=recipe.env.workers
+        )
         torch.manual_seed(seed)
         self.network: Any = network(self.env.shape, self.env.n_actions, recipe.policies[number]).to(
             runtime.device
@@ -88,8 +90,10 @@ def peers_from(
 ) -> Peers:
     """What policy m is compared with, from what everybody says of its states."""
     members = peers_of(m, len(features), settings.attention_self)
+    chosen = tuple(features[b] for b in members)
+    have_one_size = len({one.shape[1] for one in features}) == 1
     return Peers(
-        tuple(features[b] for b in members),
+        torch.stack(chosen, 1) if have_one_size else chosen,
         torch.stack([decisions[b] for b in members], 1),
         members,
         returns[list(members)].to(decisions[0].device),
@@ -108,3 +112,10 @@ def standardised(returns: Sequence[float | None]) -> Tensor:
 def recent_returns(policies: Sequence[Policy], window: int) -> Tensor:
     """Of each policy, standardised."""
     return standardised([policy.returns.recent(window) for policy in policies])
+
+
+def noted(means: Tensor | None, m: int, alpha: Tensor, peers: Peers, n: int) -> Tensor:
+    """The matrix of mean weights ``[n, n]`` with the row of policy m as it is now."""
+    matrix = torch.zeros(n, n) if means is None else means
+    matrix[m, list(peers.members)] = alpha.detach().mean(0).cpu()
+    return matrix

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
-from effcli.core.errors import NonFiniteError, UsageError
+from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError, UsageError
 from effcli.core.registry import load_method
 from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
-from effcli.rl_distill.environments import make_environments
+from effcli.rl_distill.environments import EnvironmentFailure, make_environments
 from effcli.rl_distill.evaluation import play
 from effcli.rl_distill.group import Policy
 from effcli.rl_distill.networks import encoder
 from effcli.rl_distill.policy_file import About, SavedPolicy, save_policy
 from effcli.rl_distill.recipe import RlDistillRecipe
-from effcli.rl_distill.report import draw_curves
+from effcli.rl_distill.report import draw_curves, draw_group
 from effcli.rl_distill.returns import area_under, bootstrap_interval, curve
 
 log = logging.getLogger(__name__)
 
-LINES = 10
+LINES, POINTS = 10, 100
 
 
 class Group(Protocol):
@@ -36,10 +37,12 @@ class Group(Protocol):
     Attributes:
         policies: the members.
         kind: the algorithm.
+        attention_means: mean weights of the last update, ``[T, T]``; None where nobody looks at anybody.
     """
 
     policies: Sequence[Policy]
     kind: str
+    attention_means: Tensor | None
 
     @property
     def n_updates(self) -> int:
@@ -68,36 +71,48 @@ class RlMethod(Protocol):
     create: Callable[[Any, Runtime], Group]
 
 
+class Clock:
+    """Seconds of training and what was seen of the group, which a resumed run goes on counting.
+
+    Attributes:
+        seconds: of training.
+        failure: what an environment raised.
+        disagreement: of the policies, by update.
+        attention: mean weights, the row's policy looking at the column's, ``[T, T]``, by update.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.failure: str | None = None
+        self.disagreement: list[tuple[int, float]] = []
+        self.attention: list[tuple[int, list[list[float]]]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but a failure."""
+        return {
+            "seconds": self.seconds,
+            "disagreement": list(self.disagreement),
+            "attention": list(self.attention),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.seconds = float(state["seconds"])
+        self.disagreement = [(int(update), float(value)) for update, value in state["disagreement"]]
+        self.attention = [(int(update), rows) for update, rows in state["attention"]]
+
+
 @dataclass(frozen=True)
 class Trained:
     """A group at its end.
 
     Attributes:
         group: the policies.
-        seconds: of training.
-        disagreement: over the training, by update.
+        clock: what was counted.
     """
 
     group: Group
-    seconds: float
-    disagreement: list[tuple[int, float]]
-
-
-class Clock:
-    """Seconds of training and what was seen of the disagreement, which a resumed run goes on counting."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.disagreement: list[tuple[int, float]] = []
-
-    def state_dict(self) -> dict[str, Any]:
-        """Both."""
-        return {"seconds": self.seconds, "disagreement": list(self.disagreement)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.seconds = float(state["seconds"])
-        self.disagreement = [(int(update), float(value)) for update, value in state["disagreement"]]
+    clock: Clock
 
 
 def plan_run(recipe: RlDistillRecipe) -> dict[str, Any]:
@@ -141,14 +156,20 @@ def run(recipe: RlDistillRecipe, run: Run) -> Result:
         **summaries["group"],
         "best_policy": best + 1,
         "env_steps": sum(policy.returns.n_steps for policy in own.group.policies),
-        "train_s": round(own.seconds, 3),
+        "train_s": round(own.clock.seconds, 3),
         "peak_memory_mb": run.runtime.peak_memory_mb(),
     }
-    metrics["steps_per_s"] = round(metrics["env_steps"] / own.seconds, 1) if own.seconds else None
+    seconds = own.clock.seconds
+    metrics["steps_per_s"] = round(metrics["env_steps"] / seconds, 1) if seconds else None
+    if own.clock.attention:
+        metrics["attention"] = own.clock.attention[-1][1]
     if recipe.eval.episodes:
         metrics["play"] = run.stage("play", _played, own, recipe, run)
     metrics["compare"] = {name: compared(summaries["group"], summaries[name]) for name in recipe.compare}
     figures = draw_curves({name: one.group.policies for name, one in trained.items()}, recipe, run)
+    figures |= draw_group(
+        {name: one.clock.disagreement for name, one in trained.items()}, own.clock.attention, run
+    )
     return run.finish(metrics, figures)
 
 
@@ -165,23 +186,44 @@ def train(recipe: RlDistillRecipe, name: str, run: Run) -> Trained:
     begun = run.has_begun(name)
     says = -(-group.n_updates // LINES)
     is_first = True
-    for update in run.steps(name, group.n_updates, {"group": group, "clock": clock}, unit="updates"):
+    for update in _guarded(run, name, group, clock):
         if is_first and begun and update:
             group.restart(update)
             run.say(f"{name}: goes on with new episodes")
         is_first = False
         started = time.perf_counter()
-        values = group.update(update)
+        try:
+            values = group.update(update)
+        except EnvironmentFailure as error:
+            clock.failure = str(error)
+            run.stop_after_step()
+            continue
         clock.seconds += time.perf_counter() - started
         if "disagreement" in values:
             clock.disagreement.append((update, values["disagreement"]))
+        if group.attention_means is not None and update % max(1, group.n_updates // POINTS) == 0:
+            clock.attention.append((update, group.attention_means.tolist()))
         returns = [policy.returns.recent(recipe.eval.window) for policy in group.policies]
         _check_finite(returns, name, run)
         known = {f"return_{i + 1}": value for i, value in enumerate(returns) if value is not None}
         run.log(name, update, every=max(1, group.n_updates // 1000), **values, **known)
         if (update + 1) % says == 0 or update + 1 == group.n_updates:
             run.say(line_of(name, group, returns, clock, values))
-    return Trained(group, clock.seconds, clock.disagreement)
+    return Trained(group, clock)
+
+
+def _guarded(run: Run, name: str, group: Group, clock: Clock) -> Iterator[int]:
+    """The updates still to do; where an environment failed, the checkpoint is written before the run fails."""
+    try:
+        yield from run.steps(name, group.n_updates, {"group": group, "clock": clock}, unit="updates")
+    except InterruptedRunError as error:
+        if clock.failure is None:
+            raise
+        raise RunError(
+            f"the environment failed: {clock.failure}",
+            place=str(run.path),
+            hint="what was learnt is kept; the same command with --resume goes on with new episodes",
+        ) from error
 
 
 def line_of(
@@ -204,7 +246,7 @@ def summary_of(trained: Trained, recipe: RlDistillRecipe) -> dict[str, Any]:
         area_under(curve(policy.returns.ends, policy.returns.values, total, window)) for policy in policies
     ]
     known = [value for value in returns if value is not None]
-    apart = [value for _, value in trained.disagreement]
+    apart = [value for _, value in trained.clock.disagreement]
     has_areas = bool(known) and not np.isnan(areas).any()
     return {
         "mean_return": round(float(np.mean(known)), 4) if known else None,

@@ -25,7 +25,7 @@ from effcli.rl_distill.decision_attention import (
     mean_decisions,
     ramp_up,
 )
-from effcli.rl_distill.group import Policy, distils, peers_from, recent_returns
+from effcli.rl_distill.group import Policy, distils, noted, peers_from, recent_returns
 from effcli.rl_distill.networks import ActorCritic
 from effcli.rl_distill.recipe import PpoRecipe, PpoSection
 
@@ -178,7 +178,7 @@ class PpoGroup:
         self.attention_optimizer = torch.optim.Adam(
             self.attention.parameters(), recipe.ppo.learning_rate, eps=ADAM_EPS
         )
-        self.last_weights: Tensor | None = None
+        self.attention_means: Tensor | None = None
 
     @property
     def n_updates(self) -> int:
@@ -237,7 +237,7 @@ class PpoGroup:
         if peers is None:
             return terms
         alpha = self.attention.weights(features, logits, peers)
-        self.last_weights = alpha.detach()
+        self.attention_means = noted(self.attention_means, m, alpha, peers, len(self.policies))
         divergence = decision_divergence(logits, mean_decisions(alpha, peers.decisions, opd), opd.temperature)
         if opd.only_better:
             divergence = divergence * (batch.advantages < 0)

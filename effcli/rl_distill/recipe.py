@@ -18,6 +18,11 @@ class EnvironmentSection(Section):
         "CartPole-v1", description="A gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5, or module:function."
     )
     copies: int = Field(8, ge=1, description="Environments of each policy, side by side.")
+    workers: int = Field(
+        0,
+        ge=0,
+        description="0: one after another; else in a process each, or in this many threads for Atari.",
+    )
     clip_rewards: bool = Field(
         False, description="Learn from the sign of rewards; returns are always those of the game."
     )

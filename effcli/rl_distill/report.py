@@ -37,3 +37,38 @@ def draw_curves(groups: Mapping[str, Sequence[Policy]], recipe: RlDistillRecipe,
     with atomic_path(run.file("returns.png")) as temporary:
         figure.savefig(temporary, dpi=110)
     return {f"Returns in {recipe.env.id}": "returns.png"}
+
+
+def draw_group(
+    disagreement: Mapping[str, Sequence[tuple[int, float]]],
+    attention: Sequence[tuple[int, list[list[float]]]],
+    run: Run,
+) -> dict[str, str]:
+    """How far the policies of each group are apart, and at whom those that teach each other look."""
+    if not any(disagreement.values()):
+        return {}
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, points in disagreement.items():
+        if points:
+            updates, values = zip(*points, strict=True)
+            left.plot(updates, values, color=_COLOURS[name], label=name)
+    left.set_xlabel("update")
+    left.set_ylabel("disagreement")
+    left.legend()
+    if attention:
+        x = [update for update, _ in attention]
+        matrices = np.array([rows for _, rows in attention])
+        n = matrices.shape[1]
+        for m in range(n):
+            for b in range(n):
+                if matrices[:, m, b].any():
+                    right.plot(x, matrices[:, m, b], label=f"{m + 1} at {b + 1}")
+        right.legend(fontsize="small", ncols=2)
+    right.set_xlabel("update")
+    right.set_ylabel("mean weight")
+    with atomic_path(run.file("group.png")) as temporary:
+        figure.savefig(temporary, dpi=110)
+    return {"Disagreement, and which policy looks at which": "group.png"}

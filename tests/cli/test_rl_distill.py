@@ -131,3 +131,57 @@ def test_two_policies_with_attention_are_warned_of(place: Path, tmp_path: Path) 
     done = effcli("rl-distill", *SMALL, "--policies", "2", "--dry-run", cwd=place)
     assert done.code == 0
     assert "attention makes no difference" in done.stderr
+
+
+GAMES = """
+import gymnasium
+
+class Fails(gymnasium.Wrapper):
+    steps = 0
+
+    def step(self, action):
+        Fails.steps += 1
+        if Fails.steps == 700:
+            raise RuntimeError("the game is over")
+        return super().step(action)
+
+class NoNumber(gymnasium.Wrapper):
+    def step(self, action):
+        seen, _, terminated, truncated, info = super().step(action)
+        return seen, float("nan"), terminated, truncated, info
+
+def fails():
+    return Fails(gymnasium.make("CartPole-v1"))
+
+def no_number():
+    return NoNumber(gymnasium.make("CartPole-v1"))
+"""
+
+
+def test_an_environment_that_fails_costs_no_work(tmp_path: Path) -> None:
+    (tmp_path / "games.py").write_text(GAMES)
+    words = ("--env", "games:fails", *SMALL, "--compare", "", "--policies", "2", "-o", "run")
+    done = effcli("rl-distill", *words, cwd=tmp_path)
+    assert (done.code, done.lines) == (1, [])
+    assert "the environment failed: RuntimeError: the game is over" in done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "group.pt").is_file()
+    done = effcli("rl-distill", *words, "--resume", cwd=tmp_path)
+    assert done.code == 1  # it fails again, later
+    assert "goes on with new episodes" in done.stderr
+
+
+def test_rewards_that_are_no_numbers_stop_the_run(tmp_path: Path) -> None:
+    (tmp_path / "games.py").write_text(GAMES)
+    words = ("--env", "games:no_number", *SMALL, "--compare", "", "-o", "run")
+    done = effcli("rl-distill", *words, cwd=tmp_path)
+    assert (done.code, done.lines) == (1, [])
+    assert "is not finite" in done.stderr
+
+
+def test_environments_in_processes_give_the_same(tmp_path: Path) -> None:
+    words = ("--env", "Acrobot-v1", *SMALL, "--compare", "", "--policies", "1", "--targets", "none")
+    for name, workers in (("here", "0"), ("beside", "2")):
+        done = effcli("rl-distill", *words, "--workers", workers, "-o", name, cwd=tmp_path)
+        assert done.code == 0, done.stderr
+    first, second = (tmp_path / run / "model/policy-1.safetensors" for run in ("here", "beside"))
+    assert first.read_bytes() == second.read_bytes()

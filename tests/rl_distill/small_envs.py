@@ -64,14 +64,5 @@ class Frames(gymnasium.Env[np.ndarray, int]):
         return np.stack([np.full((36, 36), value, np.uint8) for value in self.frames])
 
 
-class Broken(Corridor):
-    """Gives a reward that is no number."""
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        seen, _, terminated, truncated, info = super().step(action)
-        return seen, float("nan"), terminated, truncated, info
-
-
 CORRIDOR = "tests.rl_distill.small_envs:Corridor"
 FRAMES = "tests.rl_distill.small_envs:Frames"
-BROKEN = "tests.rl_distill.small_envs:Broken"
