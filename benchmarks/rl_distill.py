@@ -4,8 +4,8 @@
 
 Environment steps a second, learning included, of one PPO policy here and of Stable-Baselines3's PPO (`pip install
 stable-baselines3`; left out without it): the same network, number of environments and settings, on CartPole with those
-of rl-baselines3-zoo, and on Pong with the Nature network, where the peer has gymnasium's Atari wrappers. Then a group of
-three with decision attention against three that learn alone, on both.
+of rl-baselines3-zoo, and on Pong with the Nature network, where the peer has gymnasium's Atari wrappers. Then a group
+of three with decision attention against three that learn alone, on both.
 """
 
 from __future__ import annotations

@@ -13,8 +13,17 @@ import torch
 from effcli import __version__
 from effcli.core.runtime import available_devices, create_runtime, describe_device, hardware_bf16
 
-_LIBRARIES = ("torch", "torchvision", "accelerate", "safetensors", "numba", "numpy", "pillow", "torchmetrics")
-_OPTIONAL = {"mamba_ssm": "faster selective scan on CUDA: pip install 'effcli[cuda]'"}
+_LIBRARIES = (
+    *("torch", "torchvision", "accelerate", "safetensors", "numba", "numpy", "pillow", "torchmetrics"),
+    *("diffusers", "open-clip-torch", "gymnasium", "ale-py", "faster-coco-eval"),
+)
+_OPTIONAL = {
+    "mamba_ssm": "faster selective scan on CUDA: pip install 'effcli[cuda]'",
+    "transformers": "text-conditional diffusion models: pip install 'effcli[text]'",
+    "onnxscript": "export to ONNX: pip install 'effcli[onnx]'",
+    "minatar": "MinAtar's games: pip install 'effcli[minatar]'",
+    "pygame": "drawing games: pip install 'effcli[watch]'",
+}
 
 
 def examine() -> dict[str, Any]:

@@ -77,7 +77,10 @@ class DecisionAttention(nn.Module):
         if self.settings.attention_input == "feature":
             assert isinstance(peers.features, Tensor), "the recipe refuses features of several sizes"
             own, others = features, peers.features
-        scores = (self.key(others) @ self.query(own.detach())[:, :, None])[:, :, 0]
+        seeking = (
+            self.query(own.detach()) @ self.key.weight
+        )  # q . W_k f_b = (W_k^T q) . f_b, without a key a peer
+        scores = (others @ seeking[:, :, None])[:, :, 0]
         if self.settings.attention_scale == "sqrt":
             scores = scores / math.sqrt(self.settings.attention_dim)
         alpha: Tensor = (scores + self.settings.value_weight * peers.returns).softmax(-1)

@@ -39,7 +39,7 @@ class DqnPolicy(Policy):
 
     def __init__(self, number: int, recipe: DqnRecipe, runtime: Runtime) -> None:
         self.recipe = recipe
-        adam = partial(torch.optim.Adam, lr=recipe.dqn.learning_rate)
+        adam = partial(torch.optim.Adam, lr=recipe.dqn.learning_rate, fused=True)
         super().__init__(number, recipe, runtime, QNetwork, adam)
         copy = QNetwork(self.env.shape, self.env.n_actions, recipe.policies[number])
         self.target = copy.to(runtime.device).requires_grad_(False)
@@ -100,7 +100,9 @@ class DqnGroup:
         widths = [policy.network.n_features for policy in self.policies]
         attention = DecisionAttention(widths, self.policies[0].env.n_actions, recipe.opd)
         self.attention = attention.to(runtime.device)
-        self.attention_optimizer = torch.optim.Adam(self.attention.parameters(), recipe.dqn.learning_rate)
+        self.attention_optimizer = torch.optim.Adam(
+            self.attention.parameters(), recipe.dqn.learning_rate, fused=True
+        )
         self.attention_means: Tensor | None = None
 
     @property

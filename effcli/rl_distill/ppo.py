@@ -91,7 +91,7 @@ class PpoPolicy(Policy):
 
     def __init__(self, number: int, recipe: PpoRecipe, runtime: Runtime) -> None:
         self.recipe = recipe
-        adam = partial(torch.optim.Adam, lr=recipe.ppo.learning_rate, eps=ADAM_EPS)
+        adam = partial(torch.optim.Adam, lr=recipe.ppo.learning_rate, eps=ADAM_EPS, fused=True)
         super().__init__(number, recipe, runtime, ActorCritic, adam)
 
     @torch.no_grad()
@@ -176,7 +176,7 @@ class PpoGroup:
         attention = DecisionAttention(widths, self.policies[0].env.n_actions, recipe.opd)
         self.attention = attention.to(runtime.device)
         self.attention_optimizer = torch.optim.Adam(
-            self.attention.parameters(), recipe.ppo.learning_rate, eps=ADAM_EPS
+            self.attention.parameters(), recipe.ppo.learning_rate, eps=ADAM_EPS, fused=True
         )
         self.attention_means: Tensor | None = None
 
