@@ -290,6 +290,7 @@ def test_shipped_claim_is_valid_and_its_arms_resolve_and_differ(task: str, name:
     assert (claim.task, loaded) == (task, name)
     for names in claim.data.values():
         for file in [names] if isinstance(names, str) else names:
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / file).touch()
     recipes = [arm_recipe(claim, arm, 0, tmp_path) for arm in claim.arms]
     assert len({dump_recipe(recipe) for recipe in recipes}) == len(recipes)
