@@ -201,6 +201,8 @@ def steps(options: argparse.Namespace) -> dict[str, Any]:
         "a batch": lambda i: batch_of_step(numbered, i, settings, 0, None),
         "a batch with pastes": lambda i: batch_of_step(numbered, i, settings, 0, composer),
     }
+    for number in range(100):  # three epochs, after which most sizes of the objects have been made
+        batch_of_step(numbered, number, settings, 0, composer)
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(8 * options.repeats):
         for name, way in ways.items():
