@@ -45,7 +45,7 @@ def examine() -> dict[str, Any]:
         "devices": {str(device): describe_device(device) for device in devices},
         "auto": {"device": str(automatic.device), "precision": automatic.precision},
         "selective_scan": {device.type: available_backends(device.type)[0] for device in devices},
-        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libraries": {name.replace("-", "_"): _version(name) for name in _LIBRARIES},
         "optional": {
             name: "installed" if find_spec(name) else f"not installed ({why})"
             for name, why in _OPTIONAL.items()
