@@ -192,13 +192,14 @@ def _check_metrics(claim: Claim, arm: str, result: dict[str, Any]) -> None:
 def summarise(
     claim: Claim, name: str, seeds: list[int], results: dict[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """Judge every expectation and collect the arms' metrics."""
+    """Judge every expectation and collect the metrics they name, of every arm that has them."""
     findings = [judge(expectation, results) for expectation in claim.expect]
     metrics = sorted({item.metric for item in claim.expect})
-    table = {
-        arm: {metric: [metric_of(row, metric) for row in rows] for metric in metrics}
-        for arm, rows in results.items()
-    }
+    table: dict[str, dict[str, list[float]]] = {}
+    for arm, rows in results.items():
+        found = [dict(numbers(row["metrics"])) for row in rows]
+        shared = [metric for metric in metrics if all(metric in row for row in found)]
+        table[arm] = {metric: [row[metric] for row in found] for metric in shared}
     verdicts = {finding.verdict for finding in findings}
     verdict: Verdict = "holds"
     if "not decided" in verdicts:

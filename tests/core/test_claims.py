@@ -293,6 +293,21 @@ def test_a_metric_that_is_not_finite_is_no_evidence(tmp_path: Path, base: Path, 
         run_verify(claim_of(base), tmp_path)
 
 
+def test_a_metric_may_be_of_one_arm_alone(tmp_path: Path, base: Path, toy: list[Any]) -> None:
+    def only_the_better_counts(recipe: ToyRecipe, run: Run) -> None:
+        found = {"found": 0.9} if recipe.train.learning_rate > 0.1 else {}
+        run.finish({"scores": {"x": recipe.train.learning_rate}, **found})
+
+    toy.append(only_the_better_counts)
+    changed = {"metric: scores.x, at_least: 0.5": "metric: scores.x, at_least: 0.0"}
+    claim = claim_of(base, **changed)
+    claim.expect.append(Expectation(arm="better", metric="found", at_least=0.5))
+    content, _ = run_verify(claim, tmp_path)
+    assert content["arms"]["plain"] == {"scores.x": [0.01, 0.01]}
+    assert content["arms"]["better"] == {"found": [0.9, 0.9], "scores.x": [0.5, 0.5]}
+    assert content["verdict"] == "holds"
+
+
 def test_a_mistake_in_any_arm_is_found_before_anything_runs(
     tmp_path: Path, base: Path, toy: list[Any]
 ) -> None:
