@@ -107,7 +107,7 @@ class Task:
 
 _ENHANCE, _QUANTIZE, _DISTILL = "effcli.enhance", "effcli.quantize", "effcli.distill"
 _CONTINUAL, _EGOR = "effcli.continual", "effcli.continual.egor"
-_RL = "effcli.rl_distill"
+_RL, _STREAM = "effcli.rl_distill", "effcli.detect_stream"
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -176,6 +176,15 @@ TASKS: dict[str, Task] = {
                     f"{_EGOR}.recipe:DetectorRecipe",
                     verb="train-detector",
                     pipeline=f"{_EGOR}.pipeline",
+                ),
+            ),
+        ),
+        Task(
+            "detect-stream",
+            "Boxes for the moment you receive them, from a stereo stream (StreamDSGN).",
+            (
+                Method(
+                    "streamdsgn", f"{_STREAM}.streamdsgn", f"{_STREAM}.recipe:StreamDsgnRecipe", verb="train"
                 ),
             ),
         ),

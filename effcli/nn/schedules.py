@@ -23,3 +23,16 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
     """Give all parameters the learning rate ``rate``."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def one_cycle(step: int, total_steps: int, peak: float, momenta: tuple[float, float]) -> tuple[float, float]:
+    """Rate and momentum of a step: from a tenth of the peak up for two fifths, then down to a hundred-thousandth.
+
+    Both move on half a cosine; the momentum goes from the first value to the second and back.
+    """
+    rise = 0.4 * total_steps
+    if step < rise:
+        return cosine(step, math.ceil(rise), peak / 10, peak), cosine(step, math.ceil(rise), *momenta)
+    at, rest = step - rise, total_steps - rise
+    falls = (1 + math.cos(math.pi * at / rest)) / 2
+    return peak * (1e-5 + (1 - 1e-5) * falls), momenta[0] + (momenta[1] - momenta[0]) * falls

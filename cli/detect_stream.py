@@ -1,0 +1,223 @@
+"""``effcli detect-stream``: run (default), train, eval, synth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from effcli.core.errors import UsageError
+
+from .groups import DefaultVerbGroup
+from .options import ForceOption, MachineOptions, Options, RunOptions, with_options
+from .output import is_main_process, print_metrics, print_result
+from .session import execute, runtime_for
+
+if TYPE_CHECKING:
+    from effcli.core.result import Result
+
+app = typer.Typer(
+    cls=DefaultVerbGroup,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Cars, pedestrians and cyclists in 3D from a stereo stream, for the moment in which you receive them "
+    "(StreamDSGN). `effcli detect-stream` alone drives through a synthetic street.",
+)
+
+
+WeightsOption = Annotated[
+    str,
+    typer.Option("--weights", "-w", metavar="RUN|FILE|builtin:NAME", help="The detector."),
+]
+LatencyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--simulate-latency", metavar="MS|FILE", help="Of the virtual clock (default: what was measured)."
+    ),
+]
+EgoOption = Annotated[
+    bool, typer.Option("--ego-motion", help="Take the cameras' own motion (oxts/) out of the last frame.")
+]
+
+
+@app.command("run")
+@with_options()
+def run(
+    options: MachineOptions,
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="A KITTI Tracking sequence (ROOT/0000), a folder with left/ right/ calib.txt, a left folder or "
+            "video, - for stdin, or synthetic:N:PRESET (default: a synthetic drive).",
+            show_default=False,
+        ),
+    ] = None,
+    right: Annotated[
+        str | None, typer.Argument(metavar="[RIGHT]", help="The right folder or video.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Also write streaming.jsonl and KITTI results here."
+        ),
+    ] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option("--video", metavar="FILE", help="Draw the boxes: FILE.gif, FILE.webp or FILE.mp4."),
+    ] = None,
+    weights: WeightsOption = "builtin:street-tiny",
+    calib: Annotated[
+        str | None, typer.Option("--calib", metavar="FILE", help="Calibration with P2 and P3.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option("--fps", min=0.1, help="Frames a second.")] = None,
+    clock: Annotated[
+        Literal["wall", "sim"], typer.Option("--clock", help="Real time, or a virtual clock.")
+    ] = "wall",
+    simulate_latency: LatencyOption = None,
+    score: Annotated[float, typer.Option("--score", min=0, max=1, help="Least score of a box.")] = 0.3,
+    horizon: Annotated[
+        str | None,
+        typer.Option(
+            "--horizon",
+            metavar="MS|auto",
+            help="Boxes for so long after the capture (auto: when they are there).",
+        ),
+    ] = None,
+    ego_motion: EgoOption = False,
+    frames: Annotated[int | None, typer.Option("--frames", min=1, help="Stop after so many.")] = None,
+    force: ForceOption = False,
+) -> None:
+    """Detect in a stream (default): one JSON line an output, the summary last."""
+    from effcli.detect_stream.stream_source import open_source
+    from effcli.detect_stream.streaming import StreamOptions, detect_stream, read_latencies, stdin_pipe
+    from effcli.detect_stream.weights import load_detector
+
+    settings = StreamOptions(
+        clock=clock,
+        latencies_s=None if simulate_latency is None else read_latencies(simulate_latency),
+        score=score,
+        horizon=_horizon(horizon),
+        use_poses=ego_motion,
+        most_frames=frames,
+        output=output,
+        video=video,
+        force=force,
+    )
+    opened = open_source(source, right, calib, fps, stdin_pipe())
+    detector = load_detector(weights)
+    runtime = runtime_for(options)
+    result = detect_stream(opened, detector, settings, runtime, lambda line: print(line, flush=True))
+    _print_summary(result, options)
+
+
+def _horizon(text: str | None) -> Any:
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError("expected milliseconds or auto", place=f"--horizon {text}") from None
+
+
+def _print_summary(result: Result, options: Options) -> None:
+    """The summary is the last line of stdout; a table for people goes to stderr."""
+    print_result(result.to_json(), [], as_json=True)
+    if options.quiet or options.as_json or not is_main_process():
+        return
+    metrics = result.metrics
+    latency, age = metrics["latency_ms"], metrics["age_ms"]
+    lines = [
+        f"{metrics['processed']} of {metrics['frames']} frames, {metrics['dropped']} dropped, "
+        f"{metrics['damaged']} damaged",
+        f"latency {latency['p50']:.0f} ms (p95 {latency['p95']:.0f}, p99 {latency['p99']:.0f}), "
+        f"age {age['p50']:.0f} ms (p95 {age['p95']:.0f}, p99 {age['p99']:.0f}), "
+        f"{metrics['deadline_misses']} later than a frame",
+    ]
+    if "sap" in metrics:
+        quality = {name: metrics[name] for name in ("sap", "ap")}
+        lines += [
+            f"{name:<4}" + "  ".join(f"{k} {'-' if v is None else f'{v:.1f}'}" for k, v in row.items())
+            for name, row in quality.items()
+        ]
+    else:
+        lines.append("no labels, so no sAP")
+    typer.echo("\n".join([*lines, *metrics["files"]]), err=True)
+
+
+@app.command()
+@with_options()
+def train(
+    options: RunOptions,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="DIR|synthetic:N", help="A folder of KITTI Tracking, or N synthetic drives."
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")] = None,
+) -> None:
+    """Learn a detector from labelled sequences."""
+    shorthands = {"data.source": ("--data", data), "train.steps": ("--steps", steps)}
+    execute("train", "detect-stream", options, shorthands)
+
+
+@app.command("eval")
+@with_options()
+def evaluate(
+    options: MachineOptions,
+    weights: WeightsOption = "builtin:street-tiny",
+    data: Annotated[
+        str,
+        typer.Option("--data", metavar="DIR|synthetic:N:PRESET", help="Labelled sequences."),
+    ] = "synthetic:8",
+    split: Annotated[
+        Literal["all", "paper", "sequences"],
+        typer.Option("--split", help="Of a folder: all of it, the paper's clips, or sequences held out."),
+    ] = "all",
+    simulate_latency: LatencyOption = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="No frame meets its own output, however fast (the paper's rule).")
+    ] = False,
+    truncation: Annotated[
+        Literal["graded", "released"],
+        typer.Option("--truncation", help="KITTI Tracking's 0, 1, 2 as 0, 0.3, 0.6, or as they are."),
+    ] = "graded",
+    ego_motion: EgoOption = False,
+) -> None:
+    """Measure on labelled sequences: AP, and sAP on a virtual clock."""
+    from effcli.detect_stream.measuring import Measure, evaluate_detector
+    from effcli.detect_stream.streaming import read_latencies
+    from effcli.detect_stream.weights import load_detector
+
+    how = Measure(
+        None if simulate_latency is None else read_latencies(simulate_latency),
+        "paper" if paper else "streaming",
+        truncation,
+        ego_motion,
+    )
+    result = evaluate_detector(load_detector(weights), weights, data, split, how, runtime_for(options))
+    if options.as_json:
+        print_result(result.to_json(), [], as_json=True)
+        return
+    print_metrics(result.metrics)
+
+
+@app.command()
+@with_options()
+def synth(
+    options: Options,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A new folder.")],
+    drives: Annotated[int, typer.Option("--drives", "-n", min=1, help="How many sequences.")] = 4,
+    frames: Annotated[int, typer.Option("--frames", min=3, help="Of each, at ten a second.")] = 40,
+    preset: Annotated[
+        str, typer.Option("--preset", metavar="street|straight|turn|...", help="What the drives are like.")
+    ] = "street",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Other numbers give other drives.")] = 0,
+) -> None:
+    """Write synthetic drives as a data set of KITTI Tracking: stereo pairs, labels, depth, poses."""
+    from effcli.detect_stream.synthesis import write_drives
+
+    written = write_drives(output, drives, frames, preset, seed, not options.quiet)
+    print_result({"output": str(output), **written}, [str(output)], as_json=options.as_json)

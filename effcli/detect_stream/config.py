@@ -1,0 +1,153 @@
+"""What decides the shape of a StreamDSGN network; no torch here, so that recipes and help pages stay light."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from effcli.core.recipe import Section
+
+CLASSES = ("Car", "Pedestrian", "Cyclist")
+"""What a detector tells apart, in the order of its scores."""
+
+
+class GridConfig(Section):
+    """The volume in front of the cameras, in their ground frame (X forward, Y left, Z up), metres."""
+
+    x: tuple[float, float] = Field(description="Nearest and farthest.")
+    y: tuple[float, float] = Field(description="From right to left.")
+    z: tuple[float, float] = Field(description="From below to above the cameras' height.")
+    cells: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(description="Layers Z, rows Y, columns X.")
+
+
+class NetworkConfig(Section):
+    """The architecture; spec sheet sections 3 and 10."""
+
+    height: int = Field(multiple_of=32, description="Rows of the images that the network sees.")
+    width: int = Field(multiple_of=32, description="Columns.")
+    stem_kernel: int = Field(description="Of the first convolution.")
+    widths: tuple[int, int, int, int] = Field(description="Channels of the stages of the image network.")
+    blocks: PositiveInt = Field(description="Residual blocks a stage.")
+    pool_sides: tuple[int, ...] = Field(description="Sides of the squares that are pooled (SPP).")
+    pool_channels: int = Field(description="Channels of each.")
+    up_channels: tuple[int, int] = Field(description="Channels on the way to full resolution.")
+    neck_channels: int = Field(description="Channels of the 3x3 convolution there.")
+    stereo_channels: int = Field(description="Channels of the features that are matched.")
+    window: int | None = Field(
+        description="Of these, how many each plane sees (depth-wise plane sweep); null: all."
+    )
+    n_planes: PositiveInt = Field(description="Depths at which left and right are matched.")
+    depth: tuple[float, float] = Field(description="Nearest and farthest depth, metres.")
+    grid: GridConfig = Field(description="The volume.")
+    volume_channels: int = Field(description="Channels of the volume.")
+    bev_stem: int = Field(description="Channels of the first convolution seen from above.")
+    bev_widths: tuple[int, int] = Field(description="Channels at a half and a quarter of the cells.")
+    bev_blocks: tuple[int, int] = Field(description="Large-kernel blocks at each.")
+    bev_up: tuple[int, int] = Field(description="Channels on the way up again.")
+    bev: Literal["large-kernel", "hourglass"] = Field(
+        "large-kernel", description="LKBB, or the 3x3 hourglass of the paper's baseline."
+    )
+    fusion: Literal["flow", "concat", "none"] = Field(
+        "flow",
+        description="FFF; features of two frames side by side; or one frame alone.",
+    )
+    fusion_channels: int = Field(description="Channels of each of the three parts of FFF.")
+    fusion_reach: int = Field(3, description="Farthest shift that is looked for, pooled cells.")
+    head_channels: int = Field(description="Channels of the detection head.")
+    compat: bool = Field(
+        False,
+        description="The released code's own ways: 1 instead of the skips of the hourglass, half a plane of depth, a "
+        "drifting warp, first shift among equals, anchors from edge to edge.",
+    )
+
+    @property
+    def depth_step(self) -> float:
+        """Metres between two planes."""
+        return (self.depth[1] - self.depth[0]) / self.n_planes
+
+    @property
+    def cell(self) -> tuple[float, float]:
+        """Length along X and along Y of a cell, metres."""
+        _, rows, columns = self.grid.cells
+        x, y = self.grid.x, self.grid.y
+        return (x[1] - x[0]) / columns, (y[1] - y[0]) / rows
+
+
+FULL = NetworkConfig(
+    height=320,
+    width=1248,
+    stem_kernel=7,
+    widths=(64, 128, 128, 128),
+    blocks=2,
+    pool_sides=(64, 32, 16, 8),
+    pool_channels=32,
+    up_channels=(64, 32),
+    neck_channels=128,
+    stereo_channels=96,
+    window=32,
+    n_planes=64,
+    depth=(2.0, 53.2),
+    grid=GridConfig(x=(2.0, 53.2), y=(-28.8, 28.8), z=(-3.0, 1.0), cells=(10, 288, 256)),
+    volume_channels=32,
+    bev_stem=64,
+    bev_widths=(128, 128),
+    bev_blocks=(2, 2),
+    bev_up=(128, 64),
+    fusion_channels=32,
+    head_channels=64,
+    compat=True,
+)
+"""The released model: 3,632,585 parameters, 3,604,008 without what is only trained."""
+
+TINY = NetworkConfig(
+    height=128,
+    width=416,
+    stem_kernel=5,
+    widths=(16, 24, 32, 32),
+    blocks=1,
+    pool_sides=(16, 8),
+    pool_channels=8,
+    up_channels=(16, 8),
+    neck_channels=16,
+    stereo_channels=16,
+    window=None,
+    n_planes=16,
+    depth=(2.0, 40.4),
+    grid=GridConfig(x=(2.0, 40.4), y=(-19.2, 19.2), z=(-3.0, 1.0), cells=(12, 64, 64)),
+    volume_channels=16,
+    bev_stem=32,
+    bev_widths=(48, 48),
+    bev_blocks=(1, 1),
+    bev_up=(48, 32),
+    fusion_channels=16,
+    head_channels=32,
+)
+"""For two CPU cores: 356,945 parameters, 349,568 without what is only trained."""
+
+BASE = NetworkConfig(
+    height=256,
+    width=832,
+    stem_kernel=7,
+    widths=(32, 64, 64, 64),
+    blocks=2,
+    pool_sides=(32, 16, 8),
+    pool_channels=16,
+    up_channels=(32, 16),
+    neck_channels=64,
+    stereo_channels=48,
+    window=24,
+    n_planes=48,
+    depth=(2.0, 50.0),
+    grid=GridConfig(x=(2.0, 50.0), y=(-24.0, 24.0), z=(-3.0, 1.0), cells=(12, 160, 160)),
+    volume_channels=24,
+    bev_stem=48,
+    bev_widths=(96, 96),
+    bev_blocks=(2, 2),
+    bev_up=(96, 48),
+    fusion_channels=24,
+    head_channels=48,
+)
+"""For one GPU: two thirds of KITTI's pixels, cells of 30 cm."""
+
+NETWORKS = {"tiny": TINY, "base": BASE, "full": FULL}

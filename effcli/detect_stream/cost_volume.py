@@ -1,0 +1,113 @@
+"""The plane sweep: left features beside right ones shifted by the disparity of each depth (spec sheet 3.4)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effcli.detect_stream.config import NetworkConfig
+from effcli.detect_stream.image_network import ROW_STEP
+
+
+def plane_depths(config: NetworkConfig) -> np.ndarray:
+    """Depths of the planes, the middles of equal steps, metres ``[K]``."""
+    depths: np.ndarray = config.depth[0] + config.depth_step * (np.arange(config.n_planes) + 0.5)
+    return depths
+
+
+def window_starts(disparities: np.ndarray, n_channels: int, window: int) -> np.ndarray:
+    """First channel that each plane sees: near planes low channels, far planes high ones, ``[K]``.
+
+    The disparities, to the power of 0.1, decide how far the window moves on from plane to plane.
+    """
+    n_planes, span = len(disparities), n_channels - window
+    if not span:
+        return np.zeros(n_planes, int)
+    points = span + 1
+    at = np.linspace(0, n_planes - 1, points)
+    u = np.interp(at, np.arange(n_planes), disparities) ** 0.1
+    u = points * u / (u.max() - u.min())
+    u -= u.min()
+    starts = span - np.clip(np.floor(u), 0, span)
+    chosen = np.floor(np.arange(n_planes) / max(1, n_planes - 1) * points * (1 - 1e-6)).astype(int)
+    found: np.ndarray = starts[np.clip(chosen, 0, span)].astype(int)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _channels(config: NetworkConfig, focal_baseline: float) -> Tensor:
+    """Which channel of the features each plane shows at each channel of the volume, ``[K, window]``."""
+    window = config.window or config.stereo_channels
+    starts = window_starts(focal_baseline / plane_depths(config), config.stereo_channels, window)
+    places = np.arange(window)
+    return torch.from_numpy(starts[:, None] + (places[None] - starts[:, None]) % window)
+
+
+def cost_volume(left: Tensor, right: Tensor, focal_baseline: Tensor, config: NetworkConfig) -> Tensor:
+    """Left and shifted right features on every plane.
+
+    Args:
+        left: at every fourth row and column of the picture, ``[B, C, h, w]``.
+        right: at every fourth row and every column, ``[B, C, h, 4 w]``.
+        focal_baseline: focal length times distance of the cameras, pixels metres, ``[B]``.
+
+    Returns:
+        ``[B, K, 2 C', h, w]`` with C' the window, or C without one; right features that are not in the picture are 0.
+    """
+    if config.window is None:
+        return _whole(left, right, focal_baseline, config)
+    return torch.stack(
+        [_windowed(left[i], right[i], float(focal_baseline[i]), config) for i in range(len(left))]
+    )
+
+
+def _whole(left: Tensor, right: Tensor, focal_baseline: Tensor, config: NetworkConfig) -> Tensor:
+    """Each plane sees all channels: one product with the matrices that shift and interpolate the rows."""
+    n, channels, height, width = left.shape
+    rows = right.flatten(1, 2)  # [B, C h, 4 w]
+    shift = torch.stack([_shift_matrix(float(one), right.shape[3], width, config) for one in focal_baseline])
+    swept = torch.bmm(rows, shift.to(rows)).reshape(n, channels, height, config.n_planes, width)
+    still = left[:, None].expand(n, config.n_planes, channels, height, width)
+    return torch.cat([still, swept.permute(0, 3, 1, 2, 4).to(left.dtype)], 2)
+
+
+@lru_cache(maxsize=16)
+def _shift_matrix(focal_baseline: float, n_columns: int, width: int, config: NetworkConfig) -> Tensor:
+    """From the columns of the right features to the places of all planes, ``[4 w, K w]``."""
+    low, high, share, inside = _places(focal_baseline, n_columns, width, config)
+    matrix = torch.zeros(n_columns, len(low) * width)
+    target = torch.arange(matrix.shape[1])
+    matrix[low.flatten(), target] += ((1 - share) * inside).flatten()
+    matrix[high.flatten(), target] += (share * inside).flatten()
+    return matrix
+
+
+def _places(
+    focal_baseline: float, n_columns: int, width: int, config: NetworkConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The two columns between which each place is on each plane, the share of the second, and whether it is there.
+
+    All ``[K, w]``.
+    """
+    shifts = torch.from_numpy(focal_baseline / plane_depths(config)).float()
+    at = ROW_STEP * torch.arange(width)[None] - shifts[:, None]
+    inside = (at >= 0) & (at <= n_columns - 1)
+    first = at.floor().clamp(0, n_columns - 1)
+    low = first.long()
+    return low, (low + 1).clamp(max=n_columns - 1), (at - first) * inside, inside.float()
+
+
+def _windowed(left: Tensor, right: Tensor, focal_baseline: float, config: NetworkConfig) -> Tensor:
+    """Each plane sees a window of the channels (DPS)."""
+    places = _places(focal_baseline, right.shape[2], left.shape[2], config)
+    low, high = (part.to(right.device) for part in places[:2])
+    share, inside = (part.to(right) for part in places[2:])
+    planes = []
+    for k, window in enumerate(_channels(config, focal_baseline).to(right.device)):
+        seen = right[window]
+        swept = (seen[:, :, low[k]] * (1 - share[k]) + seen[:, :, high[k]] * share[k]) * inside[k]
+        planes.append(torch.cat([left[window], swept]))
+    return torch.stack(planes)

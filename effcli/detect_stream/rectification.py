@@ -1,0 +1,45 @@
+"""A quick look at whether a pair is rectified: whether the same things are in the same rows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_ROWS = 4
+_BLOCK = 16
+_LEAST_TEXTURE = 4.0
+
+
+def row_offset(left: Tensor, right: Tensor, n_disparities: int = 64) -> float:
+    """How many rows the right picture is lower than the left one, by the best match of textured blocks.
+
+    Args:
+        left, right: uint8 ``[3, H, W]``, of the network's size.
+        n_disparities: columns that are searched.
+
+    Returns:
+        The offset of the half of the picture where it is larger; 0 for pictures without texture.
+    """
+    a, b = (x.float().mean(0)[None, None] for x in (left, right))
+    best: Tensor | None = None
+    rows: Tensor | None = None
+    for offset in range(-_ROWS, _ROWS + 1):
+        moved = b.roll(-offset, 2)
+        costs = [
+            F.avg_pool2d((a[..., d:] - moved[..., : a.shape[3] - d]).abs(), _BLOCK)
+            for d in range(0, n_disparities, 2)
+        ]
+        width = costs[-1].shape[3]
+        cost = torch.stack([one[..., -width:] for one in costs]).amin(0)
+        if best is None or rows is None:
+            best, rows = cost, torch.full_like(cost, offset)
+        else:
+            better = cost < best
+            best, rows = torch.where(better, cost, best), torch.where(better, float(offset), rows)
+    assert rows is not None
+    deviation = (F.avg_pool2d(a**2, _BLOCK) - F.avg_pool2d(a, _BLOCK) ** 2).clamp(min=0).sqrt()
+    textured = deviation[..., -rows.shape[3] :] > _LEAST_TEXTURE
+    halves = zip(rows.chunk(2, 3), textured.chunk(2, 3), strict=True)
+    offsets = [float(half[mask].median()) for half, mask in halves if mask.sum() >= 4]
+    return max(offsets, key=abs, default=0.0)

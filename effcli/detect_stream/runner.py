@@ -1,0 +1,318 @@
+"""Streaming: always the newest frame, results stamped with when they were there (spec sheet 13)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from effcli.data.boxes3d import to_camera
+from effcli.data.kitti_labels import Objects
+from effcli.detect_stream.stream_detector import Detected, Prepared, StreamDetector
+from effcli.detect_stream.stream_source import Arrival, FrameSource
+
+WARM_UPS = 5
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Output:
+    """What was published for a frame.
+
+    Attributes:
+        frame: its number.
+        target_frame: the one whose boxes these are.
+        captured_s, started_s, finished_s: seconds after the first frame.
+        dropped: frames left out since the output before.
+        detected: the result.
+        read_ms: for reading and preparing the frame, in another thread where the clock is real.
+    """
+
+    frame: int
+    target_frame: int
+    captured_s: float
+    started_s: float
+    finished_s: float
+    dropped: int
+    detected: Detected
+    read_ms: float
+
+    @property
+    def latency_ms(self) -> float:
+        """From the start of the work to its end."""
+        return 1000 * (self.finished_s - self.started_s)
+
+    @property
+    def age_ms(self) -> float:
+        """From the capture of the frame to the result: latency and waiting."""
+        return 1000 * (self.finished_s - self.captured_s)
+
+
+@dataclass
+class Stream:
+    """All that came of a run.
+
+    Attributes:
+        outputs: in order.
+        frames: how many came.
+        damaged: number and reason of those that could not be read.
+        mailbox_drops: frames that were overtaken by newer ones.
+        was_stopped: whether it ended before the source did.
+    """
+
+    outputs: list[Output] = field(default_factory=list)
+    frames: int = 0
+    damaged: list[tuple[int, str]] = field(default_factory=list)
+    mailbox_drops: int = 0
+    was_stopped: bool = False
+
+
+@dataclass(frozen=True)
+class _Letter:
+    number: int
+    prepared: Prepared
+    captured_s: float
+    read_ms: float
+
+
+class Mailbox:
+    """One slot: what is new overwrites what was not fetched, and is counted."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._letter: _Letter | None = None
+        self._error: BaseException | None = None
+        self._is_closed = False
+        self.overwritten = 0
+
+    def put(self, letter: _Letter) -> None:
+        """Leave the newest frame."""
+        with self._changed:
+            self.overwritten += self._letter is not None
+            self._letter = letter
+            self._changed.notify_all()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Nothing more comes, or the reader failed."""
+        with self._changed:
+            self._is_closed, self._error = True, error
+            self._changed.notify_all()
+
+    def take(self) -> _Letter | None:
+        """Wait for the newest frame; None at the end.
+
+        Raises:
+            BaseException: what the reader failed with.
+        """
+        with self._changed:
+            while self._letter is None and not self._is_closed:
+                self._changed.wait(_POLL_S)  # so that signals are seen
+            if self._error is not None:
+                raise self._error
+            letter, self._letter = self._letter, None
+            return letter
+
+
+def run_wall(
+    source: FrameSource,
+    detector: StreamDetector,
+    arrivals: Iterator[Arrival],
+    publish: Callable[[Output], None],
+) -> Stream:
+    """On the real clock: a thread reads and prepares, this one detects.
+
+    Args:
+        source: the stream.
+        detector: shown its frames.
+        arrivals: all of them in order.
+        publish: called with each output as soon as it is there.
+    """
+    stream, mailbox, stop = Stream(), Mailbox(), threading.Event()
+    started = time.perf_counter()
+
+    def now() -> float:
+        return time.perf_counter() - started
+
+    def read() -> None:
+        try:
+            began = time.perf_counter()
+            for arrival in arrivals:
+                if stop.is_set():
+                    return
+                stream.frames = arrival.number + 1
+                if arrival.frame is None:
+                    stream.damaged.append((arrival.number, arrival.damage or ""))
+                    continue
+                prepared = detector.prepare(arrival.frame, _pose(source, arrival.number))
+                read_ms = 1000 * (time.perf_counter() - began)
+                captured_s = now() if source.is_live else arrival.number / source.fps
+                if not source.is_live:
+                    stop.wait(max(0.0, captured_s - now()))
+                mailbox.put(_Letter(arrival.number, prepared, captured_s, read_ms))
+                began = time.perf_counter()
+            mailbox.close()
+        except BaseException as error:  # the other thread must not wait for ever
+            mailbox.close(error)
+
+    reader = threading.Thread(target=read, daemon=True, name="reader")
+    reader.start()
+    last = -1
+    try:
+        while (letter := mailbox.take()) is not None:
+            begun = now()
+            detected = detector.detect(letter.prepared, letter.number)
+            output = _output(detector, letter, begun, now(), last, detected)
+            last = letter.number
+            stream.outputs.append(output)
+            publish(output)
+    except KeyboardInterrupt:
+        stream.was_stopped = True
+    finally:
+        stop.set()
+        stream.mailbox_drops = mailbox.overwritten
+    return stream
+
+
+def run_simulated(
+    source: FrameSource,
+    detector: StreamDetector,
+    arrivals: Iterator[Arrival],
+    latencies_s: Sequence[float] | None,
+    publish: Callable[[Output], None],
+) -> Stream:
+    """On a virtual clock, faster or slower than the real one; with given latencies the same every time.
+
+    Args:
+        source: the stream.
+        detector: shown its frames.
+        arrivals: all of them in order.
+        latencies_s: of the outputs in turn; None takes what each really took.
+        publish: called with each output.
+    """
+    stream = Stream()
+    waiting = _Waiting(arrivals, source.fps, stream)
+    free, last = 0.0, -1
+    while (chosen := waiting.newest(free)) is not None:
+        began = time.perf_counter()
+        assert chosen.frame is not None
+        prepared = detector.prepare(chosen.frame, _pose(source, chosen.number))
+        ready = time.perf_counter()
+        detected = detector.detect(prepared, chosen.number)
+        real_s = time.perf_counter() - ready
+        latency_s = real_s if latencies_s is None else latencies_s[len(stream.outputs) % len(latencies_s)]
+        letter = _Letter(chosen.number, prepared, chosen.number / source.fps, 1000 * (ready - began))
+        begun = max(free, letter.captured_s)
+        output = _output(detector, letter, begun, begun + latency_s, last, detected)
+        stream.outputs.append(output)
+        publish(output)
+        free, last = output.finished_s, chosen.number
+    return stream
+
+
+class _Waiting:
+    """Frames that were captured up to a moment of a virtual clock; of those the newest is taken."""
+
+    def __init__(self, arrivals: Iterator[Arrival], fps: float, stream: Stream) -> None:
+        self._arrivals, self._fps, self._stream = arrivals, fps, stream
+        self._next = self._advance()
+
+    def newest(self, moment_s: float) -> Arrival | None:
+        """The newest frame captured by a moment, or the next one; None at the end."""
+        found = self._next
+        if found is None:
+            return None
+        self._next = self._advance()
+        while self._next is not None and self._next.number / self._fps <= moment_s + 1e-9:
+            self._stream.mailbox_drops += 1
+            found, self._next = self._next, self._advance()
+        return found
+
+    def _advance(self) -> Arrival | None:
+        for arrival in self._arrivals:
+            self._stream.frames = arrival.number + 1
+            if arrival.frame is not None:
+                return arrival
+            self._stream.damaged.append((arrival.number, arrival.damage or ""))
+        return None
+
+
+def warm_up(detector: StreamDetector, arrival: Arrival) -> None:
+    """Let caches fill and code be made before the clock starts."""
+    if arrival.frame is None:
+        return
+    prepared = detector.prepare(arrival.frame)
+    for i in range(WARM_UPS):
+        detector.detect(prepared, i)
+    detector.reset()
+    detector.scene_changes = 0
+
+
+def json_line(output: Output, name: str, fps: float, horizon_ms: float | None = None) -> dict[str, Any]:
+    """An output as one line of JSON; boxes are moved on to ``horizon_ms`` after the capture, if that is given."""
+    objects = output.detected.objects
+    target_s = output.captured_s + (output.target_frame - output.frame) / fps
+    if horizon_ms is not None:
+        wanted = output.captured_s + horizon_ms / 1000
+        objects = moved(objects, output.detected.velocities, wanted - target_s)
+        target_s = wanted
+    return {
+        "seq": name,
+        "frame": output.frame,
+        "target_frame": output.target_frame,
+        "t_capture": round(output.captured_s, 4),
+        "t_start": round(output.started_s, 4),
+        "t_finish": round(output.finished_s, 4),
+        "t_target": round(target_s, 4),
+        "latency_ms": round(output.latency_ms, 2),
+        "age_ms": round(output.age_ms, 2),
+        "dropped": output.dropped,
+        "history": output.detected.history,
+        "objects": _objects(objects, output.detected.velocities),
+    }
+
+
+def moved(objects: Objects, velocities: np.ndarray, seconds: float) -> Objects:
+    """Objects some seconds later, or earlier, at constant velocity."""
+    boxes = objects.boxes.copy()
+    boxes[:, :2] += velocities * seconds
+    return replace(objects, boxes=boxes)
+
+
+def _objects(objects: Objects, velocities: np.ndarray) -> list[dict[str, Any]]:
+    xyz, hwl, rotation_y = to_camera(objects.boxes)
+    return [
+        {
+            "cls": objects.kinds[i],
+            "score": round(float(objects.scores[i]), 4),
+            "xyz": [round(float(v), 3) for v in xyz[i]],
+            "hwl": [round(float(v), 3) for v in hwl[i]],
+            "ry": round(float(rotation_y[i]), 4),
+            "bbox": [round(float(v), 1) for v in objects.image_boxes[i]],
+            "velocity": [round(float(-velocities[i, 1]), 2), round(float(velocities[i, 0]), 2)],
+        }
+        for i in range(len(objects))
+    ]
+
+
+def _output(
+    detector: StreamDetector, letter: _Letter, begun: float, finished: float, last: int, detected: Detected
+) -> Output:
+    ahead = 1 if detector.target == "next" else 0
+    return Output(
+        letter.number,
+        letter.number + ahead,
+        letter.captured_s,
+        begun,
+        finished,
+        letter.number - last - 1,
+        detected,
+        letter.read_ms,
+    )
+
+
+def _pose(source: FrameSource, number: int) -> np.ndarray | None:
+    return None if source.sequence is None else source.sequence.pose(number)

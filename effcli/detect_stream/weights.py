@@ -1,0 +1,100 @@
+"""A trained detector as a file: safetensors, with its architecture and what it predicts in the metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from effcli.core.errors import InputError
+from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file, read_tensors, require_format, save_tensors
+from effcli.detect_stream.config import NetworkConfig
+from effcli.detect_stream.streamdsgn import StreamDsgn
+
+FORMAT, VERSION = "effcli-streamdsgn", "1"
+FILE_NAME = "model/streamdsgn.safetensors"
+Target = Literal["next", "now"]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A network and what it was trained for.
+
+    Attributes:
+        network: in evaluation mode, without its depth head.
+        target: whether its boxes are those of the next frame or of this one.
+    """
+
+    network: StreamDsgn
+    target: Target
+
+
+def save_detector(
+    file: Path, network: StreamDsgn, target: Target, *, kernel_dtype: torch.dtype | None = None
+) -> None:
+    """Write a network, atomically; ``kernel_dtype`` of the tensors with two axes or more."""
+    tensors = {
+        name: value.detach().to("cpu", (kernel_dtype if value.ndim > 1 else None) or value.dtype).contiguous()
+        for name, value in network.state_dict().items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": network.config.model_dump_json(),
+        "target": target,
+    }
+    save_tensors(file, tensors, metadata)
+
+
+def load_detector(source: str) -> Detector:
+    """Read a detector.
+
+    Args:
+        source: a file, a run directory, or ``builtin:NAME``.
+
+    Raises:
+        InputError: there is none, or it is damaged or of another kind.
+    """
+    if source.startswith(BUILTIN_PREFIX):
+        with builtin_file(source, FORMAT) as file:
+            return _load(file, source)
+    path = Path(source)
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(
+            "holds no detector",
+            place=source,
+            hint="name a run of `effcli detect-stream train`, its file, or builtin:street-tiny",
+        )
+    return _load(file, source)
+
+
+def _load(file: Path, place: str) -> Detector:
+    metadata, tensors = read_tensors(file, place)
+    require_format(metadata, FORMAT, VERSION, place)
+    try:
+        config = NetworkConfig.model_validate_json(metadata["config"])
+    except (ValueError, KeyError):
+        raise InputError("its metadata name no architecture that this effcli knows", place=place) from None
+    network = StreamDsgn(config)
+    load_weights(network, tensors, place)
+    target: Target = "now" if metadata.get("target") == "now" else "next"
+    return Detector(network.eval(), target)
+
+
+def load_weights(network: StreamDsgn, tensors: Mapping[str, Tensor], place: str) -> None:
+    """Fill a network.
+
+    Raises:
+        InputError: the tensors are not those of this architecture.
+    """
+    try:
+        network.load_state_dict(
+            {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+        )
+    except RuntimeError as error:
+        raise InputError(f"weights do not fit: {' '.join(str(error).split())[:160]}", place=place) from None
