@@ -11,7 +11,7 @@ from effcli.core.errors import UsageError
 
 from .groups import DefaultVerbGroup
 from .options import ForceOption, MachineOptions, Options, RunOptions, with_options
-from .output import is_main_process, print_metrics, print_result
+from .output import is_main_process, print_result, print_table
 from .session import execute, runtime_for
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def run(
         video=video,
         force=force,
     )
-    opened = open_source(source, right, calib, fps, stdin_pipe())
+    opened = open_source(source, right, calib, fps, stdin_pipe(), frames)
     detector = load_detector(weights)
     runtime = runtime_for(options)
     result = detect_stream(opened, detector, settings, runtime, lambda line: print(line, flush=True))
@@ -138,7 +138,7 @@ def _print_summary(result: Result, options: Options) -> None:
     if "sap" in metrics:
         quality = {name: metrics[name] for name in ("sap", "ap")}
         lines += [
-            f"{name:<4}" + "  ".join(f"{k} {'-' if v is None else f'{v:.1f}'}" for k, v in row.items())
+            f"{name:<4}" + "  ".join(f"{kind} {_number(value)}" for kind, value in row.items())
             for name, row in quality.items()
         ]
     else:
@@ -201,7 +201,17 @@ def evaluate(
     if options.as_json:
         print_result(result.to_json(), [], as_json=True)
         return
-    print_metrics(result.metrics)
+    names = ("ap", "sap", "sap_constant_velocity", "ap_same_frame")
+    classes = list(result.metrics["ap"])
+    rows = [[name, *(_number(result.metrics[name][kind]) for kind in classes)] for name in names]
+    for measure in ("3d_loose", "bev_loose", "3d_strict", "bev_strict"):
+        values = [result.metrics["sap_table"][kind][measure]["moderate"] for kind in classes]
+        rows.append([f"sap, {measure}", *map(_number, values)])
+    print_table(rows, ["", *classes])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 @app.command()

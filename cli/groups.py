@@ -52,5 +52,7 @@ class DefaultVerbGroup(TyperGroup):
         return [*super().shell_complete(ctx, incomplete), *default.shell_complete(ctx, incomplete)]
 
     def _misspelt(self, token: str) -> bool:
-        is_near = not token.startswith("-") and bool(get_close_matches(token, self.commands))
-        return is_near and not Path(token).exists()
+        is_word = token.replace("-", "").isalnum() and not token.startswith(
+            "-"
+        )  # no path, no name with a colon
+        return is_word and bool(get_close_matches(token, self.commands)) and not Path(token).exists()

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from effcli.data.kitti_tracking import write_sequence
+from effcli.data.stereo_drives import Drive
 from tests.cli.coco_squares import save_squares
 from tests.clip.tiny_clips import save_pairs
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
@@ -41,6 +43,10 @@ SHORTENED = {
     "effcli continual train-detector --data boxes/": "effcli continual train-detector --data boxes/ --tasks 2+2 "
     "--epochs 1",
     "effcli continual --method egor --detector first/": f"effcli continual --method egor {_BRIEF} --detector first/",
+    "effcli detect-stream --video": "effcli detect-stream --frames 4 --video",
+    "effcli detect-stream eval --data synthetic:8": "effcli detect-stream eval --data kitti",
+    "effcli detect-stream train --data": "effcli detect-stream train -s data.split=all -s data.eval=null --steps 1 "
+    "-s train.batch_size=1 --data",
     "effcli rl-distill -o": f"effcli rl-distill {_QUICK} -o",
     "effcli rl-distill --env ALE/Pong-v5 --steps 10M": f"effcli rl-distill --env ALE/Pong-v5 {_QUICK} "
     "-s eval.episodes=0 -s ppo.rollout=16",
@@ -69,6 +75,7 @@ def home(tmp_path: Path) -> Path:
 
     for name in ("night.png", "night.jpg", "photos/a.png", "photos/deep/b.jpg"):
         picture(name)
+    assert list(write_sequence(tmp_path / "kitti", "0000", Drive(1, 4)))
     for pair in ("1.png", "2.png"):
         picture(f"pairs/low/{pair}")
         picture(f"pairs/high/{pair}", 255)

@@ -184,7 +184,11 @@ TASKS: dict[str, Task] = {
             "Boxes for the moment you receive them, from a stereo stream (StreamDSGN).",
             (
                 Method(
-                    "streamdsgn", f"{_STREAM}.streamdsgn", f"{_STREAM}.recipe:StreamDsgnRecipe", verb="train"
+                    "streamdsgn",
+                    f"{_STREAM}.streamdsgn",
+                    f"{_STREAM}.recipe:StreamDsgnRecipe",
+                    "train",
+                    f"{_STREAM}.pipeline",
                 ),
             ),
         ),

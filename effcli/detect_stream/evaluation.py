@@ -57,8 +57,8 @@ def precision_table(scored: Scored, height_scale: float) -> dict[str, Any]:
         and loose thresholds the three levels at 40 points of recall, ``3d_strict{easy,moderate,hard}``, and at 11 as
         ``3d_strict_r11{...}``; None where a class has no objects.
     """
-    table: dict[str, Any] = {kind: _of_class(scored, kind, height_scale) for kind in CLASSES}
-    table["all"] = _means([table[kind] for kind in CLASSES])
+    table: dict[str, Any] = {kind.lower(): _of_class(scored, kind, height_scale) for kind in CLASSES}
+    table["all"] = _means(list(table.values()))
     return table
 
 
@@ -83,9 +83,11 @@ def _of_class(scored: Scored, kind: str, height_scale: float) -> dict[str, Any]:
 
 
 def summary(scored: Scored, height_scale: float) -> dict[str, float | None]:
-    """AP by centre distance of 2 m at the moderate level: per class, and ``all``, their mean."""
+    """AP by centre distance of 2 m at the moderate level: ``car, pedestrian, cyclist`` and ``all``, their mean."""
     rule = Rule("centre", 2.0, LEVEL, height_scale)
-    found = {kind: _value(precision_curve(scored.found, scored.true, kind, rule), 40) for kind in CLASSES}
+    found = {
+        kind.lower(): _value(precision_curve(scored.found, scored.true, kind, rule), 40) for kind in CLASSES
+    }
     return {**found, "all": _mean(list(found.values()))}
 
 

@@ -235,7 +235,12 @@ def _decoded(number: int, files: list[bytes]) -> Arrival:
 
 
 def open_source(
-    source: str | None, right: str | None, calibration: str | None, fps: float | None, pipe: BinaryIO
+    source: str | None,
+    right: str | None,
+    calibration: str | None,
+    fps: float | None,
+    pipe: BinaryIO,
+    most_frames: int | None = None,
 ) -> FrameSource:
     """The stream that the command line names.
 
@@ -246,13 +251,14 @@ def open_source(
         calibration: file of the calibration; None looks where it should be.
         fps: frames a second; None as the source says, else 10.
         pipe: standard input.
+        most_frames: of a synthetic drive.
 
     Raises:
         InputError: there is no such thing, or it is damaged.
         UsageError: something is missing on the command line.
     """
     if source is None or parse_synthetic(source) is not None:
-        return SequenceSource(drawn([_drive(source)], 1)[0], fps)
+        return SequenceSource(drawn([_drive(source, most_frames)], 1)[0], fps)
     if source == "-":
         return PipeSource(pipe, read_calibration(_required(calibration, "-")), fps)
     path = Path(source)
@@ -266,11 +272,12 @@ def open_source(
     return SequenceSource(_on_disk(path, calibration), fps)
 
 
-def _drive(source: str | None) -> Drive:
+def _drive(source: str | None, most_frames: int | None) -> Drive:
     name = parse_synthetic(source) if source else None
+    n_frames = max(3, min(_DEFAULT_FRAMES, most_frames or _DEFAULT_FRAMES))
     if name is None:
-        return Drive(_DEFAULT_SEED, _DEFAULT_FRAMES)
-    return Drive(_DEFAULT_SEED + name.n_drives, _DEFAULT_FRAMES, name.presets[0])
+        return Drive(_DEFAULT_SEED, n_frames)
+    return Drive(_DEFAULT_SEED + name.n_drives, n_frames, name.presets[0])
 
 
 def _required(calibration: str | None, place: str) -> Path:

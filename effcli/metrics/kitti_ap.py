@@ -120,7 +120,7 @@ def average_precision(curve: np.ndarray, n_points: Literal[11, 40] = 40) -> floa
 def _score_points(scores: np.ndarray, n_true: int) -> list[float]:
     """The score at which each of the 41 points of recall is reached, as far as they are.
 
-    KITTI's tool takes the nearest instead, and so cannot reach 100 with fewer than 41 objects; with many it is the same.
+    KITTI's tool takes the nearest and so cannot reach 100 with fewer than 41 objects; with many it is the same.
     """
     ordered = np.sort(scores)[::-1]
     needed = np.maximum(1, np.ceil(np.arange(_N_POINTS) / (_N_POINTS - 1) * n_true - 1e-9)).astype(int)

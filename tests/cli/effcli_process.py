@@ -27,6 +27,8 @@ spawner.set_forkserver_preload(
         "effcli.continual.egor.pipeline",
         "effcli.continual.pipeline",
         "effcli.continual.saved_runs",
+        "effcli.detect_stream.pipeline",
+        "effcli.detect_stream.streaming",
         "effcli.distill.clip_kd.pipeline",
         "effcli.distill.rdd",
         "effcli.distill.teacher",

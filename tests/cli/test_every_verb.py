@@ -67,7 +67,8 @@ class Verb:
     Attributes:
         words: the command.
         arguments: with which it works in the folder `place`; ``OUT`` is a path that is not there.
-        stdout: what stdout is: ``paths`` of what was made, ``text`` for people, or ``picture``.
+        stdout: what stdout is: ``paths`` of what was made, ``text`` for people, ``picture``, or ``lines`` of JSON of
+            which the last is the object of ``--json``.
         keys: of the JSON object.
         wrong: arguments instead of `arguments` that name something missing or wrong.
     """
@@ -161,6 +162,26 @@ VERBS = [
         frozenset({"images", "failed"}),
         wrong="squares-detector nowhere.png",
     ),
+    Verb(
+        "detect-stream run",
+        "kitti/0000 --clock sim --simulate-latency 50",
+        "lines",
+        frozenset(RESULT),
+        wrong="nowhere -o OUT",
+    ),
+    Verb(
+        "detect-stream train",
+        "--data kitti -s data.split=all -s data.eval=null --steps 1 -s train.batch_size=1 -o OUT",
+        keys=frozenset(RESULT),
+        wrong="--data nowhere -o deep/er/OUT",
+    ),
+    Verb("detect-stream eval", "--data kitti", "text", frozenset(RESULT), wrong="--data nowhere"),
+    Verb(
+        "detect-stream synth",
+        "-n 1 --frames 3 -o OUT",
+        keys=frozenset({"output", "sequences", "frames"}),
+        wrong="--preset no -o OUT",
+    ),
     Verb("rl-distill run", f"{SMALL_RL} -o OUT", keys=frozenset(RESULT), wrong="--env No-v1 -o deep/er/OUT"),
     Verb("rl-distill eval", "group -n 2", "text", frozenset(RESULT), wrong="group --env Acrobot-v1"),
     Verb(
@@ -220,6 +241,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path:
     assert done.code == 0, done.stderr
     done = effcli("rl-distill", *SMALL_RL.split(), "-o", "group", cwd=folder)
     assert done.code == 0, done.stderr
+    done = effcli("detect-stream", "synth", "-n", "1", "--frames", "4", "-o", "kitti", cwd=folder)
+    assert done.code == 0, done.stderr
     words = f"train-detector --data squares {SMALL_DETECTOR} -o squares-detector"
     done = effcli("continual", *words.split(), cwd=folder)
     assert done.code == 0, done.stderr
@@ -258,13 +281,12 @@ def test_stdout_is_the_result_alone(verb: Verb, place: Path) -> None:
 def test_json_is_one_object(verb: Verb, place: Path) -> None:
     done = effcli(*words_of(verb, verb.arguments, "json"), "--json", "-q", cwd=place)
     assert (done.code, done.stderr) == (0, "")
-    assert done.json.keys() >= verb.keys
+    content = json.loads(done.lines[-1]) if verb.stdout == "lines" else done.json
+    assert content.keys() >= verb.keys
     if "metrics" in verb.keys and "timing" in verb.keys:
-        assert f"{done.json['task']} {done.json['verb']}" == verb.words
-        assert {"effcli", "torch", "device", "precision", "threads", "seed"} <= done.json[
-            "environment"
-        ].keys()
-    assert [key for key in keys_in(done.json) if not is_snake_case(key)] == []
+        assert f"{content['task']} {content['verb']}" == verb.words
+        assert {"effcli", "torch", "device", "precision", "threads", "seed"} <= content["environment"].keys()
+    assert [key for key in keys_in(content) if not is_snake_case(key)] == []
 
 
 def keys_in(value: object) -> Iterator[str]:

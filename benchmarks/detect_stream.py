@@ -1,0 +1,185 @@
+"""Speed of `effcli detect-stream`: parts against their naive forms, whole frames, and a drive in real time.
+
+    python benchmarks/detect_stream.py [--json FILE] [--threads 2] [--full]
+
+The peer has the same weights: 3D convolutions as torch computes them, one plane after another, batch norms apart,
+``grid_sample``. Medians, taking turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from effcli.core.runtime import create_runtime
+from effcli.data.stereo_drives import Drive
+from effcli.detect_stream.config import FULL, TINY, NetworkConfig
+from effcli.detect_stream.cost_volume import cost_volume, plane_depths
+from effcli.detect_stream.fast_network import fast_network
+from effcli.detect_stream.folded_convolution import Conv3d
+from effcli.detect_stream.runner import run_wall, warm_up
+from effcli.detect_stream.sources import drawn
+from effcli.detect_stream.stream_detector import StreamDetector
+from effcli.detect_stream.stream_source import SequenceSource
+from effcli.detect_stream.streamdsgn import StreamDsgn, View, seen_from_above
+from effcli.detect_stream.weights import load_detector
+from effcli.metrics.streaming import percentiles
+
+
+def medians(forms: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Milliseconds of each form, taking turns, after one turn that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for turn in range(repeats + 1):
+        for name, form in forms.items():
+            started = time.perf_counter()
+            form()
+            if turn:
+                times[name].append(1000 * (time.perf_counter() - started))
+    return {name: round(statistics.median(values), 2) for name, values in times.items()}
+
+
+def plane_by_plane(left: Tensor, right: Tensor, focal_baseline: float, config: NetworkConfig) -> Tensor:
+    """The plain plane sweep with a ``grid_sample`` a plane."""
+    height, width = left.shape[2:]
+    planes = []
+    for depth in plane_depths(config):
+        columns = 4 * torch.arange(width) - focal_baseline / depth
+        grid_x = (2 * columns / (right.shape[3] - 1) - 1).float().expand(height, width)
+        grid_y = torch.linspace(-1, 1, height)[:, None].expand(height, width)
+        swept = F.grid_sample(right, torch.stack([grid_x, grid_y], -1)[None], align_corners=True)
+        planes.append(torch.cat([left, swept], 1)[0])
+    return torch.stack(planes)[None]
+
+
+class Naive:
+    """A frame the plain way."""
+
+    def __init__(self, network: StreamDsgn) -> None:
+        self.network = network.eval()
+        for module in network.modules():
+            if isinstance(module, Conv3d):
+                module.folded = False
+
+    def frame(self, left: Tensor, right: Tensor, view: View, before: Tensor) -> Tensor:
+        """The scores of a frame, with every feature computed and every plane swept by itself."""
+        network = self.network
+        of_left = network.image_network(left)[:, :, ::4, ::4]
+        of_right = network.image_network(right)[:, :, ::4]
+        if network.config.window is None:
+            planes = plane_by_plane(of_left, of_right, float(view.focal_baseline[0]), network.config)
+        else:
+            planes = cost_volume(of_left, of_right, view.focal_baseline, network.config)
+        planes = F.relu(network.match1(planes))
+        planes = planes + network.match2(planes)
+        cells = F.grid_sample(planes.transpose(1, 2), view.cells.where, align_corners=True)
+        if view.cells.seen is not None:
+            cells = cells * view.cells.seen[:, None]
+        space = network.space
+        volume = space.hourglass(F.relu(space.enter(cells.transpose(1, 2))))
+        return network.detect(seen_from_above(volume), before).scores
+
+
+def frames(config: NetworkConfig, repeats: int, precisions: tuple[str, ...]) -> dict[str, float]:
+    """A streamed frame: the naive form, and ours in each precision."""
+    torch.manual_seed(0)
+    network = StreamDsgn(config).eval()
+    fast = fast_network(network)
+    calibration = Drive(0, 3).calibration.scaled(config.width / 416)
+    matrices = torch.from_numpy(np.stack([calibration.left, calibration.right])).float()[None]
+    view = network.view(matrices, torch.tensor([[config.height, config.width]]))
+    left, right = (torch.randn(1, 3, config.height, config.width) for _ in range(2))
+    fast_left, fast_right = (x.contiguous(memory_format=torch.channels_last) for x in (left, right))
+    before = torch.randn(1, network.bev_channels, *config.grid.cells[1:])
+    naive = Naive(network)
+    forms: dict[str, Callable[[], Any]] = {"naive": lambda: naive.frame(left, right, view, before)}
+    for precision in precisions:
+
+        def ours(precision: str = precision) -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                fast(fast_left, fast_right, view, before)
+
+        forms[precision] = ours
+    with torch.inference_mode():
+        return medians(forms, repeats)
+
+
+def convolutions(repeats: int) -> dict[str, float]:
+    """One 3x3x3 convolution of the tiny size: as torch has it, and folded."""
+    conv = Conv3d(16, 16)
+    layers = torch.randn(1, 16, 16, 32, 104)
+
+    def run(folded: bool) -> None:
+        conv.folded = folded
+        conv(layers)
+
+    with torch.inference_mode():
+        return medians({"conv3d": lambda: run(False), "folded": lambda: run(True)}, repeats)
+
+
+def streaming(weights: str, fps: float, threads: int, precision: str) -> dict[str, Any]:
+    """A drive in real time."""
+    runtime = create_runtime(device="cpu", precision=precision, seed=0, threads=threads)  # type: ignore[arg-type]
+    source = SequenceSource(drawn([Drive(2_000_000, 60)], threads)[0], fps)
+    detector = StreamDetector(
+        load_detector(weights), source.calibration, (128, 416), runtime, fps, limits_of(0.1)
+    )
+    warm_up(detector, next(source.frames()))
+    stream = run_wall(source, detector, source.frames(), lambda output: None)
+    counted = stream.outputs[5:]
+    stages = {
+        name: round(statistics.median(one.detected.stages_ms[name] for one in counted), 1)
+        for name in counted[0].detected.stages_ms
+    }
+    return {
+        "fps": fps,
+        "dropped": stream.mailbox_drops,
+        "latency_ms": percentiles([one.latency_ms for one in counted]),
+        "age_ms": percentiles([one.age_ms for one in counted]),
+        "stages_ms": stages,
+        "peak_memory_mb": runtime.peak_memory_mb(),
+    }
+
+
+def limits_of(score: float) -> Any:
+    """Boxes of at least a score."""
+    from effcli.detect_stream.detection import Limits
+
+    return Limits(score=score)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--weights", default="builtin:street-tiny")
+    parser.add_argument("--full", action="store_true", help="also one frame of the published size")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    result: dict[str, Any] = {
+        "convolution_ms": convolutions(arguments.repeats),
+        "tiny_frame_ms": frames(TINY, arguments.repeats, ("fp32", "bf16")),
+    }
+    if arguments.full:
+        result["full_frame_ms"] = frames(FULL, 1, ("fp32", "bf16"))
+    for fps in (10.0, 20.0):
+        for precision in ("fp32", "bf16"):
+            row = streaming(arguments.weights, fps, arguments.threads, precision)
+            result[f"streaming_{fps:g}_{precision}"] = row
+    print(json.dumps(result, indent=2))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""`effcli detect-stream` from the outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.effcli_process import Finished, effcli
+
+SIM = [
+    "--clock",
+    "sim",
+    "--simulate-latency",
+    "60",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a written drive."""
+    folder = tmp_path_factory.mktemp("stream")
+    done = effcli("detect-stream", "synth", "-o", "kitti", "-n", "2", "--frames", "6", cwd=folder)
+    assert (done.code, done.lines) == (0, ["kitti"]), done.stderr
+    return folder
+
+
+@pytest.fixture
+def pair(place: Path, tmp_path: Path) -> Path:
+    """left/, right/ and calib.txt."""
+    base = place / "kitti" / "training"
+    shutil.copytree(base / "image_02" / "0000", tmp_path / "left")
+    shutil.copytree(base / "image_03" / "0000", tmp_path / "right")
+    shutil.copy(base / "calib" / "0000.txt", tmp_path / "calib.txt")
+    return tmp_path
+
+
+def parsed(done: Finished) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    *outputs, summary = [json.loads(line) for line in done.lines]
+    return outputs, summary
+
+
+def refused(place: Path, *words: str | Path) -> str:
+    done = effcli("detect-stream", *words, cwd=place)
+    assert (done.code, done.lines) == (2, []), done.stderr
+    return done.stderr
+
+
+def test_a_sequence_gives_lines_and_a_summary(place: Path) -> None:
+    done = effcli("detect-stream", "kitti/0000", *SIM, "-o", "out", cwd=place)
+    assert done.code == 0, done.stderr
+    outputs, summary = parsed(done)
+    assert [one["frame"] for one in outputs] == list(range(6))
+    assert outputs[2].keys() >= {
+        "seq",
+        "target_frame",
+        "t_capture",
+        "t_finish",
+        "latency_ms",
+        "age_ms",
+        "objects",
+    }
+    assert [one["history"] for one in outputs[:2]] == [1, 2]
+    metrics = summary["metrics"]
+    assert metrics.keys() >= {
+        "frames",
+        "processed",
+        "dropped",
+        "latency_ms",
+        "age_ms",
+        "deadline_misses",
+        "sap",
+        "ap",
+    }
+    assert (metrics["frames"], metrics["processed"], metrics["dropped"]) == (6, 6, 0)
+    assert metrics["latency_ms"]["p50"] == pytest.approx(60)
+    assert [json.loads(line) for line in (place / "out/streaming.jsonl").read_text().splitlines()] == outputs
+    assert (place / "out/data/000003.txt").is_file() and (place / "out/0000.txt").is_file()
+    assert "latency 60 ms" in done.stderr and "sap" in done.stderr
+    again = effcli("detect-stream", "kitti/0000", *SIM, cwd=place)
+    assert again.lines[:-1] == done.lines[:-1]  # a virtual clock with given latencies is exact
+
+
+def test_latencies_from_a_file_and_drops(place: Path) -> None:
+    (place / "latencies.txt").write_text("150\n250\n")
+    words = ["kitti/0000", *SIM[:2], "--simulate-latency", "latencies.txt", "--threads", "1"]
+    outputs, summary = parsed(effcli("detect-stream", *words, cwd=place))
+    assert [one["latency_ms"] for one in outputs[:3]] == [150, 250, 150]
+    assert summary["metrics"]["dropped"] > 0
+    assert summary["metrics"]["processed"] + summary["metrics"]["dropped"] == 6
+
+
+def test_two_folders_without_labels_say_so(pair: Path) -> None:
+    done = effcli("detect-stream", ".", *SIM, cwd=pair)
+    assert done.code == 0, done.stderr
+    assert "sap" not in parsed(done)[1]["metrics"]
+    assert "no labels" in done.stderr
+    named = effcli("detect-stream", "left", "right", "--calib", "calib.txt", *SIM, cwd=pair)
+    assert [one["objects"] for one in parsed(named)[0]] == [one["objects"] for one in parsed(done)[0]]
+
+
+def test_boxes_for_another_moment(place: Path) -> None:
+    plain, _ = parsed(effcli("detect-stream", "kitti/0000", *SIM, cwd=place))
+    later, _ = parsed(effcli("detect-stream", "kitti/0000", *SIM, "--horizon", "200", cwd=place))
+    assert later[3]["t_target"] == pytest.approx(plain[3]["t_target"] + 0.1)
+    for one, other in zip(plain[3]["objects"], later[3]["objects"], strict=True):
+        expected = np.array(one["xyz"])[[0, 2]] + 0.1 * np.array(one["velocity"])
+        assert np.array(other["xyz"])[[0, 2]] == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "mp4"])
+def test_a_video_has_every_frame(place: Path, tmp_path: Path, ending: str) -> None:
+    if ending == "mp4":
+        pytest.importorskip("av")
+    file = tmp_path / f"play.{ending}"
+    done = effcli("detect-stream", "kitti/0000", *SIM, "--video", file, cwd=place)
+    assert done.code == 0, done.stderr
+    if ending != "mp4":
+        with Image.open(file) as picture:
+            assert getattr(picture, "n_frames", 1) == 6
+            assert picture.width > 832
+        return
+    import av
+
+    with av.open(str(file)) as container:
+        assert len(list(container.decode(video=0))) == 6
+    left = effcli("detect-stream", file, file, "--calib", "kitti/training/calib/0000.txt", *SIM, cwd=place)
+    assert left.code == 0, left.stderr
+    assert parsed(left)[1]["metrics"]["frames"] == 6
+
+
+def stream_of(pair: Path, *, raw: bool) -> bytes:
+    parts = []
+    for left in sorted((pair / "left").iterdir())[:4]:
+        files = (left, pair / "right" / left.name)
+        if raw:
+            pictures = [np.asarray(Image.open(one).convert("RGB")) for one in files]
+            parts.append(b'{"w": 416, "h": 128}\n' + pictures[0].tobytes() + pictures[1].tobytes())
+        else:
+            data = [one.read_bytes() for one in files]
+            header = json.dumps({"left_bytes": len(data[0]), "right_bytes": len(data[1])})
+            parts.append(header.encode() + b"\n" + data[0] + data[1])
+    return b"".join(parts)
+
+
+def piped(pair: Path, data: bytes) -> Finished:
+    return effcli("detect-stream", "-", "--calib", "calib.txt", "--threads", "1", cwd=pair, stdin=data)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_pipe(pair: Path, raw: bool) -> None:
+    done = piped(pair, stream_of(pair, raw=raw))
+    assert done.code == 0, done.stderr
+    assert parsed(done)[1]["metrics"]["frames"] == 4  # some may have been overtaken
+
+
+def test_a_pipe_that_is_closed_early_or_holds_rubbish(pair: Path) -> None:
+    data = stream_of(pair, raw=True)
+    done = piped(pair, data[: len(data) - 1000])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["metrics"]["frames"] == 3
+    for wrong, message in (
+        (b"", b"no frame can be read"),
+        (b"rubbish\n", b"no JSON"),
+        (b'{"w": 0}\n', b"neither w"),
+    ):
+        done = piped(pair, wrong)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+def test_a_truncated_picture_is_left_out(pair: Path) -> None:
+    file = pair / "left" / "000003.png"
+    file.write_bytes(file.read_bytes()[:500])
+    done = effcli("detect-stream", ".", *SIM, cwd=pair)
+    assert done.code == 0, done.stderr
+    outputs, summary = parsed(done)
+    assert [one["frame"] for one in outputs] == [0, 1, 2, 4, 5]
+    assert summary["metrics"]["damaged"] == 1
+    assert "frame 3 is left out" in done.stderr
+
+
+def test_another_scene_forgets_the_last_frame(pair: Path) -> None:
+    for eye in ("left", "right"):
+        file = pair / eye / "000003.png"
+        Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
+    outputs, summary = parsed(effcli("detect-stream", ".", *SIM, cwd=pair))
+    assert summary["metrics"]["scene_changes"] == 2  # there and back
+    assert [one["history"] for one in outputs] == [1, 2, 2, 1, 1, 2]
+
+
+def test_a_pair_that_is_not_rectified_is_noticed(pair: Path) -> None:
+    for file in (pair / "right").iterdir():
+        Image.fromarray(np.roll(np.asarray(Image.open(file)), 3, 0)).save(file)
+    assert "do not look rectified" in effcli("detect-stream", ".", *SIM, cwd=pair).stderr
+
+
+def test_bad_input(pair: Path, place: Path) -> None:
+    assert "no such folder" in refused(place, "nowhere")
+    assert "holds 2 sequences" in refused(place, "kitti")
+    assert "needs a calibration" in refused(pair, "left", "right")
+    assert "no preset" in refused(place, "synth", "-o", "x", "--preset", "no")
+    assert "PRESET" in refused(place, "synthetic:0")
+    assert "real clock" in refused(pair, "-", "--calib", "calib.txt", "--clock", "sim")
+    assert "virtual clock" in refused(pair, ".", "--simulate-latency", "60")
+    assert "expected milliseconds" in refused(pair, ".", "--clock", "sim", "--simulate-latency", "soon")
+    assert "known ending" in refused(pair, ".", "--video", "play.txt")
+    assert "holds no detector" in refused(pair, ".", "-w", "nowhere")
+    (pair / "calib.txt").write_text("P2: 1 2\n")
+    assert "P2 has 2 numbers" in refused(pair, ".")
+    shutil.copy(place / "kitti/training/calib/0000.txt", pair / "calib.txt")
+    (pair / "right" / "000005.png").unlink()
+    assert "left has 6 pictures and right 5" in refused(pair, ".")
+
+
+def test_training_on_a_folder_and_measuring(place: Path, tmp_path: Path) -> None:
+    words = [
+        "--data",
+        "kitti",
+        "-s",
+        "data.split=all",
+        "--steps",
+        "2",
+        "-s",
+        "train.batch_size=1",
+        "--threads",
+        "1",
+    ]
+    words += ["-s", "data.eval=kitti", "-s", "seed=3"]
+    done = effcli("detect-stream", "train", *words, "-o", tmp_path / "run", cwd=place)
+    assert done.code == 0, done.stderr
+    metrics = json.loads((tmp_path / "run/result.json").read_text())["metrics"]
+    assert metrics["parameters"] == 349_568
+    assert metrics["ap"].keys() == {"car", "pedestrian", "cyclist", "all"}
+    assert (tmp_path / "run/pictures/detections.png").is_file()
+    other = effcli("detect-stream", "train", *words, "-o", tmp_path / "again", cwd=place)
+    assert other.code == 0, other.stderr
+    weights = [(tmp_path / name / "model/streamdsgn.safetensors").read_bytes() for name in ("run", "again")]
+    assert weights[0] == weights[1]
+    done = effcli(
+        "detect-stream", "eval", "-w", tmp_path / "run", "--data", "kitti", "--paper", "--json", cwd=place
+    )
+    assert done.code == 0, done.stderr
+    assert done.json["metrics"]["frames"] == 12

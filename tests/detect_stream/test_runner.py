@@ -1,0 +1,104 @@
+"""The runner with a detector that only sleeps; and one that fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from effcli.data.kitti_labels import no_objects
+from effcli.data.stereo_drives import calibration_of_drives
+from effcli.data.stereo_sequence import StereoFrame
+from effcli.detect_stream.runner import Output, Stream, run_simulated, run_wall
+from effcli.detect_stream.stream_detector import Detected
+from effcli.detect_stream.stream_source import Arrival
+
+BLANK = StereoFrame(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8))
+
+
+class Source:
+    name, calibration, is_live, sequence = "blank", calibration_of_drives(), False, None
+
+    def __init__(self, n: int, fps: float, damaged: tuple[int, ...] = ()) -> None:
+        self.n_frames, self.fps, self._damaged = n, fps, damaged
+
+    def frames(self) -> Iterator[Arrival]:
+        for i in range(self.n_frames):
+            yield Arrival(i, None, "broken") if i in self._damaged else Arrival(i, BLANK)
+
+
+class Sleeper:
+    target = "next"
+
+    def __init__(self, seconds: float = 0.0, fails_at: int | None = None) -> None:
+        self.seconds, self.fails_at, self.seen = seconds, fails_at, []  # type: ignore[var-annotated]
+
+    def prepare(self, frame: StereoFrame, pose: Any = None) -> str:
+        return "prepared"
+
+    def detect(self, prepared: str, number: int) -> Detected:
+        assert prepared == "prepared"
+        if number == self.fails_at:
+            raise RuntimeError("broken detector")
+        self.seen.append(number)
+        time.sleep(self.seconds)
+        return Detected(no_objects(), np.zeros((0, 2)), 1, {})
+
+
+def wall(source: Source, detector: Sleeper) -> Stream:
+    outputs: list[Output] = []
+    stream = run_wall(source, detector, source.frames(), outputs.append)  # type: ignore[arg-type]
+    assert outputs == stream.outputs
+    return stream
+
+
+def simulated(source: Source, latencies: list[float]) -> Stream:
+    return run_simulated(source, Sleeper(), source.frames(), latencies, lambda output: None)  # type: ignore[arg-type]
+
+
+def test_a_fast_detector_sees_every_frame_in_real_time() -> None:
+    stream = wall(Source(10, 10.0), Sleeper(0.04))
+    assert [one.frame for one in stream.outputs] == list(range(10))
+    assert (stream.mailbox_drops, stream.frames) == (0, 10)
+    assert stream.outputs[-1].finished_s > 0.9  # frames are not handed out before their time
+    assert all(one.age_ms >= 39 for one in stream.outputs)
+
+
+def test_a_slow_detector_takes_the_newest() -> None:
+    stream = wall(Source(15, 20.0), Sleeper(0.075))  # one and a half frames
+    frames = [one.frame for one in stream.outputs]
+    assert frames == sorted(set(frames)) and frames[-1] == 14
+    assert 3 <= stream.mailbox_drops <= 7  # about a third
+    assert len(frames) + stream.mailbox_drops == 15
+    assert sum(one.dropped for one in stream.outputs) == stream.mailbox_drops
+
+
+def test_the_virtual_clock_is_exact() -> None:
+    stream = simulated(Source(10, 10.0), [0.15])
+    assert [one.frame for one in stream.outputs] == [0, 1, 3, 4, 6, 7, 9]
+    assert [round(one.age_ms) for one in stream.outputs[:4]] == [150, 200, 150, 200]
+    assert [one.target_frame for one in stream.outputs[:2]] == [1, 2]
+    assert stream.mailbox_drops == 3
+    assert [one.frame for one in simulated(Source(6, 10.0), [0.06]).outputs] == list(range(6))
+
+
+def test_damaged_frames_are_counted_and_left_out() -> None:
+    for stream in (simulated(Source(5, 10.0, (0, 3)), [0.01]), wall(Source(5, 100.0, (0, 3)), Sleeper())):
+        assert [one.frame for one in stream.outputs] == [1, 2, 4]
+        assert stream.damaged == [(0, "broken"), (3, "broken")]
+
+
+def test_a_failure_of_one_thread_ends_the_other() -> None:
+    with pytest.raises(RuntimeError, match="broken detector"):
+        wall(Source(50, 100.0), Sleeper(fails_at=3))
+
+    class Breaks(Source):
+        def frames(self) -> Iterator[Arrival]:
+            yield Arrival(0, BLANK)
+            raise OSError("the camera is gone")
+
+    with pytest.raises(OSError, match="the camera is gone"):
+        wall(Breaks(3, 100.0), Sleeper())
