@@ -276,7 +276,7 @@ def _drive(source: str | None, most_frames: int | None) -> Drive:
     name = parse_synthetic(source) if source else None
     n_frames = max(3, min(_DEFAULT_FRAMES, most_frames or _DEFAULT_FRAMES))
     if name is None:
-        return Drive(_DEFAULT_SEED, n_frames)
+        return Drive(_DEFAULT_SEED, n_frames, "crowded")
     return Drive(_DEFAULT_SEED + name.n_drives, n_frames, name.presets[0])
 
 
