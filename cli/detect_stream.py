@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from effcli.core.errors import UsageError
+from effcli.core.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, UsageError
 
 from .groups import DefaultVerbGroup
 from .options import ForceOption, MachineOptions, Options, RunOptions, with_options
@@ -110,6 +110,10 @@ def run(
     runtime = runtime_for(options)
     result = detect_stream(opened, detector, settings, runtime, lambda line: print(line, flush=True))
     _print_summary(result, options)
+    if result.metrics["interrupted"]:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if result.metrics["damaged"]:
+        raise typer.Exit(EXIT_PARTIAL)
 
 
 def _horizon(text: str | None) -> Any:

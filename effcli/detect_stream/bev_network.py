@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from effcli.detect_stream.config import NetworkConfig
 from effcli.detect_stream.image_network import conv_bn
+from effcli.nn.batch_norm import SyncedBatchNorm2d
 
 
 class ChannelNorm(nn.Module):
@@ -62,7 +63,7 @@ class LargeKernelBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+        self.norm1, self.norm2 = SyncedBatchNorm2d(channels), SyncedBatchNorm2d(channels)
         self.attention, self.feed_forward = LargeKernelAttention(channels), FeedForward(channels)
         self.scale1 = nn.Parameter(torch.full((channels,), 0.01))
         self.scale2 = nn.Parameter(torch.full((channels,), 0.01))
@@ -124,13 +125,13 @@ def bev_network(config: NetworkConfig, channels: int) -> nn.Module:
 
 
 def _down(c_in: int, c_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, 2, 1), nn.BatchNorm2d(c_out))
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, 2, 1), SyncedBatchNorm2d(c_out))
 
 
 def _up(c_in: int, c_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.ConvTranspose2d(c_in, c_out, 2, 2, bias=False), nn.BatchNorm2d(c_out))
+    return nn.Sequential(nn.ConvTranspose2d(c_in, c_out, 2, 2, bias=False), SyncedBatchNorm2d(c_out))
 
 
 def _up_3x3(c_in: int, c_out: int) -> nn.Sequential:
     conv = nn.ConvTranspose2d(c_in, c_out, 3, 2, 1, output_padding=1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(c_out))
+    return nn.Sequential(conv, SyncedBatchNorm2d(c_out))

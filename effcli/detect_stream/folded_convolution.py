@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effcli.nn.batch_norm import SyncedBatchNorm2d
+
 
 def conv3d_as_2d(layers: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> Tensor:
     """A 3x3x3 or 1x1x1 convolution, padded to keep the size at stride 1; equals ``torch.conv3d`` up to rounding.
@@ -114,7 +116,7 @@ class ConvBn3d(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = Conv3d(c_in, c_out, kernel, stride, transposed=transposed)
-        self.norm: nn.Module = nn.BatchNorm2d(c_out)
+        self.norm: nn.Module = SyncedBatchNorm2d(c_out)
 
     def forward(self, layers: Tensor) -> Tensor:
         """``[B, D, C, H, W]`` to ``[B, D', C', H', W']``."""

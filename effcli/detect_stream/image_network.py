@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.detect_stream.config import NetworkConfig
+from effcli.nn.batch_norm import SyncedBatchNorm2d
 
 _STRIDES, _DILATIONS = (1, 2, 1, 1), (1, 1, 2, 4)
 ROW_STEP = 4
@@ -17,7 +18,7 @@ def conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int =
     """A convolution without bias, and batch norm."""
     padding = dilation * (kernel // 2)
     conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(c_out))
+    return nn.Sequential(conv, SyncedBatchNorm2d(c_out))
 
 
 class ResidualBlock(nn.Module):

@@ -199,7 +199,7 @@ def frame_losses(
     which = assignment.objects[positive]
     found = {"score": score_loss(scores, assignment.classes)}
     if not len(positive):
-        zero = codes.sum() * 0
+        zero = (codes.sum() + directions.sum()) * 0
         return found | dict.fromkeys(("box", "overlap", "direction", *(("motion",) if motion else ())), zero)
     own = anchors[positive]
     found |= box_losses(codes[positive], directions[positive], own, targets.boxes[which])

@@ -133,39 +133,15 @@ def run_wall(
     """
     stream, mailbox, stop = Stream(), Mailbox(), threading.Event()
     started = time.perf_counter()
-
-    def now() -> float:
-        return time.perf_counter() - started
-
-    def read() -> None:
-        try:
-            began = time.perf_counter()
-            for arrival in arrivals:
-                if stop.is_set():
-                    return
-                stream.frames = arrival.number + 1
-                if arrival.frame is None:
-                    stream.damaged.append((arrival.number, arrival.damage or ""))
-                    continue
-                prepared = detector.prepare(arrival.frame, _pose(source, arrival.number))
-                read_ms = 1000 * (time.perf_counter() - began)
-                captured_s = now() if source.is_live else arrival.number / source.fps
-                if not source.is_live:
-                    stop.wait(max(0.0, captured_s - now()))
-                mailbox.put(_Letter(arrival.number, prepared, captured_s, read_ms))
-                began = time.perf_counter()
-            mailbox.close()
-        except BaseException as error:  # the other thread must not wait for ever
-            mailbox.close(error)
-
-    reader = threading.Thread(target=read, daemon=True, name="reader")
-    reader.start()
+    reader = _Reader(source, detector, arrivals, stream, mailbox, stop, started)
+    threading.Thread(target=reader.run, daemon=True, name="reader").start()
     last = -1
     try:
         while (letter := mailbox.take()) is not None:
-            begun = now()
+            begun = time.perf_counter() - started
             detected = detector.detect(letter.prepared, letter.number)
-            output = _output(detector, letter, begun, now(), last, detected)
+            finished = time.perf_counter() - started
+            output = _output(detector, letter, begun, finished, last, detected)
             last = letter.number
             stream.outputs.append(output)
             publish(output)
@@ -175,6 +151,44 @@ def run_wall(
         stop.set()
         stream.mailbox_drops = mailbox.overwritten
     return stream
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What the reading thread does: read and prepare each frame, and hand it out when its time has come."""
+
+    source: FrameSource
+    detector: StreamDetector
+    arrivals: Iterator[Arrival]
+    stream: Stream
+    mailbox: Mailbox
+    stop: threading.Event
+    started: float
+
+    def run(self) -> None:
+        """Until the end; a failure is left in the mailbox, as the other thread must not wait for ever."""
+        try:
+            began = time.perf_counter()
+            for arrival in self.arrivals:
+                if self.stop.is_set():
+                    return
+                self._hand_out(arrival, began)
+                began = time.perf_counter()
+            self.mailbox.close()
+        except BaseException as error:
+            self.mailbox.close(error)
+
+    def _hand_out(self, arrival: Arrival, began: float) -> None:
+        self.stream.frames = arrival.number + 1
+        if arrival.frame is None:
+            self.stream.damaged.append((arrival.number, arrival.damage or ""))
+            return
+        prepared = self.detector.prepare(arrival.frame, _pose(self.source, arrival.number))
+        read_ms = 1000 * (time.perf_counter() - began)
+        now_s = time.perf_counter() - self.started
+        captured_s = now_s if self.source.is_live else arrival.number / self.source.fps
+        self.stop.wait(max(0.0, captured_s - now_s))
+        self.mailbox.put(_Letter(arrival.number, prepared, captured_s, read_ms))
 
 
 def run_simulated(

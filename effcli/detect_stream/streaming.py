@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 _NOT_COUNTED = 5
 _MOST_ROWS_OFF = 1.0
-_SIZE_LIMIT = 10
+_MOST_NAMED = 10
+_RECENT = 10
 
 
 @dataclass(frozen=True)
@@ -147,38 +148,43 @@ def detect_stream(
     _check_rectified(machine, first[-1])
     warm_up(machine, first[-1])
     checked = _same_size(chain(first, arrivals), size)
-    lines: list[str] = []
-    ages: list[float] = []
-
-    def tell(output: Output) -> None:
-        shown = _shown(output, options.score)
-        ages.append(output.age_ms)
-        horizon = options.horizon
-        wanted = float(np.mean(ages[-10:])) if horizon == "auto" else horizon
-        lines.append(json.dumps(json_line(shown, source.name, source.fps, wanted)))
-        publish(lines[-1])
-
+    teller = _Teller(source, options, publish)
     if options.clock == "sim":
-        stream = run_simulated(source, machine, checked, options.latencies_s, tell)
+        stream = run_simulated(source, machine, checked, options.latencies_s, teller)
     else:
-        stream = run_wall(source, machine, checked, tell)
-    for number, reason in stream.damaged[:_SIZE_LIMIT]:
+        stream = run_wall(source, machine, checked, teller)
+    for number, reason in stream.damaged[:_MOST_NAMED]:
         log.warning("frame %d is left out: %s", number, reason)
-    metrics = _metrics(source, stream, machine)
-    files = _write(source, stream, options, recorder, lines, size)
-    output = str(options.output or options.video or "")
-    environment = {**runtime.describe(), "load_average": round(os.getloadavg()[0], 2)}
+    files = _write(source, stream, options, recorder, teller.lines)
     return Result(
         task="detect-stream",
         verb="run",
         method="streamdsgn",
         recipe="",
-        output=output,
-        metrics={**metrics, "files": files},
+        output=str(options.output or options.video or ""),
+        metrics={**_metrics(source, stream, machine), "files": files},
         timing={"total_s": round(stream.outputs[-1].finished_s, 3) if stream.outputs else 0.0},
-        environment=environment,
-        figures={},
+        environment={**runtime.describe(), "load_average": round(os.getloadavg()[0], 2)},
     )
+
+
+@dataclass
+class _Teller:
+    """Makes a line of JSON of each output and publishes it."""
+
+    source: FrameSource
+    options: StreamOptions
+    publish: Callable[[str], None]
+    lines: list[str] = field(default_factory=list)
+    ages_ms: list[float] = field(default_factory=list)
+
+    def __call__(self, output: Output) -> None:
+        self.ages_ms.append(output.age_ms)
+        horizon = self.options.horizon
+        horizon_ms = float(np.mean(self.ages_ms[-_RECENT:])) if horizon == "auto" else horizon
+        shown = _shown(output, self.options.score)
+        self.lines.append(json.dumps(json_line(shown, self.source.name, self.source.fps, horizon_ms)))
+        self.publish(self.lines[-1])
 
 
 def _labels(source: FrameSource) -> bool:
@@ -242,6 +248,7 @@ def _metrics(source: FrameSource, stream: Stream, machine: StreamDetector) -> di
         "dropped": stream.mailbox_drops,
         "damaged": len(stream.damaged),
         "scene_changes": machine.scene_changes,
+        "interrupted": stream.was_stopped,
         "fps": source.fps,
         "deadline_misses": sum(age > 1000 / source.fps for age in ages),
         "latency_ms": percentiles(latencies),
@@ -281,9 +288,8 @@ def _quality(source: FrameSource, stream: Stream) -> dict[str, Any]:
 
 
 def _write(
-    source: FrameSource, stream: Stream, options: StreamOptions, recorder: _Recorder, lines: list[str],
-    size: tuple[int, int],
-) -> list[str]:  # fmt: skip
+    source: FrameSource, stream: Stream, options: StreamOptions, recorder: _Recorder, lines: list[str]
+) -> list[str]:
     files: list[str] = []
     if options.output is not None:
         folder = options.output
