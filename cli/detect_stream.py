@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from effcli.core.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, UsageError
 
 from .groups import DefaultVerbGroup
-from .options import ForceOption, MachineOptions, Options, RunOptions, with_options
-from .output import is_main_process, print_result, print_table
-from .session import execute, runtime_for
+from .options import (
+    DryRunOption,
+    ForceOption,
+    MachineOptions,
+    Options,
+    RecipeOptions,
+    RunOptions,
+    with_options,
+)
+from .output import is_main_process, print_plan, print_result, print_table
+from .session import execute, resolve_recipe, runtime_for
 
 if TYPE_CHECKING:
     from effcli.core.result import Result
+    from effcli.detect_stream.recipe import StreamDsgnRecipe
 
 app = typer.Typer(
     cls=DefaultVerbGroup,
@@ -44,7 +53,7 @@ EgoOption = Annotated[
 @app.command("run")
 @with_options()
 def run(
-    options: MachineOptions,
+    options: RecipeOptions,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -67,16 +76,20 @@ def run(
         Path | None,
         typer.Option("--video", metavar="FILE", help="Draw the boxes: FILE.gif, FILE.webp or FILE.mp4."),
     ] = None,
-    weights: WeightsOption = "builtin:street-tiny",
+    weights: Annotated[
+        str | None, typer.Option("--weights", "-w", metavar="RUN|FILE|builtin:NAME", help="The detector.")
+    ] = None,
     calib: Annotated[
         str | None, typer.Option("--calib", metavar="FILE", help="Calibration with P2 and P3.")
     ] = None,
     fps: Annotated[float | None, typer.Option("--fps", min=0.1, help="Frames a second.")] = None,
     clock: Annotated[
-        Literal["wall", "sim"], typer.Option("--clock", help="Real time, or a virtual clock.")
-    ] = "wall",
+        Literal["wall", "sim"] | None, typer.Option("--clock", help="Real time, or a virtual clock.")
+    ] = None,
     simulate_latency: LatencyOption = None,
-    score: Annotated[float, typer.Option("--score", min=0, max=1, help="Least score of a box.")] = 0.3,
+    score: Annotated[
+        float | None, typer.Option("--score", min=0, max=1, help="Least score of a box.")
+    ] = None,
     horizon: Annotated[
         str | None,
         typer.Option(
@@ -88,26 +101,37 @@ def run(
     ego_motion: EgoOption = False,
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Stop after so many.")] = None,
     force: ForceOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Detect in a stream (default): one JSON line an output, the summary last."""
+    shorthands = {
+        "stream.weights": ("--weights", weights),
+        "stream.clock": ("--clock", clock),
+        "stream.score": ("--score", score),
+        "stream.horizon": ("--horizon", _horizon(horizon)),
+        "stream.ego_motion": ("--ego-motion", ego_motion or None),
+    }
+    recipe = cast("StreamDsgnRecipe", resolve_recipe("detect-stream", options, shorthands))
     from effcli.detect_stream.stream_source import open_source
-    from effcli.detect_stream.streaming import StreamOptions, detect_stream, read_latencies, stdin_pipe
+    from effcli.detect_stream.streaming import (
+        StreamOptions,
+        check_options,
+        detect_stream,
+        plan_stream,
+        read_latencies,
+        stdin_pipe,
+    )
     from effcli.detect_stream.weights import load_detector
 
-    settings = StreamOptions(
-        clock=clock,
-        latencies_s=None if simulate_latency is None else read_latencies(simulate_latency),
-        score=score,
-        horizon=_horizon(horizon),
-        use_poses=ego_motion,
-        most_frames=frames,
-        output=output,
-        video=video,
-        force=force,
-    )
+    latencies_s = None if simulate_latency is None else read_latencies(simulate_latency)
+    settings = StreamOptions(recipe.stream, latencies_s, frames, output, video, force)
     opened = open_source(source, right, calib, fps, stdin_pipe(), frames)
-    detector = load_detector(weights)
-    runtime = runtime_for(options)
+    check_options(settings, opened)
+    detector = load_detector(recipe.stream.weights)
+    if dry_run:
+        print_plan(recipe, plan_stream(opened, detector, settings), as_json=options.as_json)
+        return
+    runtime = runtime_for(options, recipe)
     result = detect_stream(opened, detector, settings, runtime, lambda line: print(line, flush=True))
     _print_summary(result, options)
     if result.metrics["interrupted"]:

@@ -92,8 +92,26 @@ class TrainSection(Section):
     grad_clip: float = Field(10.0, gt=0, description="Largest norm of the gradient.")
 
 
+class StreamSection(Section):
+    """How a stream is run."""
+
+    weights: str = Field(
+        "builtin:street-tiny", description="The detector: a run of train, its file, or builtin:NAME."
+    )
+    clock: Literal["wall", "sim"] = Field("wall", description="Real time, or a virtual clock.")
+    score: float = Field(0.3, ge=0, le=1, description="Least score of a box.")
+    horizon: float | Literal["auto"] | None = Field(
+        None,
+        description="Boxes for so many milliseconds after the capture, for when they are there (auto), or for the "
+        "next frame (null).",
+    )
+    ego_motion: bool = Field(
+        False, description="Take the cameras' own motion out of the last frame's map, where poses are known."
+    )
+
+
 class StreamDsgnRecipe(Recipe):
-    """Training of a streaming detector."""
+    """A streaming detector: its training, and how it is run."""
 
     task: Literal["detect-stream"] = Field("detect-stream", description="The command this recipe is for.")
     method: Literal["streamdsgn"] = Field("streamdsgn", description="The method.")
@@ -105,6 +123,7 @@ class StreamDsgnRecipe(Recipe):
     augment: AugmentSection = Field(AugmentSection(), description="Chance.")
     loss: LossSection = Field(LossSection(), description="What is minimised.")
     train: TrainSection = Field(TrainSection(), description="The optimisation.")
+    stream: StreamSection = Field(StreamSection(), description="How a stream is run.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> StreamDsgnRecipe:

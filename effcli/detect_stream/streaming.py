@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +22,12 @@ from effcli.data.kitti_labels import Objects, no_objects, object_lines, tracking
 from effcli.detect_stream.detection import Limits
 from effcli.detect_stream.drawing import check_video, draw, write_video
 from effcli.detect_stream.evaluation import Scored, of_pairing, summary
+from effcli.detect_stream.recipe import StreamSection
 from effcli.detect_stream.rectification import row_offset
 from effcli.detect_stream.runner import Output, Stream, json_line, run_simulated, run_wall, warm_up
 from effcli.detect_stream.stream_detector import StreamDetector
 from effcli.detect_stream.stream_source import Arrival, FrameSource
+from effcli.detect_stream.streamdsgn import n_parameters
 from effcli.detect_stream.weights import Detector
 from effcli.metrics.kitti_ap import height_scale
 from effcli.metrics.streaming import pair_outputs, percentiles
@@ -40,26 +42,19 @@ _RECENT = 10
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How a stream is run.
+    """How a stream is run, and what is written.
 
     Attributes:
-        clock: ``wall``: real time and threads; ``sim``: a virtual clock.
+        settings: the recipe's.
         latencies_s: of the virtual clock; None takes what was measured.
-        score: least score of a box.
-        horizon: boxes are moved on to so many milliseconds after the capture, or with ``auto`` to the moment in which
-            they are expected to be there; None leaves them at the next frame.
-        use_poses: the cameras' own motion is taken out of the last frame's map, where poses are known.
         most_frames: stop after so many; None at the end.
         output: folder for streaming.jsonl and results in KITTI's form.
         video: moving picture to write.
         force: overwrite them.
     """
 
-    clock: Literal["wall", "sim"] = "wall"
+    settings: StreamSection
     latencies_s: tuple[float, ...] | None = None
-    score: float = 0.3
-    horizon: float | Literal["auto"] | None = None
-    use_poses: bool = False
     most_frames: int | None = None
     output: Path | None = None
     video: Path | None = None
@@ -107,12 +102,25 @@ def check_options(options: StreamOptions, source: FrameSource) -> None:
         check_new_file(options.video, force=options.force)
     if options.output is not None:
         check_new_folder(options.output, force=options.force)
-    if options.clock == "sim" and source.is_live:
+    if options.settings.clock == "sim" and source.is_live:
         raise UsageError("frames that come when they come need the real clock", place="--clock sim")
-    if options.latencies_s is not None and options.clock != "sim":
+    if options.latencies_s is not None and options.settings.clock != "sim":
         raise UsageError(
             "latencies are given to the virtual clock", place="--simulate-latency", hint="--clock sim"
         )
+
+
+def plan_stream(source: FrameSource, detector: Detector, options: StreamOptions) -> dict[str, Any]:
+    """What :func:`detect_stream` would do."""
+    known = source.n_frames
+    return {
+        "source": source.name,
+        "fps": source.fps,
+        "frames": known if known is None or options.most_frames is None else min(known, options.most_frames),
+        "has_labels": _labels(source),
+        "target": detector.target,
+        "parameters": n_parameters(detector.network, training=False),
+    }
 
 
 def detect_stream(
@@ -134,22 +142,22 @@ def detect_stream(
     Raises:
         InputError: there is no frame that can be read.
     """
-    check_options(options, source)
+    settings = options.settings
     recorder = _Recorder(options.video is not None)
     arrivals = _limited(recorder.watch(source.frames()), options.most_frames)
     first = _first_good(arrivals)
     frame = first[-1].frame
     assert frame is not None
     size = (frame.left.shape[0], frame.left.shape[1])
-    limits = Limits(score=min(options.score, 0.1) if _labels(source) else options.score)
+    limits = Limits(score=min(settings.score, 0.1) if _labels(source) else settings.score)
     machine = StreamDetector(
-        detector, source.calibration, size, runtime, source.fps, limits, use_poses=options.use_poses
+        detector, source.calibration, size, runtime, source.fps, limits, use_poses=settings.ego_motion
     )
     _check_rectified(machine, first[-1])
     warm_up(machine, first[-1])
     checked = _same_size(chain(first, arrivals), size)
     teller = _Teller(source, options, publish)
-    if options.clock == "sim":
+    if settings.clock == "sim":
         stream = run_simulated(source, machine, checked, options.latencies_s, teller)
     else:
         stream = run_wall(source, machine, checked, teller)
@@ -180,9 +188,9 @@ class _Teller:
 
     def __call__(self, output: Output) -> None:
         self.ages_ms.append(output.age_ms)
-        horizon = self.options.horizon
+        horizon = self.options.settings.horizon
         horizon_ms = float(np.mean(self.ages_ms[-_RECENT:])) if horizon == "auto" else horizon
-        shown = _shown(output, self.options.score)
+        shown = _shown(output, self.options.settings.score)
         self.lines.append(json.dumps(json_line(shown, self.source.name, self.source.fps, horizon_ms)))
         self.publish(self.lines[-1])
 
@@ -297,7 +305,7 @@ def _write(
         write_text(folder / "streaming.jsonl", "".join(f"{line}\n" for line in lines))
         rows: list[str] = []
         for one in stream.outputs:
-            objects = _shown(one, options.score).detected.objects
+            objects = _shown(one, options.settings.score).detected.objects
             write_text(
                 folder / "data" / f"{one.target_frame:06d}.txt",
                 "".join(f"{row}\n" for row in object_lines(objects)),
@@ -316,7 +324,7 @@ def _pictures(
     source: FrameSource, stream: Stream, options: StreamOptions, recorder: _Recorder
 ) -> Iterator[Any]:
     """Each frame with what was known at its moment."""
-    outputs = [_shown(one, options.score) for one in stream.outputs]
+    outputs = [_shown(one, options.settings.score) for one in stream.outputs]
     numbers = sorted(recorder.pictures)
     pairing = pair_outputs(
         [one.finished_s for one in outputs], [one.frame for one in outputs], stream.frames, source.fps
