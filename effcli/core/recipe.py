@@ -134,12 +134,22 @@ def task_of(text: str, place: str) -> str:
     Raises:
         RecipeError: it is not YAML or has no ``task:``.
     """
+    return kind_of(text, place)[0]
+
+
+def kind_of(text: str, place: str) -> tuple[str, str | None]:
+    """The task and the method that a recipe file names.
+
+    Raises:
+        RecipeError: it is not YAML or has no ``task:``.
+    """
     content, _ = _parse(text, place)
     if not isinstance(content, dict) or not isinstance(content.get("task"), str):
         raise RecipeError(
             "has no 'task:' key", place=place, hint="say which command the file is for: task: enhance"
         )
-    return str(content["task"])
+    method = content.get("method")
+    return str(content["task"]), None if method is None else str(method)
 
 
 def is_claim(text: str, place: str) -> bool:

@@ -10,7 +10,7 @@ from typing import IO
 
 from effcli.core.errors import UsageError
 from effcli.core.files import check_writable, is_vacant, lock_folder, make_folder, remove_parts, write_text
-from effcli.core.recipe import Recipe, difference, dump_recipe, load_recipe
+from effcli.core.recipe import Recipe, difference, dump_recipe, kind_of, load_recipe
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,10 @@ def _holds_finished(path: Path, recipe: Recipe, resume: bool) -> bool:
 def _recipe_difference(path: Path, recipe: Recipe) -> str | None:
     file = path / "recipe.yaml"
     try:
-        old = load_recipe(type(recipe), file.read_text(encoding="utf-8"), str(file))
+        text = file.read_text(encoding="utf-8")
+        if (kind := kind_of(text, str(file))) != (recipe.task, recipe.method):
+            return f"{kind[0]}, {kind[1]}"
+        old = load_recipe(type(recipe), text, str(file))
     except (OSError, UnicodeDecodeError, UsageError) as error:
         return f"its recipe.yaml cannot be read: {error}"
     return difference(old, recipe)

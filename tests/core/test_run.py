@@ -269,6 +269,12 @@ def test_a_run_of_another_recipe_is_refused(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
+def test_a_run_of_another_method_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("task: other\nmethod: x\nnetwork: {width: 3}\n")
+    with pytest.raises(UsageError, match=r"a run of another recipe \(other, x\)$"):
+        opened(tmp_path)
+
+
 def test_an_unfinished_run_needs_resume(tmp_path: Path) -> None:
     with opened(tmp_path):
         pass
