@@ -11,16 +11,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numba
+import torch
 from numba.core import config
 from numba.np.ufunc.parallel import threading_layer
 
 
+@cache
+def _start_pool() -> None:
+    """Start numba's threads; their OpenMP is PyTorch's, whose number of threads would change with the start.
+
+    Not before the first kernel: a process that is forked after the start may not run any.
+    """
+    n_threads = torch.get_num_threads()
+    numba.get_num_threads()
+    torch.set_num_threads(n_threads)
+
+
 def compile_cached(kernel: Callable[..., None], signature: Any, *, parallel: bool) -> Callable[..., None]:
     """Compile a function for one signature, or take it from numba's cache on disk when it is there."""
+    if parallel:
+        _start_pool()
     compile_kernel = partial(numba.njit, signature, nogil=True, parallel=parallel)
     try:
         compiled: Callable[..., None] = compile_kernel(cache=True)(kernel)
@@ -40,6 +54,7 @@ def _layer_guard() -> AbstractContextManager[Any]:
 @contextmanager
 def threads(n_threads: int) -> Iterator[None]:
     """Let parallel kernels use ``n_threads`` threads at most (OpenMP's where it is installed)."""
+    _start_pool()
     before = numba.get_num_threads()
     numba.set_num_threads(max(1, min(n_threads, config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
     try:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from effcli.data.kitti_tracking import write_sequence
+from effcli.data.stereo_drives import Drive
 from tests.cli.effcli_process import effcli, start
 from tests.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
@@ -38,6 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(8):
             values = draws.integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(values).save(folder / "classes" / name / f"{number}.png")
+    assert list(write_sequence(folder / "kitti", "0000", Drive(1, 4)))
     save_pipeline(folder / "model", tiny_unet())
     save_teacher(folder / "clip")
     write_config(folder / "vit.json", STUDENT)
@@ -50,6 +53,10 @@ def set_(**values: object) -> list[str]:
 
 
 COMMANDS = {
+    "detect-stream train": [
+        *("detect-stream", "train", "--data", "kitti", "--steps", "5"),
+        *set_(data__split="all", data__eval="null", train__batch_size=1),
+    ],
     "enhance train": [
         *("enhance", "train", "-r", "small", "--data", "pairs", "--steps", "30"),
         *set_(network__dim=4, network__d_state=4, data__patch=16, train__batch_size=2),
