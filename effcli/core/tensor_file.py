@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -21,6 +23,9 @@ from effcli.core.files import atomic_path
 
 BUILTIN_PREFIX = "builtin:"
 """Of the names of what is in the package."""
+
+_STATE_DICTS = ("state_dict", "model_state_dict", "model_state", "params_ema", "params", "model", "network")
+"""Where training scripts of others keep the weights in what they save."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -57,6 +62,30 @@ def read_tensors(path: Path, place: str) -> tuple[dict[str, str], dict[str, Tens
     except (SafetensorError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise InputError(f"is damaged or not a safetensors file: {reason}", place=place) from None
+
+
+def read_pickled_tensors(path: Path, place: str) -> dict[str, Tensor]:
+    """The state dict in a file of ``torch.save``, alone or inside a training checkpoint; nothing in it is executed.
+
+    Raises:
+        InputError: it is not there, damaged, or holds no state dict.
+    """
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a malformed zip or pickle makes the reader raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise InputError(
+            f"cannot be read as a checkpoint of tensors only: {reason}",
+            place=place,
+            hint="weights are a .safetensors file, or a .pth that holds tensors only",
+        ) from None
+    for key in _STATE_DICTS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError("holds no state dict (names to tensors)", place=place)
+    return {str(name): tensor for name, tensor in content.items()}
 
 
 def has_format(path: Path, format: str) -> bool:

@@ -22,7 +22,7 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to the same."""
         x = x.permute(0, 2, 3, 1)
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-6).permute(0, 3, 1, 2)
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5).permute(0, 3, 1, 2)
 
 
 class LargeKernelAttention(nn.Module):

@@ -11,8 +11,16 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file, read_tensors, require_format, save_tensors
+from effcli.core.tensor_file import (
+    BUILTIN_PREFIX,
+    builtin_file,
+    read_pickled_tensors,
+    read_tensors,
+    require_format,
+    save_tensors,
+)
 from effcli.detect_stream.config import NetworkConfig
+from effcli.detect_stream.released_weights import convert_released
 from effcli.detect_stream.streamdsgn import StreamDsgn
 
 FORMAT, VERSION = "effcli-streamdsgn", "1"
@@ -54,7 +62,7 @@ def load_detector(source: str) -> Detector:
     """Read a detector.
 
     Args:
-        source: a file, a run directory, or ``builtin:NAME``.
+        source: a file, a run directory, ``builtin:NAME``, or a checkpoint of the released code (``.pth``).
 
     Raises:
         InputError: there is none, or it is damaged or of another kind.
@@ -70,6 +78,8 @@ def load_detector(source: str) -> Detector:
             place=source,
             hint="name a run of `effcli detect-stream train`, its file, or builtin:street-tiny",
         )
+    if file.suffix in (".pth", ".pt"):
+        return Detector(convert_released(read_pickled_tensors(file, source), source).eval(), "next")
     return _load(file, source)
 
 

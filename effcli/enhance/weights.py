@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import (
     BUILTIN_PREFIX,
     builtin_file,
+    read_pickled_tensors,
     read_tensors,
     require_format,
     save_tensors,
@@ -29,8 +28,6 @@ from effcli.enhance.released_weights import State, check_keys, convert_released
 
 FORMAT = "effcli.walmafa"
 VERSION = "1"
-
-_CONTAINERS = ("state_dict", "model_state_dict", "params_ema", "params", "model", "network")
 
 
 def save_weights(
@@ -93,35 +90,15 @@ def _load_file(path: Path, place: str) -> WalMaFa:
             start = file.read(9)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", place=place) from None
-    metadata, state = read_tensors(path, place) if start[8:] == b"{" else ({}, _read_pickle(path, place))
+    metadata, state = (
+        read_tensors(path, place) if start[8:] == b"{" else ({}, read_pickled_tensors(path, place))
+    )
     if metadata.get("format") == FORMAT:
         config = _read_config(metadata, place)
         check_keys(expected=list(blank_network(config).state_dict()), found=list(state), place=place)
     else:
         config, state = convert_released(state, place=place)
     return _build(config, state, place)
-
-
-def _read_pickle(path: Path, place: str) -> State:
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a malformed zip or pickle makes the reader raise
-        raise InputError(
-            f"cannot be read as a checkpoint of tensors only: {_one_line(error)}",
-            place=place,
-            hint="weights are a .safetensors file, or a .pth that holds tensors only",
-        ) from None
-    for key in _CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError("holds no state dict (names to tensors)", place=place)
-    return {str(name): tensor for name, tensor in content.items()}
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def _read_config(metadata: Mapping[str, str], place: str) -> WalMaFaConfig:

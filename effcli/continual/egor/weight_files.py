@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
-from effcli.core.tensor_file import read_tensors
+from effcli.core.tensor_file import read_pickled_tensors, read_tensors
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -23,13 +21,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise InputError("no such file", place=place)
     if file.suffix == ".safetensors":
         return read_tensors(file, place)[1]
-    try:
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"cannot be read: {str(error).splitlines()[0][:160]}", place=place) from None
-    if not isinstance(content, dict):
-        raise InputError("holds no state dict", place=place)
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    return read_pickled_tensors(file, place)
 
 
 def load_backbone(backbone: nn.Module, place: str) -> None:
