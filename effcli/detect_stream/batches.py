@@ -8,6 +8,7 @@ from effcli.data.epochs import draws_of, item_of
 from effcli.detect_stream.augmentation import mirrored, random_turn
 from effcli.detect_stream.clips import ClipBatch, Clips, collate
 from effcli.detect_stream.recipe import AugmentSection
+from effcli.detect_stream.tracklet_paste import with_tracklets
 
 _STREAM, _CHANCE_STREAM = 29, 31
 
@@ -28,6 +29,8 @@ def batch_of_step(
         _, item = item_of(draw, len(clips), _STREAM, seed)
         rng = np.random.default_rng((_CHANCE_STREAM, seed, draw))
         sample = clips.sample(item)
+        if augment.paste and rng.random() < augment.paste:
+            sample = with_tracklets(sample, item, clips, rng)
         if rng.random() < augment.mirror:
             sample = mirrored(sample)
         samples.append(sample)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from effcli.data.kitti_labels import Objects
+from effcli.data.stereo_calibration import StereoCalibration
 from effcli.data.stereo_sequence import StereoFrame, StereoSequence
 from effcli.detect_stream.config import CLASSES, NetworkConfig
 from effcli.detect_stream.frames import Fit, fit_of, fitted_depth, fitted_pair
@@ -78,6 +79,10 @@ class Clips:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def calibration(self, item: int) -> StereoCalibration:
+        """Of the cameras of the frame with a number, for the pictures as they are."""
+        return self.sequences[self.index[item][0]].calibration
 
     def sample(self, item: int) -> Sample:
         """The frame with a number."""

@@ -121,5 +121,10 @@ class ConvBn3d(nn.Module):
     def forward(self, layers: Tensor) -> Tensor:
         """``[B, D, C, H, W]`` to ``[B, D', C', H', W']``."""
         found: Tensor = self.conv(layers)
-        flat: Tensor = self.norm(found.flatten(0, 1))
-        return flat.reshape(found.shape)
+        flat = found.flatten(0, 1)
+        if (
+            self.training
+        ):  # in channels-last, PyTorch's statistics on CPUs are slow, and sums of all values in a row
+            flat = flat.contiguous()
+        normed: Tensor = self.norm(flat)
+        return normed.reshape(found.shape)

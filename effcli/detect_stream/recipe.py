@@ -61,6 +61,12 @@ class AugmentSection(Section):
 
     mirror: float = Field(0.5, ge=0, le=1, description="Share of the samples that are mirrored.")
     turn: bool = Field(True, description="Volumes are turned by up to 0.1 rad and scaled by up to 3 %.")
+    paste: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the samples that get objects of another moment (released 0.9); costs another frame each.",
+    )
     forget: float = Field(
         0.1, ge=0, le=1, description="Share of the samples that are learnt as the first frame of a scene."
     )

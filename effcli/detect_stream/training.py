@@ -27,6 +27,8 @@ def fit(network: StreamDsgn, clips: Clips, recipe: StreamDsgnRecipe, run: Run) -
     """Train a network in place; every rank learns from its share of each batch."""
     runtime, settings = run.runtime, recipe.train
     network.to(runtime.device).train()
+    if network.depth_head is not None and not recipe.loss.depth:
+        network.depth_head.requires_grad_(False)  # ranks wait for every gradient that they expect
     wrapped = runtime.wrap(_Losses(network, recipe, runtime))
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -96,8 +98,16 @@ class _Losses(nn.Module):
                 found.setdefault(name, []).append(term)
         means = {name: torch.stack(values).mean() for name, values in found.items()}
         if depth_logits is not None:
-            means["depth"] = depth_loss(depth_logits, batch.depth.to(device), network.config)
+            depth = batch.depth.to(device)
+            loss = depth_loss(depth_logits, depth, network.config)
+            means["depth"] = self._share_of_known(depth) * loss
         return means
+
+    def _share_of_known(self, depth: Tensor) -> float:
+        """Known depths here by those of a rank on average: so the mean over ranks is that over all pixels."""
+        n_known = float((depth > 0).sum())
+        on_average = self.runtime.mean_over_ranks({"known": n_known})["known"]
+        return n_known / on_average if on_average else 0.0
 
     def _outputs(self, batch: ClipBatch) -> tuple[Outputs, Tensor | None]:
         network = self.network

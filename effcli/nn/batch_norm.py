@@ -24,15 +24,15 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         """Normalise x [B, C, H, W] per channel; the dtype is kept, the statistics are float32."""
         if not self.training or not _several_processes():
             return super().forward(x)
-        count, mean, var = _global_statistics(x.float())
+        count, mean, centred, var = _global_statistics(x.float())
         self._update_running_statistics(count, mean, var)
         scale = torch.rsqrt(var + self.eps)
         if self.affine:
             scale = scale * self.weight
-        shift = -mean * scale
+        out = centred * scale[:, None, None]  # centred first: gradients of large means would cancel
         if self.affine:
-            shift = shift + self.bias
-        return (x.float() * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+            out = out + self.bias[:, None, None]
+        return out.to(x.dtype)
 
     @torch.no_grad()
     def _update_running_statistics(self, count: Tensor, mean: Tensor, var: Tensor) -> None:
@@ -50,13 +50,14 @@ def _several_processes() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Values per channel, and their mean and biased variance [C], over the batches of all processes."""
+def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Values per channel, their mean, x without it, and biased variance [C], over the batches of all processes."""
     local_count = x.new_tensor([x.numel() / x.shape[1]])
     sums = _sum_over_processes(torch.cat([x.sum((0, 2, 3)), local_count]))
     count, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
-    var = _sum_over_processes((x - mean[:, None, None]).square().sum((0, 2, 3))) / count
-    return count, mean, var
+    centred = x - mean[:, None, None]
+    var = _sum_over_processes(centred.square().sum((0, 2, 3))) / count
+    return count, mean, centred, var
 
 
 def _sum_over_processes(x: Tensor) -> Tensor:

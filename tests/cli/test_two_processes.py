@@ -43,6 +43,25 @@ def test_enhance_train_gives_the_weights_of_one_process(pairs: Path, tmp_path: P
         torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-3)
 
 
+def test_detect_stream_train_has_the_gradients_of_one_process(tmp_path: Path) -> None:
+    words = (
+        f"detect-stream train --data synthetic:2 {SAME} --steps 1 -s data.eval=null -s train.batch_size=2 "
+        "-s augment.forget=0 -o"
+    ).split()
+    assert effcli(*words, "one", cwd=tmp_path).code == 0
+    done = torchrun(*words, "two", cwd=tmp_path)
+    assert (done.code, done.lines) == (0, ["two"]), done.stderr
+    first, second = (read_metrics(tmp_path / run / "metrics.jsonl")[0] for run in ("one", "two"))
+    assert first.pop("stage") == second.pop("stage")
+    assert second == pytest.approx(first, rel=1e-3)
+    states = [torch.load(tmp_path / run / "checkpoints" / "train.pt")["state"] for run in ("one", "two")]
+    one, two = (
+        torch.cat([moments["exp_avg"].flatten() for moments in state["optimizer"]["state"].values()])
+        for state in states
+    )  # a tenth of the first gradient; weights after Adam's first step would only show its signs
+    assert (two - one).norm() <= 0.02 * one.norm()
+
+
 def test_quantize_eval_measures_what_the_run_and_one_process_measure(packed: Path, tmp_path: Path) -> None:
     words = f"quantize eval {packed} --model {packed.parent}/model -n 8 --batch-size 3 {SAME} --json".split()
     one, two = effcli(*words, cwd=tmp_path), torchrun(*words, cwd=tmp_path)
