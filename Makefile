@@ -1,6 +1,7 @@
 # Everything a checkout needs. `make demo` and `make test` set up their own environment first.
 VENV ?= .venv
 PYTHON ?= python3.11
+JOBS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: demo test claims bench lint format docs clean
@@ -19,7 +20,7 @@ test: $(VENV)/.installed  ## lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 claims: $(VENV)/.installed  ## verify every shipped claim (hours); DATA=folder with the claims' data
 	for claim in $$($(BIN)/effcli recipes ls | grep /claims/); do \
