@@ -78,19 +78,29 @@ def image_boxes(boxes: np.ndarray, projection: np.ndarray) -> np.ndarray:
 
     Edges that pass the camera's plane are cut there. A box behind the camera is NaN.
     """
+    points = ground_to_camera(corners(boxes))
     found = np.full((len(boxes), 4), np.nan)
-    for i, points in enumerate(ground_to_camera(corners(boxes))):
-        visible = [points[points[:, 2] >= NEAR_M]]
-        for a, b in _EDGES:
-            near, far = sorted((points[a], points[b]), key=lambda point: float(point[2]))
-            if near[2] < NEAR_M < far[2]:
-                share = (NEAR_M - near[2]) / (far[2] - near[2])
-                visible.append((near + share * (far - near))[None])
-        seen = np.concatenate(visible)
-        if len(seen):
-            pixels = project(seen, projection)
-            found[i] = [*pixels.min(0), *pixels.max(0)]
+    whole = (points[..., 2] >= NEAR_M).all(1)
+    pixels = project(points[whole], projection)
+    found[whole] = np.concatenate([pixels.min(1), pixels.max(1)], 1)
+    for i in np.nonzero(~whole)[0]:
+        found[i] = _image_box_cut(points[i], projection)
     return found
+
+
+def _image_box_cut(points: np.ndarray, projection: np.ndarray) -> np.ndarray:
+    """Of the part of a box ``[8, 3]`` that is in front of the camera."""
+    visible = [points[points[:, 2] >= NEAR_M]]
+    for a, b in _EDGES:
+        near, far = sorted((points[a], points[b]), key=lambda point: float(point[2]))
+        if near[2] < NEAR_M < far[2]:
+            share = (NEAR_M - near[2]) / (far[2] - near[2])
+            visible.append((near + share * (far - near))[None])
+    seen = np.concatenate(visible)
+    if not len(seen):
+        return np.full(4, np.nan)
+    pixels = project(seen, projection)
+    return np.concatenate([pixels.min(0), pixels.max(0)])
 
 
 def cut_to_image(image_boxes: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -27,10 +27,8 @@ def conv3d_as_2d(layers: Tensor, weight: Tensor, bias: Tensor | None = None, str
         return _flatly(layers, weight[:, :, 0], bias, 1, 0)
     depth = layers.shape[1]
     nothing = torch.zeros_like(layers[:, :1])
-    n_out = (depth - 1) // stride + 1
-    below = torch.cat([nothing, layers[:, :-1]], 1)[:, ::stride]
-    above = torch.cat([layers[:, 1:], nothing], 1)[:, ::stride]
-    stacked = torch.cat([below, layers[:, ::stride], above], 2)[:, :n_out]
+    padded = torch.cat([nothing, layers, nothing], 1)
+    stacked = torch.cat([padded[:, i : i + depth : stride] for i in range(3)], 2)
     flat_weight = weight.transpose(1, 2).reshape(len(weight), -1, 3, 3)
     return _flatly(stacked, flat_weight, bias, stride, 1)
 

@@ -1,12 +1,17 @@
 """Overlap of upright boxes that are turned about the vertical axis, seen from above and in 3D; and their NMS.
 
 A box is ``(X, Y, Z, l, w, h, theta)``: centre, length, width, height, angle of the length from X towards Y. All of it
-is vectorised torch, differentiable almost everywhere. The overlap of two rectangles is a convex polygon; its corners
-are among 24 candidates: the corners of each that lie in the other, and the crossings of their edges.
+is vectorised torch, differentiable almost everywhere, except for NMS on CPUs, which is a compiled loop. The overlap of
+two rectangles is a convex polygon; its corners are among 24 candidates: the corners of each that lie in the other, and
+the crossings of their edges.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -132,9 +137,29 @@ def rotated_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
         threshold: intersection over union seen from above.
     """
     order = scores.argsort(descending=True, stable=True)
-    overlaps = (pairwise("bev", boxes[order], boxes[order]) > threshold).cpu().numpy()
-    alive = torch.ones(len(order), dtype=torch.bool).numpy()
-    for i in range(len(order)):
+    if boxes.device.type == "cpu":
+        kept = np.ones(len(order), bool)
+        _suppress()(boxes[order].double().numpy(), threshold, kept)
+        return order[torch.from_numpy(kept)]
+    return order[kept_of_overlaps(pairwise("bev", boxes[order], boxes[order]) > threshold)]
+
+
+def kept_of_overlaps(overlaps: Tensor) -> Tensor:
+    """Which boxes are kept, best first, where ``overlaps`` ``[N, N]`` says which are too near each other."""
+    overlapping = overlaps.cpu().numpy()
+    alive = np.ones(len(overlapping), bool)
+    for i in range(len(alive)):
         if alive[i]:
-            alive[i + 1 :] &= ~overlaps[i, i + 1 :]
-    return order[torch.from_numpy(alive).to(order.device)]
+            alive[i + 1 :] &= ~overlapping[i, i + 1 :]
+    return torch.from_numpy(alive).to(overlaps.device)
+
+
+@cache
+def _suppress() -> Callable[..., None]:
+    from numba import types
+
+    from effcli.nn.numba_threads import compile_cached
+    from effcli.nn.rotated_boxes_cpu import suppress
+
+    signature = types.void(types.float64[:, ::1], types.float64, types.boolean[::1])
+    return compile_cached(suppress, signature, parallel=False)

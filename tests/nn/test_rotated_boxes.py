@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from effcli.nn.rotated_boxes import bev_corners, bev_iou, intersection_area, iou_3d, pairwise, rotated_nms
+from effcli.nn.rotated_boxes import (
+    bev_corners,
+    bev_iou,
+    intersection_area,
+    iou_3d,
+    kept_of_overlaps,
+    pairwise,
+    rotated_nms,
+)
 
 
 def box(
@@ -91,6 +99,24 @@ def test_the_gradient_is_that_of_differences() -> None:
 def test_pairs_that_are_far_apart_are_zero() -> None:
     a, b = torch.stack([box(0, 0, 4, 2, 0), box(30, 0, 4, 2, 0)]), torch.stack([box(0, 0, 4, 2, 0)])
     torch.testing.assert_close(pairwise("bev", a, b), torch.tensor([[1.0], [0.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.25, 0.6])
+def test_the_compiled_nms_keeps_what_the_matrix_of_overlaps_keeps(threshold: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    n = 200
+    boxes = torch.rand(n, 7, generator=generator, dtype=torch.float64)
+    boxes[:, :2] *= 20
+    boxes[:, 3] = 1 + 4 * boxes[:, 3]
+    boxes[:, 4] = 0.5 + 2 * boxes[:, 4]
+    boxes[:, 6] = (boxes[:, 6] - 0.5) * 7
+    boxes[:20, 6] = boxes[20:40, 6] + torch.pi / 2  # parallel sides and equal boxes, too
+    boxes[40:50] = boxes[50:60]
+    scores = torch.rand(n, generator=generator)
+    order = scores.argsort(descending=True)
+    expected = order[kept_of_overlaps(pairwise("bev", boxes[order], boxes[order]) > threshold)]
+    assert rotated_nms(boxes, scores, threshold).tolist() == expected.tolist()
+    assert 10 < len(expected) < n
 
 
 def test_nms_keeps_the_best_of_each_heap() -> None:
