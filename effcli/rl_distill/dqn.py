@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effcli.core.runtime import Runtime, derive_seed
+from effcli.nn.schedules import set_rate
 from effcli.rl_distill.decision_attention import (
     DecisionAttention,
     Peers,
@@ -143,6 +144,9 @@ class DqnGroup:
 
     def _learn(self, update: int, step: int) -> dict[str, float]:
         settings, opd = self.recipe.dqn, self.recipe.opd
+        if settings.anneal:
+            for optimizer in (self.attention_optimizer, *(policy.optimizer for policy in self.policies)):
+                set_rate(optimizer, settings.learning_rate * (1 - update / self.n_updates))
         batches = [
             policy.replay.draw(settings.batch_size, policy.generator, self.runtime.device)
             for policy in self.policies

@@ -141,6 +141,9 @@ class DqnSection(Section):
         500, ge=1, description="Environment steps between copies to the target network."
     )
     learning_rate: float = Field(2.5e-4, gt=0, description="Adam's.")
+    anneal: bool = Field(
+        True, description="It falls to 0 on a line: else a good policy may be lost again at the end."
+    )
     gamma: float = Field(0.99, gt=0, le=1, description="Discount.")
     first_epsilon: float = Field(1.0, ge=0, le=1, description="Share of random actions at first.")
     last_epsilon: float = Field(0.05, ge=0, le=1, description="And later.")
