@@ -1,8 +1,8 @@
 """Targets from peers, each policy with weights of its own, and the distances from them (OPD-DA, section 3).
 
-Symbols: f features ``[B, F]``, z decisions ``[B, A]`` (logits of PPO, Q-values of DQN), alpha weights ``[B, P]`` of P
-peers, tau the temperature. The equations of the paper were not available to us; the form is that of OKDDip (Chen et
-al., AAAI 2020), whose abstract it shares.
+Symbols: f features ``[T, B, F]`` of T policies on B states of each, z decisions ``[T, B, A]`` (logits of PPO, Q-values
+of DQN), alpha weights ``[T, B, P]`` of P peers, tau the temperature. The equations of the paper were not available to
+us; the form is that of OKDDip (Chen et al., AAAI 2020), whose abstract it shares.
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ RAMP = 5.0
 
 @dataclass(frozen=True)
 class Peers:
-    """What the others make of a policy's states, computed once and never with gradient.
+    """What the others make of the states of T policies, computed once and never with gradient.
 
     Attributes:
-        features: of all peers, ``[B, P, F]``; where their sizes differ, ``[B, F_b]`` of each.
-        decisions: ``[B, P, A]``.
-        members: numbers of the peers; with ``attention_self=include`` the policy itself is among them.
-        returns: recent return of each peer, standardised over the group, ``[P]``.
+        features: of all peers, ``[T, B, P, F]``; where their sizes differ, T is 1 and each
+            is ``[1, B, F_b]``.
+        decisions: ``[T, B, P, A]``.
+        members: numbers of the peers of each policy; with ``attention_self=include`` it is among them itself.
+        returns: recent return of each peer, standardised over the group, ``[T, 1, P]``.
     """
 
     features: Tensor | tuple[Tensor, ...]
     decisions: Tensor
-    members: tuple[int, ...]
+    members: tuple[tuple[int, ...], ...]
     returns: Tensor
 
     def rows(self, chosen: Tensor) -> Peers:
-        """Of some of the states."""
+        """Of some of the states, numbers ``[T, b]`` of those of each policy."""
+        policy = torch.arange(len(chosen), device=chosen.device)[:, None]
         features = (
-            self.features[chosen]
+            self.features[policy, chosen]
             if isinstance(self.features, Tensor)
-            else tuple(one[chosen] for one in self.features)
+            else tuple(one[policy, chosen] for one in self.features)
         )
-        return Peers(features, self.decisions[chosen], self.members, self.returns)
+        return Peers(features, self.decisions[policy, chosen], self.members, self.returns)
 
 
 class DecisionAttention(nn.Module):
@@ -69,10 +71,10 @@ class DecisionAttention(nn.Module):
         )
 
     def weights(self, features: Tensor, decisions: Tensor, peers: Peers) -> Tensor:
-        """alpha ``[B, P]``; what the policy itself gives is detached, so it is not trained to be attractive."""
-        n = len(peers.members)
+        """alpha ``[T, B, P]``; what a policy itself gives is detached, so it is not trained to be attractive."""
+        n = len(peers.members[0])
         if self.settings.targets == "mean":
-            return decisions.new_full((len(decisions), n), 1 / n)
+            return decisions.new_full((*decisions.shape[:-1], n), 1 / n)
         own, others = decisions, peers.decisions
         if self.settings.attention_input == "feature":
             assert isinstance(peers.features, Tensor), "the recipe refuses features of several sizes"
@@ -80,44 +82,44 @@ class DecisionAttention(nn.Module):
         seeking = (
             self.query(own.detach()) @ self.key.weight
         )  # q . W_k f_b = (W_k^T q) . f_b, without a key a peer
-        scores = (others @ seeking[:, :, None])[:, :, 0]
+        scores = (others @ seeking[..., None])[..., 0]
         if self.settings.attention_scale == "sqrt":
             scores = scores / math.sqrt(self.settings.attention_dim)
         alpha: Tensor = (scores + self.settings.value_weight * peers.returns).softmax(-1)
         return alpha
 
     def mean_features(self, alpha: Tensor, peers: Peers, member: int) -> Tensor:
-        """f_hat: the weighted sum of the peers' features, in the width of the policy's."""
+        """f_hat: the weighted sum of the peers' features; where sizes differ, in the width of policy ``member``'s."""
         if isinstance(peers.features, Tensor):
             return _weighted(alpha, peers.features)
         adapted = [
             self.adapters[f"{member}-{b}"](one) if f"{member}-{b}" in self.adapters else one
-            for b, one in zip(peers.members, peers.features, strict=True)
+            for b, one in zip(peers.members[0], peers.features, strict=True)
         ]
-        return _weighted(alpha, torch.stack(adapted, 1))
+        return _weighted(alpha, torch.stack(adapted, -2))
 
 
 def _weighted(alpha: Tensor, values: Tensor) -> Tensor:
-    """``[B, P]`` times ``[B, P, N]``: ``[B, N]``."""
-    return (alpha[:, None] @ values)[:, 0]
+    """``[T, B, P]`` times ``[T, B, P, N]``: ``[T, B, N]``."""
+    return (alpha[..., None] * values).sum(-2)
 
 
 def mean_decisions(alpha: Tensor, decisions: Tensor, settings: OpdSection) -> Tensor:
-    """z_hat ``[B, A]``: the weighted sum of decisions, or logarithms of that of probabilities."""
+    """z_hat ``[T, B, A]``: the weighted sum of decisions, or logarithms of that of probabilities."""
     if settings.aggregate == "logits":
         return _weighted(alpha, decisions)
     log_p = (decisions / settings.temperature).log_softmax(-1)
-    return settings.temperature * (alpha.clamp_min(1e-12).log()[:, :, None] + log_p).logsumexp(1)
+    return settings.temperature * (alpha.clamp_min(1e-12).log()[..., None] + log_p).logsumexp(-2)
 
 
 def decision_divergence(z: Tensor, z_hat: Tensor, tau: float) -> Tensor:
-    """tau^2 KL(softmax(z_hat / tau) || softmax(z / tau)) of each state, ``[B]``."""
+    """tau^2 KL(softmax(z_hat / tau) || softmax(z / tau)) of each state, ``[T, B]``."""
     target = (z_hat / tau).log_softmax(-1)
     return tau**2 * F.kl_div((z / tau).log_softmax(-1), target, reduction="none", log_target=True).sum(-1)
 
 
 def q_distance(q: Tensor, q_hat: Tensor, settings: OpdSection) -> Tensor:
-    """Of Q-values, of each state ``[B]``: mean squares over actions, or the divergence of softened ones."""
+    """Of Q-values, of each state ``[T, B]``: mean squares over actions, or the divergence of softened ones."""
     if settings.q_loss == "kl":
         return decision_divergence(q, q_hat, settings.temperature)
     return (q - q_hat).square().mean(-1)
@@ -139,7 +141,7 @@ def disagreement(decisions: Sequence[Tensor], kind: str) -> float:
     """Mean over pairs of policies on the same states.
 
     Args:
-        decisions: of each policy, ``[B, A]``.
+        decisions: of each policy, ``[..., A]``.
         kind: ``ppo``: total variation distance of the probabilities; ``dqn``: share of states with another best action.
     """
     if len(decisions) < 2:

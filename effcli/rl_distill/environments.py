@@ -189,8 +189,10 @@ def _atari(name: str, copies: int, workers: int) -> Any:
 
 def _register(name: str) -> None:
     """Packages whose environments are known only when they are asked."""
+    import gymnasium
+
     package = name.split("/")[0]
-    if package not in _PACKAGES:
+    if package not in _PACKAGES or name in gymnasium.registry:
         return
     module, line = _PACKAGES[package]
     try:

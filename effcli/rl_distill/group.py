@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from effcli.core.runtime import Runtime, derive_seed
-from effcli.rl_distill.decision_attention import Peers
-from effcli.rl_distill.environments import Environments, make_environments
+from effcli.nn.schedules import set_rate
+from effcli.rl_distill.decision_attention import DecisionAttention, Peers, disagreement
+from effcli.rl_distill.environments import Environments, Step, make_environments
+from effcli.rl_distill.network_stack import NetworkStack, stacks_of
+from effcli.rl_distill.networks import ActorCritic, QNetwork
 from effcli.rl_distill.recipe import OpdSection, RlDistillRecipe
 from effcli.rl_distill.returns import Returns
 
 
 class Policy:
-    """One member: network, optimiser, environments and the chance that it acts by.
+    """One member: network, environments and the chance that it acts by.
 
     Args:
         number: in the group.
         recipe: the settings.
         runtime: where.
         network: makes one from the shape of an observation, the number of actions and a size.
-        optimizer: makes one from parameters.
     """
 
     def __init__(
@@ -31,8 +34,7 @@ class Policy:
         number: int,
         recipe: RlDistillRecipe,
         runtime: Runtime,
-        network: Callable[[tuple[int, ...], int, str], nn.Module],
-        optimizer: Callable[[Any], torch.optim.Optimizer],
+        network: Callable[[tuple[int, ...], int, str], ActorCritic | QNetwork],
     ) -> None:
         seed = derive_seed(runtime.seed, "policy", number)
         self.number, self.runtime = number, runtime
@@ -40,10 +42,9 @@ class Policy:
             recipe.env.id, recipe.env.copies, workers=recipe.env.workers
         )
         torch.manual_seed(seed)
-        self.network: Any = network(self.env.shape, self.env.n_actions, recipe.policies[number]).to(
-            runtime.device
-        )
-        self.optimizer = optimizer(self.network.parameters())
+        made = network(self.env.shape, self.env.n_actions, recipe.policies[number])
+        self.network = made.to(runtime.device)
+        self._clips = recipe.env.clip_rewards
         self.returns = Returns(recipe.env.copies)
         self.generator = torch.Generator().manual_seed(seed)
         self.reset(0)
@@ -53,31 +54,144 @@ class Policy:
         self.observations = self.env.reset(derive_seed(self.runtime.seed, "env", self.number, update) % 2**31)
         self.returns.restart()
 
-    def as_input(self, observations: Any) -> Tensor:
-        """float32 on the device."""
-        return torch.as_tensor(observations, device=self.runtime.device).float()
+    def step(self, actions: np.ndarray) -> tuple[Step, np.ndarray]:
+        """Act once in all copies; what came of it, and the rewards to learn from, float32 ``[E]``."""
+        step = self.env.step(actions)
+        self.returns.add(step)
+        self.observations = step.observations
+        return step, np.sign(step.rewards) if self._clips else step.rewards
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the environments, which begin anew."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "returns": self.returns.state_dict(),
-        }
+        """All but the network, and the environments, which begin anew."""
+        return {"generator": self.generator.get_state(), "returns": self.returns.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.returns.load_state_dict(state["returns"])
 
 
-def distils(settings: OpdSection, n_policies: int) -> bool:
-    """Whether policies learn from each other."""
-    weight = settings.decision_weight + settings.feature_weight
-    return settings.targets != "none" and n_policies > 1 and weight > 0
+class PolicyGroup:
+    """Policies that learn side by side, by whatever algorithm, and how they look at each other.
+
+    Args:
+        recipe: the settings.
+        runtime: where.
+        policies: the members.
+        adam: makes their optimisers, and that of the attention, from parameters.
+        together: whether networks of one shape are computed together; False is the slow form.
+
+    Attributes:
+        stacks: the networks of the policies.
+        optimizers: of each stack.
+        attention: whom they look at.
+        attention_means: mean weights of the last update, ``[T, T]``; None where nobody looks at anybody.
+    """
+
+    kind: str
+
+    def __init__(
+        self,
+        recipe: RlDistillRecipe,
+        runtime: Runtime,
+        policies: Sequence[Policy],
+        adam: Callable[[Any], torch.optim.Optimizer],
+        together: bool,
+    ) -> None:
+        self.opd, self.window, self.runtime = recipe.opd, recipe.eval.window, runtime
+        self.policies = policies
+        self.stacks = stacks_of([policy.network for policy in policies], runtime, together=together)
+        self.optimizers = [adam([stack.weights]) for stack in self.stacks]
+        torch.manual_seed(derive_seed(runtime.seed, "attention"))
+        widths = [policy.network.n_features for policy in policies]
+        attention = DecisionAttention(widths, policies[0].env.n_actions, recipe.opd)
+        self.attention = attention.to(runtime.device)
+        self.attention_optimizer = adam(self.attention.parameters())
+        self.attention_means: Tensor | None = None
+
+    def restart(self, update: int) -> None:
+        """Begin new episodes, after an interruption."""
+        for policy in self.policies:
+            policy.reset(update)
+
+    def set_rate(self, rate: float) -> None:
+        """Of all optimisers."""
+        for optimizer in (*self.optimizers, self.attention_optimizer):
+            set_rate(optimizer, rate)
+
+    @property
+    def distils(self) -> bool:
+        """Whether policies learn from each other."""
+        weight = self.opd.decision_weight + self.opd.feature_weight
+        return self.opd.targets != "none" and len(self.policies) > 1 and weight > 0
+
+    def views(self, observations: Sequence[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """What everybody makes of the states of each stack's policies, ``[T, N, ...]`` a stack."""
+        return [views_of(self.stacks, one) for one in observations]
+
+    def peers(self, views: Sequence[tuple[list[Tensor], list[Tensor]]]) -> list[Peers]:
+        """What the policies of each stack are compared with."""
+        returns = standardised([policy.returns.recent(self.window) for policy in self.policies])
+        return [
+            peers_from(stack.members, *one, returns, self.opd)
+            for stack, one in zip(self.stacks, views, strict=True)
+        ]
+
+    def disagreement(self, views: Sequence[tuple[list[Tensor], list[Tensor]]]) -> float:
+        """How far all are apart on each other's states."""
+        return float(np.mean([disagreement(decisions, self.kind) for _, decisions in views]))
+
+    def weights_of(self, stack: NetworkStack, features: Tensor, decisions: Tensor, peers: Peers) -> Tensor:
+        """alpha of a stack's policies, ``[T, B, P]``, of which the means are noted."""
+        alpha = self.attention.weights(features, decisions, peers)
+        n = len(self.policies)
+        matrix = torch.zeros(n, n) if self.attention_means is None else self.attention_means
+        now = alpha.detach().mean(1).cpu()
+        for i, m in enumerate(stack.members):
+            matrix[m, list(peers.members[i])] = now[i]
+        self.attention_means = matrix
+        return alpha
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the training changes."""
+        return {
+            "policies": [policy.state_dict() for policy in self.policies],
+            "weights": [stack.weights.detach().clone() for stack in self.stacks],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "attention": self.attention.state_dict(),
+            "attention_optimizer": self.attention_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        for policy, own in zip(self.policies, state["policies"], strict=True):
+            policy.load_state_dict(own)
+        for stack, weights in zip(self.stacks, state["weights"], strict=True):
+            stack.copy_weights(weights)
+        for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
+        self.attention.load_state_dict(state["attention"])
+        self.attention_optimizer.load_state_dict(state["attention_optimizer"])
+
+
+def observations_of(policies: Sequence[Policy], device: torch.device) -> Tensor:
+    """What they see now, float32 ``[T, E, ...]``."""
+    seen = np.stack([policy.observations for policy in policies])
+    return torch.from_numpy(seen).to(device).float()
+
+
+@torch.no_grad()
+def views_of(stacks: Sequence[NetworkStack], observations: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Features and decisions of all policies, in order, on states ``[T, N, ...]`` of some: each ``[T, N, ...]``."""
+    n_rows, n_states = observations.shape[:2]
+    flat = observations.flatten(0, 1).float()
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for stack in stacks:
+        features, decisions = stack(flat.expand(len(stack), *flat.shape))[:2]
+        for i, member in enumerate(stack.members):
+            one, other = features[i], decisions[i]
+            found[member] = one.view(n_rows, n_states, -1), other.view(n_rows, n_states, -1)
+    return [found[m][0] for m in sorted(found)], [found[m][1] for m in sorted(found)]
 
 
 def peers_of(m: int, n: int, attention_self: str) -> tuple[int, ...]:
@@ -86,18 +200,30 @@ def peers_of(m: int, n: int, attention_self: str) -> tuple[int, ...]:
 
 
 def peers_from(
-    m: int, features: Sequence[Tensor], decisions: Sequence[Tensor], returns: Tensor, settings: OpdSection
+    rows: Sequence[int],
+    features: Sequence[Tensor],
+    decisions: Sequence[Tensor],
+    returns: Tensor,
+    settings: OpdSection,
 ) -> Peers:
-    """What policy m is compared with, from what everybody says of its states."""
-    members = peers_of(m, len(features), settings.attention_self)
-    chosen = tuple(features[b] for b in members)
-    have_one_size = len({one.shape[1] for one in features}) == 1
-    return Peers(
-        torch.stack(chosen, 1) if have_one_size else chosen,
-        torch.stack([decisions[b] for b in members], 1),
-        members,
-        returns[list(members)].to(decisions[0].device),
-    )
+    """What the policies ``rows`` are compared with, from what everybody says of the states of each of them.
+
+    Args:
+        rows: numbers of T policies; one, where features have several widths.
+        features: of every policy, ``[T, N, F_b]``.
+        decisions: of every policy, ``[T, N, A]``.
+        returns: of every policy, standardised.
+        settings: the recipe's.
+    """
+    members = tuple(peers_of(m, len(features), settings.attention_self) for m in rows)
+    said = torch.stack([torch.stack([decisions[b][i] for b in of], 1) for i, of in enumerate(members)])
+    chosen: Tensor | tuple[Tensor, ...]
+    if len({one.shape[-1] for one in features}) == 1:
+        chosen = torch.stack([torch.stack([features[b][i] for b in of], 1) for i, of in enumerate(members)])
+    else:
+        chosen = tuple(features[b] for b in members[0])
+    weighed = torch.stack([returns[list(of)] for of in members])
+    return Peers(chosen, said, members, weighed[:, None].to(said.device))
 
 
 def standardised(returns: Sequence[float | None]) -> Tensor:
@@ -107,15 +233,3 @@ def standardised(returns: Sequence[float | None]) -> Tensor:
         return torch.zeros(len(returns))
     values = torch.tensor(known, dtype=torch.float32)
     return (values - values.mean()) / values.std(unbiased=False).clamp_min(1e-8)
-
-
-def recent_returns(policies: Sequence[Policy], window: int) -> Tensor:
-    """Of each policy, standardised."""
-    return standardised([policy.returns.recent(window) for policy in policies])
-
-
-def noted(means: Tensor | None, m: int, alpha: Tensor, peers: Peers, n: int) -> Tensor:
-    """The matrix of mean weights ``[n, n]`` with the row of policy m as it is now."""
-    matrix = torch.zeros(n, n) if means is None else means
-    matrix[m, list(peers.members)] = alpha.detach().mean(0).cpu()
-    return matrix

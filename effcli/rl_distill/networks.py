@@ -13,7 +13,7 @@ SIZES = {"small": 0.5, "normal": 1.0, "large": 2.0}
 """How many times as wide as the usual network."""
 
 
-def encoder(shape: tuple[int, ...], size: str) -> tuple[nn.Module, int]:
+def encoder(shape: tuple[int, ...], size: str) -> tuple[nn.Sequential, int]:
     """The usual network for observations of a shape, and the width of its features.
 
     Vectors get two layers of 64 with tanh; small grids ``[H, W, C]`` (MinAtar) 16 3x3 filters and a layer of 128;
@@ -40,7 +40,7 @@ def encoder(shape: tuple[int, ...], size: str) -> tuple[nn.Module, int]:
         )
         with torch.no_grad():
             flat = convolutions(torch.zeros(1, *shape)).shape[1]
-        return nn.Sequential(Scaled(255.0), convolutions, linear(flat, width), nn.ReLU()), width
+        return nn.Sequential(UnitFrames(), convolutions, linear(flat, width), nn.ReLU()), width
     if len(shape) == 3:
         channels, width = [round(16 * times)], round(128 * times)
         height, wide, colours = shape
@@ -67,20 +67,12 @@ def _orthogonal(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
-class Scaled(nn.Module):
-    """Divides.
-
-    Args:
-        by: what by.
-    """
-
-    def __init__(self, by: float) -> None:
-        super().__init__()
-        self.by = by
+class UnitFrames(nn.Module):
+    """Frames of bytes ``[B, C, H, W]`` to numbers between 0 and 1, in the order that convolutions read fastest."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x / by``."""
-        return x / self.by
+        """``x / 255``."""
+        return x.contiguous(memory_format=torch.channels_last) / 255
 
 
 class ChannelsFirst(nn.Module):

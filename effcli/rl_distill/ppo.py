@@ -2,30 +2,23 @@
 
 The peers' decisions on a policy's rollout are computed once, before anybody learns, and serve all epochs; so no order
 of the policies is better than another, and with both weights 0 each policy is plain PPO.
+
+Policies of one shape act and learn together (T of them, see :mod:`effcli.rl_distill.network_stack`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from effcli.core.runtime import Runtime, derive_seed
-from effcli.nn.schedules import set_rate
-from effcli.rl_distill.decision_attention import (
-    DecisionAttention,
-    Peers,
-    decision_divergence,
-    disagreement,
-    mean_decisions,
-    ramp_up,
-)
-from effcli.rl_distill.group import Policy, distils, noted, peers_from, recent_returns
+from effcli.core.runtime import Runtime
+from effcli.rl_distill.decision_attention import Peers, decision_divergence, mean_decisions, ramp_up
+from effcli.rl_distill.group import Policy, PolicyGroup, observations_of
+from effcli.rl_distill.network_stack import NetworkStack
 from effcli.rl_distill.networks import ActorCritic
 from effcli.rl_distill.recipe import PpoRecipe, PpoSection
 
@@ -34,15 +27,16 @@ ADAM_EPS = 1e-5
 
 @dataclass(frozen=True)
 class Rollout:
-    """States and what was done in them; steps in which a copy was reset are left out.
+    """States of T policies and what was done in them.
 
     Attributes:
-        observations: ``[N, ...]``.
-        actions: int64 ``[N]``.
-        log_probs: of them when they were chosen, ``[N]``.
-        values: as the critic saw them then, ``[N]``.
-        advantages: generalised advantage estimates, ``[N]``.
-        targets: of the values, ``[N]``.
+        observations: ``[T, N, ...]``.
+        actions: int64 ``[T, N]``.
+        log_probs: of them when they were chosen, ``[T, N]``.
+        values: as the critic saw them then, ``[T, N]``.
+        advantages: generalised advantage estimates, ``[T, N]``.
+        targets: of the values, ``[T, N]``.
+        valid: 1, or 0 where a copy was reset whatever the action, ``[T, N]``.
     """
 
     observations: Tensor
@@ -51,23 +45,34 @@ class Rollout:
     values: Tensor
     advantages: Tensor
     targets: Tensor
+    valid: Tensor
 
     def rows(self, chosen: Tensor) -> Rollout:
-        """Some of them."""
-        return Rollout(*(getattr(self, field.name)[chosen] for field in fields(self)))
+        """Some of them: of each policy the numbers ``[T, b]``."""
+        policy = torch.arange(len(chosen), device=chosen.device)[:, None]
+        return Rollout(*(getattr(self, field.name)[policy, chosen] for field in fields(self)))
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """What each valid state counts in a mean, ``[T, N]``."""
+        return self.valid / self.valid.sum(-1, keepdim=True).clamp_min(1.0)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Of each policy over its valid states, ``[T]``."""
+        return (values * self.shares).sum(-1)
 
 
 def advantages_of(
     rewards: Tensor, values: Tensor, terminated: Tensor, done: Tensor, gamma: float, gae_lambda: float
 ) -> Tensor:
-    """Generalised advantage estimates, ``[T, E]``.
+    """Generalised advantage estimates of n steps, ``[n, ...]``.
 
     Args:
-        rewards: ``[T, E]``.
-        values: of the states, and of those after the last step, ``[T + 1, E]``; where an episode ends in step t, the
+        rewards: ``[n, ...]``.
+        values: of the states, and of those after the last step, ``[n + 1, ...]``; where an episode ends in step t, the
             state t + 1 is its last one.
-        terminated: the episode ended by itself, so nothing follows, ``[T, E]``.
-        done: it ended in any way, so what follows belongs to another one, ``[T, E]``.
+        terminated: the episode ended by itself, so nothing follows, ``[n, ...]``.
+        done: it ended in any way, so what follows belongs to another one, ``[n, ...]``.
         gamma: discount.
         gae_lambda: lambda.
     """
@@ -80,200 +85,161 @@ def advantages_of(
     return advantages
 
 
-class PpoPolicy(Policy):
-    """A member that collects rollouts.
-
-    Args:
-        number: in the group.
-        recipe: the settings.
-        runtime: where.
-    """
-
-    def __init__(self, number: int, recipe: PpoRecipe, runtime: Runtime) -> None:
-        self.recipe = recipe
-        adam = partial(torch.optim.Adam, lr=recipe.ppo.learning_rate, eps=ADAM_EPS, fused=True)
-        super().__init__(number, recipe, runtime, ActorCritic, adam)
-
-    @torch.no_grad()
-    def collect(self) -> Rollout:
-        """Act for a rollout."""
-        settings, n = self.recipe.ppo, self.recipe.ppo.rollout
-        seen, actions, log_probs, values, rewards, terminated, done, valid = ([] for _ in range(8))
-        for _ in range(n):
-            x = self.as_input(self.observations)
-            _, logits, value = self.network(x)
-            log_p = logits.float().log_softmax(-1)
-            action = torch.multinomial(log_p.exp().cpu(), 1, generator=self.generator)
-            step = self.env.step(action[:, 0].numpy())
-            self.returns.add(step)
-            seen.append(torch.as_tensor(self.observations))
-            actions.append(action[:, 0])
-            log_probs.append(log_p.cpu().gather(1, action)[:, 0])
-            values.append(value.float().cpu())
-            reward = np.sign(step.rewards) if self.recipe.env.clip_rewards else step.rewards
-            rewards.append(torch.from_numpy(reward))
-            terminated.append(torch.from_numpy(step.terminated).float())
-            done.append(torch.from_numpy(step.terminated | step.truncated).float())
-            valid.append(torch.from_numpy(step.valid))
-            self.observations = step.observations
-        _, _, last = self.network(self.as_input(self.observations))
-        all_values = torch.stack([*values, last.float().cpu()])
-        advantages = advantages_of(
-            torch.stack(rewards),
-            all_values,
-            torch.stack(terminated),
-            torch.stack(done),
-            settings.gamma,
-            settings.gae_lambda,
-        )
-        kept = torch.stack(valid).flatten()
-        parts = (
-            torch.stack(seen),
-            torch.stack(actions),
-            torch.stack(log_probs),
-            all_values[:-1],
-            advantages,
-            advantages + all_values[:-1],
-        )
-        return Rollout(*(part.flatten(0, 1)[kept].to(self.runtime.device) for part in parts))
+def drawn_actions(logits: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """Actions with probabilities ``softmax(logits)``, ``[..., A]``, from numbers between 0 and 1, ``[...]``."""
+    odds = np.exp(logits - logits.max(-1, keepdims=True)).cumsum(-1)
+    drawn: np.ndarray = (odds[..., :-1] <= chance[..., None] * odds[..., -1:]).sum(-1)
+    return drawn
 
 
 def ppo_terms(logits: Tensor, values: Tensor, batch: Rollout, settings: PpoSection) -> dict[str, Tensor]:
-    """The clipped objective, the value loss and the entropy bonus of a minibatch, weighted."""
-    log_p = logits.float().log_softmax(-1)
-    ratio = (log_p.gather(1, batch.actions[:, None])[:, 0] - batch.log_probs).exp()
-    spread = batch.advantages.std() if len(batch.advantages) > 1 else batch.advantages.new_zeros(())
-    advantages = (batch.advantages - batch.advantages.mean()) / (spread + 1e-8)
+    """The clipped objective, the value loss and the entropy bonus of a minibatch, weighted, ``[T]`` each."""
+    log_p = logits.log_softmax(-1)
+    ratio = (log_p.gather(-1, batch.actions[..., None])[..., 0] - batch.log_probs).exp()
+    centred = batch.advantages - batch.mean(batch.advantages)[:, None]
+    n = batch.valid.sum(-1)
+    spread = (batch.mean(centred.square()) * n / (n - 1).clamp_min(1.0)).sqrt()
+    advantages = centred / (spread[:, None] + 1e-8)
     clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
-    policy = -torch.minimum(ratio * advantages, clipped * advantages).mean()
-    error = (values.float() - batch.targets).square()
+    error = (values - batch.targets).square()
     if settings.clip_values:
-        near = batch.values + (values.float() - batch.values).clamp(-settings.clip, settings.clip)
+        near = batch.values + (values - batch.values).clamp(-settings.clip, settings.clip)
         error = torch.maximum(error, (near - batch.targets).square())
-    entropy = -(log_p.exp() * log_p).sum(-1).mean()
-    return {
-        "policy": policy,
-        "value": settings.value_weight * error.mean() / 2,
-        "entropy": -settings.entropy_weight * entropy,
+    terms = {
+        "policy": -batch.mean(torch.minimum(ratio * advantages, clipped * advantages)),
+        "value": settings.value_weight / 2 * batch.mean(error),
     }
+    if settings.entropy_weight:
+        terms["entropy"] = settings.entropy_weight * batch.mean((log_p.exp() * log_p).sum(-1))
+    return terms
 
 
-class PpoGroup:
-    """Policies that learn side by side.
+class PpoGroup(PolicyGroup):
+    """Policies that learn side by side with PPO.
 
     Args:
         recipe: the settings.
         runtime: where.
+        together: False computes one policy after another, the slow form.
     """
 
     kind = "ppo"
 
-    def __init__(self, recipe: PpoRecipe, runtime: Runtime) -> None:
-        self.recipe, self.runtime = recipe, runtime
-        self.policies = [PpoPolicy(number, recipe, runtime) for number in range(len(recipe.policies))]
-        torch.manual_seed(derive_seed(runtime.seed, "attention"))
-        widths = [policy.network.n_features for policy in self.policies]
-        attention = DecisionAttention(widths, self.policies[0].env.n_actions, recipe.opd)
-        self.attention = attention.to(runtime.device)
-        self.attention_optimizer = torch.optim.Adam(
-            self.attention.parameters(), recipe.ppo.learning_rate, eps=ADAM_EPS, fused=True
-        )
-        self.attention_means: Tensor | None = None
+    def __init__(self, recipe: PpoRecipe, runtime: Runtime, *, together: bool = True) -> None:
+        self.recipe = recipe
+        policies = [Policy(number, recipe, runtime, ActorCritic) for number in range(len(recipe.policies))]
+        adam = partial(torch.optim.Adam, lr=recipe.ppo.learning_rate, eps=ADAM_EPS, fused=True)
+        super().__init__(recipe, runtime, policies, adam, together)
 
     @property
     def n_updates(self) -> int:
         """Of the whole training."""
         return -(-self.recipe.steps // (self.recipe.ppo.rollout * self.recipe.env.copies))
 
-    def restart(self, update: int) -> None:
-        """Begin new episodes, after an interruption."""
-        for policy in self.policies:
-            policy.reset(update)
+    @torch.no_grad()
+    def collect(self, stack: NetworkStack) -> Rollout:
+        """Act for a rollout."""
+        settings, device = self.recipe.ppo, self.runtime.device
+        policies = [self.policies[m] for m in stack.members]
+        env, shape = policies[0].env, (settings.rollout, len(stack), self.recipe.env.copies)
+        chances = torch.stack(
+            [torch.rand(shape[0], shape[2], generator=one.generator) for one in policies], 1
+        )
+        seen = np.empty((*shape, *env.shape), policies[0].observations.dtype)
+        rewards, terminated, done, valid = (np.empty(shape, np.float32) for _ in range(4))
+        actions, logits, values = np.empty(shape, np.int64), [], []
+        for t, chance in enumerate(chances.numpy()):
+            for i, policy in enumerate(policies):
+                seen[t, i] = policy.observations
+            _, logit, value = stack(torch.from_numpy(seen[t]).to(device).float())
+            logits.append(logit.cpu())
+            values.append(value.cpu())
+            actions[t] = drawn_actions(logits[-1].numpy(), chance)
+            for i, policy in enumerate(policies):
+                step, rewards[t, i] = policy.step(actions[t, i])
+                terminated[t, i], valid[t, i] = step.terminated, step.valid
+                done[t, i] = step.terminated | step.truncated
+        values.append(stack(observations_of(policies, device))[2].cpu())
+        all_values, chosen = torch.stack(values), torch.from_numpy(actions)
+        log_p = torch.stack(logits).log_softmax(-1).gather(-1, chosen[..., None])[..., 0]
+        reward, ended, over = (torch.from_numpy(one) for one in (rewards, terminated, done))
+        advantages = advantages_of(reward, all_values, ended, over, settings.gamma, settings.gae_lambda)
+        parts = (
+            torch.from_numpy(seen),
+            chosen,
+            log_p,
+            all_values[:-1],
+            advantages,
+            advantages + all_values[:-1],
+            torch.from_numpy(valid),
+        )
+        return Rollout(*(part.transpose(0, 1).flatten(1, 2).to(device) for part in parts))
 
     def update(self, update: int) -> dict[str, float]:
         """Collect, then learn; returns means of the terms over policies and minibatches."""
-        settings = self.recipe.ppo
-        rate = settings.learning_rate * (1 - update / self.n_updates)
-        rollouts = [policy.collect() for policy in self.policies]
-        seen = [self._look(rollout) for rollout in rollouts]
-        opd = self.recipe.opd
-        returns = recent_returns(self.policies, self.recipe.eval.window)
-        peers = (
-            [peers_from(m, *one, returns, opd) for m, one in enumerate(seen)]
-            if distils(opd, len(self.policies))
-            else None
-        )
-        apart = float(np.mean([disagreement(one[1], self.kind) for one in seen]))
-        weight = ramp_up(update, self.n_updates, opd.ramp)
-        sums: dict[str, float] = {}
-        n = settings.epochs * settings.minibatches * len(self.policies)
-        for optimizer in (*(policy.optimizer for policy in self.policies), self.attention_optimizer):
-            set_rate(optimizer, rate)
+        settings, n = self.recipe.ppo, len(self.policies)
+        rollouts = [self.collect(stack) for stack in self.stacks]
+        views = self.views([rollout.observations for rollout in rollouts]) if n > 1 else []
+        peers = self.peers(views) if self.distils else None
+        weight = ramp_up(update, self.n_updates, self.opd.ramp)
+        sums: dict[str, Tensor] = {}
+        self.set_rate(settings.learning_rate * (1 - update / self.n_updates))
         for _ in range(settings.epochs):
-            orders = [
-                torch.randperm(len(rollout.actions), generator=policy.generator).tensor_split(
-                    settings.minibatches
-                )
-                for policy, rollout in zip(self.policies, rollouts, strict=True)
-            ]
+            orders = [self._orders(*pair) for pair in zip(self.stacks, rollouts, strict=True)]
             for part in range(settings.minibatches):
                 self.attention_optimizer.zero_grad(set_to_none=True)
-                for m, policy in enumerate(self.policies):
-                    rows = orders[m][part].to(self.runtime.device)
-                    batch = rollouts[m].rows(rows)
-                    terms = self.terms(m, batch, None if peers is None else peers[m].rows(rows), weight)
-                    self._step(policy, terms)
+                for i, stack in enumerate(self.stacks):
+                    batch, looked_at = self._part(
+                        rollouts[i], None if peers is None else peers[i], orders[i], part
+                    )
+                    terms = self.terms(stack, batch, looked_at, weight)
+                    stack.backward(torch.stack(list(terms.values())).sum(), settings.grad_clip)
+                    self.optimizers[i].step()
                     for name, value in terms.items():
-                        sums[name] = sums.get(name, 0.0) + float(value.detach()) / n
-                if peers is not None and opd.targets == "attention":
+                        sums[name] = sums.get(name, torch.zeros(())) + value.detach().sum().cpu()
+                if peers is not None and self.opd.targets == "attention":
                     self.attention_optimizer.step()
-        return {**sums, "disagreement": apart}
+        n_terms = settings.epochs * settings.minibatches * n
+        means = {name: float(value) / n_terms for name, value in sums.items()}
+        return {**means, "disagreement": self.disagreement(views) if n > 1 else 0.0}
 
-    def terms(self, m: int, batch: Rollout, peers: Peers | None, weight: float) -> dict[str, Tensor]:
-        """What policy m minimises on a minibatch: PPO's terms, and the distances from its peers' targets."""
-        opd = self.recipe.opd
-        features, logits, values = self.policies[m].network(batch.observations.float())
+    def _orders(self, stack: NetworkStack, rollout: Rollout) -> tuple[Tensor, ...]:
+        """Numbers of the states of each minibatch, ``[T, b]``; nothing where there is one, which is all of them."""
+        if self.recipe.ppo.minibatches == 1:
+            return ()
+        n = rollout.actions.shape[1]
+        orders = [torch.randperm(n, generator=self.policies[m].generator) for m in stack.members]
+        return torch.stack(orders).to(self.runtime.device).tensor_split(self.recipe.ppo.minibatches, 1)
+
+    @staticmethod
+    def _part(
+        rollout: Rollout, peers: Peers | None, orders: tuple[Tensor, ...], number: int
+    ) -> tuple[Rollout, Peers | None]:
+        """A minibatch."""
+        if not orders:
+            return rollout, peers
+        return rollout.rows(orders[number]), None if peers is None else peers.rows(orders[number])
+
+    def terms(
+        self, stack: NetworkStack, batch: Rollout, peers: Peers | None, weight: float
+    ) -> dict[str, Tensor]:
+        """What the policies of a stack minimise on minibatches, ``[T]`` each.
+
+        PPO's terms, and the distances from the targets that the peers make.
+        """
+        opd = self.opd
+        features, logits, values = stack(batch.observations.float())
         terms = ppo_terms(logits, values, batch, self.recipe.ppo)
         if peers is None:
             return terms
-        alpha = self.attention.weights(features, logits, peers)
-        self.attention_means = noted(self.attention_means, m, alpha, peers, len(self.policies))
+        alpha = self.weights_of(stack, features, logits, peers)
         divergence = decision_divergence(logits, mean_decisions(alpha, peers.decisions, opd), opd.temperature)
         if opd.only_better:
             divergence = divergence * (batch.advantages < 0)
-        target = self.attention.mean_features(alpha, peers, m)
-        terms["decision"] = weight * opd.decision_weight * divergence.mean()
-        terms["feature"] = weight * opd.feature_weight * F.mse_loss(features, target)
+        target = self.attention.mean_features(alpha, peers, stack.members[0])
+        terms["decision"] = weight * opd.decision_weight * batch.mean(divergence)
+        terms["feature"] = weight * opd.feature_weight * batch.mean((features - target).square().mean(-1))
         return terms
-
-    def _step(self, policy: PpoPolicy, terms: dict[str, Tensor]) -> None:
-        policy.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
-        nn.utils.clip_grad_norm_(policy.network.parameters(), self.recipe.ppo.grad_clip)
-        policy.optimizer.step()
-
-    @torch.no_grad()
-    def _look(self, rollout: Rollout) -> tuple[list[Tensor], list[Tensor]]:
-        """Features and logits of all policies on the states of one."""
-        if len(self.policies) == 1:
-            return [], []
-        seen = [policy.network(rollout.observations.float())[:2] for policy in self.policies]
-        return [features for features, _ in seen], [logits for _, logits in seen]
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that the training changes."""
-        return {
-            "policies": [policy.state_dict() for policy in self.policies],
-            "attention": self.attention.state_dict(),
-            "attention_optimizer": self.attention_optimizer.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        for policy, own in zip(self.policies, state["policies"], strict=True):
-            policy.load_state_dict(own)
-        self.attention.load_state_dict(state["attention"])
-        self.attention_optimizer.load_state_dict(state["attention_optimizer"])
 
 
 create = PpoGroup

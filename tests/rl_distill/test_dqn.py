@@ -19,14 +19,17 @@ from tests.rl_distill.small_envs import CORRIDOR, FRAMES
 CPU = torch.device("cpu")
 
 
-def group(n: int = 3, steps: int = 800, seed: int = 0, copies: int = 2, **opd: Any) -> DqnGroup:
+def group(
+    n: int = 3, steps: int = 800, seed: int = 0, copies: int = 2, together: bool = True, **opd: Any
+) -> DqnGroup:
     settings = DqnSection(
         replay=400, batch_size=16, learning_starts=64, train_every=4, target_every=40, learning_rate=3e-3
     )
     recipe = DqnRecipe(
         env={"id": CORRIDOR, "copies": copies}, steps=steps, policies=("normal",) * n, opd=opd, dqn=settings
     )
-    return DqnGroup(recipe, create_runtime(device="cpu", precision="fp32", seed=seed, threads=1))
+    runtime = create_runtime(device="cpu", precision="fp32", seed=seed, threads=1)
+    return DqnGroup(recipe, runtime, together=together)
 
 
 def weights(one: DqnGroup) -> list[list[Tensor]]:
@@ -80,12 +83,11 @@ def test_frames_are_kept_once() -> None:
 
 def test_a_cut_off_episode_goes_on_and_an_ended_one_does_not() -> None:
     one = group(1, targets="none")
-    policy = one.policies[0]
-    x, following = torch.randn(2, 4), torch.randn(2, 4)
-    batch = (x, torch.tensor([0, 1]), torch.tensor([1.0, 2.0]), following, torch.tensor([0.0, 1.0]))
+    x, following = torch.randn(1, 2, 4), torch.randn(1, 2, 4)
+    batch = (x, torch.tensor([[0, 1]]), torch.tensor([[1.0, 2.0]]), following, torch.tensor([[0.0, 1.0]]))
     with torch.no_grad():
-        best = policy.target(following)[1].amax(-1)
-        q = policy.network(x)[1]
+        best = one.targets[0].networks[0](following[0])[1].amax(-1)
+        q = one.policies[0].network(x[0])[1]
     wanted = [1 + 0.99 * float(best[0]), 2.0]
     expected = ((float(q[0, 0]) - wanted[0]) ** 2 + (float(q[1, 1]) - wanted[1]) ** 2) / 2
     assert one.terms(0, batch, None, 1.0)["td"].item() == pytest.approx(expected, rel=1e-5)
@@ -116,6 +118,18 @@ def test_without_weights_each_member_is_plain_dqn_bit_for_bit() -> None:
         taught.update(update)
     assert same(weights(together)[0], weights(alone)[0])
     assert not same(weights(taught)[0], weights(alone)[0])
+
+
+def test_policies_together_learn_what_they_learn_one_after_another() -> None:
+    together, apart = group(3, ramp=0.0), group(3, together=False, ramp=0.0)
+    assert (len(together.stacks), len(apart.stacks)) == (1, 3)
+    for update in range(40):
+        together.update(update)
+        apart.update(update)
+    for one, other in zip(weights(together), weights(apart), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+    for stack, other_stack in zip(together.targets[0].weights, apart.targets, strict=True):
+        torch.testing.assert_close(stack, other_stack.weights[0], atol=1e-4, rtol=1e-3)
 
 
 def test_a_group_goes_on_where_it_was() -> None:

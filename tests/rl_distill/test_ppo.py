@@ -4,26 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from effcli.core.runtime import create_runtime
 from effcli.rl_distill.networks import ActorCritic
-from effcli.rl_distill.ppo import PpoGroup, Rollout, advantages_of, ppo_terms
+from effcli.rl_distill.ppo import PpoGroup, Rollout, advantages_of, drawn_actions, ppo_terms
 from effcli.rl_distill.recipe import PpoRecipe, PpoSection
 from tests.rl_distill.small_envs import CORRIDOR, FRAMES
 
 
-def group(n: int = 3, env: str = CORRIDOR, seed: int = 0, steps: int = 2048, **opd: Any) -> PpoGroup:
+def group(
+    n: int = 3,
+    env: str = CORRIDOR,
+    seed: int = 0,
+    steps: int = 2048,
+    together: bool = True,
+    clip: bool = False,
+    **opd: Any,
+) -> PpoGroup:
     recipe = PpoRecipe(
-        env={"id": env, "copies": 4},
+        env={"id": env, "copies": 4, "clip_rewards": clip},
         steps=steps,
         policies=("normal",) * n,
         opd=opd,
         ppo=PpoSection(rollout=32, epochs=2, minibatches=2, learning_rate=1e-3),
     )
-    return PpoGroup(recipe, create_runtime(device="cpu", precision="fp32", seed=seed, threads=1))
+    runtime = create_runtime(device="cpu", precision="fp32", seed=seed, threads=1)
+    return PpoGroup(recipe, runtime, together=together)
 
 
 def weights(one: PpoGroup) -> list[list[Tensor]]:
@@ -71,29 +81,54 @@ def test_advantages_by_hand() -> None:
     assert ended[3] == found[3]
 
 
-def test_resets_are_no_part_of_a_rollout() -> None:
+def test_resets_do_not_count() -> None:
     one = group(1)
     policy = one.policies[0]
-    rollout = policy.collect()
+    rollout = one.collect(one.stacks[0])
     n_ends = len(policy.returns.values)
     assert n_ends > 5
-    assert len(rollout.actions) == policy.returns.n_steps
-    assert len(rollout.actions) < 32 * 4
-    assert rollout.observations[:, 3].sum() == 0  # the last place is seen only when an episode is over
+    assert rollout.valid.sum() == policy.returns.n_steps < 32 * 4
+    counted = rollout.observations[rollout.valid > 0]
+    assert counted[:, 3].sum() == 0  # the last place is seen only when an episode is over
+    assert rollout.observations[:, :, 3].sum() > 0
+    other = Rollout(
+        **{
+            name: torch.where(rollout.valid.bool(), value, torch.full_like(value, 7))
+            for name, value in vars(rollout).items()
+            if name not in ("observations", "valid", "actions")
+        },
+        observations=rollout.observations,
+        actions=rollout.actions,
+        valid=rollout.valid,
+    )
+    logits, values = torch.randn(1, 128, 2), torch.randn(1, 128)
+    terms, same_terms = (ppo_terms(logits, values, batch, PpoSection()) for batch in (rollout, other))
+    assert all(torch.equal(terms[name], same_terms[name]) for name in terms)
+
+
+def test_actions_come_as_often_as_they_should() -> None:
+    p = torch.tensor([0.2, 0.5, 0.3])
+    chance = torch.rand(3, 5000, generator=torch.Generator().manual_seed(0))
+    drawn = drawn_actions((p.log() + 3).expand(3, 5000, 3).numpy(), chance.numpy())
+    for one in torch.from_numpy(drawn):
+        torch.testing.assert_close(torch.bincount(one, minlength=3) / 5000, p, atol=0.03, rtol=0)
+    sure = np.log([[[1e-30, 1.0, 1e-30]] * 2])
+    assert drawn_actions(sure, np.array([[1e-9, 0.999999]])).tolist() == [[1, 1]]
 
 
 def test_the_clipped_objective_by_hand() -> None:
-    logits = torch.log(torch.tensor([[0.6, 0.4], [0.5, 0.5]]))
+    logits = torch.log(torch.tensor([[[0.6, 0.4], [0.5, 0.5], [0.9, 0.1]]]))
     batch = Rollout(
-        observations=torch.zeros(2, 1),
-        actions=torch.tensor([0, 1]),
-        log_probs=torch.log(torch.tensor([0.4, 0.5])),
-        values=torch.tensor([0.0, 1.0]),
-        advantages=torch.tensor([1.0, -1.0]),
-        targets=torch.tensor([2.0, 1.5]),
+        observations=torch.zeros(1, 3, 1),
+        actions=torch.tensor([[0, 1, 0]]),
+        log_probs=torch.log(torch.tensor([[0.4, 0.5, 0.1]])),
+        values=torch.tensor([[0.0, 1.0, 5.0]]),
+        advantages=torch.tensor([[1.0, -1.0, 30.0]]),
+        targets=torch.tensor([[2.0, 1.5, 9.0]]),
+        valid=torch.tensor([[1.0, 1.0, 0.0]]),  # the third is a reset
     )
     settings = PpoSection(clip=0.2, value_weight=0.5, entropy_weight=0.1)
-    terms = ppo_terms(logits, torch.tensor([1.0, 1.1]), batch, settings)
+    terms = ppo_terms(logits, torch.tensor([[1.0, 1.1, 2.0]]), batch, settings)
     a = 1 / 2**0.5  # standardised over two
     assert terms["policy"].item() == pytest.approx(-(1.2 * a - 1.0 * a) / 2, rel=1e-4)
     near = [(0.2 - 2.0) ** 2, (1.1 - 1.5) ** 2]  # the first value may move by 0.2 only
@@ -124,46 +159,39 @@ def test_without_weights_each_member_is_plain_ppo_bit_for_bit(off: dict[str, Any
     assert not same(weights(taught)[0], weights(together)[0])
 
 
+def test_policies_together_learn_what_they_learn_one_after_another() -> None:
+    together, apart = group(3, ramp=0.0), group(3, together=False, ramp=0.0)
+    assert (len(together.stacks), len(apart.stacks)) == (1, 3)
+    for update in range(2):
+        ours, slow = together.update(update), apart.update(update)
+        assert ours == pytest.approx(slow, abs=1e-5)
+    for one, other in zip(weights(together), weights(apart), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    for p, q in zip(together.attention.parameters(), apart.attention.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-4)
+
+
 def test_the_order_of_the_policies_makes_no_difference() -> None:
     """Peers are looked at before anybody learns: stepping them in reverse gives the same weights."""
-    forward, backward = group(3, ramp=0.0), group(3, ramp=0.0)
-    forward.update(0)
-    rollouts = [policy.collect() for policy in backward.policies]
-    seen = [backward._look(rollout) for rollout in rollouts]
-    from effcli.nn.schedules import set_rate
-    from effcli.rl_distill.group import peers_from, recent_returns
-
-    returns = recent_returns(backward.policies, 100)
-    peers = [peers_from(m, *one, returns, backward.recipe.opd) for m, one in enumerate(seen)]
-    for optimizer in (*(p.optimizer for p in backward.policies), backward.attention_optimizer):
-        set_rate(optimizer, 1e-3)
-    for _ in range(2):
-        orders = [
-            torch.randperm(len(rollout.actions), generator=policy.generator).tensor_split(2)
-            for policy, rollout in zip(backward.policies, rollouts, strict=True)
-        ]
-        for part in range(2):
-            backward.attention_optimizer.zero_grad(set_to_none=True)
-            for m in (2, 1, 0):
-                rows = orders[m][part]
-                terms = backward.terms(m, rollouts[m].rows(rows), peers[m].rows(rows), 1.0)
-                backward._step(backward.policies[m], terms)
-            backward.attention_optimizer.step()
-    for one, other in zip(weights(forward), weights(backward), strict=True):
-        assert same(one, other)
+    forward, backward = group(3, together=False, ramp=0.0), group(3, together=False, ramp=0.0)
+    backward.stacks.reverse()
+    backward.optimizers.reverse()
+    for one in (forward, backward):
+        one.update(0)
+    for first, second in zip(weights(forward), weights(backward), strict=True):
+        assert same(first, second)
     for p, q in zip(forward.attention.parameters(), backward.attention.parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=1e-6, rtol=1e-5)  # its gradient is summed in another order
 
 
 def test_peers_get_no_gradient() -> None:
-    one = group(3)
-    rollouts = [policy.collect() for policy in one.policies]
-    from effcli.rl_distill.group import peers_from
-
-    peers = peers_from(0, *one._look(rollouts[0]), torch.zeros(3), one.recipe.opd)
-    torch.stack(list(one.terms(0, rollouts[0], peers, 1.0).values())).sum().backward()
-    assert all(p.grad is None for policy in one.policies[1:] for p in policy.network.parameters())
-    assert all(p.grad is not None for p in one.policies[0].network.parameters())
+    one = group(3, together=False)
+    rollouts = [one.collect(stack) for stack in one.stacks]
+    peers = one.peers(one.views([rollout.observations for rollout in rollouts]))
+    terms = one.terms(one.stacks[0], rollouts[0], peers[0], 1.0)
+    one.stacks[0].backward(torch.stack(list(terms.values())).sum())
+    assert all(stack.weights.grad is None for stack in one.stacks[1:])
+    assert one.stacks[0].weights.grad is not None
     assert one.attention.query.weight.grad is not None
     assert float(one.attention.query.weight.grad.abs().max()) > 0
 
@@ -205,9 +233,9 @@ def test_members_may_have_other_sizes() -> None:
 
 
 def test_frames_and_clipped_rewards() -> None:
-    one = group(2, env=FRAMES)
-    one.recipe.env.__dict__["clip_rewards"] = True
-    rollout = one.policies[0].collect()
+    one = group(2, env=FRAMES, clip=True)
+    assert len(one.stacks) == 2  # convolutions are computed one after another
+    rollout = one.collect(one.stacks[0])
     assert rollout.observations.dtype == torch.uint8
     assert max(one.policies[0].returns.values) > 7  # whole rewards, up to 10 a step
     assert isinstance(one.policies[0].network.encoder[-1], nn.ReLU)

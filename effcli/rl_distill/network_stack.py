@@ -1,0 +1,121 @@
+"""Networks of one architecture that are computed together, with their weights in one array.
+
+Small networks take as long as the calls they are made of, so three at once cost little more than one; and with all
+weights in one array the gradient is clipped by one norm and applied by one step of Adam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from effcli.core.runtime import Runtime
+from effcli.rl_distill.networks import ActorCritic, QNetwork
+
+_VECTOR = 64
+
+
+class NetworkStack:
+    """T networks with a leading dimension T; their parameters become views of rows of :attr:`weights`.
+
+    Args:
+        networks: of one architecture; several only of the kind that :func:`stacks_of` puts together.
+        members: their numbers in the group.
+        runtime: whose precision the layers run in.
+
+    Attributes:
+        weights: ``[T, P]``, what an optimiser steps: the parameters of each, and zeros up to a whole number of vectors
+            of the processor, so that a network is stepped in the same way whoever is beside it.
+    """
+
+    def __init__(
+        self, networks: Sequence[ActorCritic | QNetwork], members: Sequence[int], runtime: Runtime
+    ) -> None:
+        self.networks, self.members, self.runtime = tuple(networks), tuple(members), runtime
+        rows = torch.stack([nn.utils.parameters_to_vector(one.parameters()).detach() for one in networks])
+        self._rest = rows.new_zeros(len(rows), -rows.shape[1] % _VECTOR)
+        self.weights = nn.Parameter(torch.cat([rows, self._rest], 1))
+        self._layers: dict[str, Tensor] = {}
+        first = 0
+        for name, like in networks[0].named_parameters():
+            columns = slice(first, first + like.numel())
+            first = columns.stop
+            layer = self.weights.detach()[:, columns].view(len(rows), *like.shape)
+            self._layers[name] = layer.requires_grad_()
+            for row, network in enumerate(networks):
+                network.get_parameter(name).data = layer.detach()[row]
+        self._reads_vectors = reads_vectors(networks[0])
+        self._leaves = list(self._layers.values()) if self._reads_vectors else list(networks[0].parameters())
+
+    def __len__(self) -> int:
+        return len(self.networks)
+
+    def __call__(self, observations: Tensor) -> tuple[Tensor, ...]:
+        """What the networks make of observations ``[T, B, ...]``, float32, with T in front of each tensor."""
+        with self.runtime.autocast():
+            seen = self._together(observations) if self._reads_vectors else self.networks[0](observations[0])
+        return tuple(part.float() if self._reads_vectors else part[None].float() for part in seen)
+
+    def _together(self, observations: Tensor) -> tuple[Tensor, ...]:
+        features = self._encoded("encoder", observations)
+        network = self.networks[0]
+        if isinstance(network, QNetwork):
+            return features, self._linear("q", features)
+        own = network.critic_encoder is not None
+        seen = self._encoded("critic_encoder", observations) if own else features
+        return features, self._linear("actor", features), self._linear("critic", seen)[..., 0]
+
+    def _encoded(self, name: str, x: Tensor) -> Tensor:
+        for i, layer in enumerate(getattr(self.networks[0], name)):
+            x = self._linear(f"{name}.{i}", x) if isinstance(layer, nn.Linear) else layer(x)
+        return x
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        weight, bias = self._layers[f"{name}.weight"], self._layers[f"{name}.bias"]
+        if weight.shape[1] == 1:  # a batched product of one column rounds differently with T
+            return (x * weight).sum(-1, keepdim=True) + bias[:, None]
+        return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+
+    def backward(self, loss: Tensor, largest: float | None = None) -> None:
+        """Set the gradient of the weights to that of a loss, each network's shortened to the norm ``largest``.
+
+        What else the loss depends on has its gradient added, as always.
+        """
+        loss.backward()
+        grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves]
+        grad = torch.cat([*(one.reshape(len(self), -1) for one in grads), self._rest], 1)
+        for leaf in self._leaves:
+            leaf.grad = None
+        if largest is not None:
+            grad *= (largest / (grad.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1.0)
+        self.weights.grad = grad
+
+    @torch.no_grad()
+    def copy_weights(self, other: Tensor) -> None:
+        """Take over weights ``[T, P]``."""
+        self.weights.copy_(other)
+
+
+def reads_vectors(network: ActorCritic | QNetwork) -> bool:
+    """Whether its encoder is of linear layers and what works on each value by itself."""
+    return all(isinstance(layer, nn.Linear | nn.Tanh | nn.ReLU) for layer in network.encoder)
+
+
+def stacks_of(
+    networks: Sequence[ActorCritic | QNetwork], runtime: Runtime, *, together: bool = True
+) -> list[NetworkStack]:
+    """All networks in one stack, if they are alike and read vectors; else each in its own.
+
+    Convolutions gain nothing from it on a CPU.
+
+    Args:
+        networks: of the group, in order.
+        runtime: where.
+        together: False for a stack each in any case, the slow form.
+    """
+    alike = len({tuple(p.shape for p in one.parameters()) for one in networks}) == 1
+    if together and alike and reads_vectors(networks[0]):
+        return [NetworkStack(networks, range(len(networks)), runtime)]
+    return [NetworkStack([one], [m], runtime) for m, one in enumerate(networks)]
