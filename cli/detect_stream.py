@@ -46,7 +46,11 @@ LatencyOption = Annotated[
     ),
 ]
 EgoOption = Annotated[
-    bool, typer.Option("--ego-motion", help="Take the cameras' own motion (oxts/) out of the last frame.")
+    bool | None,
+    typer.Option(
+        "--ego-motion/--no-ego-motion",
+        help="Whether to use the cameras' own motion (oxts/) [default: as the detector was trained].",
+    ),
 ]
 
 
@@ -98,7 +102,7 @@ def run(
             help="Boxes for so long after the capture (auto: when they are there).",
         ),
     ] = None,
-    ego_motion: EgoOption = False,
+    ego_motion: EgoOption = None,
     frames: Annotated[int | None, typer.Option("--frames", min=1, help="Stop after so many.")] = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
@@ -109,7 +113,7 @@ def run(
         "stream.clock": ("--clock", clock),
         "stream.score": ("--score", score),
         "stream.horizon": ("--horizon", _horizon(horizon)),
-        "stream.ego_motion": ("--ego-motion", ego_motion or None),
+        "stream.ego_motion": ("--ego-motion", ego_motion),
     }
     recipe = cast("StreamDsgnRecipe", resolve_recipe("detect-stream", options, shorthands))
     from effcli.detect_stream.stream_source import open_source
@@ -212,7 +216,7 @@ def evaluate(
         Literal["graded", "released"],
         typer.Option("--truncation", help="KITTI Tracking's 0, 1, 2 as 0, 0.3, 0.6, or as they are."),
     ] = "graded",
-    ego_motion: EgoOption = False,
+    ego_motion: EgoOption = None,
 ) -> None:
     """Measure on labelled sequences: AP, and sAP on a virtual clock."""
     from effcli.detect_stream.measuring import Measure, evaluate_detector

@@ -24,7 +24,8 @@ def mirrored(sample: Sample) -> Sample:
     fit = replace(sample.fit, calibration=sample.fit.calibration.mirrored(sample.fit.width))
     objects = tuple(mirrored_objects(one, size[1]) for one in sample.objects)
     # the depth of what is now the left picture is not known
-    return Sample((frames[0], frames[1]), None, (objects[0], objects[1], objects[2], objects[3]), fit)
+    motion = None if sample.motion is None else sample.motion * np.array([-1, 1, -1], np.float32)
+    return Sample((frames[0], frames[1]), None, (objects[0], objects[1], objects[2], objects[3]), fit, motion)
 
 
 def mirrored_objects(objects: Objects, width: int) -> Objects:

@@ -14,6 +14,7 @@ from effcli.data.kitti_labels import Objects
 from effcli.data.stereo_calibration import StereoCalibration
 from effcli.data.stereo_sequence import StereoFrame, StereoSequence
 from effcli.detect_stream.config import CLASSES, NetworkConfig
+from effcli.detect_stream.ego_motion import bev_motion
 from effcli.detect_stream.frames import Fit, fit_of, fitted_depth, fitted_pair
 
 Truncation = Literal["graded", "released"]
@@ -47,12 +48,15 @@ class Sample:
         depth: of this frame's left picture, metres, 0 where unknown; None without any.
         objects: at t+1, t, t-1 and t-2; each in the camera frame of its own moment.
         fit: how the pictures become the network's.
+        motion: turn and shift of the ground since the frame before, ``[3]``, as of
+            :func:`~effcli.detect_stream.ego_motion.bev_motion`; None where poses are unknown.
     """
 
     frames: tuple[StereoFrame, StereoFrame]
     depth: np.ndarray | None
     objects: tuple[Objects, Objects, Objects, Objects]
     fit: Fit
+    motion: np.ndarray | None = None
 
 
 class Clips:
@@ -97,8 +101,13 @@ class Clips:
             learnable(sequence.objects(i + step), self.config, self.truncation) if i + step >= 0 else none
             for step in OFFSETS
         ]
+        before, now = sequence.pose(i - 1), sequence.pose(i)
         return Sample(
-            frames, sequence.depth(i), (objects[0], objects[1], objects[2], objects[3]), self._fits[k]
+            frames,
+            sequence.depth(i),
+            (objects[0], objects[1], objects[2], objects[3]),
+            self._fits[k],
+            None if before is None or now is None else bev_motion(before, now),
         )
 
 
@@ -148,6 +157,7 @@ class ClipBatch:
         depth: metres, 0 where unknown, ``[B, H, W]``.
         objects: for each sample at t+1, t, t-1 and t-2.
         turns: 3x3 matrices from the ground frame to that in which boxes are learnt, ``[B, 3, 3]``.
+        motions: of the ground since the frame before, in that frame, ``[B, 3]``; None where one is unknown.
     """
 
     left: Tensor
@@ -157,6 +167,7 @@ class ClipBatch:
     depth: Tensor
     objects: tuple[tuple[Known, ...], ...]
     turns: Tensor
+    motions: Tensor | None
 
 
 def collate(samples: Sequence[Sample], turns: Sequence[np.ndarray], config: NetworkConfig) -> ClipBatch:
@@ -177,7 +188,17 @@ def collate(samples: Sequence[Sample], turns: Sequence[np.ndarray], config: Netw
         torch.stack(depths),
         objects,
         torch.stack([torch.from_numpy(turn).float() for turn in turns]),
+        _motions(samples, turns),
     )
+
+
+def _motions(samples: Sequence[Sample], turns: Sequence[np.ndarray]) -> Tensor | None:
+    found = []
+    for sample, turn in zip(samples, turns, strict=True):
+        if sample.motion is None:
+            return None
+        found.append(np.concatenate([sample.motion[:1], turn[:2, :2] @ sample.motion[1:]]))
+    return torch.from_numpy(np.stack(found)).float()
 
 
 def turned(objects: Objects, turn: np.ndarray) -> Objects:

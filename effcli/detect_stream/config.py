@@ -55,6 +55,10 @@ class NetworkConfig(Section):
     fusion_channels: int = Field(description="Channels of each of the three parts of FFF.")
     fusion_reach: int = Field(3, description="Farthest shift that is looked for, pooled cells.")
     head_channels: int = Field(description="Channels of the detection head.")
+    ego_motion: bool = Field(
+        False,
+        description="What the cameras moved is taken out before FFF looks for motion, and added again (ours).",
+    )
     compat: bool = Field(
         False,
         description="The released code's own ways: 1 instead of the skips of the hourglass, half a plane of depth, a "

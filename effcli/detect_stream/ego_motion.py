@@ -10,39 +10,42 @@ from torch import Tensor
 from effcli.detect_stream.config import NetworkConfig
 
 
-def bev_motion(before: np.ndarray, now: np.ndarray) -> tuple[float, np.ndarray]:
+def bev_motion(before: np.ndarray, now: np.ndarray) -> np.ndarray:
     """How still things move on the ground between two poses of the camera.
 
     Args:
         before, now: 4x4 matrices from the rectified camera frame to a fixed world.
 
     Returns:
-        A turn in radians and a shift along X and Y in metres: a place p of the frame before is now at R p + shift.
+        A turn in radians and a shift along X and Y in metres, float32 ``[3]``: what was at p is now at R p + shift.
     """
     relative = np.linalg.inv(now) @ before
     # camera (x right, z forward) to ground (X forward, Y left)
-    turn = float(np.arctan2(-relative[0, 2], relative[2, 2]))
-    return turn, np.array([relative[2, 3], -relative[0, 3]])
+    turn = np.arctan2(-relative[0, 2], relative[2, 2])
+    return np.array([turn, relative[2, 3], -relative[0, 3]], np.float32)
 
 
-def moved_map(bev: Tensor, turn: float, shift: np.ndarray, config: NetworkConfig) -> Tensor:
-    """A map ``[1, C, Y, X]`` of the frame before on the ground of this one."""
+def moved_map(bev: Tensor, motion: Tensor, config: NetworkConfig) -> Tensor:
+    """Maps ``[B, C, Y, X]`` of the frame before on the ground of this one, after motions ``[B, 3]``."""
+    from_x, from_y = _origins(motion, config)
+    return F.grid_sample(bev, _normal(from_x, from_y, config).to(bev), align_corners=False)
+
+
+def ego_flow(motion: Tensor, config: NetworkConfig) -> Tensor:
+    """What motions ``[B, 3]`` do to each cell, cells to the right (X) and down (Y), ``[B, 2, Y, X]``."""
+    from_x, from_y = _origins(motion, config)
     x, y = _places(config)
-    cos, sin = float(np.cos(turn)), float(np.sin(turn))
-    dx, dy = x - float(shift[0]), y - float(shift[1])
-    grid = _normal(cos * dx + sin * dy, cos * dy - sin * dx, config).to(bev)
-    return F.grid_sample(bev, grid[None], align_corners=False)
-
-
-def ego_flow(turn: float, shift: np.ndarray, config: NetworkConfig) -> Tensor:
-    """What one such motion does to each cell, cells to the right (X) and down (Y), ``[1, 2, Y, X]``."""
-    x, y = _places(config)
-    cos, sin = float(np.cos(turn)), float(np.sin(turn))
-    # the flow is read where things arrive
-    dx, dy = x - float(shift[0]), y - float(shift[1])
     cell_x, cell_y = config.cell
-    from_x, from_y = cos * dx + sin * dy, cos * dy - sin * dx
-    return torch.stack([(x - from_x) / cell_x, (y - from_y) / cell_y])[None]
+    return torch.stack([(x.to(from_x) - from_x) / cell_x, (y.to(from_y) - from_y) / cell_y], 1)
+
+
+def _origins(motion: Tensor, config: NetworkConfig) -> tuple[Tensor, Tensor]:
+    """Where what is in each cell was before, X and Y ``[B, Y, X]``."""
+    x, y = (places.to(motion) for places in _places(config))
+    turn, shift_x, shift_y = motion[:, :, None, None].unbind(1)
+    dx, dy = x - shift_x, y - shift_y
+    cos, sin = turn.cos(), turn.sin()
+    return cos * dx + sin * dy, cos * dy - sin * dx
 
 
 def _places(config: NetworkConfig) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ class Measure:
     latencies_s: tuple[float, ...] | None = (0.06,)
     pairing: Pairing = "streaming"
     truncation: Truncation = "graded"
-    use_poses: bool = False
+    use_poses: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from effcli.core.errors import InputError
 from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.detect_stream.clips import Clips
@@ -14,7 +15,7 @@ from effcli.detect_stream.recipe import StreamDsgnRecipe
 from effcli.detect_stream.sources import labelled_sequences, parse_synthetic
 from effcli.detect_stream.streamdsgn import StreamDsgn, n_parameters
 from effcli.detect_stream.training import fit
-from effcli.detect_stream.weights import FILE_NAME, Detector, load_detector, save_detector
+from effcli.detect_stream.weights import FILE_NAME, Detector, load_detector, load_weights, save_detector
 
 
 def plan_train(recipe: StreamDsgnRecipe) -> dict[str, Any]:
@@ -41,11 +42,18 @@ def train(recipe: StreamDsgnRecipe, run: Run) -> Result:
     n_threads = torch.get_num_threads()
     sequences = labelled_sequences(recipe.data.source, "train", recipe.data.split, n_threads)
     clips = Clips(sequences, config, recipe.data.truncation)
+    n_without = sum(one.pose(0) is None for one in sequences)
+    if config.ego_motion and n_without:
+        raise InputError(
+            f"{n_without} of {len(sequences)} sequences have no poses, which network.ego_motion needs",
+            place=recipe.data.source,
+            hint="add oxts/NAME.txt, or leave it out",
+        )
     run.say(f"{len(sequences)} sequences, {len(clips)} frames to learn from")
     run.runtime.seed_all("network")
     network = StreamDsgn(config)
     if recipe.weights is not None:
-        network.load_state_dict(load_detector(recipe.weights).network.state_dict())
+        load_weights(network, load_detector(recipe.weights).network.state_dict(), recipe.weights)
     fit(network, clips, recipe, run)
     run.runtime.on_main(lambda: save_detector(run.file(FILE_NAME), network, recipe.loss.target))
     metrics: dict[str, Any] = {"parameters": n_parameters(network, training=False)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,9 @@ class NetworkSection(Section):
     bev: Literal["large-kernel", "hourglass"] = Field(
         "large-kernel", description="LKBB, or the 3x3 hourglass of the paper's baseline."
     )
+    ego_motion: bool = Field(
+        False, description="Take the cameras' own motion out before FFF looks for motion (ours); needs poses."
+    )
     compat: bool | None = Field(
         None, description="The released code's own ways (spec sheet 3.5-3.9); null: in size full alone."
     )
@@ -29,9 +32,9 @@ class NetworkSection(Section):
     def config(self) -> NetworkConfig:
         """The architecture."""
         chosen = NETWORKS[self.size]
-        update = {"fusion": self.fusion, "bev": self.bev}
+        update: dict[str, Any] = {"fusion": self.fusion, "bev": self.bev, "ego_motion": self.ego_motion}
         if self.compat is not None:
-            update["compat"] = self.compat  # type: ignore[assignment]
+            update["compat"] = self.compat
         return chosen.model_copy(update=update)
 
 
@@ -111,8 +114,8 @@ class StreamSection(Section):
         description="Boxes for so many milliseconds after the capture, for when they are there (auto), or for the "
         "next frame (null).",
     )
-    ego_motion: bool = Field(
-        False, description="Take the cameras' own motion out of the last frame's map, where poses are known."
+    ego_motion: bool | None = Field(
+        None, description="Use poses, where they are known, or do not; null: as the detector was trained."
     )
 
 

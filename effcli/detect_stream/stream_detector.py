@@ -16,7 +16,7 @@ from effcli.data.kitti_labels import Objects
 from effcli.data.stereo_calibration import StereoCalibration
 from effcli.data.stereo_sequence import StereoFrame
 from effcli.detect_stream.detection import Limits, as_objects, boxes_of
-from effcli.detect_stream.ego_motion import bev_motion, ego_flow, moved_map
+from effcli.detect_stream.ego_motion import bev_motion
 from effcli.detect_stream.fast_network import fast_network
 from effcli.detect_stream.frames import Fit, fit_of, fitted_pair
 from effcli.detect_stream.streamdsgn import View
@@ -93,7 +93,7 @@ class StreamDetector:
         runtime: where and in which precision.
         fps: frames a second.
         limits: which boxes are kept.
-        use_poses: the last frame's map is moved by what the cameras themselves moved, where poses are known.
+        use_poses: whether the cameras' own motion is used where it is known; None: as the detector was trained.
     """
 
     def __init__(
@@ -105,11 +105,12 @@ class StreamDetector:
         fps: float,
         limits: Limits,
         *,
-        use_poses: bool = False,
+        use_poses: bool | None = None,
     ) -> None:
         self.network = fast_network(detector.network).to(runtime.device)
-        self.target, self.fps, self.limits, self.use_poses = detector.target, fps, limits, use_poses
+        self.target, self.fps, self.limits = detector.target, fps, limits
         self.config = self.network.config
+        self.use_poses = self.config.ego_motion if use_poses is None else use_poses
         self.calibration, self.size, self.runtime = calibration, size, runtime
         self.fit: Fit = fit_of(size, calibration, self.config)
         self._sizes = torch.tensor([[self.fit.height, self.fit.width]])
@@ -144,8 +145,7 @@ class StreamDetector:
         flow = None
         with clock.stage("fusion_ms"):
             if before is not None and network.config.fusion == "flow":
-                flow = network.flow(now, before) / gap
-                flow = flow if motion is None else flow + motion
+                flow = network.flow(now, before, motion) / gap
             self._wait()
         with clock.stage("bev_and_head_ms"), self.runtime.autocast():
             outputs = network.detect(now, before, flow)
@@ -158,7 +158,7 @@ class StreamDetector:
         return Detected(objects, velocities, 1 if before is None else 2, clock.stages_ms)
 
     def _last(self, prepared: Prepared, number: int) -> tuple[Tensor | None, int, Tensor | None]:
-        """The last frame's map, on this frame's ground; how many frames ago; what the cameras' motion will do next."""
+        """The last frame's map; how many frames ago that was; how the cameras moved since, where that is used."""
         memory = self._memory
         if memory is None or not 0 < number - memory.number <= MOST_FRAMES_APART:
             return None, 1, None
@@ -168,9 +168,8 @@ class StreamDetector:
         gap = number - memory.number
         if not self.use_poses or memory.pose is None or prepared.pose is None:
             return memory.bev, gap, None
-        turn, shift = bev_motion(memory.pose, prepared.pose)
-        before = moved_map(memory.bev, turn, shift, self.config)
-        return before, gap, ego_flow(turn / gap, shift / gap, self.config).to(before.device)
+        motion = torch.from_numpy(bev_motion(memory.pose, prepared.pose))
+        return memory.bev, gap, motion[None].to(memory.bev.device)
 
     def _velocities(self, objects: Objects, flow: Tensor | None) -> np.ndarray:
         """The flow at each box."""

@@ -13,6 +13,7 @@ from effcli.detect_stream.anchors import CODE_SIZE, PER_CELL
 from effcli.detect_stream.bev_network import bev_network
 from effcli.detect_stream.config import CLASSES, NetworkConfig
 from effcli.detect_stream.cost_volume import cost_volume
+from effcli.detect_stream.ego_motion import ego_flow, moved_map
 from effcli.detect_stream.feature_flow import ConcatFusion, FlowFusion, feature_flow
 from effcli.detect_stream.folded_convolution import Conv3d, ConvBn3d
 from effcli.detect_stream.image_network import ROW_STEP, ImageNetwork, conv_bn
@@ -187,10 +188,19 @@ class StreamDsgn(nn.Module):
         found: Tensor = self.space(planes, view.cells)
         return found
 
-    def flow(self, now: Tensor, before: Tensor) -> Tensor:
-        """How the map moved since the frame before, cells to the right and down, ``[B, 2, Y, X]``."""
-        reach = self.config.fusion_reach
-        return feature_flow(now, before, reach, first_wins=self.config.compat)
+    def flow(self, now: Tensor, before: Tensor, motion: Tensor | None = None) -> Tensor:
+        """How the map moved since the frame before, cells to the right and down, ``[B, 2, Y, X]``.
+
+        Args:
+            now, before: maps ``[B, C, Y, X]``.
+            motion: what the cameras' own motion did, as of :func:`~effcli.detect_stream.ego_motion.bev_motion`,
+                ``[B, 3]``: cells are looked for after it, so however fast the cameras are.
+        """
+        reach, first_wins = self.config.fusion_reach, self.config.compat
+        if motion is None:
+            return feature_flow(now, before, reach, first_wins=first_wins)
+        moved = moved_map(before, motion, self.config)
+        return feature_flow(now, moved, reach, first_wins=first_wins) + ego_flow(motion, self.config)
 
     def detect(
         self, now: Tensor, before: Tensor | None, flow: Tensor | None = None, forget: Tensor | None = None

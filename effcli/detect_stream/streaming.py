@@ -153,6 +153,8 @@ def detect_stream(
     machine = StreamDetector(
         detector, source.calibration, size, runtime, source.fps, limits, use_poses=settings.ego_motion
     )
+    if machine.use_poses and (source.sequence is None or source.sequence.pose(0) is None):
+        log.warning("the motion of the cameras is not known (no oxts), so it is not taken out")
     _check_rectified(machine, first[-1])
     warm_up(machine, first[-1])
     checked = _same_size(chain(first, arrivals), size)

@@ -132,7 +132,11 @@ class _Losses(nn.Module):
             volume = network.volume(left, right, view)
             maps = seen_from_above(volume)
             forget = torch.rand(n, device=device) < self.forget
-            outputs = network.detect(maps[:n], maps[n:] if uses_past else None, forget=forget)
+            before = maps[n:] if uses_past else None
+            flow = None
+            if before is not None and network.config.ego_motion and batch.motions is not None:
+                flow = network.flow(maps[:n], before, batch.motions.to(device))
+            outputs = network.detect(maps[:n], before, flow, forget)
             if not self.weights.depth or network.depth_head is None:
                 return outputs, None
             return outputs, network.depth_head(frustum.sample(volume[:n]))
