@@ -49,7 +49,7 @@ EgoOption = Annotated[
     bool | None,
     typer.Option(
         "--ego-motion/--no-ego-motion",
-        help="Whether to use the cameras' own motion (oxts/) [default: as the detector was trained].",
+        help="Whether to use the cameras' own motion from oxts/ (default: as the detector was trained).",
     ),
 ]
 
