@@ -124,16 +124,19 @@ def evaluate(
 def watch(
     options: MachineOptions,
     place: PlaceArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="FILE.gif or FILE.webp.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="FILE.gif, FILE.webp or FILE.mp4.")
+    ],
     policy: PolicyOption = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="A longer game is cut off.")] = 600,
     force: ForceOption = False,
 ) -> None:
     """Play one game and write it as a moving picture."""
-    _check_ending(output, ".gif", ".webp")
     from effcli.core.files import check_new_file, make_folder
+    from effcli.data.moving_pictures import check_video
     from effcli.rl_distill.saved_policies import watch_policy
 
+    check_video(output)
     check_new_file(output, force=force)
     make_folder(output.parent)
     content = watch_policy(place, policy, output, steps, runtime_for(options))

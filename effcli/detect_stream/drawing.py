@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from effcli.core.errors import UsageError
-from effcli.core.files import atomic_path
 from effcli.data.boxes3d import NEAR_M, corners, ground_to_camera, project
 from effcli.data.kitti_labels import Objects
 from effcli.data.stereo_calibration import StereoCalibration
 
-ENDINGS = (".gif", ".webp", ".mp4")
 COLOURS = {"Car": (255, 96, 64), "Pedestrian": (255, 208, 0), "Cyclist": (64, 208, 255)}
 WIDTH = 832
 _TRUTH = (235, 235, 235)
@@ -99,63 +94,6 @@ def _from_above(found: Objects, truth: Objects | None, height: int) -> Image.Ima
 
 def _ground_points(shape: np.ndarray, scale: float, width: int, height: int) -> list[tuple[float, float]]:
     return [(width / 2 - float(y) * scale, height - float(x) * scale) for x, y, _ in shape]
-
-
-def check_video(path: Path) -> None:
-    """Make sure that this kind of file can be written here.
-
-    Raises:
-        UsageError: the ending is none of ours, or a part is not installed.
-    """
-    if path.suffix.lower() not in ENDINGS:
-        raise UsageError("has no known ending", place=str(path), hint=f"name a {', '.join(ENDINGS)} file")
-    if path.suffix.lower() == ".mp4":
-        try:
-            import av  # noqa: F401
-        except ImportError:
-            raise UsageError(
-                ".mp4 needs PyAV", place=str(path), hint="pip install 'effcli[video]', or a .gif"
-            ) from None
-
-
-def write_video(path: Path, pictures: Iterable[Image.Image], fps: float) -> None:
-    """Write pictures as a moving one: GIF, WebP or MP4 (H.264)."""
-    with atomic_path(path) as temporary:
-        if path.suffix.lower() == ".mp4":
-            _write_mp4(temporary, pictures, fps)
-            return
-        frames = list(pictures)
-        kind = path.suffix.lower()[1:].upper()
-        if kind == "GIF":
-            frames = [frame.quantize(128, dither=Image.Dither.NONE) for frame in frames]
-        options: dict[str, Any] = {"quality": 80} if kind == "WEBP" else {"optimize": False}
-        frames[0].save(
-            temporary,
-            kind,
-            save_all=True,
-            append_images=frames[1:],
-            duration=round(1000 / fps),
-            loop=0,
-            **options,
-        )
-
-
-def _write_mp4(path: Path, pictures: Iterable[Image.Image], fps: float) -> None:
-    from fractions import Fraction
-
-    import av
-
-    with av.open(str(path), "w", format="mp4") as container:
-        stream: Any = None
-        for picture in pictures:
-            even = picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))
-            if stream is None:
-                stream = container.add_stream("h264", rate=Fraction(fps).limit_denominator(1001))
-                stream.width, stream.height, stream.pix_fmt = even.width, even.height, "yuv420p"
-            pixels = np.asarray(even)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        if stream is not None:
-            container.mux(stream.encode())
 
 
 def sheet(pictures: Sequence[Image.Image]) -> Image.Image:

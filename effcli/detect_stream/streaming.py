@@ -19,8 +19,9 @@ from effcli.core.files import check_new_file, check_new_folder, make_folder, wri
 from effcli.core.result import Result
 from effcli.core.runtime import Runtime
 from effcli.data.kitti_labels import Objects, no_objects, object_lines, tracking_lines
+from effcli.data.moving_pictures import check_video, write_video
 from effcli.detect_stream.detection import Limits
-from effcli.detect_stream.drawing import check_video, draw, write_video
+from effcli.detect_stream.drawing import draw
 from effcli.detect_stream.evaluation import Scored, of_pairing, summary
 from effcli.detect_stream.recipe import StreamSection
 from effcli.detect_stream.rectification import row_offset

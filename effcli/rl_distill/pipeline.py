@@ -155,6 +155,7 @@ def run(recipe: RlDistillRecipe, run: Run) -> Result:
     metrics: dict[str, Any] = {
         **summaries["group"],
         "best_policy": best + 1,
+        "parameters": [sum(p.numel() for p in one.network.parameters()) for one in own.group.policies],
         "env_steps": sum(policy.returns.n_steps for policy in own.group.policies),
         "train_s": round(own.clock.seconds, 3),
         "peak_memory_mb": run.runtime.peak_memory_mb(),

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from effcli.core.errors import UsageError
-from effcli.core.files import atomic_path
 from effcli.core.result import Result
 from effcli.core.runtime import Runtime, derive_seed
+from effcli.data.moving_pictures import write_video
 from effcli.nn.onnx_file import save_onnx
 from effcli.rl_distill.environments import make_environments
 from effcli.rl_distill.evaluation import play
@@ -28,6 +28,8 @@ from effcli.rl_distill.policy_file import (
     save_policy,
 )
 from effcli.rl_distill.returns import bootstrap_interval
+
+FPS = 30.0
 
 
 def evaluate_policies(place: str, episodes: int, env: str | None, runtime: Runtime) -> Result:
@@ -92,7 +94,7 @@ def watch_policy(
     Args:
         place: run directory or file.
         number: of the policy, from 1; None is the best.
-        file: ``.gif`` or ``.webp``.
+        file: ``.gif``, ``.webp`` or ``.mp4``.
         most_steps: a longer game is cut off.
         runtime: where; its seed is that of the game.
 
@@ -119,9 +121,7 @@ def watch_policy(
         if step.terminated[0] or step.truncated[0]:
             break
     env.close()
-    frames = [Image.fromarray(picture) for picture in pictures]
-    with atomic_path(file) as temporary:
-        frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=33, loop=0)
+    write_video(file, (Image.fromarray(picture) for picture in pictures), FPS)
     return {"policy": about.number, "steps": len(pictures) - 1, "episode_return": round(total, 4)}
 
 
