@@ -14,6 +14,7 @@ from effcli.detect_stream.config import BASE, FULL, TINY, NetworkConfig
 from effcli.detect_stream.cost_volume import cost_volume, plane_depths, window_starts
 from effcli.detect_stream.fast_network import fast_network
 from effcli.detect_stream.feature_flow import feature_flow, shift_similarities, warp
+from effcli.detect_stream.image_network import convolved_where_read
 from effcli.detect_stream.space_volume import Cells, SpaceVolume
 from effcli.detect_stream.streamdsgn import DepthHead, Head, StreamDsgn, n_parameters
 
@@ -263,3 +264,17 @@ def test_other_forms_run(fusion: str, bev: str) -> None:
 
 def test_the_middle_size_is_between() -> None:
     assert 500_000 < n_parameters(StreamDsgn(BASE), training=False) < 3_000_000
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("stride", [(4, 4), (4, 1)])
+def test_a_convolution_where_it_is_read(stride: tuple[int, int], half: bool) -> None:
+    """Of the size at which a library's own kernel was seen to write outside its memory."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, 64, 3, padding=1)
+    x = torch.randn(1, 16, 254, 416).contiguous(memory_format=torch.channels_last)
+    whole = conv(x)[:, :, :: stride[0], :: stride[1]]
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        found = convolved_where_read(x, conv, stride)
+    assert found.shape == whole.shape
+    torch.testing.assert_close(found.float(), whole, atol=0.05 if half else 1e-4, rtol=0)
