@@ -38,12 +38,11 @@ def window_starts(disparities: np.ndarray, n_channels: int, window: int) -> np.n
 
 
 @lru_cache(maxsize=16)
-def _channels(config: NetworkConfig, focal_baseline: float) -> Tensor:
-    """Which channel of the features each plane shows at each channel of the volume, ``[K, window]``."""
-    window = config.window or config.stereo_channels
-    starts = window_starts(focal_baseline / plane_depths(config), config.stereo_channels, window)
-    places = np.arange(window)
-    return torch.from_numpy(starts[:, None] + (places[None] - starts[:, None]) % window)
+def _starts(config: NetworkConfig, focal_baseline: float) -> tuple[int, ...]:
+    """First channel that each plane sees."""
+    assert config.window is not None
+    starts = window_starts(focal_baseline / plane_depths(config), config.stereo_channels, config.window)
+    return tuple(starts.tolist())
 
 
 def cost_volume(left: Tensor, right: Tensor, focal_baseline: Tensor, config: NetworkConfig) -> Tensor:
@@ -101,13 +100,19 @@ def _places(
 
 
 def _windowed(left: Tensor, right: Tensor, focal_baseline: float, config: NetworkConfig) -> Tensor:
-    """Each plane sees a window of the channels (DPS)."""
+    """Each plane sees a window of the channels (DPS), channel c at place c modulo the window."""
+    assert config.window is not None
     places = _places(focal_baseline, right.shape[2], left.shape[2], config)
     low, high = (part.to(right.device) for part in places[:2])
-    share, inside = (part.to(right) for part in places[2:])
+    share, inside = (part.to(right)[..., None] for part in places[2:])
+    left, right = (x.permute(1, 2, 0).contiguous() for x in (left, right))  # a place's channels lie together
     planes = []
-    for k, window in enumerate(_channels(config, focal_baseline).to(right.device)):
-        seen = right[window]
-        swept = (seen[:, :, low[k]] * (1 - share[k]) + seen[:, :, high[k]] * share[k]) * inside[k]
-        planes.append(torch.cat([left[window], swept]))
-    return torch.stack(planes)
+    for k, start in enumerate(_starts(config, focal_baseline)):
+        turn = config.window - start % config.window
+        seen = slice(start, start + config.window)
+        first, second = (right[:, :, seen].index_select(1, columns[k]) for columns in (low, high))
+        swept = torch.lerp(first, second, share[k]) * inside[k]
+        still = left[:, :, seen]
+        parts = (still[..., turn:], still[..., :turn], swept[..., turn:], swept[..., :turn])
+        planes.append(torch.cat(parts, -1))
+    return torch.stack(planes).permute(0, 3, 1, 2)
