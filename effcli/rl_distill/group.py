@@ -125,9 +125,23 @@ class PolicyGroup:
         weight = self.opd.decision_weight + self.opd.feature_weight
         return self.opd.targets != "none" and len(self.policies) > 1 and weight > 0
 
-    def views(self, observations: Sequence[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """What everybody makes of the states of each stack's policies, ``[T, N, ...]`` a stack."""
-        return [views_of(self.stacks, one) for one in observations]
+    def views(
+        self, observations: Sequence[Tensor], decided: Sequence[Tensor] | None = None
+    ) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """What everybody makes of the states of each stack's policies.
+
+        Args:
+            observations: of each stack's policies, ``[T, N, ...]``.
+            decided: their own decisions there, ``[T, N, A]``, where they are known: whoever is alone in a stack is not
+                asked again, and has 0 for features, which nobody needs who does not attend to himself.
+        """
+        found = []
+        for i, one in enumerate(observations):
+            own = None
+            if decided is not None and len(one) == 1 and self.opd.attention_self == "exclude":
+                own = (self.stacks[i], decided[i])
+            found.append(views_of(self.stacks, one, own))
+        return found
 
     def peers(self, views: Sequence[tuple[list[Tensor], list[Tensor]]]) -> list[Peers]:
         """What the policies of each stack are compared with."""
@@ -181,12 +195,24 @@ def observations_of(policies: Sequence[Policy], device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def views_of(stacks: Sequence[NetworkStack], observations: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Features and decisions of all policies, in order, on states ``[T, N, ...]`` of some: each ``[T, N, ...]``."""
+def views_of(
+    stacks: Sequence[NetworkStack], observations: Tensor, own: tuple[NetworkStack, Tensor] | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Features and decisions of all policies, in order, on states ``[T, N, ...]`` of some: each ``[T, N, ...]``.
+
+    Args:
+        stacks: of all policies.
+        observations: the states.
+        own: a stack whose decisions are known, and these; its features become 0.
+    """
     n_rows, n_states = observations.shape[:2]
     flat = observations.flatten(0, 1).float()
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for stack in stacks:
+        if own is not None and stack is own[0]:
+            width = stack.networks[0].n_features
+            found[stack.members[0]] = own[1].new_zeros(n_rows, n_states, width), own[1]
+            continue
         features, decisions = stack(flat.expand(len(stack), *flat.shape))[:2]
         for i, member in enumerate(stack.members):
             one, other = features[i], decisions[i]

@@ -23,6 +23,7 @@ from effcli.rl_distill.networks import ActorCritic
 from effcli.rl_distill.recipe import PpoRecipe, PpoSection
 
 ADAM_EPS = 1e-5
+_LOOKED_AT = 128
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Rollout:
     Attributes:
         observations: ``[T, N, ...]``.
         actions: int64 ``[T, N]``.
+        logits: that they were drawn by, ``[T, N, A]``.
         log_probs: of them when they were chosen, ``[T, N]``.
         values: as the critic saw them then, ``[T, N]``.
         advantages: generalised advantage estimates, ``[T, N]``.
@@ -41,6 +43,7 @@ class Rollout:
 
     observations: Tensor
     actions: Tensor
+    logits: Tensor
     log_probs: Tensor
     values: Tensor
     advantages: Tensor
@@ -161,12 +164,14 @@ class PpoGroup(PolicyGroup):
                 done[t, i] = step.terminated | step.truncated
         values.append(stack(observations_of(policies, device))[2].cpu())
         all_values, chosen = torch.stack(values), torch.from_numpy(actions)
-        log_p = torch.stack(logits).log_softmax(-1).gather(-1, chosen[..., None])[..., 0]
+        all_logits = torch.stack(logits)
+        log_p = all_logits.log_softmax(-1).gather(-1, chosen[..., None])[..., 0]
         reward, ended, over = (torch.from_numpy(one) for one in (rewards, terminated, done))
         advantages = advantages_of(reward, all_values, ended, over, settings.gamma, settings.gae_lambda)
         parts = (
             torch.from_numpy(seen),
             chosen,
+            all_logits,
             log_p,
             all_values[:-1],
             advantages,
@@ -179,7 +184,7 @@ class PpoGroup(PolicyGroup):
         """Collect, then learn; returns means of the terms over policies and minibatches."""
         settings, n = self.recipe.ppo, len(self.policies)
         rollouts = [self.collect(stack) for stack in self.stacks]
-        views = self.views([rollout.observations for rollout in rollouts]) if n > 1 else []
+        views = self._views(rollouts) if n > 1 else []
         peers = self.peers(views) if self.distils else None
         weight = ramp_up(update, self.n_updates, self.opd.ramp)
         sums: dict[str, Tensor] = {}
@@ -202,6 +207,12 @@ class PpoGroup(PolicyGroup):
         n_terms = settings.epochs * settings.minibatches * n
         means = {name: float(value) / n_terms for name, value in sums.items()}
         return {**means, "disagreement": self.disagreement(views) if n > 1 else 0.0}
+
+    def _views(self, rollouts: list[Rollout]) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """What everybody makes of all states; of some of them, where it is only to see how far policies are apart."""
+        every = 1 if self.distils else max(1, rollouts[0].actions.shape[1] // _LOOKED_AT)
+        seen = [rollout.observations[:, ::every] for rollout in rollouts]
+        return self.views(seen, [rollout.logits[:, ::every] for rollout in rollouts])
 
     def _orders(self, stack: NetworkStack, rollout: Rollout) -> tuple[Tensor, ...]:
         """Numbers of the states of each minibatch, ``[T, b]``; nothing where there is one, which is all of them."""

@@ -95,10 +95,11 @@ def test_resets_do_not_count() -> None:
         **{
             name: torch.where(rollout.valid.bool(), value, torch.full_like(value, 7))
             for name, value in vars(rollout).items()
-            if name not in ("observations", "valid", "actions")
+            if name not in ("observations", "valid", "actions", "logits")
         },
         observations=rollout.observations,
         actions=rollout.actions,
+        logits=rollout.logits,
         valid=rollout.valid,
     )
     logits, values = torch.randn(1, 128, 2), torch.randn(1, 128)
@@ -121,6 +122,7 @@ def test_the_clipped_objective_by_hand() -> None:
     batch = Rollout(
         observations=torch.zeros(1, 3, 1),
         actions=torch.tensor([[0, 1, 0]]),
+        logits=logits,
         log_probs=torch.log(torch.tensor([[0.4, 0.5, 0.1]])),
         values=torch.tensor([[0.0, 1.0, 5.0]]),
         advantages=torch.tensor([[1.0, -1.0, 30.0]]),
@@ -182,6 +184,19 @@ def test_the_order_of_the_policies_makes_no_difference() -> None:
         assert same(first, second)
     for p, q in zip(forward.attention.parameters(), backward.attention.parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=1e-6, rtol=1e-5)  # its gradient is summed in another order
+
+
+@pytest.mark.parametrize("chosen", ["exclude", "include"])
+def test_what_is_known_is_not_computed_again(chosen: str) -> None:
+    one = group(3, together=False, attention_self=chosen)
+    rollouts = [one.collect(stack) for stack in one.stacks]
+    observations = [rollout.observations for rollout in rollouts]
+    known = one.views(observations, [rollout.logits for rollout in rollouts])
+    for m, (ours, slow) in enumerate(zip(known, one.views(observations), strict=True)):
+        for b in range(3):
+            torch.testing.assert_close(ours[1][b], slow[1][b])
+            has_features = b != m or chosen == "include"
+            assert torch.equal(ours[0][b], slow[0][b] if has_features else torch.zeros_like(slow[0][b]))
 
 
 def test_peers_get_no_gradient() -> None:
