@@ -37,7 +37,12 @@ app = typer.Typer(
 
 WeightsOption = Annotated[
     str,
-    typer.Option("--weights", "-w", metavar="RUN|FILE|builtin:NAME", help="The detector."),
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="RUN|FILE|builtin:NAME",
+        help="The detector; a .pth is one of the released code.",
+    ),
 ]
 LatencyOption = Annotated[
     str | None,
@@ -81,7 +86,13 @@ def run(
         typer.Option("--video", metavar="FILE", help="Draw the boxes: FILE.gif, FILE.webp or FILE.mp4."),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option("--weights", "-w", metavar="RUN|FILE|builtin:NAME", help="The detector.")
+        str | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            metavar="RUN|FILE|builtin:NAME",
+            help="The detector; a .pth is one of the released code.",
+        ),
     ] = None,
     calib: Annotated[
         str | None, typer.Option("--calib", metavar="FILE", help="Calibration with P2 and P3.")
