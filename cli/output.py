@@ -37,7 +37,7 @@ def print_plan(recipe: Recipe, plan: dict[str, Any], *, as_json: bool) -> None:
     """Print what ``--dry-run`` found: the resolved recipe and the plan."""
     from effcli.core.recipe import dump_recipe
 
-    lines = [f"#   {key}: {value}" for key, value in plan.items()]
+    lines = [f"#   {key}: {value}" for key, value in _dotted(plan)]
     content = {"recipe": recipe.model_dump(mode="json"), "plan": plan}
     print_result(content, [*dump_recipe(recipe).splitlines(), "# plan", *lines], as_json=as_json)
 
@@ -53,11 +53,16 @@ def print_table(rows: list[list[str]], header: list[str]) -> None:
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Print numbers by name as a table; those inside another name one a line."""
-    rows = []
-    for name, value in metrics.items():
+    print_table([[name, text_of(value)] for name, value in _dotted(metrics)], ["metric", "value"])
+
+
+def _dotted(values: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Values by name; those inside another name one by one, as ``outer.inner``."""
+    pairs = []
+    for name, value in values.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
-        rows += [[f"{name}.{key}".rstrip("."), text_of(one)] for key, one in inner]
-    print_table(rows, ["metric", "value"])
+        pairs += [(f"{name}.{key}".rstrip("."), one) for key, one in inner]
+    return pairs
 
 
 def text_of(value: Any) -> str:

@@ -40,7 +40,7 @@ def verify(
 
     task, name_or_file = _split(claim)
     loaded, name = load_claim(task, name_or_file)
-    folder = output or Path("runs") / "verify" / f"{loaded.task}-{name}"
+    folder = output or Path("runs") / "verify" / f"{loaded.task}-{Path(name).stem}"
     silent = options.quiet or not is_main_process()
 
     def announce(line: str) -> None:
@@ -67,7 +67,9 @@ def verify(
 
 
 def _split(claim: str) -> tuple[str, str]:
-    if claim.endswith((".yaml", ".yml")):
+    from effcli.core.claims import names_a_file
+
+    if names_a_file(claim):
         return "", claim
     task, slash, name = claim.partition("/")
     if not slash:

@@ -85,14 +85,19 @@ class Finding:
     verdict: Verdict
 
 
+def names_a_file(name: str) -> bool:
+    """Whether what a person typed for a claim is a path rather than the name of a shipped one."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def load_claim(task: str, name_or_file: str) -> tuple[Claim, str]:
-    """Read a claim by shipped name or path; returns it and its name.
+    """Read a claim by shipped name or path; returns it and its name, which is the path of a file as it was given.
 
     Raises:
         RecipeError: the file is not a claim; all mistakes at once.
     """
     text, place = read_claim(task, name_or_file)
-    return load_recipe(Claim, text, place), Path(place).stem
+    return load_recipe(Claim, text, place), name_or_file
 
 
 def arm_recipe(claim: Claim, arm: str, seed: int, data: Path | None) -> Recipe:
@@ -126,6 +131,7 @@ def verify(
     """Run all arms and seeds that are not there yet and judge the expectations.
 
     Args:
+        name: of a shipped claim, or the path of a claim file.
         output: folder for the runs (``<arm>-seed<n>``), ``claim.json`` and ``row.md``.
         data: folder that the claim's data files are in.
         seeds: use these instead of the claim's.
@@ -281,14 +287,14 @@ def results_row(content: dict[str, Any]) -> str:
     environment = content["environment"]
     machine = f"{environment['device']}, {environment['threads']} threads, {environment['precision']}"
     data = " --data DIR" if content["data"] else ""
-    command = f"`effcli verify {content['task']}/{content['claim']}{data}`"
+    name = content["claim"] if names_a_file(content["claim"]) else f"{content['task']}/{content['claim']}"
     columns = [
         content["title"],
         content["source"],
         "<br>".join(cells),
         str(len(content["seeds"])),
         content["verdict"],
-        f"{command}, {content['timing']['total_s']:.0f} s ({machine}), {content['date']}",
+        f"`effcli verify {name}{data}`, {content['timing']['total_s']:.0f} s ({machine}), {content['date']}",
     ]
     return "| " + " | ".join(column.replace("|", "\\|") for column in columns) + " |"
 

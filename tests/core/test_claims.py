@@ -198,7 +198,13 @@ def test_a_claim_file_is_read_by_path(tmp_path: Path, base: Path) -> None:
     file = tmp_path / "my-claim.yaml"
     file.write_text(CLAIM.replace("BASE", str(base)))
     claim, name = load_claim("", str(file))
-    assert (claim, name) == (claim_of(base), "my-claim")
+    assert (claim, name) == (claim_of(base), str(file))
+
+
+@pytest.mark.usefixtures("toy")
+def test_the_row_of_a_claim_file_names_the_file(tmp_path: Path, base: Path) -> None:
+    content = verify(claim_of(base), "mine/a.yaml", output=tmp_path / "out", data=None, device="cpu")
+    assert "`effcli verify mine/a.yaml`" in results_row(content)
 
 
 @pytest.mark.usefixtures("toy")
