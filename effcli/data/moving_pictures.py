@@ -38,10 +38,10 @@ def write_video(path: Path, pictures: Iterable[Image.Image], fps: float) -> None
         if path.suffix.lower() == ".mp4":
             _write_mp4(temporary, pictures, fps)
             return
-        frames = list(pictures)
         kind = path.suffix.lower()[1:].upper()
-        if kind == "GIF":
-            frames = [frame.quantize(128, dither=Image.Dither.NONE) for frame in frames]
+        frames = [
+            frame.quantize(128, dither=Image.Dither.NONE) if kind == "GIF" else frame for frame in pictures
+        ]
         options: dict[str, Any] = {"quality": 80} if kind == "WEBP" else {"optimize": False}
         frames[0].save(
             temporary,

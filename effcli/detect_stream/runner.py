@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -51,24 +52,38 @@ class Output:
         """From the capture of the frame to the result: latency and waiting."""
         return 1000 * (self.finished_s - self.captured_s)
 
+    def above(self, score: float) -> Output:
+        """With boxes of at least this score alone; those below serve the evaluation."""
+        objects, velocities = self.detected.objects, self.detected.velocities
+        keep = objects.scores >= score
+        kept = replace(self.detected, objects=objects.pick(keep), velocities=velocities[keep])
+        return replace(self, detected=kept)
+
 
 @dataclass
 class Stream:
     """All that came of a run.
 
     Attributes:
-        outputs: in order.
+        outputs: in order; of a stream without an end only the last ones.
+        processed: how many there were.
         frames: how many came.
         damaged: number and reason of those that could not be read.
         mailbox_drops: frames that were overtaken by newer ones.
         was_stopped: whether it ended before the source did.
     """
 
-    outputs: list[Output] = field(default_factory=list)
+    outputs: deque[Output] = field(default_factory=deque)
+    processed: int = 0
     frames: int = 0
     damaged: list[tuple[int, str]] = field(default_factory=list)
     mailbox_drops: int = 0
     was_stopped: bool = False
+
+    def add(self, output: Output) -> None:
+        """One more."""
+        self.outputs.append(output)
+        self.processed += 1
 
 
 @dataclass(frozen=True)
@@ -122,6 +137,7 @@ def run_wall(
     detector: StreamDetector,
     arrivals: Iterator[Arrival],
     publish: Callable[[Output], None],
+    most_kept: int | None = None,
 ) -> Stream:
     """On the real clock: a thread reads and prepares, this one detects.
 
@@ -130,8 +146,9 @@ def run_wall(
         detector: shown its frames.
         arrivals: all of them in order.
         publish: called with each output as soon as it is there.
+        most_kept: so many outputs are in what is returned, the last ones; None keeps all.
     """
-    stream, mailbox, stop = Stream(), Mailbox(), threading.Event()
+    stream, mailbox, stop = Stream(deque(maxlen=most_kept)), Mailbox(), threading.Event()
     started = time.perf_counter()
     reader = _Reader(source, detector, arrivals, stream, mailbox, stop, started)
     threading.Thread(target=reader.run, daemon=True, name="reader").start()
@@ -143,7 +160,7 @@ def run_wall(
             finished = time.perf_counter() - started
             output = _output(detector, letter, begun, finished, last, detected)
             last = letter.number
-            stream.outputs.append(output)
+            stream.add(output)
             publish(output)
     except KeyboardInterrupt:
         stream.was_stopped = True
@@ -217,11 +234,11 @@ def run_simulated(
         ready = time.perf_counter()
         detected = detector.detect(prepared, chosen.number)
         real_s = time.perf_counter() - ready
-        latency_s = real_s if latencies_s is None else latencies_s[len(stream.outputs) % len(latencies_s)]
+        latency_s = real_s if latencies_s is None else latencies_s[stream.processed % len(latencies_s)]
         letter = _Letter(chosen.number, prepared, chosen.number / source.fps, 1000 * (ready - began))
         begun = max(free, letter.captured_s)
         output = _output(detector, letter, begun, begun + latency_s, last, detected)
-        stream.outputs.append(output)
+        stream.add(output)
         publish(output)
         free, last = output.finished_s, chosen.number
     return stream

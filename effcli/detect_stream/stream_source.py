@@ -70,6 +70,19 @@ class FrameSource(Protocol):
         """All frames once."""
 
 
+def has_labels(source: FrameSource) -> bool:
+    """Whether the truth is known."""
+    return source.sequence is not None and source.sequence.has_labels
+
+
+def limited(arrivals: Iterator[Arrival], most: int | None) -> Iterator[Arrival]:
+    """Only frames with numbers below ``most``; None: all."""
+    for arrival in arrivals:
+        if most is not None and arrival.number >= most:
+            return
+        yield arrival
+
+
 class SequenceSource:
     """A labelled or unlabelled sequence; a damaged picture is named and left out."""
 
@@ -146,11 +159,17 @@ class VideoSource:
             container.close()
 
     def frames(self) -> Iterator[Arrival]:
-        """All frames."""
-        left, right = (_open_video(path) for path in self._paths)
-        pairs = zip(left.decode(video=0), right.decode(video=0), strict=False)
-        for i, pair in enumerate(pairs):
-            yield Arrival(i, StereoFrame(*(one.to_ndarray(format="rgb24") for one in pair)))
+        """All frames, up to where one of the videos is damaged."""
+        import av
+
+        number = 0
+        with _open_video(self._paths[0]) as left, _open_video(self._paths[1]) as right:
+            try:
+                for pair in zip(left.decode(video=0), right.decode(video=0), strict=False):
+                    yield Arrival(number, StereoFrame(*(one.to_ndarray(format="rgb24") for one in pair)))
+                    number += 1
+            except av.FFmpegError as error:
+                yield Arrival(number, None, f"a video cannot be read any further: {error}")
 
 
 def _open_video(path: Path) -> Any:

@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,19 +17,19 @@ from typing import Any
 import numpy as np
 
 from effcli.core.errors import InputError, UsageError
-from effcli.core.files import check_new_file, check_new_folder, make_folder, write_text
+from effcli.core.files import check_new_file, check_new_folder
 from effcli.core.result import Result
 from effcli.core.runtime import Runtime
-from effcli.data.kitti_labels import Objects, no_objects, object_lines, tracking_lines
-from effcli.data.moving_pictures import check_video, write_video
+from effcli.data.moving_pictures import check_video
 from effcli.detect_stream.detection import Limits
-from effcli.detect_stream.drawing import draw
 from effcli.detect_stream.evaluation import Scored, of_pairing, summary
 from effcli.detect_stream.recipe import StreamSection
 from effcli.detect_stream.rectification import row_offset
 from effcli.detect_stream.runner import Output, Stream, json_line, run_simulated, run_wall, warm_up
 from effcli.detect_stream.stream_detector import StreamDetector
-from effcli.detect_stream.stream_source import Arrival, FrameSource
+from effcli.detect_stream.stream_files import StreamFiles
+from effcli.detect_stream.stream_source import Arrival, FrameSource, has_labels, limited
+from effcli.detect_stream.stream_video import Pictures, write_stream_video
 from effcli.detect_stream.streamdsgn import n_parameters
 from effcli.detect_stream.weights import Detector
 from effcli.metrics.kitti_ap import height_scale
@@ -39,6 +41,8 @@ _NOT_COUNTED = 5
 _MOST_ROWS_OFF = 1.0
 _MOST_NAMED = 10
 _RECENT = 10
+MOST_KEPT = 36_000
+"""Outputs of a stream without an end that its summary is made of: an hour at 10 frames a second."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +64,6 @@ class StreamOptions:
     output: Path | None = None
     video: Path | None = None
     force: bool = False
-
-
-@dataclass
-class _Recorder:
-    """Left pictures of the frames that go by, if somebody wants them later."""
-
-    wanted: bool
-    pictures: dict[int, np.ndarray] = field(default_factory=dict)
-
-    def watch(self, arrivals: Iterator[Arrival]) -> Iterator[Arrival]:
-        for arrival in arrivals:
-            if self.wanted and arrival.frame is not None:
-                self.pictures[arrival.number] = arrival.frame.left
-            yield arrival
 
 
 def read_latencies(text: str) -> tuple[float, ...]:
@@ -118,7 +108,7 @@ def plan_stream(source: FrameSource, detector: Detector, options: StreamOptions)
         "source": source.name,
         "fps": source.fps,
         "frames": known if known is None or options.most_frames is None else min(known, options.most_frames),
-        "has_labels": _labels(source),
+        "has_labels": has_labels(source),
         "target": detector.target,
         "parameters": n_parameters(detector.network, training=False),
     }
@@ -144,13 +134,15 @@ def detect_stream(
         InputError: there is no frame that can be read.
     """
     settings = options.settings
-    recorder = _Recorder(options.video is not None)
-    arrivals = _limited(recorder.watch(source.frames()), options.most_frames)
+    arrivals = limited(source.frames(), options.most_frames)
+    pictures = None if options.video is None else Pictures(source, options.most_frames)
+    if pictures is not None:
+        arrivals = pictures.watch(arrivals)
     first = _first_good(arrivals)
     frame = first[-1].frame
     assert frame is not None
     size = (frame.left.shape[0], frame.left.shape[1])
-    limits = Limits(score=min(settings.score, 0.1) if _labels(source) else settings.score)
+    limits = Limits(score=min(settings.score, 0.1) if has_labels(source) else settings.score)
     machine = StreamDetector(
         detector, source.calibration, size, runtime, source.fps, limits, use_poses=settings.ego_motion
     )
@@ -159,54 +151,61 @@ def detect_stream(
     _check_rectified(machine, first[-1])
     warm_up(machine, first[-1])
     checked = _same_size(chain(first, arrivals), size)
-    teller = _Teller(source, options, publish)
-    if settings.clock == "sim":
-        stream = run_simulated(source, machine, checked, options.latencies_s, teller)
-    else:
-        stream = run_wall(source, machine, checked, teller)
+    with ExitStack() as stack:
+        files = None
+        if options.output is not None:
+            files = stack.enter_context(StreamFiles(options.output, source.name))
+        stream = _run(source, machine, checked, options, _Teller(source, options, publish, files))
     for number, reason in stream.damaged[:_MOST_NAMED]:
         log.warning("frame %d is left out: %s", number, reason)
-    files = _write(source, stream, options, recorder, teller.lines)
+    made = [] if files is None else files.paths
+    if options.video is not None and pictures is not None:
+        write_stream_video(options.video, source, stream, pictures, settings.score)
+        made = [*made, str(options.video)]
     return Result(
         task="detect-stream",
         verb="run",
         method="streamdsgn",
         recipe="",
         output=str(options.output or options.video or ""),
-        metrics={**_metrics(source, stream, machine), "files": files},
+        metrics={**_metrics(source, stream, machine), "files": made},
         timing={"total_s": round(stream.outputs[-1].finished_s, 3) if stream.outputs else 0.0},
         environment={**runtime.describe(), "load_average": round(os.getloadavg()[0], 2)},
     )
 
 
+def _run(
+    source: FrameSource,
+    machine: StreamDetector,
+    arrivals: Iterator[Arrival],
+    options: StreamOptions,
+    teller: _Teller,
+) -> Stream:
+    if options.settings.clock == "sim":
+        return run_simulated(source, machine, arrivals, options.latencies_s, teller)
+    most_kept = MOST_KEPT if source.is_live and options.video is None else None
+    return run_wall(source, machine, arrivals, teller, most_kept)
+
+
 @dataclass
 class _Teller:
-    """Makes a line of JSON of each output and publishes it."""
+    """Makes a line of JSON of each output, publishes it and writes it."""
 
     source: FrameSource
     options: StreamOptions
     publish: Callable[[str], None]
-    lines: list[str] = field(default_factory=list)
-    ages_ms: list[float] = field(default_factory=list)
+    files: StreamFiles | None
+    ages_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def __call__(self, output: Output) -> None:
         self.ages_ms.append(output.age_ms)
         horizon = self.options.settings.horizon
-        horizon_ms = float(np.mean(self.ages_ms[-_RECENT:])) if horizon == "auto" else horizon
-        shown = _shown(output, self.options.settings.score)
-        self.lines.append(json.dumps(json_line(shown, self.source.name, self.source.fps, horizon_ms)))
-        self.publish(self.lines[-1])
-
-
-def _labels(source: FrameSource) -> bool:
-    return source.sequence is not None and source.sequence.has_labels
-
-
-def _limited(arrivals: Iterator[Arrival], most: int | None) -> Iterator[Arrival]:
-    for arrival in arrivals:
-        if most is not None and arrival.number >= most:
-            return
-        yield arrival
+        horizon_ms = float(np.mean(self.ages_ms)) if horizon == "auto" else horizon
+        shown = output.above(self.options.settings.score)
+        line = json.dumps(json_line(shown, self.source.name, self.source.fps, horizon_ms))
+        self.publish(line)
+        if self.files is not None:
+            self.files.add(line, shown)
 
 
 def _first_good(arrivals: Iterator[Arrival]) -> list[Arrival]:
@@ -241,21 +240,14 @@ def _check_rectified(machine: StreamDetector, arrival: Arrival) -> None:
         )
 
 
-def _shown(output: Output, least: float) -> Output:
-    """Only boxes of a score; those below are kept for the evaluation."""
-    detected = output.detected
-    keep = detected.objects.scores >= least
-    kept = replace(detected, objects=detected.objects.pick(keep), velocities=detected.velocities[keep])
-    return replace(output, detected=kept)
-
-
 def _metrics(source: FrameSource, stream: Stream, machine: StreamDetector) -> dict[str, Any]:
-    counted = stream.outputs[_NOT_COUNTED:] or stream.outputs
+    outputs = list(stream.outputs)
+    counted = outputs[_NOT_COUNTED:] or outputs
     latencies, ages = ([getattr(one, name) for one in counted] for name in ("latency_ms", "age_ms"))
     stages = {name: [one.detected.stages_ms[name] for one in counted] for name in _stage_names(counted)}
     metrics: dict[str, Any] = {
         "frames": stream.frames,
-        "processed": len(stream.outputs),
+        "processed": stream.processed,
         "dropped": stream.mailbox_drops,
         "damaged": len(stream.damaged),
         "scene_changes": machine.scene_changes,
@@ -269,7 +261,7 @@ def _metrics(source: FrameSource, stream: Stream, machine: StreamDetector) -> di
             **{name: percentiles(values)["p50"] for name, values in stages.items()},
         },
     }
-    if not _labels(source) or not stream.outputs:
+    if not has_labels(source) or not stream.outputs:
         return metrics
     return metrics | _quality(source, stream)
 
@@ -296,54 +288,6 @@ def _quality(source: FrameSource, stream: Stream) -> dict[str, Any]:
         "sap": summary(of_pairing(outputs, pairing, truth), scale),
         "ap": summary(offline, scale),
     }
-
-
-def _write(
-    source: FrameSource, stream: Stream, options: StreamOptions, recorder: _Recorder, lines: list[str]
-) -> list[str]:
-    files: list[str] = []
-    if options.output is not None:
-        folder = options.output
-        make_folder(folder / "data")
-        write_text(folder / "streaming.jsonl", "".join(f"{line}\n" for line in lines))
-        rows: list[str] = []
-        for one in stream.outputs:
-            objects = _shown(one, options.settings.score).detected.objects
-            write_text(
-                folder / "data" / f"{one.target_frame:06d}.txt",
-                "".join(f"{row}\n" for row in object_lines(objects)),
-            )
-            rows += tracking_lines(one.target_frame, objects, with_scores=True)
-        write_text(folder / f"{source.name}.txt", "".join(f"{row}\n" for row in rows))
-        files += [str(folder / "streaming.jsonl"), str(folder / "data"), str(folder / f"{source.name}.txt")]
-    if options.video is not None and recorder.pictures:
-        make_folder(options.video.parent)
-        write_video(options.video, _pictures(source, stream, options, recorder), source.fps)
-        files.append(str(options.video))
-    return files
-
-
-def _pictures(
-    source: FrameSource, stream: Stream, options: StreamOptions, recorder: _Recorder
-) -> Iterator[Any]:
-    """Each frame with what was known at its moment."""
-    outputs = [_shown(one, options.settings.score) for one in stream.outputs]
-    numbers = sorted(recorder.pictures)
-    pairing = pair_outputs(
-        [one.finished_s for one in outputs], [one.frame for one in outputs], stream.frames, source.fps
-    )
-    for number in numbers:
-        if number >= len(pairing):
-            return
-        k = pairing[number]
-        known: Objects = no_objects() if k is None else outputs[k].detected.objects
-        truth = source.sequence.objects(number) if source.sequence is not None and _labels(source) else None
-        made = (
-            "nothing yet"
-            if k is None
-            else f"boxes made of frame {outputs[k].frame}, {outputs[k].age_ms:.0f} ms old when there"
-        )
-        yield draw(recorder.pictures[number], source.calibration, known, truth, f"frame {number}: {made}")
 
 
 def stdin_pipe() -> Any:

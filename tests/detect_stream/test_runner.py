@@ -51,7 +51,7 @@ class Sleeper:
 def wall(source: Source, detector: Sleeper) -> Stream:
     outputs: list[Output] = []
     stream = run_wall(source, detector, source.frames(), outputs.append)  # type: ignore[arg-type]
-    assert outputs == stream.outputs
+    assert outputs == list(stream.outputs)
     return stream
 
 
@@ -67,6 +67,13 @@ def test_a_fast_detector_sees_every_frame_in_real_time() -> None:
     assert all(one.age_ms >= 39 for one in stream.outputs)
 
 
+def test_of_a_stream_without_an_end_the_last_outputs_are_kept() -> None:
+    published: list[Output] = []
+    stream = run_wall(Source(8, 50.0), Sleeper(), Source(8, 50.0).frames(), published.append, most_kept=3)  # type: ignore[arg-type]
+    assert list(stream.outputs) == published[-3:]
+    assert stream.processed == len(published) > 3
+
+
 def test_a_slow_detector_takes_the_newest() -> None:
     stream = wall(Source(15, 20.0), Sleeper(0.075))  # one and a half frames
     frames = [one.frame for one in stream.outputs]
@@ -79,8 +86,8 @@ def test_a_slow_detector_takes_the_newest() -> None:
 def test_the_virtual_clock_is_exact() -> None:
     stream = simulated(Source(10, 10.0), [0.15])
     assert [one.frame for one in stream.outputs] == [0, 1, 3, 4, 6, 7, 9]
-    assert [round(one.age_ms) for one in stream.outputs[:4]] == [150, 200, 150, 200]
-    assert [one.target_frame for one in stream.outputs[:2]] == [1, 2]
+    assert [round(one.age_ms) for one in list(stream.outputs)[:4]] == [150, 200, 150, 200]
+    assert [one.target_frame for one in list(stream.outputs)[:2]] == [1, 2]
     assert stream.mailbox_drops == 3
     assert [one.frame for one in simulated(Source(6, 10.0), [0.06]).outputs] == list(range(6))
 
