@@ -51,10 +51,11 @@ LatencyOption = Annotated[
     ),
 ]
 EgoOption = Annotated[
-    bool | None,
+    Literal["on", "off", "pictures"] | None,
     typer.Option(
-        "--ego-motion/--no-ego-motion",
-        help="Whether to use the cameras' own motion from oxts/ (default: as the detector was trained).",
+        "--ego-motion",
+        help="The cameras' own motion: from oxts/, or where there is none from the pictures; always from the pictures "
+        "(default: on, if the detector was trained with it).",
     ),
 ]
 
@@ -124,7 +125,7 @@ def run(
         "stream.clock": ("--clock", clock),
         "stream.score": ("--score", score),
         "stream.horizon": ("--horizon", _horizon(horizon)),
-        "stream.ego_motion": ("--ego-motion", ego_motion),
+        "stream.ego_motion": ("--ego-motion", _ego_setting(ego_motion)),
     }
     recipe = cast("StreamDsgnRecipe", resolve_recipe("detect-stream", options, shorthands))
     from effcli.detect_stream.stream_source import open_source
@@ -153,6 +154,10 @@ def run(
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.metrics["damaged"]:
         raise typer.Exit(EXIT_PARTIAL)
+
+
+def _ego_setting(word: Literal["on", "off", "pictures"] | None) -> bool | Literal["pictures"] | None:
+    return word if word is None or word == "pictures" else word == "on"
 
 
 def _horizon(text: str | None) -> Any:
@@ -238,7 +243,7 @@ def evaluate(
         None if simulate_latency is None else read_latencies(simulate_latency),
         "paper" if paper else "streaming",
         truncation,
-        ego_motion,
+        _ego_setting(ego_motion),
     )
     result = evaluate_detector(load_detector(weights), weights, data, split, how, runtime_for(options))
     if options.as_json:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from effcli.detect_stream.config import NetworkConfig
+
+EgoSetting: TypeAlias = bool | Literal["pictures"] | None
+"""Use the cameras' own motion or not; ``pictures``: as seen in them, even where poses are known; None: as trained."""
+
+EgoMotion: TypeAlias = Literal["unused", "poses", "pictures"]
+"""Where the cameras' own motion is taken from."""
+
+
+def ego_motion_of(setting: EgoSetting, is_trained: bool, first_pose: np.ndarray | None) -> EgoMotion:
+    """What a setting means for a stream whose first pose is this, or unknown, and a detector trained with it or not."""
+    if not (is_trained if setting is None else setting):
+        return "unused"
+    return "pictures" if setting == "pictures" or first_pose is None else "poses"
 
 
 def bev_motion(before: np.ndarray, now: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from effcli.data.stereo_sequence import StereoSequence
 from effcli.detect_stream.clips import Truncation, grade
 from effcli.detect_stream.detection import Limits
 from effcli.detect_stream.drawing import draw, sheet
+from effcli.detect_stream.ego_motion import EgoSetting, ego_motion_of
 from effcli.detect_stream.evaluation import (
     Scored,
     extrapolated,
@@ -43,13 +44,13 @@ class Measure:
         latencies_s: of the virtual clock; None takes what was measured.
         pairing: whose output a frame's truth meets.
         truncation: how KITTI Tracking's whole numbers are read.
-        use_poses: see :class:`effcli.detect_stream.stream_detector.StreamDetector`.
+        ego_motion: see :func:`effcli.detect_stream.ego_motion.ego_motion_of`.
     """
 
     latencies_s: tuple[float, ...] | None = (0.06,)
     pairing: Pairing = "streaming"
     truncation: Truncation = "graded"
-    use_poses: bool | None = None
+    ego_motion: EgoSetting = None
 
 
 @dataclass(frozen=True)
@@ -110,18 +111,24 @@ def measure(
     }
 
 
-def _of_sequence(detector: Detector, sequence: StereoSequence, how: Measure, runtime: Runtime) -> _Seen:
-    source = SequenceSource(sequence)
-    frame = sequence.frame(0)
-    machine = StreamDetector(
+def _machine(
+    detector: Detector, sequence: StereoSequence, setting: EgoSetting, score: float, runtime: Runtime
+) -> StreamDetector:
+    size = sequence.frame(0).left.shape
+    return StreamDetector(
         detector,
         sequence.calibration,
-        (frame.left.shape[0], frame.left.shape[1]),
+        (size[0], size[1]),
         runtime,
         sequence.fps,
-        Limits(score=0.05),
-        use_poses=how.use_poses,
+        Limits(score=score),
+        ego_motion=ego_motion_of(setting, detector.network.config.ego_motion, sequence.pose(0)),
     )
+
+
+def _of_sequence(detector: Detector, sequence: StereoSequence, how: Measure, runtime: Runtime) -> _Seen:
+    source = SequenceSource(sequence)
+    machine = _machine(detector, sequence, how.ego_motion, 0.05, runtime)
     stream = run_simulated(source, machine, source.frames(), how.latencies_s, lambda output: None)
     truth = [_read(sequence.objects(i), how.truncation) for i in range(len(sequence))]
     outputs = [one.detected.objects for one in stream.outputs]
@@ -149,9 +156,7 @@ def pictures_of(
 ) -> Image.Image:
     """Some frames of a sequence with what was detected for them one frame before, or in them, below each other."""
     source = SequenceSource(sequence)
-    frame = sequence.frame(0)
-    size = (frame.left.shape[0], frame.left.shape[1])
-    machine = StreamDetector(detector, sequence.calibration, size, runtime, sequence.fps, Limits(score=0.3))
+    machine = _machine(detector, sequence, None, 0.3, runtime)
     stream = run_simulated(source, machine, source.frames(), (0.0,), lambda output: None)
     made = {one.target_frame: one.detected.objects for one in stream.outputs}
     chosen = np.linspace(1, len(sequence) - 1, n_pictures).astype(int).tolist()

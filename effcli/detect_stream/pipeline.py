@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 
-from effcli.core.errors import InputError
 from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.detect_stream.clips import Clips
 from effcli.detect_stream.measuring import Measure, measure, pictures_of
 from effcli.detect_stream.recipe import StreamDsgnRecipe
-from effcli.detect_stream.sources import labelled_sequences, parse_synthetic
+from effcli.detect_stream.sources import PosedByPictures, labelled_sequences, parse_synthetic
 from effcli.detect_stream.streamdsgn import StreamDsgn, n_parameters
 from effcli.detect_stream.training import fit
 from effcli.detect_stream.weights import FILE_NAME, Detector, load_detector, load_weights, save_detector
@@ -41,14 +40,11 @@ def train(recipe: StreamDsgnRecipe, run: Run) -> Result:
     config = recipe.network.config()
     n_threads = torch.get_num_threads()
     sequences = labelled_sequences(recipe.data.source, "train", recipe.data.split, n_threads)
-    clips = Clips(sequences, config, recipe.data.truncation)
     n_without = sum(one.pose(0) is None for one in sequences)
     if config.ego_motion and n_without:
-        raise InputError(
-            f"{n_without} of {len(sequences)} sequences have no poses, which network.ego_motion needs",
-            place=recipe.data.source,
-            hint="add oxts/NAME.txt, or leave it out",
-        )
+        run.say(f"{n_without} sequences have no poses (oxts); they are found in the pictures")
+        sequences = [PosedByPictures(one, config) if one.pose(0) is None else one for one in sequences]
+    clips = Clips(sequences, config, recipe.data.truncation)
     run.say(f"{len(sequences)} sequences, {len(clips)} frames to learn from")
     run.runtime.seed_all("network")
     network = StreamDsgn(config)

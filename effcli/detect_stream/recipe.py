@@ -23,7 +23,7 @@ class NetworkSection(Section):
         "large-kernel", description="LKBB, or the 3x3 hourglass of the paper's baseline."
     )
     ego_motion: bool = Field(
-        False, description="Take the cameras' own motion out before FFF looks for motion (ours); needs poses."
+        False, description="Take the cameras' own motion out before FFF looks for motion (ours)."
     )
     compat: bool | None = Field(
         None, description="The released code's own ways (spec sheet 3.5-3.9); null: in size full alone."
@@ -114,8 +114,10 @@ class StreamSection(Section):
         description="Boxes for so many milliseconds after the capture, for when they are there (auto), or for the "
         "next frame (null).",
     )
-    ego_motion: bool | None = Field(
-        None, description="Use poses, where they are known, or do not; null: as the detector was trained."
+    ego_motion: bool | Literal["pictures"] | None = Field(
+        None,
+        description="Use the cameras' own motion or do not: from poses, or from the pictures where there are none; "
+        "always from the pictures; null: as the detector was trained.",
     )
 
 

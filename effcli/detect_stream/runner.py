@@ -200,7 +200,7 @@ class _Reader:
         if arrival.frame is None:
             self.stream.damaged.append((arrival.number, arrival.damage or ""))
             return
-        prepared = self.detector.prepare(arrival.frame, _pose(self.source, arrival.number))
+        prepared = self.detector.prepare(arrival.frame, arrival.number, _pose(self.source, arrival.number))
         read_ms = 1000 * (time.perf_counter() - began)
         now_s = time.perf_counter() - self.started
         captured_s = now_s if self.source.is_live else arrival.number / self.source.fps
@@ -230,7 +230,7 @@ def run_simulated(
     while (chosen := waiting.newest(free)) is not None:
         began = time.perf_counter()
         assert chosen.frame is not None
-        prepared = detector.prepare(chosen.frame, _pose(source, chosen.number))
+        prepared = detector.prepare(chosen.frame, chosen.number, _pose(source, chosen.number))
         ready = time.perf_counter()
         detected = detector.detect(prepared, chosen.number)
         real_s = time.perf_counter() - ready
@@ -275,7 +275,7 @@ def warm_up(detector: StreamDetector, arrival: Arrival) -> None:
     """Let caches fill and code be made before the clock starts."""
     if arrival.frame is None:
         return
-    prepared = detector.prepare(arrival.frame)
+    prepared = detector.prepare(arrival.frame, 0)
     for i in range(WARM_UPS):
         detector.detect(prepared, i)
     detector.reset()

@@ -16,6 +16,9 @@ from effcli.data.kitti_tracking import KittiSequence, sequence_names
 from effcli.data.stereo_calibration import StereoCalibration
 from effcli.data.stereo_drives import HEIGHT, WIDTH, Drive, Preset
 from effcli.data.stereo_sequence import StereoFrame, StereoSequence
+from effcli.detect_stream.config import NetworkConfig
+from effcli.detect_stream.frames import fit_of, fitted_pair
+from effcli.detect_stream.visual_odometry import VisualOdometry
 
 CLIP_FRAMES = 40
 HELD_OUT_SEQUENCES = ("0003", "0006", "0010", "0013", "0018")
@@ -93,6 +96,31 @@ class Clip:
     def pose(self, i: int) -> np.ndarray | None:
         """Of the camera."""
         return self._sequence.pose(self._start + i)
+
+
+class PosedByPictures(Clip):
+    """A sequence without poses: they are found in its pictures, all at once when the first is asked for.
+
+    Args:
+        sequence: the whole.
+        config: of the network that will see the pictures; it says how large they are.
+    """
+
+    def __init__(self, sequence: StereoSequence, config: NetworkConfig) -> None:
+        super().__init__(sequence, 0, len(sequence))
+        self.name, self._config = sequence.name, config
+        self._poses: list[np.ndarray] = []
+
+    def pose(self, i: int) -> np.ndarray:
+        """As visual odometry has it."""
+        if not self._poses:
+            size = self.frame(0).left.shape
+            fit = fit_of((size[0], size[1]), self.calibration, self._config)
+            odometry = VisualOdometry(fit.calibration, (fit.height, fit.width), self.fps)
+            self._poses = [
+                odometry.track(*fitted_pair(self.frame(k), fit, self._config), k) for k in range(len(self))
+            ]
+        return self._poses[i]
 
 
 def clip_starts(n_frames: int) -> list[tuple[int, int, Part]]:

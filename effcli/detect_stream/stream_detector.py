@@ -16,10 +16,11 @@ from effcli.data.kitti_labels import Objects
 from effcli.data.stereo_calibration import StereoCalibration
 from effcli.data.stereo_sequence import StereoFrame
 from effcli.detect_stream.detection import Limits, as_objects, boxes_of
-from effcli.detect_stream.ego_motion import bev_motion
+from effcli.detect_stream.ego_motion import EgoMotion, bev_motion
 from effcli.detect_stream.fast_network import fast_network
 from effcli.detect_stream.frames import Fit, fit_of, fitted_pair
 from effcli.detect_stream.streamdsgn import View
+from effcli.detect_stream.visual_odometry import VisualOdometry
 from effcli.detect_stream.weights import Detector
 
 MOST_FRAMES_APART = 3
@@ -36,7 +37,7 @@ class Prepared:
     Attributes:
         left, right: uint8 ``[3, height, width]``.
         thumbnail: small and grey, to notice that the scene has changed.
-        pose: of the camera, 4x4; None where unknown.
+        pose: of the camera, 4x4; None where it is not used.
     """
 
     left: Tensor
@@ -93,7 +94,7 @@ class StreamDetector:
         runtime: where and in which precision.
         fps: frames a second.
         limits: which boxes are kept.
-        use_poses: whether the cameras' own motion is used where it is known; None: as the detector was trained.
+        ego_motion: how the cameras' own motion is known, if it is used.
     """
 
     def __init__(
@@ -105,23 +106,26 @@ class StreamDetector:
         fps: float,
         limits: Limits,
         *,
-        use_poses: bool | None = None,
+        ego_motion: EgoMotion = "unused",
     ) -> None:
         self.network = fast_network(detector.network).to(runtime.device)
         self.target, self.fps, self.limits = detector.target, fps, limits
         self.config = self.network.config
-        self.use_poses = self.config.ego_motion if use_poses is None else use_poses
+        self.ego_motion = ego_motion
         self.calibration, self.size, self.runtime = calibration, size, runtime
         self.fit: Fit = fit_of(size, calibration, self.config)
         self._sizes = torch.tensor([[self.fit.height, self.fit.width]])
         matrices = self.fit.matrices()[None].to(runtime.device)
         self._view: View = self.network.view(matrices, self._sizes.to(runtime.device))
+        self._odometry = VisualOdometry(self.fit.calibration, (self.fit.height, self.fit.width), fps)
         self._memory: _Memory | None = None
         self.scene_changes = 0
 
-    def prepare(self, frame: StereoFrame, pose: np.ndarray | None = None) -> Prepared:
-        """Scale and cut a frame."""
+    def prepare(self, frame: StereoFrame, number: int, pose: np.ndarray | None = None) -> Prepared:
+        """Scale and cut the frame with a number, and note or find out where the cameras are."""
         left, right = fitted_pair(frame, self.fit, self.config)
+        if self.ego_motion != "poses":
+            pose = self._odometry.track(left, right, number) if self.ego_motion == "pictures" else None
         small = left.float().mean(0)[None, None]
         thumbnail = torch.nn.functional.avg_pool2d(small, _THUMBNAIL)[0, 0].numpy()
         return Prepared(left, right, thumbnail, pose)
@@ -129,6 +133,7 @@ class StreamDetector:
     def reset(self) -> None:
         """Forget the last frame: a new scene begins."""
         self._memory = None
+        self._odometry.reset()
 
     @torch.inference_mode()
     def detect(self, prepared: Prepared, number: int) -> Detected:
@@ -166,7 +171,7 @@ class StreamDetector:
             self.scene_changes += 1
             return None, 1, None
         gap = number - memory.number
-        if not self.use_poses or memory.pose is None or prepared.pose is None:
+        if memory.pose is None or prepared.pose is None:
             return memory.bev, gap, None
         motion = torch.from_numpy(bev_motion(memory.pose, prepared.pose))
         return memory.bev, gap, motion[None].to(memory.bev.device)

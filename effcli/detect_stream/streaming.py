@@ -22,7 +22,9 @@ from effcli.core.result import Result
 from effcli.core.runtime import Runtime
 from effcli.data.moving_pictures import check_video
 from effcli.detect_stream.detection import Limits
+from effcli.detect_stream.ego_motion import ego_motion_of
 from effcli.detect_stream.evaluation import Scored, of_pairing, summary
+from effcli.detect_stream.frames import fitted_pair
 from effcli.detect_stream.recipe import StreamSection
 from effcli.detect_stream.rectification import row_offset
 from effcli.detect_stream.runner import Output, Stream, json_line, run_simulated, run_wall, warm_up
@@ -143,11 +145,11 @@ def detect_stream(
     assert frame is not None
     size = (frame.left.shape[0], frame.left.shape[1])
     limits = Limits(score=min(settings.score, 0.1) if has_labels(source) else settings.score)
+    first_pose = None if source.sequence is None else source.sequence.pose(0)
+    ego_motion = ego_motion_of(settings.ego_motion, detector.network.config.ego_motion, first_pose)
     machine = StreamDetector(
-        detector, source.calibration, size, runtime, source.fps, limits, use_poses=settings.ego_motion
+        detector, source.calibration, size, runtime, source.fps, limits, ego_motion=ego_motion
     )
-    if machine.use_poses and (source.sequence is None or source.sequence.pose(0) is None):
-        log.warning("the motion of the cameras is not known (no oxts), so it is not taken out")
     _check_rectified(machine, first[-1])
     warm_up(machine, first[-1])
     checked = _same_size(chain(first, arrivals), size)
@@ -230,8 +232,7 @@ def _same_size(arrivals: Iterator[Arrival], size: tuple[int, int]) -> Iterator[A
 def _check_rectified(machine: StreamDetector, arrival: Arrival) -> None:
     if arrival.frame is None:
         return
-    prepared = machine.prepare(arrival.frame)
-    offset = row_offset(prepared.left, prepared.right)
+    offset = row_offset(*fitted_pair(arrival.frame, machine.fit, machine.config))
     if abs(offset) > _MOST_ROWS_OFF:
         rows = offset * arrival.frame.left.shape[0] / machine.fit.scaled[0]
         log.warning(
@@ -253,6 +254,7 @@ def _metrics(source: FrameSource, stream: Stream, machine: StreamDetector) -> di
         "scene_changes": machine.scene_changes,
         "interrupted": stream.was_stopped,
         "fps": source.fps,
+        "ego_motion": machine.ego_motion,
         "deadline_misses": sum(age > 1000 / source.fps for age in ages),
         "latency_ms": percentiles(latencies),
         "age_ms": percentiles(ages),

@@ -11,6 +11,8 @@ import pytest
 from effcli.data.boxes3d import cut_to_image, image_boxes
 from effcli.data.kitti_labels import Objects, read_tracking_labels, tracking_lines
 from effcli.data.kitti_tracking import KittiSequence
+from effcli.detect_stream.config import TINY
+from effcli.detect_stream.sources import PosedByPictures
 from effcli.metrics.kitti_ap import Rule, average_precision, precision_curve
 from effcli.metrics.streaming import pair_outputs, simulate
 from tests.data_root import data_file
@@ -45,6 +47,17 @@ def test_boxes_are_where_the_label_says_in_the_picture(sequence: KittiSequence) 
         errors += np.abs(seen - whole.image_boxes).max(1).tolist()
     assert len(errors) > 100
     assert np.median(errors) < 6  # annotators drew them by hand
+
+
+def test_visual_odometry_agrees_with_the_speed_of_the_gps(sequence: KittiSequence) -> None:
+    posed = PosedByPictures(sequence, TINY)
+    steps = [np.linalg.norm(posed.pose(i)[:3, 3] - posed.pose(i - 1)[:3, 3]) for i in range(1, 91)]
+    rows = np.loadtxt(sequence.root / "oxts" / "0000.txt")
+    assert list(rows[:, 0]) == list(range(49, 140))
+    speed = (rows[1:, 9] + rows[:-1, 9]) / 2  # forward, metres a second; a frame takes 0.1033 s
+    errors = np.abs(np.array(steps) - 0.10328 * speed)
+    assert errors.mean() < 0.02  # of half a metre; disparities are half a pixel smaller than by the LiDAR
+    assert errors.max() < 0.05
 
 
 def test_disparity_agrees_with_the_lidar(sequence: KittiSequence) -> None:

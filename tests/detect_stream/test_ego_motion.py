@@ -14,7 +14,7 @@ from effcli.detect_stream.augmentation import mirrored, random_turn
 from effcli.detect_stream.clips import Clips, collate
 from effcli.detect_stream.config import TINY
 from effcli.detect_stream.detection import Limits
-from effcli.detect_stream.ego_motion import bev_motion, ego_flow, moved_map
+from effcli.detect_stream.ego_motion import EgoSetting, bev_motion, ego_flow, ego_motion_of, moved_map
 from effcli.detect_stream.stream_detector import StreamDetector
 from effcli.detect_stream.streamdsgn import StreamDsgn
 from effcli.detect_stream.weights import Detector, load_detector
@@ -89,12 +89,13 @@ def test_a_detector_uses_poses_as_it_was_trained_or_as_it_is_told() -> None:
     network = StreamDsgn(config).eval()
     network.load_state_dict(plain.network.state_dict())
 
-    def found(detector: Detector, use_poses: bool | None) -> np.ndarray:
+    def found(detector: Detector, setting: EgoSetting) -> np.ndarray:
+        used = ego_motion_of(setting, detector.network.config.ego_motion, drive.pose(0))
         machine = StreamDetector(
-            detector, drive.calibration, (128, 416), runtime, 10.0, Limits(score=0.05), use_poses=use_poses
+            detector, drive.calibration, (128, 416), runtime, 10.0, Limits(score=0.05), ego_motion=used
         )
         for i in range(2):
-            result = machine.detect(machine.prepare(drive.frame(i), drive.pose(i)), i)
+            result = machine.detect(machine.prepare(drive.frame(i), i, drive.pose(i)), i)
         return result.velocities
 
     with_poses = found(plain, True)
@@ -103,3 +104,12 @@ def test_a_detector_uses_poses_as_it_was_trained_or_as_it_is_told() -> None:
     assert without.shape != with_poses.shape or not np.allclose(without, with_poses)
     speed = np.linalg.norm(drive.pose(1)[:3, 3] - drive.pose(0)[:3, 3]) * 10
     assert np.median(with_poses[:, 0]) == pytest.approx(-speed, abs=0.5 * speed)
+    seen = found(plain, "pictures")
+    assert np.median(seen[:, 0]) == pytest.approx(np.median(with_poses[:, 0]), abs=0.05 * speed)
+
+
+def test_where_the_motion_is_taken_from() -> None:
+    pose = np.eye(4)
+    assert ego_motion_of(None, False, pose) == ego_motion_of(False, True, pose) == "unused"
+    assert ego_motion_of(None, True, pose) == ego_motion_of(True, False, pose) == "poses"
+    assert ego_motion_of(None, True, None) == ego_motion_of("pictures", False, pose) == "pictures"

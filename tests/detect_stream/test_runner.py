@@ -36,7 +36,7 @@ class Sleeper:
     def __init__(self, seconds: float = 0.0, fails_at: int | None = None) -> None:
         self.seconds, self.fails_at, self.seen = seconds, fails_at, []  # type: ignore[var-annotated]
 
-    def prepare(self, frame: StereoFrame, pose: Any = None) -> str:
+    def prepare(self, frame: StereoFrame, number: int, pose: Any = None) -> str:
         return "prepared"
 
     def detect(self, prepared: str, number: int) -> Detected:

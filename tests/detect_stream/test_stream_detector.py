@@ -27,7 +27,7 @@ def stream() -> tuple[StreamDetector, Drive]:
 def shown(stream: tuple[StreamDetector, Drive], *numbers: int) -> list[Detected]:
     detector, drive = stream
     detector.reset()
-    return [detector.detect(detector.prepare(drive.frame(i)), i) for i in numbers]
+    return [detector.detect(detector.prepare(drive.frame(i), i), i) for i in numbers]
 
 
 @torch.no_grad()
