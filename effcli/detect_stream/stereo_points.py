@@ -51,8 +51,8 @@ class StereoPoints:
 
 def smoothed(picture: np.ndarray) -> np.ndarray:
     """Float32 ``[H, W]`` filtered with 1, 2, 1 in both directions."""
-    across = np.pad(picture, 1, mode="edge").astype(np.float32)
-    across = (across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]) / 4
+    padded = np.pad(picture, 1, mode="edge")
+    across = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
     both: np.ndarray = (across[:-2] + 2 * across[1:-1] + across[2:]) / 4
     return both
 

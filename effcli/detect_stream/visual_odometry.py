@@ -166,7 +166,8 @@ def refine(
     motion, alike = motion.copy(), 0.0
     for _ in range(_ITERATIONS):
         now = places @ motion[:3, :3].T + motion[:3, 3]
-        columns, rows, in_front = _projected(*now.T, camera)
+        x, y, z = now.T
+        columns, rows, in_front = _projected(x, y, z, camera)
         found, inside = sampled(picture, columns, rows)
         seen = inside & in_front
         if seen.sum() < _LEAST_POINTS:
@@ -212,11 +213,9 @@ def rotation(vector: np.ndarray) -> np.ndarray:
     angle = float(np.linalg.norm(vector))
     x, y, z = vector
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    if angle < 1e-9:
-        return np.eye(3) + cross
-    turn: np.ndarray = (
-        np.eye(3) + np.sin(angle) / angle * cross + (1 - np.cos(angle)) / angle**2 * cross @ cross
-    )
+    turn: np.ndarray = np.eye(3) + cross
+    if angle > 1e-9:
+        turn = np.eye(3) + np.sin(angle) / angle * cross + (1 - np.cos(angle)) / angle**2 * cross @ cross
     return turn
 
 
