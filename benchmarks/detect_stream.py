@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effcli.core.runtime import create_runtime
-from effcli.data.stereo_drives import Drive
+from effcli.data.stereo_drives import Drive, Preset
 from effcli.detect_stream.config import FULL, TINY, NetworkConfig
 from effcli.detect_stream.cost_volume import cost_volume, plane_depths
+from effcli.detect_stream.ego_motion import bev_motion
 from effcli.detect_stream.fast_network import fast_network
 from effcli.detect_stream.folded_convolution import Conv3d
 from effcli.detect_stream.runner import run_wall, warm_up
@@ -135,7 +136,7 @@ def streaming(weights: str, fps: float, threads: int, precision: str) -> dict[st
     )
     warm_up(detector, next(source.frames()))
     stream = run_wall(source, detector, source.frames(), lambda output: None)
-    counted = stream.outputs[5:]
+    counted = list(stream.outputs)[5:]
     stages = {
         name: round(statistics.median(one.detected.stages_ms[name] for one in counted), 1)
         for name in counted[0].detected.stages_ms
@@ -150,6 +151,36 @@ def streaming(weights: str, fps: float, threads: int, precision: str) -> dict[st
     }
 
 
+def odometry(preset: Preset, n_drives: int = 3, n_frames: int = 12) -> dict[str, float]:
+    """The cameras' motion from the pictures against that of the drives, and what it takes."""
+    errors, times = [], []
+    for drive in (Drive(3_000_000 + i, n_frames, preset) for i in range(n_drives)):
+        machine = StreamDetector(
+            load_detector("builtin:street-tiny"),
+            drive.calibration,
+            (128, 416),
+            create_runtime(device="cpu"),
+            drive.fps,
+            limits_of(0.1),
+            ego_motion="pictures",
+        )
+        poses = []
+        for i in range(n_frames):
+            frame = drive.frame(i)
+            started = time.perf_counter()
+            poses.append(machine.prepare(frame, i).pose)
+            times.append(1000 * (time.perf_counter() - started))
+        for i in range(1, n_frames):
+            true = bev_motion(drive.pose(i - 1), drive.pose(i))
+            errors.append(np.abs(bev_motion(poses[i - 1], poses[i]) - true))  # type: ignore[arg-type]
+    turn, *shift = np.mean(errors, 0)
+    return {
+        "turn_error_mrad": round(1000 * float(turn), 3),
+        "shift_error_m": round(float(np.hypot(*shift)), 4),
+        "prepare_ms": round(statistics.median(times), 1),
+    }
+
+
 def limits_of(score: float) -> Any:
     """Boxes of at least a score."""
     from effcli.detect_stream.detection import Limits
@@ -158,6 +189,7 @@ def limits_of(score: float) -> Any:
 
 
 def main() -> None:
+    """Measure everything, print it, and write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--threads", type=int, default=2)
@@ -172,6 +204,8 @@ def main() -> None:
     }
     if arguments.full:
         result["full_frame_ms"] = frames(FULL, 1, ("fp32", "bf16"))
+    for preset in ("street", "turn", "fast-ego"):
+        result[f"odometry_{preset}"] = odometry(preset)
     for fps in (10.0, 20.0):
         for precision in ("fp32", "bf16"):
             row = streaming(arguments.weights, fps, arguments.threads, precision)
