@@ -22,7 +22,7 @@ RAMP = 5.0
 
 @dataclass(frozen=True)
 class Peers:
-    """What the others make of the states of T policies, computed once and never with gradient.
+    """What the others make of the states of T policies; without gradient, unless the recipe says ``detach: none``.
 
     Attributes:
         features: of all peers, ``[T, B, P, F]``; where their sizes differ, T is 1 and each
@@ -65,13 +65,18 @@ class DecisionAttention(nn.Module):
         n_in = n_actions if settings.attention_input == "decision" else widths[0]
         self.query = nn.Linear(n_in, settings.attention_dim, bias=False)
         self.key = nn.Linear(n_in, settings.attention_dim, bias=False)
+        for layer in (self.query, self.key):
+            layer.requires_grad_(settings.attention_train == "target")
         pairs = ((m, b) for m in range(len(widths)) for b in range(len(widths)))
         self.adapters = nn.ModuleDict(
             {f"{m}-{b}": nn.Linear(widths[b], widths[m]) for m, b in pairs if widths[m] != widths[b]}
         )
 
     def weights(self, features: Tensor, decisions: Tensor, peers: Peers) -> Tensor:
-        """alpha ``[T, B, P]``; what a policy itself gives is detached, so it is not trained to be attractive."""
+        """alpha ``[T, B, P]``; what a policy itself gives is detached, so it is not trained to be attractive.
+
+        With ``detach: none`` it is not.
+        """
         n = len(peers.members[0])
         if self.settings.targets == "mean":
             return decisions.new_full((*decisions.shape[:-1], n), 1 / n)
@@ -79,9 +84,9 @@ class DecisionAttention(nn.Module):
         if self.settings.attention_input == "feature":
             assert isinstance(peers.features, Tensor), "the recipe refuses features of several sizes"
             own, others = features, peers.features
-        seeking = (
-            self.query(own.detach()) @ self.key.weight
-        )  # q . W_k f_b = (W_k^T q) . f_b, without a key a peer
+        if self.settings.detach == "peers":
+            own = own.detach()
+        seeking = self.query(own) @ self.key.weight  # q . W_k f_b = (W_k^T q) . f_b, without a key a peer
         scores = (others @ seeking[..., None])[..., 0]
         if self.settings.attention_scale == "sqrt":
             scores = scores / math.sqrt(self.settings.attention_dim)

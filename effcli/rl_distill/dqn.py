@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -128,19 +129,15 @@ class DqnGroup(PolicyGroup):
             self.set_rate(settings.learning_rate * (1 - update / self.n_updates))
         batches = [self._drawn(stack) for stack in self.stacks]
         is_look = update % _LOOK_EVERY == 0 and n > 1
-        views = self.views([batch[0] for batch in batches]) if self.distils or is_look else []
-        peers = self.peers(views) if self.distils else None
+        seen = [batch[0] for batch in batches]
+        views = self.views(seen) if self.caches_peers or is_look else []
+        peers: Sequence[Peers | None] = [None] * len(seen)
+        if self.distils:
+            peers = self.peers(views) if self.caches_peers else self.live_peers(seen)
         weight = ramp_up(step, self.recipe.steps, self.opd.ramp)
-        sums: dict[str, float] = {}
-        self.attention_optimizer.zero_grad(set_to_none=True)
-        for i, stack in enumerate(self.stacks):
-            terms = self.terms(i, batches[i], None if peers is None else peers[i], weight)
-            stack.backward(torch.stack(list(terms.values())).sum(), settings.grad_clip)
-            self.optimizers[i].step()
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach().sum()) / n
-        if peers is not None and self.opd.targets == "attention":
-            self.attention_optimizer.step()
+        terms = [self.terms(i, *one, weight) for i, one in enumerate(zip(batches, peers, strict=True))]
+        self.descend(terms, settings.grad_clip)
+        sums = {name: float(torch.cat([one[name].detach() for one in terms]).sum()) / n for name in terms[0]}
         if is_look:
             sums["disagreement"] = self.disagreement(views)
         return sums

@@ -125,6 +125,11 @@ class PolicyGroup:
         weight = self.opd.decision_weight + self.opd.feature_weight
         return self.opd.targets != "none" and len(self.policies) > 1 and weight > 0
 
+    @property
+    def caches_peers(self) -> bool:
+        """Whether what peers say is computed once, without gradient."""
+        return self.distils and self.opd.detach == "peers"
+
     def views(
         self, observations: Sequence[Tensor], decided: Sequence[Tensor] | None = None
     ) -> list[tuple[list[Tensor], list[Tensor]]]:
@@ -140,7 +145,8 @@ class PolicyGroup:
             own = None
             if decided is not None and len(one) == 1 and self.opd.attention_self == "exclude":
                 own = (self.stacks[i], decided[i])
-            found.append(views_of(self.stacks, one, own))
+            with torch.no_grad():
+                found.append(views_of(self.stacks, one, own))
         return found
 
     def peers(self, views: Sequence[tuple[list[Tensor], list[Tensor]]]) -> list[Peers]:
@@ -150,6 +156,24 @@ class PolicyGroup:
             peers_from(stack.members, *one, returns, self.opd)
             for stack, one in zip(self.stacks, views, strict=True)
         ]
+
+    def live_peers(self, observations: Sequence[Tensor]) -> list[Peers]:
+        """What the policies of each stack are compared with on states ``[T, B, ...]`` of each, with gradient."""
+        return self.peers([views_of(self.stacks, one) for one in observations])
+
+    def descend(self, terms: Sequence[dict[str, Tensor]], largest: float | None) -> None:
+        """One step of every policy, and of the attention, down the sum of the terms of each stack.
+
+        Args:
+            terms: of each stack, ``[T]`` each.
+            largest: norm of the gradient of a policy.
+        """
+        self.attention_optimizer.zero_grad(set_to_none=True)
+        torch.cat([value for one in terms for value in one.values()]).sum().backward()
+        for stack, optimizer in zip(self.stacks, self.optimizers, strict=True):
+            stack.take_gradient(largest)
+            optimizer.step()
+        self.attention_optimizer.step()
 
     def disagreement(self, views: Sequence[tuple[list[Tensor], list[Tensor]]]) -> float:
         """How far all are apart on each other's states."""
@@ -194,7 +218,6 @@ def observations_of(policies: Sequence[Policy], device: torch.device) -> Tensor:
     return torch.from_numpy(seen).to(device).float()
 
 
-@torch.no_grad()
 def views_of(
     stacks: Sequence[NetworkStack], observations: Tensor, own: tuple[NetworkStack, Tensor] | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:

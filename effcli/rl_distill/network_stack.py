@@ -78,12 +78,8 @@ class NetworkStack:
             return (x * weight).sum(-1, keepdim=True) + bias[:, None]
         return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
 
-    def backward(self, loss: Tensor, largest: float | None = None) -> None:
-        """Set the gradient of the weights to that of a loss, each network's shortened to the norm ``largest``.
-
-        What else the loss depends on has its gradient added, as always.
-        """
-        loss.backward()
+    def take_gradient(self, largest: float | None = None) -> None:
+        """Set the gradient of the weights to what a backward pass left, each network's cut to the norm ``largest``."""
         grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves]
         grad = torch.cat([*(one.reshape(len(self), -1) for one in grads), self._rest], 1)
         for leaf in self._leaves:

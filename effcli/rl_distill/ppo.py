@@ -1,13 +1,15 @@
 """PPO (Schulman et al. 2017) for a group: every policy collects and learns by itself, and imitates its peers.
 
 The peers' decisions on a policy's rollout are computed once, before anybody learns, and serve all epochs; so no order
-of the policies is better than another, and with both weights 0 each policy is plain PPO.
+of the policies is better than another, and with both weights 0 each policy is plain PPO. With ``detach: none`` they are
+computed anew for every minibatch.
 
 Policies of one shape act and learn together (T of them, see :mod:`effcli.rl_distill.network_stack`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 
@@ -185,32 +187,28 @@ class PpoGroup(PolicyGroup):
         settings, n = self.recipe.ppo, len(self.policies)
         rollouts = [self.collect(stack) for stack in self.stacks]
         views = self._views(rollouts) if n > 1 else []
-        peers = self.peers(views) if self.distils else None
+        peers = self.peers(views) if self.caches_peers else None
         weight = ramp_up(update, self.n_updates, self.opd.ramp)
         sums: dict[str, Tensor] = {}
         self.set_rate(settings.learning_rate * (1 - update / self.n_updates))
         for _ in range(settings.epochs):
             orders = [self._orders(*pair) for pair in zip(self.stacks, rollouts, strict=True)]
             for part in range(settings.minibatches):
-                self.attention_optimizer.zero_grad(set_to_none=True)
-                for i, stack in enumerate(self.stacks):
-                    batch, looked_at = self._part(
-                        rollouts[i], None if peers is None else peers[i], orders[i], part
-                    )
-                    terms = self.terms(stack, batch, looked_at, weight)
-                    stack.backward(torch.stack(list(terms.values())).sum(), settings.grad_clip)
-                    self.optimizers[i].step()
-                    for name, value in terms.items():
-                        sums[name] = sums.get(name, torch.zeros(())) + value.detach().sum().cpu()
-                if peers is not None and self.opd.targets == "attention":
-                    self.attention_optimizer.step()
+                batches, looked_at = self._minibatch(rollouts, peers, orders, part)
+                terms = [
+                    self.terms(*one, weight) for one in zip(self.stacks, batches, looked_at, strict=True)
+                ]
+                self.descend(terms, settings.grad_clip)
+                for name in terms[0]:
+                    now = torch.cat([one[name].detach() for one in terms]).sum().cpu()
+                    sums[name] = sums.get(name, torch.zeros(())) + now
         n_terms = settings.epochs * settings.minibatches * n
         means = {name: float(value) / n_terms for name, value in sums.items()}
         return {**means, "disagreement": self.disagreement(views) if n > 1 else 0.0}
 
     def _views(self, rollouts: list[Rollout]) -> list[tuple[list[Tensor], list[Tensor]]]:
         """What everybody makes of all states; of some of them, where it is only to see how far policies are apart."""
-        every = 1 if self.distils else max(1, rollouts[0].actions.shape[1] // _LOOKED_AT)
+        every = 1 if self.caches_peers else max(1, rollouts[0].actions.shape[1] // _LOOKED_AT)
         seen = [rollout.observations[:, ::every] for rollout in rollouts]
         return self.views(seen, [rollout.logits[:, ::every] for rollout in rollouts])
 
@@ -222,14 +220,22 @@ class PpoGroup(PolicyGroup):
         orders = [torch.randperm(n, generator=self.policies[m].generator) for m in stack.members]
         return torch.stack(orders).to(self.runtime.device).tensor_split(self.recipe.ppo.minibatches, 1)
 
-    @staticmethod
-    def _part(
-        rollout: Rollout, peers: Peers | None, orders: tuple[Tensor, ...], number: int
-    ) -> tuple[Rollout, Peers | None]:
-        """A minibatch."""
-        if not orders:
-            return rollout, peers
-        return rollout.rows(orders[number]), None if peers is None else peers.rows(orders[number])
+    def _minibatch(
+        self,
+        rollouts: list[Rollout],
+        peers: list[Peers] | None,
+        orders: list[tuple[Tensor, ...]],
+        number: int,
+    ) -> tuple[list[Rollout], Sequence[Peers | None]]:
+        """Of each stack: states, and what peers make of them."""
+        if any(orders):
+            rows = [order[number] for order in orders]
+            rollouts = [rollout.rows(chosen) for rollout, chosen in zip(rollouts, rows, strict=True)]
+            if peers is not None:
+                peers = [one.rows(chosen) for one, chosen in zip(peers, rows, strict=True)]
+        if not self.distils:
+            return rollouts, [None] * len(rollouts)
+        return rollouts, peers or self.live_peers([batch.observations for batch in rollouts])
 
     def terms(
         self, stack: NetworkStack, batch: Rollout, peers: Peers | None, weight: float

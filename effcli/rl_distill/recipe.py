@@ -60,6 +60,13 @@ class OpdSection(Section):
     attention_input: Literal["feature", "decision"] = Field(
         "feature", description="What queries and keys are made from; decision where sizes differ."
     )
+    attention_train: Literal["target", "none"] = Field(
+        "target", description="Attention learns through the targets, or stays as drawn at random."
+    )
+    detach: Literal["peers", "none"] = Field(
+        "peers",
+        description="none: targets are computed anew with gradient, and push peers, too, as OKDDip's.",
+    )
     value_weight: float = Field(
         0.0, ge=0, description="Add this times each peer's standardised recent return to its weight (ours)."
     )

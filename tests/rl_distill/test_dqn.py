@@ -132,6 +132,26 @@ def test_policies_together_learn_what_they_learn_one_after_another() -> None:
         torch.testing.assert_close(stack, other_stack.weights[0], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_where_nothing_is_detached_a_policy_without_a_loss_of_its_own_is_moved(together: bool) -> None:
+    """The gradient of policy 0's distances in the weights of the others: none, or some."""
+    found = []
+    for detach in ("peers", "none"):
+        one = group(3, together=together, detach=detach, ramp=0.0)
+        states = [torch.randn(len(stack), 16, 4) for stack in one.stacks]
+        peers = one.peers(one.views(states)) if detach == "peers" else one.live_peers(states)
+        zeros = torch.zeros_like(states[0][..., 0])
+        batch = (states[0], zeros.long(), zeros, states[0], zeros)
+        terms = one.terms(0, batch, peers[0], 1.0)
+        (terms["decision"][0] + terms["feature"][0]).backward()
+        for stack in one.stacks:
+            stack.take_gradient()
+        grads = torch.cat([stack.weights.grad for stack in one.stacks])  # type: ignore[misc]
+        found.append([float(row.abs().max()) > 0 for row in grads])
+        one.update(30)  # and it learns
+    assert found == [[True, False, False], [True, True, True]]
+
+
 def test_a_group_goes_on_where_it_was() -> None:
     whole, cut = group(2), group(2)
     for update in range(60):

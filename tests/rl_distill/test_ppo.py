@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -204,11 +205,99 @@ def test_peers_get_no_gradient() -> None:
     rollouts = [one.collect(stack) for stack in one.stacks]
     peers = one.peers(one.views([rollout.observations for rollout in rollouts]))
     terms = one.terms(one.stacks[0], rollouts[0], peers[0], 1.0)
-    one.stacks[0].backward(torch.stack(list(terms.values())).sum())
-    assert all(stack.weights.grad is None for stack in one.stacks[1:])
-    assert one.stacks[0].weights.grad is not None
+    torch.cat(list(terms.values())).sum().backward()
+    for stack in one.stacks:
+        stack.take_gradient()
+    largest = [float(stack.weights.grad.abs().max()) for stack in one.stacks]  # type: ignore[union-attr]
+    assert largest[0] > 0
+    assert largest[1:] == [0, 0]
     assert one.attention.query.weight.grad is not None
     assert float(one.attention.query.weight.grad.abs().max()) > 0
+
+
+def undetached_loss(one: PpoGroup, seen: list[Tensor], parts: list[Rollout]) -> Tensor:
+    """What all policies lose by their distances from each other, slowly, with gradient into everybody."""
+    opd, loss = one.opd, torch.zeros(())
+    networks = [policy.network for policy in one.policies]
+    for m, states in enumerate(seen):
+        features, logits = zip(*(network(states)[:2] for network in networks), strict=True)
+        others = [b for b in range(len(networks)) if b != m]
+        query = features[m] @ one.attention.query.weight.T
+        keys = [features[b] @ one.attention.key.weight.T for b in others]
+        scores = torch.stack([(query * key).sum(-1) for key in keys], -1) / opd.attention_dim**0.5
+        alpha = scores.softmax(-1)
+        z_hat = sum(alpha[:, i, None] * logits[b] for i, b in enumerate(others))
+        f_hat = sum(alpha[:, i, None] * features[b] for i, b in enumerate(others))
+        p = z_hat.softmax(-1)  # type: ignore[union-attr]
+        kl = (p * (p.log() - logits[m].log_softmax(-1))).sum(-1)
+        far = (features[m] - f_hat).square().mean(-1)
+        counts = parts[m].valid[0] / parts[m].valid[0].sum()
+        loss = loss + (counts * (opd.decision_weight * kl + opd.feature_weight * far)).sum()
+    return loss
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_where_nothing_is_detached_targets_push_peers(together: bool) -> None:
+    one = group(3, together=together, detach="none", decision_weight=1.0, feature_weight=1.0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for stack in one.stacks:  # or logits are all near 0
+            stack.weights += 0.1 * torch.randn_like(stack.weights)
+    rollouts = [one.collect(stack) for stack in one.stacks]
+    peers = one.live_peers([rollout.observations for rollout in rollouts])
+    terms = [one.terms(*row, 1.0) for row in zip(one.stacks, rollouts, peers, strict=True)]
+    torch.cat([row[name] for row in terms for name in ("decision", "feature")]).sum().backward()
+    for stack in one.stacks:
+        stack.take_gradient()
+    ours = torch.cat([stack.weights.grad for stack in one.stacks])  # type: ignore[misc]
+    query = one.attention.query.weight.grad
+    one.attention.zero_grad()
+    states = [row for rollout in rollouts for row in rollout.observations]
+    parts = [rollout.rows(torch.arange(128)[None]) for rollout in rollouts]
+    if together:
+        whole = rollouts[0]
+        parts = [Rollout(*(getattr(whole, f.name)[m : m + 1] for f in fields(Rollout))) for m in range(3)]
+    undetached_loss(one, states, parts).backward()
+    for m, policy in enumerate(one.policies):
+        slow = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.network.parameters()]
+        flat = nn.utils.parameters_to_vector(slow)
+        assert float(flat.abs().max()) > 1e-4
+        torch.testing.assert_close(ours[m, : len(flat)], flat, atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(query, one.attention.query.weight.grad, atol=1e-6, rtol=1e-3)
+
+
+def test_without_a_detached_target_an_update_is_another_one() -> None:
+    detached, undetached = group(3, ramp=0.0), group(3, ramp=0.0, detach="none")
+    ours, other = detached.update(0), undetached.update(0)
+    assert ours["decision"] != other["decision"]
+    assert undetached.attention_means is not None
+    assert not same(weights(detached)[0], weights(undetached)[0])
+
+
+@pytest.mark.parametrize("how", ["target", "none"])
+def test_attention_learns_or_stays_as_it_was_drawn(how: str) -> None:
+    one = group(3, ramp=0.0, attention_train=how)
+    before = one.attention.query.weight.detach().clone()
+    one.update(0)
+    assert torch.equal(before, one.attention.query.weight) == (how == "none")
+    assert one.attention_means is not None
+    assert float(one.attention_means[0, 1]) != 0.5
+
+
+def test_adapters_learn_under_plain_averages_too() -> None:
+    recipe = PpoRecipe(
+        env={"id": CORRIDOR, "copies": 2},
+        steps=256,
+        policies=("small", "large", "large"),
+        opd={"targets": "mean", "ramp": 0.0},
+        ppo=PpoSection(rollout=16, epochs=1, minibatches=1),
+    )
+    one = PpoGroup(recipe, create_runtime(device="cpu", precision="fp32", seed=0, threads=1))
+    before = [p.detach().clone() for p in one.attention.adapters.parameters()]
+    one.update(0)
+    assert not any(
+        torch.equal(p, q) for p, q in zip(before, one.attention.adapters.parameters(), strict=True)
+    )
 
 
 def test_a_group_goes_on_where_it_was() -> None:
