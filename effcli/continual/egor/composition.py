@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -67,19 +69,20 @@ class Composer:
         online = self._settings.online
         rng = np.random.default_rng((_ORDER_STREAM, self._seed, item, epoch if online else 0))
         blend = float(rng.beta(2, 2)) if self._settings.blend is None else self._settings.blend
-        taken = boxes.numpy().astype(np.float64)
+        n, taken = len(boxes), np.empty((len(boxes) + MOST_PASTES, 4))
+        taken[:n] = boxes.numpy()
         image = image.clone()
         pasted, labels = [], []
         for _ in range(MOST_PASTES):
             number = int(rng.integers(len(self._crops)))
             size, mirrored = self._variant(number, rng)
-            place = free_place(size, (width, height), taken, rng)
+            place = free_place(size, (width, height), taken[:n], rng)
             if place is None:
                 continue
-            clipped = paste(image, self._varied(number, size, mirrored), place, blend)
-            taken = np.concatenate([taken, [[*place, place[0] + size[0], place[1] + size[1]]]])
-            pasted.append(clipped)
+            pasted.append(paste(image, self._varied(number, size, mirrored), place, blend))
             labels.append(self._crops[number].label)
+            taken[n] = *place, place[0] + size[0], place[1] + size[1]
+            n += 1
         return image, Pasted(
             torch.tensor(pasted, dtype=torch.float32).reshape(-1, 4), torch.tensor(labels, dtype=torch.long)
         )
@@ -121,35 +124,47 @@ def free_place(
     Returns:
         Left and top, which may be outside the image; None where no try fits.
     """
-    width, height = canvas
-    half = TRIES // 2
-    x, y = rng.random((2, TRIES))
-    x[:half], y[:half] = 0.6 * width * x[:half], 0.4 * height * y[:half]
-    x[half:] = width * (0.4 + 0.6 * x[half:]) - size[0]
-    y[half:] = height * (0.6 + 0.4 * y[half:]) - size[1]
-    left, top = np.rint(x), np.rint(y)
-    right, bottom = left + size[0], top + size[1]
-    wide = np.minimum(right[:, None], taken[:, 2]) - np.maximum(left[:, None], taken[:, 0]) + 1
-    high = np.minimum(bottom[:, None], taken[:, 3]) - np.maximum(top[:, None], taken[:, 1]) + 1
-    both = np.maximum(wide, 0) * np.maximum(high, 0)
-    others = (taken[:, 2] - taken[:, 0] + 1) * (taken[:, 3] - taken[:, 1] + 1)
-    own = (size[0] + 1) * (size[1] + 1)
-    fits = (both <= np.minimum(MOST_OF_OTHER * others, MOST_OF_OWN * own)).all(1)
-    first = int(fits.argmax())
-    return (int(left[first]), int(top[first])) if fits[first] else None
+    place = np.empty(2)
+    _first_free()(rng.random((2, TRIES)), *size, *canvas, taken, MOST_OF_OTHER, MOST_OF_OWN, place)
+    left, top = place.tolist()
+    return None if math.isnan(left) else (int(left), int(top))
 
 
 def paste(
     image: Tensor, crop: Tensor, place: tuple[int, int], blend: float
 ) -> tuple[float, float, float, float]:
-    """Blend a crop into an image, in place: blend * image + (1 - blend) * crop, inside the clipped box; which is it."""
+    """Blend a crop into an image, in place: blend * image + (1 - blend) * crop, inside the clipped box; which is it.
+
+    Both are uint8 ``[3, h, w]`` on the CPU, and ``blend`` from 0 to 1.
+    """
     height, width = image.shape[1:]
     x, y = place
     left, top = max(x, 0), max(y, 0)
     right, bottom = min(x + crop.shape[2], width), min(y + crop.shape[1], height)
-    under = image[:, top:bottom, left:right].float()
-    over = crop[:, top - y : bottom - y, left - x : right - x].float()
-    image[:, top:bottom, left:right] = (
-        (blend * under + (1 - blend) * over).round_().clamp_(0, 255).to(torch.uint8)
-    )
+    under = image[:, top:bottom, left:right].numpy()
+    over = crop[:, top - y : bottom - y, left - x : right - x].numpy()
+    _blend()(under, over, blend)
     return float(left), float(top), float(right), float(bottom)
+
+
+@cache
+def _first_free() -> Callable[..., None]:
+    from numba import types
+
+    from effcli.continual.egor.composition_cpu import first_free
+    from effcli.nn.numba_threads import compile_cached
+
+    number, table = types.float64, types.float64[:, ::1]
+    signature = types.void(table, *[number] * 4, table, number, number, number[::1])
+    return compile_cached(first_free, signature, parallel=False)
+
+
+@cache
+def _blend() -> Callable[..., None]:
+    from numba import types
+
+    from effcli.continual.egor.composition_cpu import blend
+    from effcli.nn.numba_threads import compile_cached
+
+    pixels = types.Array(types.uint8, 3, "A")
+    return compile_cached(blend, types.void(pixels, pixels, types.float64), parallel=False)

@@ -77,6 +77,48 @@ def test_a_place_is_refused_by_either_rule() -> None:
             assert both / 21**2 <= 0.1
 
 
+def vectorised_place(
+    size: tuple[int, int], canvas: tuple[int, int], taken: np.ndarray, rng: np.random.Generator
+) -> tuple[int, int] | None:
+    """The same rules, all places and boxes at once."""
+    x, y = rng.random((2, 40))
+    x[:20], y[:20] = 0.6 * canvas[0] * x[:20], 0.4 * canvas[1] * y[:20]
+    x[20:] = canvas[0] * (0.4 + 0.6 * x[20:]) - size[0]
+    y[20:] = canvas[1] * (0.6 + 0.4 * y[20:]) - size[1]
+    left, top = np.rint(x), np.rint(y)
+    wide = np.minimum(left[:, None] + size[0], taken[:, 2]) - np.maximum(left[:, None], taken[:, 0]) + 1
+    high = np.minimum(top[:, None] + size[1], taken[:, 3]) - np.maximum(top[:, None], taken[:, 1]) + 1
+    both = np.maximum(wide, 0) * np.maximum(high, 0)
+    others = (taken[:, 2] - taken[:, 0] + 1) * (taken[:, 3] - taken[:, 1] + 1)
+    own = (size[0] + 1) * (size[1] + 1)
+    fits = (both <= np.minimum(0.3 * others, 0.1 * own)).all(1)
+    first = int(fits.argmax())
+    return (int(left[first]), int(top[first])) if fits[first] else None
+
+
+def test_places_are_those_of_the_vectorised_search() -> None:
+    rng = np.random.default_rng(0)
+    refused = 0
+    for seed in range(500):
+        corners = rng.uniform(0, 60, (rng.integers(0, 8), 2))
+        taken = np.concatenate([corners, corners + rng.uniform(1, 60, corners.shape)], 1)
+        size = (int(rng.integers(4, 60)), int(rng.integers(4, 60)))
+        ours = free_place(size, (96, 64), taken, np.random.default_rng(seed))
+        assert ours == vectorised_place(size, (96, 64), taken, np.random.default_rng(seed))
+        refused += ours is None
+    assert 50 < refused < 450
+
+
+@pytest.mark.parametrize("blend", [0.0, 0.21, 0.5, 0.8765, 1.0])
+def test_every_pair_of_values_is_blended_as_in_torch(blend: float) -> None:
+    under = torch.arange(256, dtype=torch.uint8).expand(3, 256, 256)
+    over = under.transpose(1, 2)
+    canvas = under.clone()
+    paste(canvas, over, (0, 0), blend)
+    slow = (blend * under.float() + (1 - blend) * over.float()).round().clamp(0, 255).to(torch.uint8)
+    assert torch.equal(canvas, slow)
+
+
 def test_an_image_filled_by_an_object_stays_as_it_is() -> None:
     full = torch.tensor([[0.0, 0, 97, 73]])  # 0.76 of both sides
     before = image()
