@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effcli.core.runtime import create_runtime
+from effcli.core.memory import keep_freed_memory
+from effcli.core.runtime import DTYPES, create_runtime
 from effcli.data.stereo_drives import Drive, Preset
 from effcli.detect_stream.config import FULL, TINY, NetworkConfig
 from effcli.detect_stream.cost_volume import cost_volume, plane_depths
@@ -94,7 +95,8 @@ def frames(config: NetworkConfig, repeats: int, precisions: tuple[str, ...]) -> 
     """A streamed frame: the naive form, and ours in each precision."""
     torch.manual_seed(0)
     network = StreamDsgn(config).eval()
-    fast = fast_network(network)
+    keep_freed_memory()
+    fast = {precision: fast_network(network, DTYPES[precision]) for precision in precisions}
     calibration = Drive(0, 3).calibration.scaled(config.width / 416)
     matrices = torch.from_numpy(np.stack([calibration.left, calibration.right])).float()[None]
     view = network.view(matrices, torch.tensor([[config.height, config.width]]))
@@ -107,7 +109,7 @@ def frames(config: NetworkConfig, repeats: int, precisions: tuple[str, ...]) -> 
 
         def ours(precision: str = precision) -> None:
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                fast(fast_left, fast_right, view, before)
+                fast[precision](fast_left, fast_right, view, before)
 
         forms[precision] = ours
     with torch.inference_mode():

@@ -6,10 +6,12 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from effcli.detect_stream.config import NetworkConfig
 from effcli.detect_stream.image_network import ROW_STEP
+from effcli.nn.weighted_rows import WeightedRows, samples
 
 
 def plane_depths(config: NetworkConfig) -> np.ndarray:
@@ -58,8 +60,56 @@ def cost_volume(left: Tensor, right: Tensor, focal_baseline: Tensor, config: Net
     """
     if config.window is None:
         return _whole(left, right, focal_baseline, config)
-    return torch.stack(
-        [_windowed(left[i], right[i], float(focal_baseline[i]), config) for i in range(len(left))]
+    found = [_windowed(left[i], right[i], float(focal_baseline[i]), config) for i in range(len(left))]
+    return torch.stack(found).permute(0, 1, 4, 2, 3)
+
+
+def matched_planes(
+    left: Tensor,
+    right: Tensor,
+    focal_baseline: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    config: NetworkConfig,
+) -> Tensor:
+    """A 1x1x1 convolution of the plain volume that is never made, on CPUs.
+
+    The convolution is a sum of one of the left features, which are the same on every plane, and one of the right ones,
+    which may as well be convolved before they are moved. So a value is a weighted sum of three rows of a table.
+
+    Args:
+        left: as of :func:`cost_volume`.
+        right: likewise.
+        focal_baseline: likewise.
+        weight: ``[C', 2 C, 1, 1, 1]``.
+        bias: ``[C']``.
+        config: without a window.
+
+    Returns:
+        ``[B, K, C', h, w]``; channels lie together in memory.
+    """
+    channels, height, width = left.shape[1:]
+    still = F.conv2d(left, weight[:, :channels, :, :, 0], bias)
+    moving = F.conv2d(right, weight[:, channels:, :, :, 0])
+    tables = torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2) for x in (moving, still)], 1)
+    chosen = [_matches(float(one), right.shape[3], height, width, config) for one in focal_baseline]
+    found: Tensor = samples(tables, chosen).unflatten(1, (config.n_planes, height, width))
+    return found.permute(0, 1, 4, 2, 3)
+
+
+@lru_cache(maxsize=16)
+def _matches(
+    focal_baseline: float, n_columns: int, height: int, width: int, config: NetworkConfig
+) -> WeightedRows:
+    """Of every value of the planes: the two right features between which it lies, and the left one behind them."""
+    low, high, share, inside = _places(focal_baseline, n_columns, width, config)
+    row = torch.arange(height)[:, None]
+    right = [(row * n_columns + columns[:, None]) for columns in (low, high)]
+    left = (height * n_columns + row * width + torch.arange(width)).expand_as(right[0])
+    weights = [(part[:, None]).expand(right[0].shape) for part in ((1 - share) * inside, share * inside)]
+    return WeightedRows(
+        torch.stack([*right, left], -1).flatten(0, 2),
+        torch.stack([*weights, torch.ones(right[0].shape)], -1).flatten(0, 2),
     )
 
 
@@ -100,7 +150,7 @@ def _places(
 
 
 def _windowed(left: Tensor, right: Tensor, focal_baseline: float, config: NetworkConfig) -> Tensor:
-    """Each plane sees a window of the channels (DPS), channel c at place c modulo the window."""
+    """Each plane sees a window of the channels (DPS), channel c at place c modulo the window: ``[K, h, w, 2 C']``."""
     assert config.window is not None
     places = _places(focal_baseline, right.shape[2], left.shape[2], config)
     low, high = (part.to(right.device) for part in places[:2])
@@ -115,4 +165,4 @@ def _windowed(left: Tensor, right: Tensor, focal_baseline: float, config: Networ
         still = left[:, :, seen]
         parts = (still[..., turn:], still[..., :turn], swept[..., turn:], swept[..., :turn])
         planes.append(torch.cat(parts, -1))
-    return torch.stack(planes).permute(0, 3, 1, 2)
+    return torch.stack(planes)

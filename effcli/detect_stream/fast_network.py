@@ -8,16 +8,23 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
-from effcli.detect_stream.folded_convolution import ConvBn3d
+from effcli.detect_stream.folded_convolution import Conv3d, ConvBn3d
 from effcli.detect_stream.streamdsgn import StreamDsgn
 
 
-def fast_network(network: StreamDsgn) -> StreamDsgn:
-    """A copy that gives the same boxes up to rounding; it cannot be trained."""
+def fast_network(network: StreamDsgn, dtype: torch.dtype = torch.float32) -> StreamDsgn:
+    """A copy that gives the same boxes up to rounding; it cannot be trained.
+
+    Args:
+        network: to copy.
+        dtype: that autocast will compute convolutions in; their weights are kept in it, not converted every frame.
+    """
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     fast.depth_head = None
     _fold(fast)
     for module in fast.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | Conv3d):
+            module.to(dtype)
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     return fast

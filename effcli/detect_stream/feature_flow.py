@@ -54,7 +54,7 @@ def feature_flow(now: Tensor, before: Tensor, reach: int, *, first_wins: bool = 
     Returns:
         Cells to the right and down, ``[B, 2, H, W]``.
     """
-    pooled, pooled_before = (F.max_pool2d(x.float(), POOL) for x in (now, before))
+    pooled, pooled_before = (_pooled(x).float().contiguous() for x in (now, before))
     similarities = shift_similarities(pooled, pooled_before, reach)
     n_shifts = similarities.shape[1]
     certain = similarities.softmax(1).max(1).values > 1 / (0.8 * n_shifts)
@@ -64,6 +64,12 @@ def feature_flow(now: Tensor, before: Tensor, reach: int, *, first_wins: bool = 
     best = torch.where(certain, best, torch.full_like(best, n_shifts // 2))
     flow = shifts_of(reach).to(now.device)[best].flip(-1).permute(0, 3, 1, 2).to(torch.float32)
     return POOL * F.interpolate(flow, scale_factor=float(POOL), mode="bilinear", align_corners=False)
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """The largest of two by two cells; on CPUs an order of magnitude faster than ``max_pool2d``."""
+    rows = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 def warp(x: Tensor, flow: Tensor, *, drifting: bool = False) -> Tensor:

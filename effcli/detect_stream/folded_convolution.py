@@ -26,9 +26,10 @@ def conv3d_as_2d(layers: Tensor, weight: Tensor, bias: Tensor | None = None, str
     if weight.shape[2] == 1:
         return _flatly(layers, weight[:, :, 0], bias, 1, 0)
     depth = layers.shape[1]
-    nothing = torch.zeros_like(layers[:, :1])
-    padded = torch.cat([nothing, layers, nothing], 1)
-    stacked = torch.cat([padded[:, i : i + depth : stride] for i in range(3)], 2)
+    x, channels = _as_stored(layers)
+    nothing = torch.zeros_like(x[:, :1])
+    padded = torch.cat([nothing, x, nothing], 1)
+    stacked = torch.cat([padded[:, i : i + depth : stride] for i in range(3)], channels).movedim(channels, 2)
     flat_weight = weight.transpose(1, 2).reshape(len(weight), -1, 3, 3)
     return _flatly(stacked, flat_weight, bias, stride, 1)
 
@@ -44,13 +45,17 @@ def transposed_conv3d_as_2d(layers: Tensor, weight: Tensor, bias: Tensor | None 
         bias: ``[C']``.
     """
     n, depth = layers.shape[:2]
-    after = torch.cat([layers[:, 1:], torch.zeros_like(layers[:, :1])], 1)
+    x, channels = _as_stored(layers)
+    both = torch.cat([x, torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], 1)], channels).movedim(channels, 2)
     even = _up(layers.flatten(0, 1), weight[:, :, 1], bias)
-    odd = _up(
-        torch.cat([layers, after], 2).flatten(0, 1), torch.cat([weight[:, :, 2], weight[:, :, 0]], 0), bias
-    )
-    pairs = torch.stack([even, odd], 1)
-    return pairs.reshape(n, 2 * depth, *even.shape[1:])
+    odd = _up(both.flatten(0, 1), torch.cat([weight[:, :, 2], weight[:, :, 0]], 0), bias)
+    pairs = torch.stack([y.movedim(1, channels - 1) for y in (even, odd)], 1)
+    return pairs.reshape(n, 2 * depth, *pairs.shape[2:]).movedim(channels, 2)
+
+
+def _as_stored(layers: Tensor) -> tuple[Tensor, int]:
+    """Layers, and which dimension is that of the channels: the last, where these lie together in memory, else 2."""
+    return (layers.movedim(2, 4), 4) if layers.stride(2) == 1 else (layers, 2)
 
 
 def _flatly(layers: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
@@ -118,11 +123,12 @@ class ConvBn3d(nn.Module):
 
     def forward(self, layers: Tensor) -> Tensor:
         """``[B, D, C, H, W]`` to ``[B, D', C', H', W']``."""
-        found: Tensor = self.conv(layers)
-        flat = found.flatten(0, 1)
-        if (
-            self.training
-        ):  # in channels-last, PyTorch's statistics on CPUs are slow, and sums of all values in a row
+        return self.normed(self.conv(layers))
+
+    def normed(self, convolved: Tensor) -> Tensor:
+        """What follows the convolution."""
+        flat = convolved.flatten(0, 1)
+        if self.training:  # statistics on CPUs are slow in channels-last, and sums of all values in a row
             flat = flat.contiguous()
-        normed: Tensor = self.norm(flat)
-        return normed.reshape(found.shape)
+        found: Tensor = self.norm(flat)
+        return found.reshape(convolved.shape)

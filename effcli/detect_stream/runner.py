@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from effcli.core.memory import keep_freed_memory
 from effcli.data.boxes3d import to_camera
 from effcli.data.kitti_labels import Objects
 from effcli.detect_stream.stream_detector import Detected, Prepared, StreamDetector
@@ -272,7 +273,8 @@ class _Waiting:
 
 
 def warm_up(detector: StreamDetector, arrival: Arrival) -> None:
-    """Let caches fill and code be made before the clock starts."""
+    """Let caches fill and code be made before the clock starts; from here on the process keeps its memory."""
+    keep_freed_memory()
     if arrival.frame is None:
         return
     prepared = detector.prepare(arrival.frame, 0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from effcli.detect_stream.config import NetworkConfig
 from effcli.detect_stream.folded_convolution import ConvBn3d
 from effcli.detect_stream.image_network import ROW_STEP
-from effcli.nn.trilinear import Corners, corners_of, sample
+from effcli.nn.weighted_rows import WeightedRows, corners_of, samples
 
 
 def cell_centres(config: NetworkConfig) -> Tensor:
@@ -67,7 +67,7 @@ class Cells:
         self, where: Tensor, seen: Tensor | None, size: tuple[int, int, int], *, align_corners: bool
     ) -> None:
         self.where, self.seen, self.align_corners = where, seen, align_corners
-        self._corners: list[Corners] = []
+        self._corners: list[WeightedRows] = []
         if where.device.type == "cpu":
             self._corners = [
                 corners_of(one, size, align_corners=align_corners, seen=None if seen is None else seen[i])
@@ -77,13 +77,11 @@ class Cells:
     def sample(self, layers: Tensor) -> Tensor:
         """Values ``[B, Z, C, Y, X]`` of layers ``[B, D, C, H, W]``; fewer points than samples are repeated."""
         shape = self.where.shape[1:4]
-        n = len(self.where)
+        times = len(layers) // len(self.where)
         if self._corners:
             tables = layers.permute(0, 1, 3, 4, 2).flatten(1, 3)
-            found = [sample(table, self._corners[i % n]) for i, table in enumerate(tables)]
-            stacked: Tensor = torch.stack(found).unflatten(1, shape)
-            return stacked.permute(0, 1, 4, 2, 3)
-        times = len(layers) // n
+            found: Tensor = samples(tables, self._corners * times).unflatten(1, shape)
+            return found.permute(0, 1, 4, 2, 3)
         where = self.where.repeat(times, 1, 1, 1, 1).to(layers.dtype)
         values = F.grid_sample(layers.transpose(1, 2), where, align_corners=self.align_corners)
         if self.seen is not None:
@@ -170,4 +168,6 @@ class SpaceVolume(nn.Module):
 def seen_from_above(volume: Tensor) -> Tensor:
     """Layers in fours averaged, then folded into the channels: ``[B, Z, C, Y, X]`` to ``[B, C Z / 4, Y, X]``."""
     pooled: Tensor = volume.unflatten(1, (-1, 4)).mean(2)
+    if pooled.stride(2) == 1:
+        return pooled.permute(0, 3, 4, 2, 1).flatten(3).permute(0, 3, 1, 2)
     return pooled.transpose(1, 2).flatten(1, 2)

@@ -108,7 +108,7 @@ class StreamDetector:
         *,
         ego_motion: EgoMotion = "unused",
     ) -> None:
-        self.network = fast_network(detector.network).to(runtime.device)
+        self.network = fast_network(detector.network, runtime.dtype).to(runtime.device)
         self.target, self.fps, self.limits = detector.target, fps, limits
         self.config = self.network.config
         self.ego_motion = ego_motion

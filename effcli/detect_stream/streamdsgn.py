@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from effcli.detect_stream.anchors import CODE_SIZE, PER_CELL
 from effcli.detect_stream.bev_network import bev_network
 from effcli.detect_stream.config import CLASSES, NetworkConfig
-from effcli.detect_stream.cost_volume import cost_volume
+from effcli.detect_stream.cost_volume import cost_volume, matched_planes
 from effcli.detect_stream.ego_motion import ego_flow, moved_map
 from effcli.detect_stream.feature_flow import ConcatFusion, FlowFusion, feature_flow
 from effcli.detect_stream.folded_convolution import Conv3d, ConvBn3d
@@ -182,11 +182,19 @@ class StreamDsgn(nn.Module):
             of_left = self.image_network(left, (ROW_STEP, ROW_STEP))
             of_right = self.image_network(right, (ROW_STEP, 1))
         focal_baseline = view.focal_baseline.repeat(len(left) // len(view.focal_baseline))
-        planes = cost_volume(of_left, of_right, focal_baseline, self.config)
-        planes = F.relu(self.match1(planes))
+        planes = F.relu(self._matched(of_left, of_right, focal_baseline))
         planes = planes + self.match2(planes)
         found: Tensor = self.space(planes, view.cells)
         return found
+
+    def _matched(self, left: Tensor, right: Tensor, focal_baseline: Tensor) -> Tensor:
+        """The first convolution of the plane sweep, ``[B, K, C, h, w]``."""
+        if self.config.window is not None or left.device.type != "cpu":
+            found: Tensor = self.match1(cost_volume(left, right, focal_baseline, self.config))
+            return found
+        conv = self.match1.conv
+        swept = matched_planes(left, right, focal_baseline, conv.weight, conv.bias, self.config)
+        return self.match1.normed(swept)
 
     def flow(self, now: Tensor, before: Tensor, motion: Tensor | None = None) -> Tensor:
         """How the map moved since the frame before, cells to the right and down, ``[B, 2, Y, X]``.

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from effcli.data.stereo_drives import Drive
 from effcli.detect_stream.anchors import anchors_of
 from effcli.detect_stream.config import BASE, FULL, TINY, NetworkConfig
-from effcli.detect_stream.cost_volume import cost_volume, plane_depths, window_starts
+from effcli.detect_stream.cost_volume import cost_volume, matched_planes, plane_depths, window_starts
 from effcli.detect_stream.fast_network import fast_network
 from effcli.detect_stream.feature_flow import feature_flow, shift_similarities, warp
+from effcli.detect_stream.folded_convolution import conv3d_as_2d
 from effcli.detect_stream.image_network import convolved_where_read
 from effcli.detect_stream.space_volume import Cells, SpaceVolume
 from effcli.detect_stream.streamdsgn import DepthHead, Head, StreamDsgn, n_parameters
@@ -103,6 +104,24 @@ def test_the_plane_sweep(window: int | None) -> None:
     for i, focal_baseline in enumerate((60.0, 128.0)):
         slow = swept_slowly(left[i], right[i], focal_baseline, config)
         torch.testing.assert_close(found[i], slow, rtol=1e-4, atol=1e-4)
+
+
+def test_planes_are_matched_without_the_volume() -> None:
+    """Values and gradients are those of a convolution of the volume."""
+    torch.manual_seed(0)
+    config = SMALL.model_copy(update={"stereo_channels": 6, "n_planes": 5})
+    left, right = torch.randn(2, 6, 3, 10, requires_grad=True), torch.randn(2, 6, 3, 40, requires_grad=True)
+    weight, bias = torch.randn(4, 12, 1, 1, 1, requires_grad=True), torch.randn(4, requires_grad=True)
+    focal_baseline = torch.tensor([60.0, 128.0])
+    fast = matched_planes(left, right, focal_baseline, weight, bias, config)
+    slow = conv3d_as_2d(cost_volume(left, right, focal_baseline, config), weight, bias)
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
+    upstream = torch.randn_like(slow)
+    inputs = (left, right, weight, bias)
+    found = torch.autograd.grad((fast * upstream).sum(), inputs)
+    expected = torch.autograd.grad((slow * upstream).sum(), inputs)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
 def test_windows_of_channels_as_published() -> None:
@@ -229,6 +248,21 @@ def test_folding_changes_nothing(scene: tuple[StreamDsgn, list[Tensor], list[Ten
     slow, _ = network(left[1], right[1], view, kept)  # type: ignore[arg-type]
     quick, _ = fast(left[1], right[1], view, kept_too)  # type: ignore[arg-type]
     torch.testing.assert_close(quick.codes, slow.codes, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_weights_in_bfloat16_are_those_that_autocast_makes(
+    scene: tuple[StreamDsgn, list[Tensor], list[Tensor], object],
+) -> None:
+    network, left, right, view = scene
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        fast = fast_network(network, dtype)
+        with torch.autocast("cpu", torch.bfloat16):
+            _, before = fast(left[0], right[0], view)  # type: ignore[arg-type]
+            found.append(fast(left[1], right[1], view, before)[0])  # type: ignore[arg-type]
+    for name in ("scores", "codes", "directions"):
+        torch.testing.assert_close(getattr(found[0], name), getattr(found[1], name), rtol=0, atol=0)
 
 
 @torch.no_grad()

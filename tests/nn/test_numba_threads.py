@@ -9,7 +9,7 @@ import sys
 def test_the_first_compiled_kernel_leaves_the_threads_of_pytorch_alone() -> None:
     code = (
         "import torch; torch.set_num_threads(1); torch.get_num_threads()\n"
-        "from effcli.nn.trilinear import _scatter; _scatter()\n"
+        "from effcli.nn.weighted_rows import _scatter; _scatter()\n"
         "from effcli.nn.numba_threads import threads\n"
         "with threads(2): pass\n"
         "print(torch.get_num_threads())"

@@ -1,12 +1,12 @@
-"""Trilinear samples of a volume, several times faster on CPUs than ``grid_sample`` for volumes of few channels.
+"""Weighted sums of rows of a table: interpolation on CPUs, several times faster than ``grid_sample`` for few channels.
 
-A sample is a weighted sum of eight rows of a table, one row a cell of the volume: a bag of embeddings. Its gradient
-adds the same rows up again, which a compiled loop does. The result is that of ``grid_sample`` up to rounding.
+A trilinear sample of a volume is a weighted sum of eight rows of a table, one row a cell of the volume: a bag of
+embeddings. Its gradient adds the same rows up again, which a compiled loop does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,12 +17,12 @@ from torch import Tensor
 _LANES = 8
 
 
-class Corners(NamedTuple):
-    """The eight cells around each of N points.
+class WeightedRows(NamedTuple):
+    """Which rows make each of N sums.
 
     Attributes:
-        rows: numbers of cells, layer by layer and row by row, int64 ``[N, 8]``.
-        weights: of each; 0 outside of the volume, float32 ``[N, 8]``.
+        rows: their numbers, int64 ``[N, K]``.
+        weights: of each, float32 ``[N, K]``.
     """
 
     rows: Tensor
@@ -31,8 +31,10 @@ class Corners(NamedTuple):
 
 def corners_of(
     where: Tensor, size: tuple[int, int, int], *, align_corners: bool, seen: Tensor | None = None
-) -> Corners:
-    """The corners of points.
+) -> WeightedRows:
+    """The eight cells around each point of a volume, whose sums are those of ``grid_sample`` up to rounding.
+
+    Cells are numbered layer by layer and row by row; those outside of the volume weigh 0.
 
     Args:
         where: column, row and layer as for ``grid_sample``, -1..1, ``[..., 3]``.
@@ -61,13 +63,19 @@ def corners_of(
     stacked = torch.stack(weights, 1)
     if seen is not None:
         stacked = stacked * seen.reshape(-1, 1)
-    return Corners(torch.stack(rows, 1), stacked)
+    return WeightedRows(torch.stack(rows, 1), stacked)
 
 
-def sample(table: Tensor, corners: Corners) -> Tensor:
-    """Samples ``[N, C]`` of a table of cells ``[D H W, C]``; differentiable in the table."""
-    found: Tensor = _Sample.apply(table, corners.rows, corners.weights)
+def sample(table: Tensor, chosen: WeightedRows) -> Tensor:
+    """Weighted sums ``[N, C]`` of rows of a table ``[M, C]``; differentiable in the table."""
+    found: Tensor = _Sample.apply(table, chosen.rows, chosen.weights)
     return found
+
+
+def samples(tables: Tensor, chosen: Sequence[WeightedRows]) -> Tensor:
+    """Of every table ``[B, M, C]`` the sums that belong to it, ``[B, N, C]``."""
+    found = [sample(*one) for one in zip(tables, chosen, strict=True)]
+    return torch.stack(found) if len(found) > 1 else found[0][None]
 
 
 class _Sample(torch.autograd.Function):
@@ -96,7 +104,7 @@ def _scatter() -> Callable[..., None]:
     from numba import types
 
     from effcli.nn.numba_threads import compile_cached
-    from effcli.nn.trilinear_cpu import add_rows
+    from effcli.nn.weighted_rows_cpu import add_rows
 
     flat = types.float32[:, ::1]
     return compile_cached(add_rows, types.void(flat, types.int64[:, ::1], flat, flat), parallel=True)

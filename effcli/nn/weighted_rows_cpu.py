@@ -1,4 +1,4 @@
-"""The compiled loop behind the gradient of :func:`effcli.nn.trilinear.sample`. This module imports numba."""
+"""The compiled loop behind the gradient of :func:`effcli.nn.weighted_rows.sample`. This module imports numba."""
 
 # The kernel is typed by numba, from the signature that it is compiled for.
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -15,14 +15,14 @@ def add_rows(gradient, rows, weights, total):
 
     Args:
         gradient: ``[N, C]``, C a multiple of 8.
-        rows: ``[N, 8]``.
-        weights: ``[N, 8]``.
+        rows: ``[N, K]``.
+        weights: ``[N, K]``.
         total: result, ``[M, C]``.
     """
     for block in numba.prange(gradient.shape[1] // _LANES):
         first = block * _LANES
         for i in range(rows.shape[0]):
-            for k in range(8):
+            for k in range(rows.shape[1]):
                 weight = weights[i, k]
                 if weight != 0.0:
                     row = rows[i, k]

@@ -1,4 +1,4 @@
-"""Samples of a volume are those of ``grid_sample``, and so are their gradients."""
+"""Trilinear samples are those of ``grid_sample``, and so are their gradients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from effcli.nn.trilinear import corners_of, sample
+from effcli.nn.weighted_rows import corners_of, sample
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
