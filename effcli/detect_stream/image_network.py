@@ -62,11 +62,12 @@ class ImageNetwork(nn.Module):
         self.last = conv_bn(up_half, config.neck_channels, 3)
         self.features = nn.Conv2d(config.neck_channels, config.stereo_channels, 1, bias=False)
 
-    def forward(self, image: Tensor, stride: tuple[int, int] = (1, 1)) -> Tensor:
-        """Features ``[B, stereo_channels, H / stride, W / stride]`` of a normalised picture ``[B, 3, H, W]``.
+    def forward(self, image: Tensor) -> Tensor:
+        """Features ``[B, stereo_channels, H, W]`` of a normalised picture ``[B, 3, H, W]``."""
+        return self.read(self.neck(image))
 
-        With a ``stride`` the last convolution is computed only where it is read; the numbers are the same.
-        """
+    def neck(self, image: Tensor) -> Tensor:
+        """What is before the last convolutions, ``[B, up_channels, H, W]``."""
         x = F.relu(self.stem(image))
         found = []
         for stage in self.stages:
@@ -80,10 +81,13 @@ class ImageNetwork(nn.Module):
         half = _twice_as_large(self.to_half(torch.cat([*found[1:], *pooled], 1)))
         half = F.relu(half + self.half_skip(found[0]))
         full = _twice_as_large(self.to_full(half))
-        full = F.relu(full + self.full_skip(image))
+        return F.relu(full + self.full_skip(image))
+
+    def read(self, neck: Tensor, stride: tuple[int, int] = (1, 1)) -> Tensor:
+        """Features of a neck in every so many rows and columns; they are not computed elsewhere."""
         conv = self.last[0]
         assert isinstance(conv, nn.Conv2d)
-        y = convolved_where_read(full, conv, stride)
+        y = convolved_where_read(neck, conv, stride)
         if len(self.last) > 1:  # batch norm is part of the weights of a folded network
             y = self.last[1](y)
         features: Tensor = self.features(F.relu(y))

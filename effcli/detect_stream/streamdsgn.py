@@ -175,12 +175,13 @@ class StreamDsgn(nn.Module):
 
     def volume(self, left: Tensor, right: Tensor, view: View) -> Tensor:
         """The volume ``[n B, Z, C, Y, X]`` of normalised pictures ``[n B, 3, H, W]``; every n-th has the same view."""
-        if self.training:
-            both = self.image_network(torch.cat([left, right]))
+        neck = self.image_network.neck(torch.cat([left, right]))
+        if self.training:  # batch norm has to see both pictures at once
+            both = self.image_network.read(neck)
             of_left, of_right = both[: len(left), :, ::ROW_STEP, ::ROW_STEP], both[len(left) :, :, ::ROW_STEP]
         else:
-            of_left = self.image_network(left, (ROW_STEP, ROW_STEP))
-            of_right = self.image_network(right, (ROW_STEP, 1))
+            of_left = self.image_network.read(neck[: len(left)], (ROW_STEP, ROW_STEP))
+            of_right = self.image_network.read(neck[len(left) :], (ROW_STEP, 1))
         focal_baseline = view.focal_baseline.repeat(len(left) // len(view.focal_baseline))
         planes = F.relu(self._matched(of_left, of_right, focal_baseline))
         planes = planes + self.match2(planes)
