@@ -66,13 +66,25 @@ def main() -> None:
         raise SystemExit(EXIT_DONE) from None
     except (KeyboardInterrupt, typer.Abort):
         code = _fail(InterruptedRunError("interrupted"), wants_json, verbose)
-    except typer.TyperException as error:
-        code = _fail(_as_usage_error(error), wants_json, verbose)
-    except EffcliError as error:
-        code = _fail(error, wants_json, verbose)
     except Exception as error:
-        code = _unexpected(error, wants_json, verbose)
+        if _follows_an_interrupt(error):
+            code = _fail(InterruptedRunError("interrupted"), wants_json, verbose)
+        elif isinstance(error, typer.TyperException):
+            code = _fail(_as_usage_error(error), wants_json, verbose)
+        elif isinstance(error, EffcliError):
+            code = _fail(error, wants_json, verbose)
+        else:
+            code = _unexpected(error, wants_json, verbose)
     raise SystemExit(code if isinstance(code, int) else EXIT_DONE)
+
+
+def _follows_an_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C or SIGTERM is behind the error: an import it cuts short may end as a RuntimeError."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _fail(error: EffcliError, wants_json: bool, verbose: bool) -> int:

@@ -1,0 +1,50 @@
+"""Ctrl-C that comes while a library is imported, and that Python turns into another error."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from effcli.cli import main as command_line
+
+
+class Interrupted:
+    def __set_name__(self, owner: type, name: str) -> None:
+        raise KeyboardInterrupt
+
+
+def cut_short(standalone_mode: bool) -> None:
+    try:
+        type("Library", (), {"field": Interrupted()})  # Python 3.11 makes a RuntimeError of it
+    except RuntimeError as error:
+        raise ImportError("the library is broken") from error
+
+
+def test_it_is_still_an_interruption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command_line, "app", cut_short)
+    monkeypatch.setattr("sys.argv", ["effcli", "enhance", "a.png", "--json"])
+    monkeypatch.setattr(command_line.signal, "signal", lambda number, handler: None)
+    with pytest.raises(SystemExit) as leaving:
+        command_line.main()
+    out, err = capsys.readouterr()
+    assert leaving.value.code == 130
+    assert json.loads(out)["error"]["code"] == "interrupted"
+    assert err == "error: interrupted\n"
+
+
+def test_any_other_error_stays_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(standalone_mode: bool) -> None:
+        raise ImportError("the library is broken")
+
+    monkeypatch.setattr(command_line, "app", broken)
+    monkeypatch.setattr("sys.argv", ["effcli", "enhance", "a.png"])
+    monkeypatch.setattr(command_line.signal, "signal", lambda number, handler: None)
+    with pytest.raises(SystemExit) as leaving:
+        command_line.main()
+    assert leaving.value.code == 1
+    assert "ImportError: the library is broken" in capsys.readouterr().err
