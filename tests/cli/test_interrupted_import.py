@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from effcli.cli import main as command_line
 
 
