@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from effcli.core.errors import (
     UsageError,
 )
 from effcli.core.registry import TASKS
+from effcli.core.stop import interrupts_after_imports
 
 from .groups import LazyGroup
 from .output import give_up_stdout, print_error, print_error_json, print_traceback
@@ -57,10 +57,10 @@ def main() -> None:
     """Run the command line and leave with its exit code (0, 1, 2, 3, 4 or 130)."""
     arguments = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     wants_json, verbose = "--json" in arguments, not {"-v", "--verbose"}.isdisjoint(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, wherever it comes
     try:
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
+        with interrupts_after_imports():
+            code = app(standalone_mode=False)
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader of our stdout left: `effcli recipes ls | head -1`
         give_up_stdout()
         raise SystemExit(EXIT_DONE) from None
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _follows_an_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C or SIGTERM is behind the error: an import it cuts short may end as a RuntimeError."""
+    """Whether Ctrl-C or SIGTERM is behind the error: `__set_name__` makes a RuntimeError of it."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True

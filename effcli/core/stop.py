@@ -1,14 +1,53 @@
-"""Stopping on Ctrl-C and SIGTERM at a moment of our choosing."""
+"""Stopping on Ctrl-C and SIGTERM at a moment of our choosing: between imports, between steps."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 log = logging.getLogger(__name__)
+
+IMPORT_POLL_S = 0.05
+
+
+@contextmanager
+def interrupts_after_imports() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt, but never inside an import: those wait for its end.
+
+    Libraries swallow an exception that comes while they are imported, turn it into another, or (PyTorch, from
+    its C++) abort the process. For the main thread of a program whose work this is: afterwards both signals
+    end the process at once, and one that still waits is forgotten.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, _interrupt_after_imports)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _interrupt_after_imports(number: int, frame: FrameType | None) -> None:
+    if _is_importing(frame):
+        signal.setitimer(signal.ITIMER_REAL, IMPORT_POLL_S)  # SIGALRM comes back here
+    elif number == signal.SIGALRM:
+        signal.raise_signal(signal.SIGINT)  # to whoever handles it by now
+    else:
+        raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class StopSignal:

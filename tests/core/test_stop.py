@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +55,38 @@ def test_outside_the_main_thread_nothing_is_installed() -> None:
     thread.start()
     thread.join()
     assert seen == [(True, False)]
+
+
+SLOW_LIBRARY = """
+import time
+
+print("importing", flush=True)
+for _ in range(10):
+    try:
+        time.sleep(0.05)
+    except BaseException:
+        print("swallowed")
+print("imported", flush=True)
+"""
+PROGRAM = """
+import time
+from effcli.core.stop import interrupts_after_imports
+
+try:
+    with interrupts_after_imports():
+        import slow_library
+        time.sleep(20)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_import_is_not_cut_short(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "slow_library.py").write_text(SLOW_LIBRARY)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    process = subprocess.Popen([sys.executable, tmp_path / "program.py"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(number)
+    assert process.communicate(timeout=15)[0].splitlines() == ["imported", "interrupted"]
