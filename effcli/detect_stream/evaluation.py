@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from effcli.metrics.kitti_ap import (
 
 CENTRE_DISTANCES_M = (0.5, 1.0, 2.0, 4.0)
 LEVEL = 1
-_REACH_M, _SURE = 3.0, 0.3
+_SURE = 0.3
 
 
 @dataclass(frozen=True)
@@ -112,45 +112,6 @@ def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         else:
             found[key] = _mean([row[key] for row in rows])
     return found
-
-
-def extrapolated(
-    outputs: Sequence[Objects], frames: Sequence[int], pairing: Sequence[int | None]
-) -> list[Objects]:
-    """Outputs for their own frame, moved on at constant velocity to the frame that asks for them.
-
-    Each box takes its velocity from the nearest box of its class in the output before, within 3 m; the honest baseline
-    of a detector that predicts nothing.
-
-    Args:
-        outputs: in order.
-        frames: the frame that each was computed from.
-        pairing: for each frame the number of its output, or None.
-    """
-    found = []
-    for frame, k in enumerate(pairing):
-        if k is None:
-            found.append(no_objects())
-            continue
-        boxes = outputs[k].boxes.copy()
-        if k and len(boxes):
-            steps = _steps(outputs[k], outputs[k - 1]) / (frames[k] - frames[k - 1])
-            boxes[:, :2] += steps * (frame - frames[k])
-        found.append(replace(outputs[k], boxes=boxes))
-    return found
-
-
-def _steps(now: Objects, before: Objects) -> np.ndarray:
-    """How far each box moved along X and Y since the output before, ``[N, 2]``; 0 where it has no partner."""
-    moved = np.zeros((len(now), 2))
-    for i, kind in enumerate(now.kinds):
-        same = np.array([one == kind for one in before.kinds], bool)
-        if same.any():
-            deltas = now.boxes[i, :2] - before.boxes[same, :2]
-            nearest = deltas[np.linalg.norm(deltas, axis=1).argmin()]
-            if np.linalg.norm(nearest) < _REACH_M:
-                moved[i] = nearest
-    return moved
 
 
 def velocity_error(outputs: Sequence[Objects], truth: Sequence[Objects], ahead: int) -> float | None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from effcli.core.result import Result
 from effcli.core.runtime import Runtime
-from effcli.data.kitti_labels import Objects
+from effcli.data.kitti_labels import Objects, no_objects
 from effcli.data.stereo_sequence import StereoSequence
 from effcli.detect_stream.clips import Truncation, grade
 from effcli.detect_stream.detection import Limits
@@ -20,14 +20,13 @@ from effcli.detect_stream.drawing import draw, sheet
 from effcli.detect_stream.ego_motion import EgoSetting, ego_motion_of
 from effcli.detect_stream.evaluation import (
     Scored,
-    extrapolated,
     joined,
     of_pairing,
     precision_table,
     summary,
     velocity_error,
 )
-from effcli.detect_stream.runner import run_simulated
+from effcli.detect_stream.runner import Output, moved, run_simulated
 from effcli.detect_stream.sources import labelled_sequences
 from effcli.detect_stream.stream_detector import StreamDetector
 from effcli.detect_stream.stream_source import SequenceSource
@@ -78,9 +77,10 @@ def measure(
 
     Returns:
         ``ap`` (each output for its own moment) and ``sap`` (each frame's truth and the output that was there), by
-        centre distance of 2 m; ``sap_constant_velocity`` (outputs moved on); ``ap_same_frame`` (each output and the
-        truth of the frame it was made of); ``velocity_error_m``; ``table`` and ``sap_table`` with all of KITTI's;
-        ``age_ms``, ``frames``, ``processed`` and ``dropped``.
+        centre distance of 2 m; ``sap_constant_velocity`` (outputs moved on to the frame that asks);
+        ``ap_same_frame`` (each output and the truth of the frame it was made of); ``velocity_error_m``; ``table``,
+        ``sap_table`` and ``sap_constant_velocity_table`` with all of KITTI's; ``age_ms``, ``frames``, ``processed``
+        and ``dropped``.
     """
     seen = []
     for sequence in sequences:
@@ -104,6 +104,7 @@ def measure(
         else None,
         "table": precision_table(parts["offline"], scale),
         "sap_table": precision_table(parts["streaming"], scale),
+        "sap_constant_velocity_table": precision_table(parts["constant_velocity"], scale),
         "age_ms": percentiles([age for one in seen for age in one.ages_ms]),
         "frames": len(truths),
         "processed": len(outputs),
@@ -137,18 +138,29 @@ def _of_sequence(detector: Detector, sequence: StereoSequence, how: Measure, run
         [one.finished_s for one in stream.outputs], frames, len(truth), sequence.fps, how.pairing
     )
     own = [one for one in stream.outputs if one.target_frame < len(truth)]
-    ahead = int(detector.target == "next")
-    moved_from = [frame + ahead for frame in frames]
     return _Seen(
         Scored([one.detected.objects for one in own], [truth[one.target_frame] for one in own]),
         Scored(outputs, [truth[frame] for frame in frames]),
         of_pairing(outputs, pairing, truth),
-        Scored(extrapolated(outputs, moved_from, pairing), truth),
+        Scored(moved_on(stream.outputs, pairing, sequence.fps), truth),
         outputs,
         truth,
         [one.age_ms for one in stream.outputs],
         stream.mailbox_drops,
     )
+
+
+def moved_on(outputs: Sequence[Output], pairing: Sequence[int | None], fps: float) -> list[Objects]:
+    """What each frame's truth meets, moved at constant velocity to the moment of that frame."""
+    found = []
+    for frame, k in enumerate(pairing):
+        if k is None:
+            found.append(no_objects())
+            continue
+        detected = outputs[k].detected
+        seconds = (frame - outputs[k].target_frame) / fps
+        found.append(moved(detected.objects, detected.velocities, seconds))
+    return found
 
 
 def pictures_of(

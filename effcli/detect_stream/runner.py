@@ -319,6 +319,7 @@ def _objects(objects: Objects, velocities: np.ndarray) -> list[dict[str, Any]]:
     xyz, hwl, rotation_y = to_camera(objects.boxes)
     return [
         {
+            "id": int(objects.track_ids[i]),
             "cls": objects.kinds[i],
             "score": round(float(objects.scores[i]), 4),
             "xyz": [round(float(v), 3) for v in xyz[i]],

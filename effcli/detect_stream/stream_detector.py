@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from effcli.detect_stream.ego_motion import EgoMotion, bev_motion
 from effcli.detect_stream.fast_network import fast_network
 from effcli.detect_stream.frames import Fit, fit_of, fitted_pair
 from effcli.detect_stream.streamdsgn import View
+from effcli.detect_stream.tracking import BoxTracker
 from effcli.detect_stream.visual_odometry import VisualOdometry
 from effcli.detect_stream.weights import Detector
 
@@ -52,9 +53,9 @@ class Detected:
 
     Attributes:
         objects: where they will be when the next frame comes, or are now, as the detector was trained; in the camera
-            frame of that moment.
+            frame of that moment. Those that were followed from frame to frame have the numbers of their tracks.
         velocities: along X and Y of the ground frame relative to the camera, metres a second, ``[N, 2]``; zero where
-            there is no frame before.
+            nothing is known yet.
         history: frames that the result stands on, 1 or 2.
         stages_ms: milliseconds of each part.
     """
@@ -119,6 +120,7 @@ class StreamDetector:
         self._view: View = self.network.view(matrices, self._sizes.to(runtime.device))
         self._odometry = VisualOdometry(self.fit.calibration, (self.fit.height, self.fit.width), fps)
         self._memory: _Memory | None = None
+        self._tracker = BoxTracker()
         self.scene_changes = 0
 
     def prepare(self, frame: StereoFrame, number: int, pose: np.ndarray | None = None) -> Prepared:
@@ -131,8 +133,9 @@ class StreamDetector:
         return Prepared(left, right, thumbnail, pose)
 
     def reset(self) -> None:
-        """Forget the last frame: a new scene begins."""
+        """Forget all frames: another stream begins."""
         self._memory = None
+        self._tracker = BoxTracker()
         self._odometry.reset()
 
     @torch.inference_mode()
@@ -158,9 +161,14 @@ class StreamDetector:
         with clock.stage("nms_ms"):
             boxes, scores, labels = boxes_of(outputs, self.config, self.limits)
             objects = as_objects(boxes, scores, labels, self.calibration.left, self.size)
+        with clock.stage("tracking_ms"):
+            if before is None:
+                self._tracker.reset()
+            seen = self._velocities(objects, flow)
+            track_ids, velocities = self._tracker.follow(objects, seen, gap / self.fps)
         self._memory = _Memory(number, now, prepared.thumbnail, prepared.pose)
-        velocities = self._velocities(objects, flow)
-        return Detected(objects, velocities, 1 if before is None else 2, clock.stages_ms)
+        found = replace(objects, track_ids=track_ids)
+        return Detected(found, velocities, 1 if before is None else 2, clock.stages_ms)
 
     def _last(self, prepared: Prepared, number: int) -> tuple[Tensor | None, int, Tensor | None]:
         """The last frame's map; how many frames ago that was; how the cameras moved since, where that is used."""
@@ -176,10 +184,10 @@ class StreamDetector:
         motion = torch.from_numpy(bev_motion(memory.pose, prepared.pose))
         return memory.bev, gap, motion[None].to(memory.bev.device)
 
-    def _velocities(self, objects: Objects, flow: Tensor | None) -> np.ndarray:
-        """The flow at each box."""
-        if flow is None or not len(objects):
-            return np.zeros((len(objects), 2))
+    def _velocities(self, objects: Objects, flow: Tensor | None) -> np.ndarray | None:
+        """The flow at each box, metres a second; None where there is none."""
+        if flow is None:
+            return None
         _, n_y, n_x = self.config.grid.cells
         (x0, _), (y0, _), (dx, dy) = self.config.grid.x, self.config.grid.y, self.config.cell
         columns = np.clip((objects.boxes[:, 0] - x0) / dx, 0, n_x - 1).astype(int)

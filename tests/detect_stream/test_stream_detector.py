@@ -63,3 +63,18 @@ def test_a_reset_or_a_long_gap_begins_a_scene(stream: tuple[StreamDetector, Driv
     assert np.array_equal(alone.objects.boxes, shown(stream, 3)[0].objects.boxes)
     assert shown(stream, 0, 3)[1].history == 2
     assert not alone.velocities.any()
+
+
+def test_what_is_followed_keeps_its_number_until_a_scene_begins(
+    stream: tuple[StreamDetector, Drive],
+) -> None:
+    frames = shown(stream, 0, 1, 2, 3, 4)
+    kind, number = frames[-1].objects.kinds[0], frames[-1].objects.track_ids[0]
+    for found in frames[1:]:
+        row = found.objects.track_ids.tolist().index(number)
+        assert found.objects.kinds[row] == kind
+    detector, drive = stream
+    detector.detect(detector.prepare(drive.frame(0), 20), 20)  # long after: another scene
+    later = detector.detect(detector.prepare(drive.frame(1), 21), 21)
+    assert later.objects.track_ids.max() > max(one.objects.track_ids.max() for one in frames)
+    assert number not in later.objects.track_ids
