@@ -149,7 +149,7 @@ def run(
         return
     runtime = runtime_for(options, recipe)
     result = detect_stream(opened, detector, settings, runtime, lambda line: print(line, flush=True))
-    _print_summary(result, options)
+    _print_summary(result, options, is_moved_on=recipe.stream.horizon is not None)
     if result.metrics["interrupted"]:
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.metrics["damaged"]:
@@ -169,7 +169,7 @@ def _horizon(text: str | None) -> Any:
         raise UsageError("expected milliseconds or auto", place=f"--horizon {text}") from None
 
 
-def _print_summary(result: Result, options: Options) -> None:
+def _print_summary(result: Result, options: Options, *, is_moved_on: bool) -> None:
     """The summary is the last line of stdout; a table for people goes to stderr."""
     print_result(result.to_json(), [], as_json=True)
     if options.quiet or options.as_json or not is_main_process():
@@ -183,6 +183,8 @@ def _print_summary(result: Result, options: Options) -> None:
         f"age {age['p50']:.0f} ms (p95 {age['p95']:.0f}, p99 {age['p99']:.0f}), "
         f"{metrics['deadline_misses']} later than a frame",
     ]
+    if age["p50"] > 1000 / metrics["fps"] and not is_moved_on:
+        lines.append("results are older than a frame: --horizon auto moves boxes to when they are there")
     if "sap" in metrics:
         quality = {name: metrics[name] for name in ("sap", "ap")}
         lines += [

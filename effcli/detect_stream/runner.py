@@ -326,7 +326,7 @@ def _objects(objects: Objects, velocities: np.ndarray) -> list[dict[str, Any]]:
             "hwl": [round(float(v), 3) for v in hwl[i]],
             "ry": round(float(rotation_y[i]), 4),
             "bbox": [round(float(v), 1) for v in objects.image_boxes[i]],
-            "velocity": [round(float(-velocities[i, 1]), 2), round(float(velocities[i, 0]), 2)],
+            "velocity": [round(float(0 - velocities[i, 1]), 2), round(float(velocities[i, 0]), 2)],
         }
         for i in range(len(objects))
     ]

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 _NOT_COUNTED = 5
 _MOST_ROWS_OFF = 1.0
 _MOST_NAMED = 10
+_LEAST_SCORE = 0.1
+"""Of boxes that are followed, and counted where labels are known, though they may not be shown."""
 _RECENT = 10
 MOST_KEPT = 36_000
 """Outputs of a stream without an end that its summary is made of: an hour at 10 frames a second."""
@@ -144,7 +146,7 @@ def detect_stream(
     frame = first[-1].frame
     assert frame is not None
     size = (frame.left.shape[0], frame.left.shape[1])
-    limits = Limits(score=min(settings.score, 0.1) if has_labels(source) else settings.score)
+    limits = Limits(score=min(settings.score, _LEAST_SCORE))
     first_pose = None if source.sequence is None else source.sequence.pose(0)
     ego_motion = ego_motion_of(settings.ego_motion, detector.network.config.ego_motion, first_pose)
     machine = StreamDetector(

@@ -72,6 +72,7 @@ def test_a_sequence_gives_lines_and_a_summary(place: Path) -> None:
         "objects",
     }
     assert [one["history"] for one in outputs[:2]] == [1, 2]
+    assert all(thing["id"] >= 0 for one in outputs for thing in one["objects"])
     metrics = summary["metrics"]
     assert metrics.keys() >= {
         "frames",
@@ -95,7 +96,10 @@ def test_a_sequence_gives_lines_and_a_summary(place: Path) -> None:
 def test_latencies_from_a_file_and_drops(place: Path) -> None:
     (place / "latencies.txt").write_text("150\n250\n")
     words = ["kitti/0000", *SIM[:2], "--simulate-latency", "latencies.txt", "--threads", "1"]
-    outputs, summary = parsed(effcli("detect-stream", *words, cwd=place))
+    done = effcli("detect-stream", *words, cwd=place)
+    outputs, summary = parsed(done)
+    assert "older than a frame: --horizon auto" in done.stderr
+    assert "--horizon" not in effcli("detect-stream", *words, "--horizon", "auto", cwd=place).stderr
     assert [one["latency_ms"] for one in outputs[:3]] == [150, 250, 150]
     assert summary["metrics"]["dropped"] > 0
     assert summary["metrics"]["processed"] + summary["metrics"]["dropped"] == 6
