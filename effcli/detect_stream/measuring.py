@@ -26,7 +26,7 @@ from effcli.detect_stream.evaluation import (
     summary,
     velocity_error,
 )
-from effcli.detect_stream.runner import Output, moved, run_simulated
+from effcli.detect_stream.runner import Output, run_simulated
 from effcli.detect_stream.sources import labelled_sequences
 from effcli.detect_stream.stream_detector import StreamDetector
 from effcli.detect_stream.stream_source import SequenceSource
@@ -157,9 +157,7 @@ def moved_on(outputs: Sequence[Output], pairing: Sequence[int | None], fps: floa
         if k is None:
             found.append(no_objects())
             continue
-        detected = outputs[k].detected
-        seconds = (frame - outputs[k].target_frame) / fps
-        found.append(moved(detected.objects, detected.velocities, seconds))
+        found.append(outputs[k].at(frame / fps).objects)
     return found
 
 

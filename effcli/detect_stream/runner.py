@@ -32,6 +32,8 @@ class Output:
         dropped: frames left out since the output before.
         detected: the result.
         read_ms: for reading and preparing the frame, in another thread where the clock is real.
+        target_s: the moment that is published, seconds after the first frame.
+        objects: what is published: the result, or where its boxes are at another moment.
     """
 
     frame: int
@@ -42,6 +44,8 @@ class Output:
     dropped: int
     detected: Detected
     read_ms: float
+    target_s: float
+    objects: Objects
 
     @property
     def latency_ms(self) -> float:
@@ -55,10 +59,15 @@ class Output:
 
     def above(self, score: float) -> Output:
         """With boxes of at least this score alone; those below serve the evaluation."""
-        objects, velocities = self.detected.objects, self.detected.velocities
-        keep = objects.scores >= score
-        kept = replace(self.detected, objects=objects.pick(keep), velocities=velocities[keep])
-        return replace(self, detected=kept)
+        keep = self.objects.scores >= score
+        objects, velocities = self.detected.objects.pick(keep), self.detected.velocities[keep]
+        kept = replace(self.detected, objects=objects, velocities=velocities)
+        return replace(self, detected=kept, objects=self.objects.pick(keep))
+
+    def at(self, moment_s: float) -> Output:
+        """The same, but what is published is where boxes are at another moment, at constant velocity."""
+        objects = moved(self.objects, self.detected.velocities, moment_s - self.target_s)
+        return replace(self, objects=objects, target_s=moment_s)
 
 
 @dataclass
@@ -139,6 +148,7 @@ def run_wall(
     arrivals: Iterator[Arrival],
     publish: Callable[[Output], None],
     most_kept: int | None = None,
+    aim: Callable[[Output], Output] = lambda output: output,
 ) -> Stream:
     """On the real clock: a thread reads and prepares, this one detects.
 
@@ -148,6 +158,7 @@ def run_wall(
         arrivals: all of them in order.
         publish: called with each output as soon as it is there.
         most_kept: so many outputs are in what is returned, the last ones; None keeps all.
+        aim: what is published of each output.
     """
     stream, mailbox, stop = Stream(deque(maxlen=most_kept)), Mailbox(), threading.Event()
     started = time.perf_counter()
@@ -159,7 +170,7 @@ def run_wall(
             begun = time.perf_counter() - started
             detected = detector.detect(letter.prepared, letter.number)
             finished = time.perf_counter() - started
-            output = _output(detector, letter, begun, finished, last, detected)
+            output = aim(_output(source, detector, letter, begun, finished, last, detected))
             last = letter.number
             stream.add(output)
             publish(output)
@@ -215,6 +226,7 @@ def run_simulated(
     arrivals: Iterator[Arrival],
     latencies_s: Sequence[float] | None,
     publish: Callable[[Output], None],
+    aim: Callable[[Output], Output] = lambda output: output,
 ) -> Stream:
     """On a virtual clock, faster or slower than the real one; with given latencies the same every time.
 
@@ -224,6 +236,7 @@ def run_simulated(
         arrivals: all of them in order.
         latencies_s: of the outputs in turn; None takes what each really took.
         publish: called with each output.
+        aim: what is published of each output.
     """
     stream = Stream()
     waiting = _Waiting(arrivals, source.fps, stream)
@@ -238,7 +251,7 @@ def run_simulated(
         latency_s = real_s if latencies_s is None else latencies_s[stream.processed % len(latencies_s)]
         letter = _Letter(chosen.number, prepared, chosen.number / source.fps, 1000 * (ready - began))
         begun = max(free, letter.captured_s)
-        output = _output(detector, letter, begun, begun + latency_s, last, detected)
+        output = aim(_output(source, detector, letter, begun, begun + latency_s, last, detected))
         stream.add(output)
         publish(output)
         free, last = output.finished_s, chosen.number
@@ -284,14 +297,8 @@ def warm_up(detector: StreamDetector, arrival: Arrival) -> None:
     detector.scene_changes = 0
 
 
-def json_line(output: Output, name: str, fps: float, horizon_ms: float | None = None) -> dict[str, Any]:
-    """An output as one line of JSON; boxes are moved on to ``horizon_ms`` after the capture, if that is given."""
-    objects = output.detected.objects
-    target_s = output.captured_s + (output.target_frame - output.frame) / fps
-    if horizon_ms is not None:
-        wanted = output.captured_s + horizon_ms / 1000
-        objects = moved(objects, output.detected.velocities, wanted - target_s)
-        target_s = wanted
+def json_line(output: Output, name: str) -> dict[str, Any]:
+    """An output as one line of JSON."""
     return {
         "seq": name,
         "frame": output.frame,
@@ -299,12 +306,12 @@ def json_line(output: Output, name: str, fps: float, horizon_ms: float | None = 
         "t_capture": round(output.captured_s, 4),
         "t_start": round(output.started_s, 4),
         "t_finish": round(output.finished_s, 4),
-        "t_target": round(target_s, 4),
+        "t_target": round(output.target_s, 4),
         "latency_ms": round(output.latency_ms, 2),
         "age_ms": round(output.age_ms, 2),
         "dropped": output.dropped,
         "history": output.detected.history,
-        "objects": _objects(objects, output.detected.velocities),
+        "objects": _objects(output.objects, output.detected.velocities),
     }
 
 
@@ -333,7 +340,13 @@ def _objects(objects: Objects, velocities: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _output(
-    detector: StreamDetector, letter: _Letter, begun: float, finished: float, last: int, detected: Detected
+    source: FrameSource,
+    detector: StreamDetector,
+    letter: _Letter,
+    begun: float,
+    finished: float,
+    last: int,
+    detected: Detected,
 ) -> Output:
     ahead = 1 if detector.target == "next" else 0
     return Output(
@@ -345,6 +358,8 @@ def _output(
         letter.number - last - 1,
         detected,
         letter.read_ms,
+        letter.captured_s + ahead / source.fps,
+        detected.objects,
     )
 
 

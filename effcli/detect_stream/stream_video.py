@@ -92,6 +92,6 @@ def _drawn(source: FrameSource, stream: Stream, pictures: Pictures, score: float
         if k is None:
             known, title = no_objects(), "nothing yet"
         else:
-            known = outputs[k].detected.objects
+            known = outputs[k].objects
             title = f"boxes made of frame {outputs[k].frame}, {outputs[k].age_ms:.0f} ms old when there"
         yield draw(picture, source.calibration, known, truth, f"frame {number}: {title}")

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -185,10 +185,26 @@ def _run(
     options: StreamOptions,
     teller: _Teller,
 ) -> Stream:
+    aim = _Aim(options.settings.horizon)
     if options.settings.clock == "sim":
-        return run_simulated(source, machine, arrivals, options.latencies_s, teller)
+        return run_simulated(source, machine, arrivals, options.latencies_s, teller, aim)
     most_kept = MOST_KEPT if source.is_live and options.video is None else None
-    return run_wall(source, machine, arrivals, teller, most_kept)
+    return run_wall(source, machine, arrivals, teller, most_kept, aim)
+
+
+@dataclass
+class _Aim:
+    """Moves boxes to ``horizon`` milliseconds after the capture; ``auto``: to the age that results have."""
+
+    horizon: float | Literal["auto"] | None
+    ages_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+    def __call__(self, output: Output) -> Output:
+        self.ages_ms.append(output.age_ms)
+        if self.horizon is None:
+            return output
+        horizon_ms = float(np.mean(self.ages_ms)) if self.horizon == "auto" else self.horizon
+        return output.at(output.captured_s + horizon_ms / 1000)
 
 
 @dataclass
@@ -199,14 +215,10 @@ class _Teller:
     options: StreamOptions
     publish: Callable[[str], None]
     files: StreamFiles | None
-    ages_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def __call__(self, output: Output) -> None:
-        self.ages_ms.append(output.age_ms)
-        horizon = self.options.settings.horizon
-        horizon_ms = float(np.mean(self.ages_ms)) if horizon == "auto" else horizon
         shown = output.above(self.options.settings.score)
-        line = json.dumps(json_line(shown, self.source.name, self.source.fps, horizon_ms))
+        line = json.dumps(json_line(shown, self.source.name))
         self.publish(line)
         if self.files is not None:
             self.files.add(line, shown)
@@ -275,11 +287,11 @@ def _stage_names(outputs: list[Output]) -> list[str]:
 
 
 def _quality(source: FrameSource, stream: Stream) -> dict[str, Any]:
-    """sAP, and AP of the outputs for their own moment."""
+    """sAP of what was published, and AP of the outputs for their own frame."""
     assert source.sequence is not None
     truth = [source.sequence.objects(i) for i in range(stream.frames)]
     scale = height_scale(float(source.calibration.left[0, 0]))
-    outputs = [one.detected.objects for one in stream.outputs]
+    outputs = [one.objects for one in stream.outputs]
     pairing = pair_outputs(
         [one.finished_s for one in stream.outputs],
         [one.frame for one in stream.outputs],

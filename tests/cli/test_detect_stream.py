@@ -117,6 +117,8 @@ def test_two_folders_without_labels_say_so(pair: Path) -> None:
 def test_boxes_for_another_moment(place: Path) -> None:
     plain, _ = parsed(effcli("detect-stream", "kitti/0000", *SIM, cwd=place))
     later, _ = parsed(effcli("detect-stream", "kitti/0000", *SIM, "--horizon", "200", cwd=place))
+    auto, _ = parsed(effcli("detect-stream", "kitti/0000", *SIM, "--horizon", "auto", cwd=place))
+    assert auto[3]["t_target"] == pytest.approx(plain[3]["t_capture"] + 0.06)
     assert later[3]["t_target"] == pytest.approx(plain[3]["t_target"] + 0.1)
     for one, other in zip(plain[3]["objects"], later[3]["objects"], strict=True):
         expected = np.array(one["xyz"])[[0, 2]] + 0.1 * np.array(one["velocity"])

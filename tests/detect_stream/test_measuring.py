@@ -20,19 +20,13 @@ def truth(frame: int) -> Objects:
 
 def test_late_outputs_of_an_object_at_constant_velocity_are_moved_onto_it() -> None:
     runs = simulate([0.17, 0.26], N_FRAMES, FPS)
-    outputs = [
-        Output(
-            frame,
-            frame + 1,
-            frame / FPS,
-            begun,
-            done,
-            0,
-            Detected(truth(frame + 1), VELOCITY[None], 2, {}),
-            0.0,
+    outputs = []
+    for frame, begun, done in runs:
+        detected = Detected(truth(frame + 1), VELOCITY[None], 2, {})
+        times = (frame / FPS, begun, done)
+        outputs.append(
+            Output(frame, frame + 1, *times, 0, detected, 0.0, (frame + 1) / FPS, detected.objects)
         )
-        for frame, begun, done in runs
-    ]
     pairing = pair_outputs([done for _, _, done in runs], [frame for frame, _, _ in runs], N_FRAMES, FPS)
     found = moved_on(outputs, pairing, FPS)
     assert [len(one) for one in found] == [0 if k is None else 1 for k in pairing]

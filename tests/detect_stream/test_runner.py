@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effcli.data.kitti_labels import no_objects
+from effcli.data.kitti_labels import Objects, no_objects, objects_of
 from effcli.data.stereo_drives import calibration_of_drives
 from effcli.data.stereo_sequence import StereoFrame
 from effcli.detect_stream.runner import Output, Stream, run_simulated, run_wall
@@ -109,3 +109,32 @@ def test_a_failure_of_one_thread_ends_the_other() -> None:
 
     with pytest.raises(OSError, match="the camera is gone"):
         wall(Breaks(3, 100.0), Sleeper())
+
+
+class Walker(Sleeper):
+    """Finds one car, which comes nearer by two metres a second."""
+
+    def detect(self, prepared: str, number: int) -> Detected:
+        return Detected(car_at((number + 1) / 10), np.array([[-2.0, 0.0]]), 1, {})
+
+
+def car_at(moment_s: float) -> Objects:
+    return objects_of(["Car"], np.array([[20 - 2 * moment_s, 0, 0, 4, 1.6, 1.5, 0]]))
+
+
+def test_what_is_published_is_aimed_at_a_moment_and_the_result_stays() -> None:
+    source, published = Source(6, 10.0), list[Output]()
+    stream = run_simulated(
+        source,
+        Walker(),  # type: ignore[arg-type]
+        source.frames(),
+        [0.15],
+        published.append,
+        lambda output: output.at(output.finished_s),
+    )
+    assert published == list(stream.outputs) and len(published) > 3
+    for one in published:
+        assert one.target_s == one.finished_s
+        np.testing.assert_allclose(one.objects.boxes, car_at(one.finished_s).boxes, atol=1e-9)
+        assert np.array_equal(one.detected.objects.boxes, car_at((one.frame + 1) / 10).boxes)
+    assert not len(published[0].above(1.1).objects)

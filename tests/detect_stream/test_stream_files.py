@@ -25,7 +25,18 @@ from effcli.detect_stream.weights import load_detector
 
 
 def output(frame: int) -> Output:
-    return Output(frame, frame + 1, 0.0, 0.0, 0.1, 0, Detected(no_objects(), np.zeros((0, 2)), 1, {}), 0.0)
+    return Output(
+        frame,
+        frame + 1,
+        0.0,
+        0.0,
+        0.1,
+        0,
+        Detected(no_objects(), np.zeros((0, 2)), 1, {}),
+        0.0,
+        0.1,
+        no_objects(),
+    )
 
 
 def test_outputs_are_in_the_files_as_soon_as_they_are_there(tmp_path: Path) -> None:
