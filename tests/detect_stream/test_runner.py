@@ -60,10 +60,10 @@ def simulated(source: Source, latencies: list[float]) -> Stream:
 
 
 def test_a_fast_detector_sees_every_frame_in_real_time() -> None:
-    stream = wall(Source(10, 10.0), Sleeper(0.04))
-    assert [one.frame for one in stream.outputs] == list(range(10))
-    assert (stream.mailbox_drops, stream.frames) == (0, 10)
-    assert stream.outputs[-1].finished_s > 0.9  # frames are not handed out before their time
+    stream = wall(Source(8, 5.0), Sleeper(0.04))
+    assert [one.frame for one in stream.outputs] == list(range(8))
+    assert (stream.mailbox_drops, stream.frames) == (0, 8)
+    assert stream.outputs[-1].finished_s > 1.4  # frames are not handed out before their time
     assert all(one.age_ms >= 39 for one in stream.outputs)
 
 
@@ -93,7 +93,7 @@ def test_the_virtual_clock_is_exact() -> None:
 
 
 def test_damaged_frames_are_counted_and_left_out() -> None:
-    for stream in (simulated(Source(5, 10.0, (0, 3)), [0.01]), wall(Source(5, 100.0, (0, 3)), Sleeper())):
+    for stream in (simulated(Source(5, 10.0, (0, 3)), [0.01]), wall(Source(5, 10.0, (0, 3)), Sleeper())):
         assert [one.frame for one in stream.outputs] == [1, 2, 4]
         assert stream.damaged == [(0, "broken"), (3, "broken")]
 
