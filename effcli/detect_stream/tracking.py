@@ -8,7 +8,7 @@ Symbols: p place, v velocity, ``spread`` the variances of p and v and their cova
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -80,11 +80,14 @@ class _Tracks:
         self.spread[rows] = np.stack([pp - gain_p * pv, (1 - gain_v) * pv, (1 - gain_v) * vv], 1)
 
     def pick(self, chosen: np.ndarray) -> _Tracks:
-        return _Tracks(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+        """Some of them, by a mask."""
+        return _Tracks(*(getattr(self, one.name)[chosen] for one in fields(self)))
 
     def and_also(self, others: _Tracks) -> _Tracks:
-        names = self.__dataclass_fields__
-        return _Tracks(*(np.concatenate([getattr(self, name), getattr(others, name)]) for name in names))
+        """These rows, then those of others."""
+        return _Tracks(
+            *(np.concatenate([getattr(self, f.name), getattr(others, f.name)]) for f in fields(self))
+        )
 
 
 def _no_tracks() -> _Tracks:
