@@ -39,7 +39,7 @@ def train(recipe: StreamDsgnRecipe, run: Run) -> Result:
     """Learn from sequences; the detector goes to ``model/``."""
     config = recipe.network.config()
     n_threads = torch.get_num_threads()
-    sequences = labelled_sequences(recipe.data.source, "train", recipe.data.split, n_threads)
+    sequences = labelled_sequences(recipe.data.source, "train", recipe.data.split, n_threads, run.check_stop)
     n_without = sum(one.pose(0) is None for one in sequences)
     if config.ego_motion and n_without:
         run.say(f"{n_without} sequences have no poses (oxts); they are found in the pictures")
@@ -62,7 +62,8 @@ def train(recipe: StreamDsgnRecipe, run: Run) -> Result:
 def _measured(network: StreamDsgn, recipe: StreamDsgnRecipe, run: Run) -> dict[str, Any]:
     """On sequences that were not learnt, at a latency that drops no frame."""
     assert recipe.data.eval is not None
-    sequences = labelled_sequences(recipe.data.eval, "eval", recipe.data.split, torch.get_num_threads())
+    n_threads = torch.get_num_threads()
+    sequences = labelled_sequences(recipe.data.eval, "eval", recipe.data.split, n_threads, run.check_stop)
     how = Measure(truncation=recipe.data.truncation)
     detector = Detector(network, recipe.loss.target)
     found = measure(detector, sequences, how, run.runtime, run.check_stop)

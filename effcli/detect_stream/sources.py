@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,10 +179,18 @@ def drives_named(name: SyntheticName, part: Part) -> list[Drive]:
     return [Drive(first + i, preset=name.presets[i % len(name.presets)]) for i in range(name.n_drives)]
 
 
-def drawn(drives: Sequence[Drive], n_threads: int) -> list[StereoSequence]:
-    """Drives drawn whole, several at once."""
-    with ThreadPoolExecutor(max(1, n_threads)) as pool:
-        return list(pool.map(_drawn, drives))
+def drawn(
+    drives: Sequence[Drive], n_threads: int, check_stop: Callable[[], None] = lambda: None
+) -> list[StereoSequence]:
+    """Drives drawn whole, several at once; ``check_stop`` may leave by an error after each."""
+    pool, found = ThreadPoolExecutor(max(1, n_threads)), []
+    try:
+        for sequence in pool.map(_drawn, drives):
+            check_stop()
+            found.append(sequence)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return found
 
 
 def _drawn(drive: Drive) -> StereoSequence:
@@ -197,7 +205,11 @@ def _drawn(drive: Drive) -> StereoSequence:
 
 
 def labelled_sequences(
-    source: str, part: Part, split: Literal["paper", "sequences", "all"] = "all", n_threads: int = 1
+    source: str,
+    part: Part,
+    split: Literal["paper", "sequences", "all"] = "all",
+    n_threads: int = 1,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> list[StereoSequence]:
     """Sequences to learn from or to measure on.
 
@@ -206,6 +218,7 @@ def labelled_sequences(
         part: of the split, and which drives.
         split: of folders: clips of 40 frames in turn, sequences held out, or no split.
         n_threads: draw so many drives at once.
+        check_stop: called after each drive; may leave by an error.
 
     Raises:
         InputError: the folder is none, or damaged.
@@ -213,7 +226,7 @@ def labelled_sequences(
     """
     name = parse_synthetic(source)
     if name is not None:
-        return drawn(drives_named(name, part), n_threads)
+        return drawn(drives_named(name, part), n_threads, check_stop)
     root = Path(source)
     names = sequence_names(root)
     if split == "sequences":

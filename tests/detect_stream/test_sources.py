@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from effcli.core.errors import UsageError
-from effcli.detect_stream.sources import clip_starts, parse_synthetic
+from effcli.core.errors import InterruptedRunError, UsageError
+from effcli.detect_stream.sources import clip_starts, labelled_sequences, parse_synthetic
 
 FRAMES = (
     154,
@@ -47,3 +49,13 @@ def test_names_of_drives() -> None:
     for wrong in ("synthetic:0", "synthetic:x", "synthetic:3:no", "synthetic:3:turn:4"):
         with pytest.raises(UsageError, match="PRESET"):
             parse_synthetic(wrong)
+
+
+def test_drawing_stops_after_the_drive_at_hand() -> None:
+    def stop() -> None:
+        raise InterruptedRunError("stop")
+
+    before = time.process_time()
+    with pytest.raises(InterruptedRunError):
+        labelled_sequences("synthetic:1000", "train", n_threads=1, check_stop=stop)
+    assert time.process_time() - before < 60  # all of them take most of an hour
