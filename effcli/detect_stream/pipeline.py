@@ -14,7 +14,14 @@ from effcli.detect_stream.recipe import StreamDsgnRecipe
 from effcli.detect_stream.sources import PosedByPictures, labelled_sequences, parse_synthetic
 from effcli.detect_stream.streamdsgn import StreamDsgn, n_parameters
 from effcli.detect_stream.training import fit
-from effcli.detect_stream.weights import FILE_NAME, Detector, load_detector, load_weights, save_detector
+from effcli.detect_stream.weights import (
+    FILE_NAME,
+    Detector,
+    load_detector,
+    load_stereo,
+    load_weights,
+    save_detector,
+)
 
 
 def plan_train(recipe: StreamDsgnRecipe) -> dict[str, Any]:
@@ -50,6 +57,8 @@ def train(recipe: StreamDsgnRecipe, run: Run) -> Result:
     network = StreamDsgn(config)
     if recipe.weights is not None:
         load_weights(network, load_detector(recipe.weights).network.state_dict(), recipe.weights)
+    if recipe.stereo_weights is not None:
+        load_stereo(network, recipe.stereo_weights)
     fit(network, clips, recipe, run)
     run.runtime.on_main(lambda: save_detector(run.file(FILE_NAME), network, recipe.loss.target))
     metrics: dict[str, Any] = {"parameters": n_parameters(network, training=False)}

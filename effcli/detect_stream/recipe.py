@@ -129,6 +129,10 @@ class StreamDsgnRecipe(Recipe):
     weights: str | None = Field(
         None, description="Go on from these: a file, a run or builtin:NAME; null: random."
     )
+    stereo_weights: str | None = Field(
+        None,
+        description="Take the parts up to the map seen from above from these and keep them; learn only what follows.",
+    )
     network: NetworkSection = Field(NetworkSection(), description="The network.")
     data: DataSection = Field(DataSection(), description="What is learnt from.")
     augment: AugmentSection = Field(AugmentSection(), description="Chance.")

@@ -19,6 +19,7 @@ from effcli.detect_stream.folded_convolution import Conv3d, ConvBn3d
 from effcli.detect_stream.image_network import ROW_STEP, ImageNetwork, conv_bn
 from effcli.detect_stream.space_volume import Cells, SpaceVolume, cell_centres, sampling_grid, seen_from_above
 
+STEREO_PARTS = ("image_network", "match1", "match2", "space")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -143,6 +144,10 @@ class StreamDsgn(nn.Module):
         nn.init.normal_(self.head.scores.weight, 0.0, 0.1 if self.config.compat else 0.01)
         nn.init.constant_(self.head.scores.bias, -math.log(99))  # type: ignore[arg-type]
         nn.init.normal_(self.head.codes.weight, 0.0, 0.02)
+
+    def stereo_parts(self) -> nn.ModuleDict:
+        """The parts that make the map seen from above; they are the same whatever follows it."""
+        return nn.ModuleDict({name: getattr(self, name) for name in STEREO_PARTS})
 
     def view(self, calibrations: Tensor, sizes: Tensor, points: Tensor | None = None) -> View:
         """Where the cells are seen.

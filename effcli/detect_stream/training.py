@@ -13,6 +13,7 @@ from effcli.core.runtime import Runtime
 from effcli.detect_stream.anchors import anchors_of, assign
 from effcli.detect_stream.batches import batch_of_step
 from effcli.detect_stream.clips import ClipBatch, Clips, Known
+from effcli.detect_stream.fast_network import fast_network
 from effcli.detect_stream.losses import depth_loss, frame_losses
 from effcli.detect_stream.recipe import LossSection, StreamDsgnRecipe
 from effcli.detect_stream.space_volume import cell_centres, frustum_cells, seen_from_above
@@ -27,8 +28,10 @@ def fit(network: StreamDsgn, clips: Clips, recipe: StreamDsgnRecipe, run: Run) -
     """Train a network in place; every rank learns from its share of each batch."""
     runtime, settings = run.runtime, recipe.train
     network.to(runtime.device).train()
-    if network.depth_head is not None and not recipe.loss.depth:
+    if network.depth_head is not None and not _learns_depth(recipe):
         network.depth_head.requires_grad_(False)  # ranks wait for every gradient that they expect
+    if recipe.stereo_weights is not None:
+        network.stereo_parts().requires_grad_(False)
     wrapped = runtime.wrap(_Losses(network, recipe, runtime))
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -52,6 +55,11 @@ def fit(network: StreamDsgn, clips: Clips, recipe: StreamDsgnRecipe, run: Run) -
     network.eval()
 
 
+def _learns_depth(recipe: StreamDsgnRecipe) -> bool:
+    """Depth teaches the parts before the map seen from above."""
+    return recipe.loss.depth > 0 and recipe.stereo_weights is None
+
+
 def weighted(terms: dict[str, Tensor], weights: LossSection) -> Tensor:
     """The sum that is minimised."""
     factors = {
@@ -71,6 +79,10 @@ class _Losses(nn.Module):
     def __init__(self, network: StreamDsgn, recipe: StreamDsgnRecipe, runtime: Runtime) -> None:
         super().__init__()
         self.network, self.weights, self.runtime = network, recipe.loss, runtime
+        self.learns_depth = _learns_depth(recipe)
+        self.kept: StreamDsgn | None = None  # makes the maps where that is not learnt
+        if recipe.stereo_weights is not None:
+            self.kept = fast_network(network, runtime.dtype)
         self.forget = recipe.augment.forget
 
     def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
@@ -121,23 +133,24 @@ class _Losses(nn.Module):
             cell_centres(network.config).to(device)[None]
             @ torch.linalg.inv(turns).transpose(1, 2)[:, None, None]
         )
-        view = network.view(calibrations, sizes, points)
+        maker = network if self.kept is None else self.kept
+        view = maker.view(calibrations, sizes, points)
         sizes = sizes.repeat(2, 1) if uses_past else sizes
         left, right = (
-            network.normalise(pictures[:n_pictures].to(device), sizes)
-            for pictures in (batch.left, batch.right)
+            maker.normalise(pictures[:n_pictures].to(device), sizes) for pictures in (batch.left, batch.right)
         )
-        frustum = frustum_cells(network.config, calibrations[:, 0], turns)
+        frustum = frustum_cells(network.config, calibrations[:, 0], turns) if self.learns_depth else None
         with self.runtime.autocast():  # geometry above and losses below stay in float32
-            volume = network.volume(left, right, view)
-            maps = seen_from_above(volume)
+            with torch.set_grad_enabled(self.kept is None):
+                volume = maker.volume(left, right, view)
+                maps = seen_from_above(volume)
             forget = torch.rand(n, device=device) < self.forget
             before = maps[n:] if uses_past else None
             flow = None
             if before is not None and network.config.ego_motion and batch.motions is not None:
                 flow = network.flow(maps[:n], before, batch.motions.to(device))
             outputs = network.detect(maps[:n], before, flow, forget)
-            if not self.weights.depth or network.depth_head is None:
+            if frustum is None or network.depth_head is None:
                 return outputs, None
             return outputs, network.depth_head(frustum.sample(volume[:n]))
 

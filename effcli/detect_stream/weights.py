@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import (
@@ -96,8 +96,24 @@ def _load(file: Path, place: str) -> Detector:
     return Detector(network.eval(), target)
 
 
-def load_weights(network: StreamDsgn, tensors: Mapping[str, Tensor], place: str) -> None:
-    """Fill a network.
+def load_stereo(network: StreamDsgn, source: str) -> None:
+    """Take the parts up to the map seen from above from another detector, whatever follows them there.
+
+    Raises:
+        InputError: there is none, it is damaged, or it is of another size.
+    """
+    other = load_detector(source).network
+    ours = network.config
+    later = {"fusion": ours.fusion, "bev": ours.bev, "ego_motion": ours.ego_motion}
+    if other.config.model_copy(update=later) != ours:
+        raise InputError(
+            "its map seen from above is not that of this network", place=source, hint="see network.size"
+        )
+    load_weights(network.stereo_parts(), other.stereo_parts().state_dict(), source)
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], place: str) -> None:
+    """Fill a network or a part of one.
 
     Raises:
         InputError: the tensors are not those of this architecture.

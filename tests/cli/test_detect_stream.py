@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from effcli.detect_stream.weights import load_detector
 from tests.cli.effcli_process import Finished, effcli
 
 SIM = [
@@ -258,3 +260,22 @@ def test_training_on_a_folder_and_measuring(place: Path, tmp_path: Path) -> None
     )
     assert done.code == 0, done.stderr
     assert done.json["metrics"]["frames"] == 12
+
+
+def test_only_what_follows_the_map_is_learnt(place: Path, tmp_path: Path) -> None:
+    words = ["--data", "kitti", "-s", "data.split=all", "-s", "data.eval=null", "-s", "train.batch_size=1"]
+    words += ["--threads", "1", "--steps", "2", "-s", "stereo_weights=builtin:street-tiny"]
+    given = load_detector("builtin:street-tiny").network
+    for form in (
+        ["weights=builtin:street-tiny"],
+        ["network.fusion=none", "network.bev=hourglass", "loss.motion=0"],
+    ):
+        settings = [word for one in form for word in ("-s", one)]
+        done = effcli("detect-stream", "train", *words, *settings, "-o", tmp_path / form[0], cwd=place)
+        assert done.code == 0, done.stderr
+        found = load_detector(str(tmp_path / form[0])).network
+        for name, kept in given.stereo_parts().state_dict().items():
+            torch.testing.assert_close(found.stereo_parts().state_dict()[name], kept, rtol=0, atol=0)
+        assert not torch.equal(found.head.scores.weight, given.head.scores.weight)
+    stderr = refused(place, "train", *words, "-s", "network.size=base", "-o", tmp_path / "base")
+    assert "its map seen from above is not that of this network" in stderr
