@@ -8,6 +8,7 @@ import hashlib
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -195,6 +196,22 @@ def create_runtime(
     if threads is not None:
         torch.set_num_threads(threads)  # after Accelerate, which sets it too
     return Runtime(chosen, arithmetic, seed, rank, world)
+
+
+def use_one_thread() -> None:
+    """Let torch's operations in the calling thread use one CPU thread; those of other threads stay as they are.
+
+    For a thread that works beside the main one. Otherwise OpenMP starts a second team for it, sees more threads than
+    cores, and lets all of them sleep after each operation; waking them doubles the time of small networks.
+    """
+    threads = (
+        torch.get_num_threads()
+    )  # asked for once: the first operation would ask, and take what it then finds
+    torch.set_num_threads(1)
+    # That was for OpenMP in this thread, but for MKL, and for threads to come, in all; another thread can undo it.
+    undo = threading.Thread(target=torch.set_num_threads, args=(threads,))
+    undo.start()
+    undo.join()
 
 
 _accelerator: Any = None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from effcli.core.memory import keep_freed_memory
+from effcli.core.runtime import use_one_thread
 from effcli.data.boxes3d import to_camera
 from effcli.data.kitti_labels import Objects
 from effcli.detect_stream.stream_detector import Detected, Prepared, StreamDetector
@@ -197,6 +198,7 @@ class _Reader:
     def run(self) -> None:
         """Until the end; a failure is left in the mailbox, as the other thread must not wait for ever."""
         try:
+            use_one_thread()
             began = time.perf_counter()
             for arrival in self.arrivals:
                 if self.stop.is_set():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from effcli.core.run import Run
-from effcli.core.runtime import Runtime
+from effcli.core.runtime import Runtime, use_one_thread
 from effcli.detect_stream.anchors import anchors_of, assign
 from effcli.detect_stream.batches import batch_of_step
 from effcli.detect_stream.clips import ClipBatch, Clips, Known
@@ -173,7 +173,7 @@ class _Prefetched:
             world=run.runtime.world,
         )
         self._n_steps = recipe.train.steps
-        self._pool = ThreadPoolExecutor(1)
+        self._pool = ThreadPoolExecutor(1, initializer=use_one_thread)
         self._waiting: dict[int, Any] = {}
 
     def get(self, step: int) -> ClipBatch:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from effcli.core.runtime import (
     derive_seed,
     describe_device,
     hardware_bf16,
+    use_one_thread,
 )
 from effcli.doctor import examine
 
@@ -88,6 +93,46 @@ def test_threads() -> None:
         assert create_runtime(device="cpu", threads=1).describe()["threads"] == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts the threads of the process in /proc")
+@pytest.mark.parametrize(
+    ("prepare", "started"), [(use_one_thread, 0), (lambda: None, 1)], ids=["alone", "as it is"]
+)
+def test_a_thread_beside_the_main_one_starts_no_team_of_its_own(
+    prepare: Callable[[], None], started: int
+) -> None:
+    def operations() -> None:
+        x = torch.ones(1 << 20)
+        _ = (
+            x + x,
+            torch.nn.functional.avg_pool2d(x.view(1, 1, 1024, 1024), 8),
+            torch.mm(x.view(-1, 64).T, x.view(-1, 64)),
+        )
+
+    def beside() -> None:
+        prepare()
+        time.sleep(0.05)  # threads that have ended are gone
+        before = len(list(Path("/proc/self/task").iterdir()))
+        operations()
+        found.append((len(list(Path("/proc/self/task").iterdir())) - before, torch.get_num_threads()))
+
+    found: list[tuple[int, int]] = []
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        operations()
+        thread = threading.Thread(target=beside)
+        thread.start()
+        thread.join()
+        assert found == [(started, 2 - (started == 0))]
+        assert torch.get_num_threads() == 2
+        later = threading.Thread(target=lambda: found.append((0, torch.get_num_threads())))
+        later.start()
+        later.join()
+        assert found[-1] == (0, 2)
+    finally:
+        torch.set_num_threads(usual)
 
 
 def test_derived_seeds_never_change() -> None:
