@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.continual.learner import Classifier
-from effcli.nn.resnet import BLOCKS_PER_STAGE, ResNet18, Widths
+from effcli.nn.resnet import BLOCKS_PER_STAGE, ResNet18, Widths, convolve
 
 Statistics = Literal["running", "batch", "updated"]
 """What BatchNorm uses: its running statistics; the batch's; the batch's, which also move the running ones."""
@@ -114,7 +114,8 @@ def run_subnet(network: Classifier, widths: Widths, x: Tensor, statistics: Stati
 
 
 def _conv(layer: nn.Conv2d, x: Tensor, out: int) -> Tensor:
-    return F.conv2d(x, layer.weight[:out, : x.shape[1]], None, layer.stride, layer.padding)
+    assert not isinstance(layer.padding, str)
+    return convolve(x, layer.weight[:out, : x.shape[1]], layer.stride, layer.padding)
 
 
 def _norm(layer: nn.BatchNorm2d, x: Tensor, statistics: Statistics) -> Tensor:

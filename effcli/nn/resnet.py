@@ -15,6 +15,8 @@ from torch import Tensor, nn
 STRIDES = (1, 2, 2, 2)
 BLOCKS_PER_STAGE = 2
 
+_LEAST_CHANNELS = 8
+
 
 @dataclass(frozen=True)
 class Widths:
@@ -44,6 +46,33 @@ class Widths:
             before = out
 
 
+def convolve(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
+    """``F.conv2d`` without bias.
+
+    For a 1x1 convolution of fewer than 8 channels the pixels of the stride are picked first: oneDNN's gradient of such
+    weights writes outside its memory on CPUs that have AVX2 and not AVX-512 (PyTorch 2.14).
+
+    Args:
+        x: ``[B, C, H, W]``.
+        weight: ``[C', C, k, k]``.
+        stride, padding: of rows and columns.
+    """
+    if weight.shape[1] < _LEAST_CHANNELS and weight.shape[2:] == (1, 1) and max(stride) > 1:
+        return F.conv2d(x[:, :, :: stride[0], :: stride[1]], weight)
+    return F.conv2d(x, weight, None, stride, padding)
+
+
+class ShortcutConv(nn.Conv2d):
+    """A 1x1 convolution with a stride, without bias."""
+
+    def __init__(self, before: int, out: int, stride: int) -> None:
+        super().__init__(before, out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, before, H, W]`` to ``[B, out, H / stride, W / stride]``."""
+        return convolve(x, self.weight, self.stride, (0, 0))
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions with BatchNorm around a shortcut, which is a 1x1 convolution where the shape changes."""
 
@@ -57,7 +86,7 @@ class Block(nn.Module):
         self.shortcut = (
             nn.Sequential()
             if stride == 1 and before == out
-            else nn.Sequential(nn.Conv2d(before, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            else nn.Sequential(ShortcutConv(before, out, stride), nn.BatchNorm2d(out))
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from effcli.continual.learner import Classifier
-from effcli.nn.resnet import ResNet18, Widths
+from effcli.nn.resnet import ResNet18, ShortcutConv, Widths
 
 
 def torchvisions(n_classes: int) -> ResNet:
@@ -54,3 +54,20 @@ def test_a_head_that_grows_keeps_its_rows() -> None:
     assert network.head.out_features == 5
     assert torch.equal(network.head.weight[:3], before[0]) and torch.equal(network.head.bias[:3], before[1])
     assert network.head.weight.requires_grad
+
+
+@pytest.mark.parametrize("channels", [2, 8])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_shortcut_is_a_strided_convolution(channels: int, stride: int) -> None:
+    torch.manual_seed(0)
+    ours, plain = ShortcutConv(channels, 6, stride), nn.Conv2d(channels, 6, 1, stride, bias=False).double()
+    with torch.no_grad():
+        plain.weight.copy_(ours.weight)
+    x = torch.randn(3, channels, 7, 8, requires_grad=True)
+    wanted = x.detach().double().requires_grad_()
+    upstream = torch.randn(3, 6, -(-7 // stride), 8 // stride)
+    ours(x).backward(upstream)
+    plain(wanted).backward(upstream.double())
+    torch.testing.assert_close(ours(x).double(), plain(wanted), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.weight.grad, plain.weight.grad.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(x.grad, wanted.grad.float(), rtol=1e-5, atol=1e-5)
