@@ -8,7 +8,8 @@ f = z_w - o, a layer's output is, over the taps that do not fall on padding::
 The first sum is an integer product. f is 0 but for weights of 8 bits, whose codes - z may not fit; where it is not, and
 where z is outside 0..255, the difference is added exactly.
 
-On x86 CPUs the product is oneDNN's (VNNI or AMX), elsewhere `torch._int_mm` on unfolded images.
+On x86 CPUs with AVX-512 VNNI the product is oneDNN's, elsewhere `torch._int_mm` on unfolded images. Without VNNI x86
+CPUs add pairs of products in 16 bits, which overflow: there it is computed in floating point, exact but slower.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from effcli.quantize.quantizer import codes_of
 
 Kernel = Literal["onednn", "int_mm"]
 
+_MOST_TAPS_IN_FLOAT32 = 2**24 // 2**14
+"""So many products of two int8 are below 2^24, up to which float32 has all integers."""
+
 
 def unsupported_reason(model: PackedModel) -> str | None:
     """Why a packed model cannot be computed in integers; None when it can."""
@@ -36,7 +40,7 @@ def unsupported_reason(model: PackedModel) -> str | None:
 
 def default_kernel() -> Kernel:
     """The fastest product of this machine's CPU."""
-    return "onednn" if torch.cpu._is_avx512_supported() or torch.cpu._is_avx2_supported() else "int_mm"
+    return "onednn" if torch.cpu._is_vnni_supported() else "int_mm"
 
 
 class IntegerLayer(nn.Module):
@@ -215,6 +219,9 @@ def _int8_product(rows: Tensor, weight: Tensor) -> Tensor:
     """``rows @ weight.T`` in int32; padded to what the CUDA kernel takes (more than 16 rows, sides in eights)."""
     n_rows, k = rows.shape
     n_out = len(weight)
+    if rows.device.type == "cpu" and torch.cpu._is_avx2_supported() and not torch.cpu._is_vnni_supported():
+        exact = torch.float32 if k <= _MOST_TAPS_IN_FLOAT32 else torch.float64
+        return (rows.to(exact) @ weight.to(exact).T).to(torch.int32)
     padded_rows = F.pad(rows, (0, -k % 8, 0, max(0, 17 - n_rows)))
     padded_weight = F.pad(weight, (0, -k % 8, 0, -n_out % 8))
     return torch._int_mm(padded_rows, padded_weight.T)[:n_rows, :n_out]
