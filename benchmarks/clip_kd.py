@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from effcli.clip.models import ClipModel, new_clip
 from effcli.core.runtime import create_runtime
-from effcli.data.captions import CaptionSet
+from effcli.distill.clip.models import ClipModel, new_clip
 from effcli.distill.clip_kd import losses
 from effcli.distill.clip_kd.batches import Batch, PairBatches
+from effcli.distill.clip_kd.captions import CaptionSet
 from effcli.distill.clip_kd.losses import ClipKdLoss, Embeddings, clip_loss, crd
 from effcli.distill.clip_kd.recipe import ClipKdRecipe, LossSection
 from effcli.distill.clip_kd.teacher_cache import unit_rows

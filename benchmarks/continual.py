@@ -29,16 +29,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from effcli.continual.buffer import Reservoir
+from effcli.continual.augmentation import random_crop_flip
+from effcli.continual.class_splits import Task
 from effcli.continual.learner import Classifier
+from effcli.continual.methods.buffer import Reservoir
 from effcli.continual.recipe import AugmentSection
 from effcli.continual.training import learn_stream
 from effcli.core.recipe import parse_set
 from effcli.core.registry import find_recipe
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
-from effcli.data.augmentation import random_crop_flip
-from effcli.data.class_splits import Task
 from effcli.data.image_sets import ImageSet
 from effcli.nn.resnet import ResNet18, Widths
 

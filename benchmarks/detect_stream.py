@@ -23,19 +23,19 @@ from torch import Tensor
 
 from effcli.core.memory import keep_freed_memory
 from effcli.core.runtime import DTYPES, create_runtime
-from effcli.data.stereo_drives import Drive, Preset
-from effcli.detect_stream.config import FULL, TINY, NetworkConfig
-from effcli.detect_stream.cost_volume import cost_volume, plane_depths
-from effcli.detect_stream.ego_motion import bev_motion
-from effcli.detect_stream.fast_network import fast_network
-from effcli.detect_stream.folded_convolution import Conv3d
-from effcli.detect_stream.runner import run_wall, warm_up
-from effcli.detect_stream.sources import drawn
-from effcli.detect_stream.stream_detector import StreamDetector
-from effcli.detect_stream.stream_source import SequenceSource
-from effcli.detect_stream.streamdsgn import StreamDsgn, View, seen_from_above
+from effcli.detect_stream.data.labelled_sequences import drawn
+from effcli.detect_stream.data.stereo_drives import Drive, Preset
+from effcli.detect_stream.evaluation.streaming_ap import percentiles
+from effcli.detect_stream.network.config import FULL, TINY, NetworkConfig
+from effcli.detect_stream.network.cost_volume import cost_volume, plane_depths
+from effcli.detect_stream.network.ego_motion import bev_motion
+from effcli.detect_stream.network.folded_convolution import Conv3d
+from effcli.detect_stream.network.folded_network import fast_network
+from effcli.detect_stream.network.streamdsgn import StreamDsgn, View, seen_from_above
+from effcli.detect_stream.stream.clocks import run_wall, warm_up
+from effcli.detect_stream.stream.frame_sources import SequenceSource
+from effcli.detect_stream.stream.stateful_detector import StreamDetector
 from effcli.detect_stream.weights import load_detector
-from effcli.metrics.streaming import percentiles
 
 
 def medians(forms: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -185,7 +185,7 @@ def odometry(preset: Preset, n_drives: int = 3, n_frames: int = 12) -> dict[str,
 
 def limits_of(score: float) -> Any:
     """Boxes of at least a score."""
-    from effcli.detect_stream.detection import Limits
+    from effcli.detect_stream.network.box_decoding import Limits
 
     return Limits(score=score)
 

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from effcli.core.runtime import create_runtime
 from effcli.diffusion.ddim import DISTILLED_TIMESTEPS, ddim_scheduler, sample
 from effcli.diffusion.models import DiffusionModel, load_model
-from effcli.diffusion.predictions import truncated_snr_loss
 from effcli.distill.feature_networks import load_feature_network
+from effcli.distill.losses import PixelLoss
+from effcli.distill.predictions import truncated_snr_loss
 from effcli.distill.rcfd import FeatureLoss, cfd
 from effcli.distill.rdd import RelationLoss, memory_relation_loss, pair_relation_loss
 from effcli.distill.recipe import RddRecipe
-from effcli.distill.round_loss import PixelLoss
 from effcli.distill.targets import Denoiser, two_step_target
 from effcli.distill.time_grid import Point, TimeGrid
 

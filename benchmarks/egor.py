@@ -26,9 +26,10 @@ from torch import Tensor
 
 from effcli.continual.egor import inversion
 from effcli.continual.egor.composition import Composer
-from effcli.continual.egor.detector import DetectionLoss, Raw, Targets
+from effcli.continual.egor.data.detection_sets import ScaledImages, load_detection
+from effcli.continual.egor.detectors.detector import DetectionLoss, Raw, Targets
+from effcli.continual.egor.detectors.gfl import Gfl, tiny_config
 from effcli.continual.egor.distillation import distillation
-from effcli.continual.egor.gfl import Gfl, tiny_config
 from effcli.continual.egor.inversion import Crop, invert
 from effcli.continual.egor.recipe import (
     CompositionSection,
@@ -40,7 +41,6 @@ from effcli.continual.egor.training import batch_of_step
 from effcli.core.registry import find_recipe
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
-from effcli.data.detection_sets import ScaledImages, load_detection
 
 N_CLASSES = 5
 
@@ -63,8 +63,8 @@ class ByImage(Gfl):
 
 def _parts(detector: Gfl, raw: Raw, targets: Targets, first: int) -> tuple[Tensor, Tensor, Tensor, int]:
     """Of one image: the sum of QFL, the weighted sum of the box losses, the sum of their weights, the positives."""
-    from effcli.continual.egor import gfl
-    from effcli.continual.egor.assignment import assign, pairwise_iou
+    from effcli.continual.egor.detectors import gfl
+    from effcli.continual.egor.detectors.assignment import assign, pairwise_iou
 
     centres, strides = detector._places(raw)
     assigned = assign(centres, strides * detector.config.anchor_scale, detector.level_sizes(raw), targets)[0]

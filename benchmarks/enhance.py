@@ -23,8 +23,8 @@ from unittest import mock
 
 import torch
 
-from effcli.enhance.config import WalMaFaConfig
-from effcli.enhance.network import WalMaFa
+from effcli.enhance.network.config import WalMaFaConfig
+from effcli.enhance.network.walmafa_net import WalMaFa
 from effcli.nn import selective_scan as scan_module
 
 

@@ -21,11 +21,11 @@ from torch import nn
 
 from effcli.diffusion.models import DiffusionModel
 from effcli.quantize.calibration import set_uniform_rows
-from effcli.quantize.layers import EDGE_BITS, quantized_layers
+from effcli.quantize.fake_quantization.layers import EDGE_BITS, quantized_layers
 from effcli.quantize.mpq_dm import wrap_for
-from effcli.quantize.packed_file import load_packed, save_packed
 from effcli.quantize.pipeline import pack
 from effcli.quantize.recipe import MpqDmRecipe
+from effcli.quantize.weights import load_packed, save_packed
 
 SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000}
 PLAIN, ATTENTION, CROSS = "DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D"

@@ -31,16 +31,16 @@ from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, sample
 from effcli.diffusion.models import DiffusionModel, build_unet, load_model
 from effcli.nn.relations import pool_to, relation_distillation
-from effcli.quantize import layers as layers_module
 from effcli.quantize.calibration import initialise
-from effcli.quantize.fine_tuning import features_of, parameter_groups
-from effcli.quantize.layers import QuantizedLayer
+from effcli.quantize.fake_quantization import layers as layers_module
+from effcli.quantize.fake_quantization.layers import QuantizedLayer
+from effcli.quantize.fake_quantization.quantizer import top_code
+from effcli.quantize.loading import load
 from effcli.quantize.mpq_dm import start_layer, wrap_for
-from effcli.quantize.packed_file import save_packed
 from effcli.quantize.pipeline import pack
-from effcli.quantize.quantizer import top_code
 from effcli.quantize.recipe import MpqDmRecipe
-from effcli.quantize.unet import load
+from effcli.quantize.training import features_of, parameter_groups
+from effcli.quantize.weights import save_packed
 
 CIFAR_UNET = {
     "sample_size": 32,

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Options, with_options
-from .output import print_result, print_table
+from .common.options import Options, with_options
+from .common.output import print_result, print_table
 
 app = typer.Typer(add_completion=False)
 
@@ -23,7 +23,7 @@ def compare(
     ] = None,
 ) -> None:
     """Compare finished runs: runs that differ in their seed alone share a row, with mean and spread."""
-    from effcli.core.compare import compare_runs
+    from effcli.core.evidence.compare import compare_runs
 
     table = compare_runs(runs, metrics or None)
     if options.as_json:

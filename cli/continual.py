@@ -11,10 +11,10 @@ import typer
 
 from effcli.core.errors import UsageError
 
-from .groups import DefaultVerbGroup
-from .options import ForceOption, MachineOptions, Options, RunOptions, with_options
-from .output import print_metrics, print_result
-from .session import execute, recipe_of_method, runtime_for
+from .common.groups import DefaultVerbGroup
+from .common.options import ForceOption, MachineOptions, Options, RunOptions, with_options
+from .common.output import print_metrics, print_result
+from .common.session import execute, recipe_of_method, runtime_for
 
 app = typer.Typer(
     cls=DefaultVerbGroup,
@@ -150,7 +150,7 @@ def _with_task(options: RunOptions, folder: Path, shorthands: dict[str, tuple[st
             f"everything but the new classes is as the run has it, without {', '.join(given) or '-r and -s'}",
             place="--tasks-dir",
         )
-    from effcli.continual.saved_runs import add_task, longer_recipe
+    from effcli.continual.weights import add_task, longer_recipe
 
     if options.dry_run:
         sets = [f"data.more={list(longer_recipe(options.output, folder).data.more)}"]
@@ -188,7 +188,7 @@ def evaluate(
 ) -> None:
     """Measure a classifier on images: of all classes, within each task, class by class; or a detector."""
     from effcli.continual.egor.detection import evaluate_detector, is_detector
-    from effcli.continual.saved_runs import evaluate_saved
+    from effcli.continual.weights import evaluate_saved
 
     measure = evaluate_detector if is_detector(place) else evaluate_saved
     result = measure(place, data, runtime_for(options))

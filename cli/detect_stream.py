@@ -9,8 +9,8 @@ import typer
 
 from effcli.core.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, UsageError
 
-from .groups import DefaultVerbGroup
-from .options import (
+from .common.groups import DefaultVerbGroup
+from .common.options import (
     DryRunOption,
     ForceOption,
     MachineOptions,
@@ -19,11 +19,11 @@ from .options import (
     RunOptions,
     with_options,
 )
-from .output import is_main_process, print_plan, print_result, print_table
-from .session import execute, resolve_recipe, runtime_for
+from .common.output import is_main_process, print_plan, print_result, print_table
+from .common.session import execute, resolve_recipe, runtime_for
 
 if TYPE_CHECKING:
-    from effcli.core.result import Result
+    from effcli.core.evidence.result import Result
     from effcli.detect_stream.recipe import StreamDsgnRecipe
 
 app = typer.Typer(
@@ -128,8 +128,8 @@ def run(
         "stream.ego_motion": ("--ego-motion", _ego_setting(ego_motion)),
     }
     recipe = cast("StreamDsgnRecipe", resolve_recipe("detect-stream", options, shorthands))
-    from effcli.detect_stream.stream_source import open_source
-    from effcli.detect_stream.streaming import (
+    from effcli.detect_stream.stream.frame_sources import open_source
+    from effcli.detect_stream.stream.session import (
         StreamOptions,
         check_options,
         detect_stream,
@@ -237,8 +237,8 @@ def evaluate(
     ego_motion: EgoOption = None,
 ) -> None:
     """Measure on labelled sequences: AP, and sAP on a virtual clock."""
-    from effcli.detect_stream.measuring import Measure, evaluate_detector
-    from effcli.detect_stream.streaming import read_latencies
+    from effcli.detect_stream.evaluation.measuring import Measure, evaluate_detector
+    from effcli.detect_stream.stream.session import read_latencies
     from effcli.detect_stream.weights import load_detector
 
     how = Measure(
@@ -277,7 +277,7 @@ def synth(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Other numbers give other drives.")] = 0,
 ) -> None:
     """Write synthetic drives as a data set of KITTI Tracking: stereo pairs, labels, depth, poses."""
-    from effcli.detect_stream.synthesis import write_drives
+    from effcli.detect_stream.data.synthesis import write_drives
 
     written = write_drives(output, drives, frames, preset, seed, not options.quiet)
     print_result({"output": str(output), **written}, [str(output)], as_json=options.as_json)

@@ -9,9 +9,9 @@ import typer
 from effcli.core.errors import UsageError
 from effcli.core.registry import recipe_of_run
 
-from .groups import DefaultVerbGroup
-from .images_output import ImagesOutputOption, check_images_output, write_images
-from .options import (
+from .common.groups import DefaultVerbGroup
+from .common.images_output import ImagesOutputOption, check_images_output, write_images
+from .common.options import (
     BatchSizeOption,
     FeatureSpaceOption,
     ForceOption,
@@ -19,8 +19,8 @@ from .options import (
     RunOptions,
     with_options,
 )
-from .output import print_metrics, print_result
-from .session import execute, recipe_of_method, runtime_for
+from .common.output import print_metrics, print_result
+from .common.session import execute, recipe_of_method, runtime_for
 
 app = typer.Typer(
     cls=DefaultVerbGroup,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from .options import Options, with_options
-from .output import print_result
+from .common.options import Options, with_options
+from .common.output import print_result
 
 app = typer.Typer(add_completion=False)
 
@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False)
 @with_options()
 def doctor(options: Options) -> None:
     """Print devices, precision, kernels and versions: what decides speed here, and what a bug report needs."""
-    from effcli.core.report import flatten
+    from effcli.core.evidence.report import flatten
     from effcli.doctor import examine
 
     found = examine()

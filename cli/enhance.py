@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from .enhance_run import enhance_run, print_file_plan
-from .groups import DefaultVerbGroup
-from .options import (
+from .common.groups import DefaultVerbGroup
+from .common.options import (
     DryRunOption,
     ForceOption,
     Options,
@@ -18,8 +17,9 @@ from .options import (
     RunOptions,
     with_options,
 )
-from .output import print_result, print_table
-from .session import execute, resolve_recipe, runtime_for
+from .common.output import print_result, print_table
+from .common.session import execute, resolve_recipe, runtime_for
+from .enhance_run import enhance_run, print_file_plan
 
 if TYPE_CHECKING:
     from effcli.enhance.recipe import EnhanceRecipe
@@ -92,7 +92,7 @@ def run(
         "max_memory_mb": ("--max-memory", max_memory),
     }
     recipe = cast("EnhanceRecipe", resolve_recipe("enhance", options, shorthands))
-    from effcli.enhance.files import plan_outputs
+    from effcli.enhance.output_plan import plan_outputs
 
     plan = plan_outputs(inputs, output, force=force, skip_existing=resume, format=format)
     if dry_run:

@@ -16,15 +16,15 @@ from effcli.core.errors import (
     UsageError,
 )
 
-from .options import RecipeOptions
-from .output import is_main_process, print_error, print_plan, print_result
-from .session import runtime_for
+from .common.options import RecipeOptions
+from .common.output import is_main_process, print_error, print_plan, print_result
+from .common.session import runtime_for
 
 if TYPE_CHECKING:
     from effcli.core.recipe import Recipe
     from effcli.core.runtime import Runtime
     from effcli.enhance.batch import Outcome
-    from effcli.enhance.files import Plan
+    from effcli.enhance.output_plan import Plan
     from effcli.enhance.recipe import EnhanceRecipe
 
 
@@ -77,7 +77,7 @@ def _result(
     runtime: Runtime,
     total_s: float,
 ) -> dict[str, object]:
-    from effcli.core.result import Result
+    from effcli.core.evidence.result import Result
 
     result = Result(
         task=recipe.task,

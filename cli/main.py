@@ -18,8 +18,8 @@ from effcli.core.errors import (
 from effcli.core.registry import TASKS
 from effcli.core.stop import interrupts_after_imports
 
-from .groups import LazyGroup
-from .output import give_up_stdout, print_error, print_error_json, print_traceback
+from .common.groups import LazyGroup
+from .common.output import give_up_stdout, print_error, print_error_json, print_traceback
 
 
 class _Root(LazyGroup):

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from .groups import DefaultVerbGroup
-from .images_output import ImagesOutputOption, check_images_output, write_images
-from .options import (
+from .common.groups import DefaultVerbGroup
+from .common.images_output import ImagesOutputOption, check_images_output, write_images
+from .common.options import (
     BatchSizeOption,
     FeatureSpaceOption,
     ForceOption,
@@ -19,8 +19,8 @@ from .options import (
     RunOptions,
     with_options,
 )
-from .output import print_metrics, print_result, print_table, text_of
-from .session import execute, runtime_for
+from .common.output import print_metrics, print_result, print_table, text_of
+from .common.session import execute, runtime_for
 
 app = typer.Typer(
     cls=DefaultVerbGroup,
@@ -167,7 +167,7 @@ def evaluate(
 @with_options()
 def inspect(options: Options, packed: PackedArgument) -> None:
     """Say what is in a packed file: layers, bits of their rows, sizes, mean bits counted both ways."""
-    from effcli.quantize.packed_file import describe_layer, load_packed
+    from effcli.quantize.weights import describe_layer, load_packed
 
     model = load_packed(packed)
     content = {

@@ -9,8 +9,8 @@ import typer
 
 from effcli.core.errors import UsageError
 
-from .options import ForceOption, Options, SetOption, with_options
-from .output import print_result
+from .common.options import ForceOption, Options, SetOption, with_options
+from .common.output import print_result
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="List, show, copy and check recipes.")
 
@@ -86,8 +86,8 @@ def check(
     ],
 ) -> None:
     """Validate recipe and claim files; all mistakes are reported at once. Prints the files that are right."""
-    from effcli.core.claims import Claim
     from effcli.core.errors import RecipeError
+    from effcli.core.evidence.claims import Claim
     from effcli.core.recipe import is_claim, load_recipe, read_recipe, task_of
     from effcli.core.registry import get_task
 

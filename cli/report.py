@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .options import Options, with_options
-from .output import print_result
+from .common.options import Options, with_options
+from .common.output import print_result
 
 app = typer.Typer(add_completion=False)
 
@@ -20,7 +20,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
 ) -> None:
     """Rebuild report.html of finished runs from what their directories hold."""
-    from effcli.core.report import write_report
+    from effcli.core.evidence.report import write_report
 
     paths = [str(write_report(run)) for run in runs]
     print_result({"reports": paths}, paths, as_json=options.as_json)

@@ -9,10 +9,10 @@ import typer
 
 from effcli.core.errors import UsageError
 
-from .groups import DefaultVerbGroup
-from .options import ForceOption, MachineOptions, Options, RunOptions, with_options
-from .output import print_metrics, print_result
-from .session import execute, recipe_of_method, runtime_for
+from .common.groups import DefaultVerbGroup
+from .common.options import ForceOption, MachineOptions, Options, RunOptions, with_options
+from .common.output import print_metrics, print_result
+from .common.session import execute, recipe_of_method, runtime_for
 
 app = typer.Typer(
     cls=DefaultVerbGroup,
@@ -110,7 +110,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Play games with each policy's best actions; returns are those of the game, never clipped."""
-    from effcli.rl_distill.saved_policies import evaluate_policies
+    from effcli.rl_distill.policy_verbs import evaluate_policies
 
     result = evaluate_policies(place, episodes, env, runtime_for(options))
     if options.as_json:
@@ -134,7 +134,7 @@ def watch(
     """Play one game and write it as a moving picture."""
     from effcli.core.files import check_new_file, make_folder
     from effcli.data.moving_pictures import check_video
-    from effcli.rl_distill.saved_policies import watch_policy
+    from effcli.rl_distill.policy_verbs import watch_policy
 
     check_video(output)
     check_new_file(output, force=force)
@@ -157,8 +157,8 @@ def export(
     """Write one policy as a file, with what it was trained for inside."""
     _check_ending(output, ".onnx", ".safetensors")
     from effcli.core.files import check_new_file, make_folder
-    from effcli.rl_distill.policy_file import best_policy
-    from effcli.rl_distill.saved_policies import export_policy
+    from effcli.rl_distill.policy_verbs import export_policy
+    from effcli.rl_distill.weights import best_policy
 
     check_new_file(output, force=force)
     chosen = best_policy(place, policy)

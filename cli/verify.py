@@ -10,8 +10,8 @@ import typer
 
 from effcli.core.errors import EXIT_CLAIM_FAILED, UsageError
 
-from .options import DeviceOption, Options, ThreadsOption, with_options
-from .output import is_main_process, print_result
+from .common.options import DeviceOption, Options, ThreadsOption, with_options
+from .common.output import is_main_process, print_result
 
 app = typer.Typer(add_completion=False)
 
@@ -35,8 +35,8 @@ def verify(
 
     Exit code 4 when it does not hold. Runs are kept, so an interrupted verification goes on where it stopped.
     """
-    from effcli.core.claims import load_claim
-    from effcli.core.claims import verify as verify_claim
+    from effcli.core.evidence.claims import load_claim
+    from effcli.core.evidence.claims import verify as verify_claim
 
     task, name_or_file = _split(claim)
     loaded, name = load_claim(task, name_or_file)
@@ -67,7 +67,7 @@ def verify(
 
 
 def _split(claim: str) -> tuple[str, str]:
-    from effcli.core.claims import names_a_file
+    from effcli.core.evidence.claims import names_a_file
 
     if names_a_file(claim):
         return "", claim

@@ -24,7 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / "effcli").rglob("*.py"))
 COMMANDS = sorted((ROOT / "cli").rglob("*.py"))
 ROOMS = {name.replace("-", "_") for name in TASKS}
-SHARED = {"nn", "data", "metrics", "diffusion", "clip"}
+SHARED = {"nn", "data", "metrics", "diffusion"}
+
+MOST_FILES_IN_A_FOLDER = 17
 
 # What a part may import of the library, beside itself. `doctor` looks at everything that it describes.
 MAY_IMPORT = {
@@ -41,7 +43,7 @@ MAY_IMPORT = {
 NAMES_A_DEVICE = {
     "effcli/core/runtime.py": "decides devices",
     "effcli/nn/selective_scan.py": "chooses the fastest kernel for a device",
-    "effcli/enhance/strips.py": "asks how much memory a device has free",
+    "effcli/enhance/network/strips.py": "asks how much memory a device has free",
 }
 
 
@@ -99,11 +101,57 @@ def test_the_import_rule_sees_every_form(tmp_path: Path, monkeypatch: pytest.Mon
     assert sorted(found) == ["effcli.a", "effcli.b", "effcli.c.d", "effcli.core.h", "effcli.e.g"]
 
 
+# Shared files that one task alone uses today, and why they stay.
+ONE_TASK_YET = {
+    "data.image_codecs": "every task is to read pictures by it",
+    "data.image_encoding": "every task is to read pictures by it",
+    "data.image_metadata": "every task is to read pictures by it",
+    "data.images": "every task is to read pictures by it",
+    "data.picture": "every task is to read pictures by it",
+}
+
+
+def tasks_that_reach(shared: set[str]) -> dict[str, set[str]]:
+    """For each file of the shared rooms, the tasks that import it, themselves or through other shared files."""
+    importers: dict[str, set[str]] = {}
+    for file in LIBRARY:
+        own = ".".join(file.relative_to(ROOT / "effcli").with_suffix("").parts)
+        for module, _ in imports_of(file):
+            for name in (module, module.rpartition(".")[0]):
+                importers.setdefault(name.removeprefix("effcli."), set()).add(own)
+    reached = {}
+    for name in shared:
+        seen, waiting = set(), [name]
+        while waiting:
+            new = importers.get(waiting.pop(), set()) - seen
+            seen |= new
+            waiting += [one for one in new if one.split(".")[0] in SHARED]
+        reached[name] = {one.split(".")[0] for one in seen} & ROOMS
+    return reached
+
+
+def test_shared_rooms_hold_what_two_tasks_import() -> None:
+    """``nn`` is apart: operators that stand alone and know no task."""
+    shared = {
+        ".".join(file.relative_to(ROOT / "effcli").with_suffix("").parts)
+        for file in LIBRARY
+        if part_of(file) in SHARED - {"nn"} and file.name != "__init__.py"
+    }
+    alone = {name: tasks for name, tasks in tasks_that_reach(shared).items() if len(tasks) < 2}
+    assert {name: tasks for name, tasks in alone.items() if name not in ONE_TASK_YET} == {}
+    assert sorted(ONE_TASK_YET.keys() - alone.keys()) == [], "these have become shared: strike them"
+
+
+@pytest.mark.parametrize("folder", sorted({file.parent for file in [*LIBRARY, *COMMANDS]}), ids=name_of)
+def test_rooms_are_small(folder: Path) -> None:
+    assert sum(1 for file in folder.glob("*.py") if file.name != "__init__.py") <= MOST_FILES_IN_A_FOLDER
+
+
 def test_core_knows_tasks_and_methods_by_the_registry_alone() -> None:
     names = {*TASKS, *(method.name for task in TASKS.values() for method in task.methods)}
     found = [
         f"{name_of(file)}:{node.lineno}: {node.value}"
-        for file in sorted((ROOT / "effcli" / "core").glob("*.py"))
+        for file in sorted((ROOT / "effcli" / "core").rglob("*.py"))
         if file.name != "registry.py"
         for node in ast.walk(tree_of(file))
         if isinstance(node, ast.Constant) and node.value in names

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effcli.data.kitti_tracking import write_sequence
-from effcli.data.stereo_drives import Drive
+from effcli.detect_stream.data.kitti_tracking import write_sequence
+from effcli.detect_stream.data.stereo_drives import Drive
 from tests.cli.coco_squares import save_squares
-from tests.clip.tiny_clips import save_pairs
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
+from tests.distill.clip.tiny_clips import save_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effcli.continual.learner import EVAL_BATCH
-from effcli.core.runtime import Runtime
-from effcli.data.class_splits import Task
-from effcli.data.image_sets import ImageSet
-from effcli.metrics.continual import (
+from effcli.continual.accuracy_matrix import (
     average_incremental,
     backward_transfer,
     forgetting,
     last_average,
     stability_plasticity,
 )
+from effcli.continual.class_splits import Task
+from effcli.continual.learner import EVAL_BATCH
+from effcli.core.runtime import Runtime
+from effcli.data.image_sets import ImageSet
 
 Scores = Callable[[Tensor], Tensor]
 """Of uint8 images ``[B, C, S, S]``: the likelihood of each class, ``[B, n_classes]``."""

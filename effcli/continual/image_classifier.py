@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from effcli.continual.clfd import FrequencyEncoder, FrequencyLearner, top_units
 from effcli.continual.learner import Classifier
-from effcli.continual.rehearsal import Method
+from effcli.continual.methods.clfd import FrequencyEncoder, FrequencyLearner, top_units
+from effcli.continual.methods.rehearsal import Method
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import read_tensors, require_format, save_tensors
 from effcli.nn.onnx_file import save_onnx

@@ -1,6 +1,7 @@
 """A network with one head for all classes, and how it sees the images of the stream: as pixels.
 
-:class:`~effcli.continual.clfd.FrequencyLearner` is the other way of seeing; methods do not know which one they have.
+:class:`~effcli.continual.methods.clfd.FrequencyLearner` is the other way of seeing; methods do not know which
+one they have.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from effcli.continual.augmentation import random_crop_flip
+from effcli.continual.class_splits import Task
 from effcli.continual.recipe import AugmentSection
-from effcli.data.augmentation import random_crop_flip
-from effcli.data.class_splits import Task
 from effcli.nn.resnet import ResNet18
 
 EVAL_BATCH = 256

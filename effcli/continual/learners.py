@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from effcli.continual.buffer import Reservoir
-from effcli.continual.clfd import N_FEATURE_MAPS, FrequencyLearner
 from effcli.continual.learner import Classifier, Learner
+from effcli.continual.methods.buffer import Reservoir
+from effcli.continual.methods.clfd import N_FEATURE_MAPS, FrequencyLearner
+from effcli.continual.methods.rehearsal import Method
 from effcli.continual.recipe import BufferedRecipe, ContinualRecipe, RehearsalRecipe
-from effcli.continual.rehearsal import Method
 from effcli.core.registry import load_method
 from effcli.core.runtime import DTYPES
 from effcli.nn.resnet import ResNet18, Widths

@@ -6,19 +6,19 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from effcli.continual.buffer import Reservoir
+from effcli.continual.class_splits import Task, merged
 from effcli.continual.evaluation import draw_matrix, metrics_of
 from effcli.continual.image_classifier import FILE_NAME, classifier_of, save_classifier
 from effcli.continual.learner import Learner
 from effcli.continual.learners import new_buffer, new_method
+from effcli.continual.methods.buffer import Reservoir
+from effcli.continual.methods.rehearsal import Method
 from effcli.continual.recipe import ContinualRecipe, JointRecipe
-from effcli.continual.rehearsal import Method
 from effcli.continual.stream import describe, load_stream, statistics
 from effcli.continual.training import Learnt, learn_stream, steps_of
 from effcli.core.errors import UsageError
-from effcli.core.result import Result
+from effcli.core.evidence.result import Result
 from effcli.core.run import Run
-from effcli.data.class_splits import Task, merged
 
 log = logging.getLogger(__name__)
 

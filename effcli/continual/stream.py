@@ -6,9 +6,9 @@ import hashlib
 from functools import partial
 from typing import Any, Literal
 
+from effcli.continual.class_splits import Task, further_task, hold_out, limit_per_class, split_classes
 from effcli.continual.recipe import ContinualRecipe, RehearsalRecipe, StreamSection
 from effcli.core.errors import UsageError
-from effcli.data.class_splits import Task, further_task, hold_out, limit_per_class, split_classes
 from effcli.data.image_sets import ImageSet, has_parts, image_shape, load_images
 
 LARGEST_SIDE = 64

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from effcli.continual.class_splits import Task
 from effcli.continual.evaluation import Accuracies, measure
 from effcli.continual.learners import new_method
-from effcli.continual.rehearsal import Method
+from effcli.continual.methods.rehearsal import Method
 from effcli.continual.stream import fingerprint
 from effcli.core.errors import InputError
 from effcli.core.run import Run
-from effcli.data.class_splits import Task
 from effcli.data.epochs import batch_of_epoch, batches_per_epoch
 
 LOG_EVERY = 10

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from effcli.core.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from effcli.core.evidence.result import Result
     from effcli.core.recipe import Override, Recipe
-    from effcli.core.result import Result
     from effcli.core.run import Run
 
 
@@ -155,15 +155,17 @@ TASKS: dict[str, Task] = {
             "continual",
             "Learn new classes without forgetting the old (CLFD, E2Net, IR; EGOR for detectors).",
             (
-                Method("er", f"{_CONTINUAL}.er", f"{_CONTINUAL}.recipe:ErRecipe"),
-                Method("derpp", f"{_CONTINUAL}.derpp", f"{_CONTINUAL}.recipe:DerppRecipe"),
-                Method("er-ace", f"{_CONTINUAL}.er_ace", f"{_CONTINUAL}.recipe:ErAceRecipe"),
-                Method("cls-er", f"{_CONTINUAL}.cls_er", f"{_CONTINUAL}.recipe:ClsErRecipe"),
-                Method("e2net", f"{_CONTINUAL}.e2net", f"{_CONTINUAL}.recipe:E2NetRecipe"),
-                Method("ir", f"{_CONTINUAL}.ir", f"{_CONTINUAL}.recipe:IrRecipe"),
-                Method("frozen-ncm", f"{_CONTINUAL}.frozen_ncm", f"{_CONTINUAL}.recipe:FrozenNcmRecipe"),
-                Method("sgd", f"{_CONTINUAL}.sgd", f"{_CONTINUAL}.recipe:SgdRecipe"),
-                Method("joint", f"{_CONTINUAL}.sgd", f"{_CONTINUAL}.recipe:JointRecipe"),
+                Method("er", f"{_CONTINUAL}.methods.er", f"{_CONTINUAL}.recipe:ErRecipe"),
+                Method("derpp", f"{_CONTINUAL}.methods.derpp", f"{_CONTINUAL}.recipe:DerppRecipe"),
+                Method("er-ace", f"{_CONTINUAL}.methods.er_ace", f"{_CONTINUAL}.recipe:ErAceRecipe"),
+                Method("cls-er", f"{_CONTINUAL}.methods.cls_er", f"{_CONTINUAL}.recipe:ClsErRecipe"),
+                Method("e2net", f"{_CONTINUAL}.methods.e2net", f"{_CONTINUAL}.recipe:E2NetRecipe"),
+                Method("ir", f"{_CONTINUAL}.methods.ir", f"{_CONTINUAL}.recipe:IrRecipe"),
+                Method(
+                    "frozen-ncm", f"{_CONTINUAL}.methods.frozen_ncm", f"{_CONTINUAL}.recipe:FrozenNcmRecipe"
+                ),
+                Method("sgd", f"{_CONTINUAL}.methods.sgd", f"{_CONTINUAL}.recipe:SgdRecipe"),
+                Method("joint", f"{_CONTINUAL}.methods.sgd", f"{_CONTINUAL}.recipe:JointRecipe"),
                 Method(
                     "egor",
                     f"{_EGOR}.increment",
@@ -172,7 +174,7 @@ TASKS: dict[str, Task] = {
                 ),
                 Method(
                     "detector",
-                    f"{_EGOR}.gfl",
+                    f"{_EGOR}.detectors.gfl",
                     f"{_EGOR}.recipe:DetectorRecipe",
                     verb="train-detector",
                     pipeline=f"{_EGOR}.pipeline",
@@ -185,7 +187,7 @@ TASKS: dict[str, Task] = {
             (
                 Method(
                     "streamdsgn",
-                    f"{_STREAM}.streamdsgn",
+                    f"{_STREAM}.network.streamdsgn",
                     f"{_STREAM}.recipe:StreamDsgnRecipe",
                     "train",
                     f"{_STREAM}.pipeline",

@@ -27,11 +27,11 @@ import torch
 
 from effcli.core.checkpoint import CheckpointStore, SaveEvery
 from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError, UsageError
+from effcli.core.evidence.result import Result
 from effcli.core.files import LOCK_FILE, make_folder, write_error, write_text
 from effcli.core.metrics_log import MetricsLog
 from effcli.core.progress import NOTICE, progress_bar
 from effcli.core.recipe import Recipe, dump_recipe
-from effcli.core.result import Result
 from effcli.core.run_directory import claim_directory, default_directory
 from effcli.core.runtime import Runtime
 from effcli.core.stop import StopSignal
@@ -256,7 +256,7 @@ class Run:
                 folder.rmdir()
 
     def _write_result(self, result: Result) -> None:
-        from effcli.core.report import write_report
+        from effcli.core.evidence.report import write_report
 
         write_text(self.path / "result.json", json.dumps(result.to_json(), indent=2) + "\n")
         try:

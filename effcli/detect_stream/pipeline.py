@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from effcli.core.result import Result
+from effcli.core.evidence.result import Result
 from effcli.core.run import Run
-from effcli.detect_stream.clips import Clips
-from effcli.detect_stream.measuring import Measure, measure, pictures_of
+from effcli.detect_stream.data.labelled_sequences import PosedByPictures, labelled_sequences, parse_synthetic
+from effcli.detect_stream.evaluation.measuring import Measure, measure, pictures_of
+from effcli.detect_stream.network.streamdsgn import StreamDsgn, n_parameters
 from effcli.detect_stream.recipe import StreamDsgnRecipe
-from effcli.detect_stream.sources import PosedByPictures, labelled_sequences, parse_synthetic
-from effcli.detect_stream.streamdsgn import StreamDsgn, n_parameters
-from effcli.detect_stream.training import fit
+from effcli.detect_stream.training.clips import Clips
+from effcli.detect_stream.training.loop import fit
 from effcli.detect_stream.weights import (
     FILE_NAME,
     Detector,

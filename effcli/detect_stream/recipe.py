@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from effcli.core.recipe import Recipe, Section
-from effcli.detect_stream.config import NETWORKS, NetworkConfig
+from effcli.detect_stream.network.config import NETWORKS, NetworkConfig
 
 
 class NetworkSection(Section):

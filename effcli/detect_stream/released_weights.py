@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.detect_stream.config import FULL
-from effcli.detect_stream.streamdsgn import StreamDsgn
+from effcli.detect_stream.network.config import FULL
+from effcli.detect_stream.network.streamdsgn import StreamDsgn
 
 _SAME_INSIDE = {
     "image_network.features": "feature_neck.lastconv.2",

@@ -19,9 +19,9 @@ from effcli.core.tensor_file import (
     require_format,
     save_tensors,
 )
-from effcli.detect_stream.config import NetworkConfig
+from effcli.detect_stream.network.config import NetworkConfig
+from effcli.detect_stream.network.streamdsgn import StreamDsgn
 from effcli.detect_stream.released_weights import convert_released
-from effcli.detect_stream.streamdsgn import StreamDsgn
 
 FORMAT, VERSION = "effcli-streamdsgn", "1"
 FILE_NAME = "model/streamdsgn.safetensors"

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effcli.core.evidence.result import Result
 from effcli.core.files import sha256
-from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.data.image_sets import ImageSet, to_range
 from effcli.distill.inputs import load_training_images, plan_of_images

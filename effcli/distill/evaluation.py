@@ -14,9 +14,9 @@ from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
 from effcli.data.picture_grid import save_grid
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.drawing import draw_images
 from effcli.diffusion.models import DiffusionModel
 from effcli.diffusion.sampler_settings import SamplerSettings
+from effcli.diffusion.sampling import draw_images
 from effcli.distill.time_grid import TimeGrid
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.features import choose_features, real_moments

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from effcli.core.result import Result
+from effcli.core.evidence.result import Result
 from effcli.core.run import Run
 from effcli.distill import progressive
 from effcli.distill.recipe import PdRecipe

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from effcli.core.evidence.result import Result
 from effcli.core.registry import load_method
-from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.distill.recipe import DistillRecipe
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from effcli.core.errors import UsageError
-from effcli.core.result import Result
+from effcli.core.evidence.result import Result
 from effcli.core.run import Run
 from effcli.core.runtime import derive_seed
 from effcli.data.image_sets import ImageSet
@@ -25,8 +25,8 @@ from effcli.diffusion.ddim import DISTILLED_TIMESTEPS, ddim_scheduler
 from effcli.diffusion.models import DiffusionModel, config_of, plain_config, save_folder
 from effcli.distill.evaluation import evaluate, save_pictures, with_real_images
 from effcli.distill.inputs import load_teacher
+from effcli.distill.losses import PixelLoss, RoundLoss
 from effcli.distill.recipe import ProgressiveRecipe
-from effcli.distill.round_loss import PixelLoss, RoundLoss
 from effcli.distill.rounds import (
     FEW_STEPS,
     Round,

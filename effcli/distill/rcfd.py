@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effcli.core.result import Result
+from effcli.core.evidence.result import Result
 from effcli.core.run import Run
 from effcli.diffusion.models import DiffusionModel
-from effcli.diffusion.predictions import truncated_snr_loss
 from effcli.distill import progressive
 from effcli.distill.feature_networks import FeatureNetwork, load_feature_network
+from effcli.distill.predictions import truncated_snr_loss
 from effcli.distill.recipe import FeatureRecipe, RcfdRecipe
 from effcli.distill.time_grid import Point
 

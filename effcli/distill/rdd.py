@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effcli.core.result import Result
+from effcli.core.evidence.result import Result
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.diffusion.models import DiffusionModel

@@ -11,16 +11,16 @@ from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from effcli.core.errors import InputError
+from effcli.core.evidence.result import Result
 from effcli.core.recipe import read_recipe
 from effcli.core.registry import recipe_of_run
-from effcli.core.result import Result
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import DISTILLED_TIMESTEPS, ddim_scheduler, sample
-from effcli.diffusion.drawing import draw_images
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.sampler_settings import SamplerSettings
+from effcli.diffusion.sampling import draw_images
 from effcli.distill.evaluation import evaluate, with_real_images
 from effcli.distill.recipe import ProgressiveRecipe
 from effcli.metrics.distance_settings import DistanceSettings

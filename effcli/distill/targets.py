@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from effcli.diffusion.predictions import to_x0
+from effcli.distill.predictions import to_x0
 from effcli.distill.time_grid import Point
 
 Denoise = Callable[[Tensor, Point], Tensor]

@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from effcli.core.evidence.result import Result
 from effcli.core.files import sha256
-from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import ImageSet, to_bytes
 from effcli.data.picture_grid import save_grid
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import alpha_sigma
-from effcli.diffusion.drawing import draw_images
 from effcli.diffusion.models import UNET_FILE, DiffusionModel, build_unet, save_file
-from effcli.diffusion.predictions import to_x0, truncated_snr_loss
+from effcli.diffusion.sampling import draw_images
 from effcli.distill.inputs import load_training_images, plan_of_images
+from effcli.distill.predictions import to_x0, truncated_snr_loss
 from effcli.distill.recipe import TeacherRecipe
 from effcli.nn.ema import Ema
 from effcli.nn.schedules import cosine, set_rate

@@ -14,7 +14,7 @@ from effcli.core.progress import progress_bar
 from effcli.core.stop import StopSignal
 from effcli.data.images import read_picture, write_picture
 from effcli.enhance.enhancer import Enhancer
-from effcli.enhance.files import Job, Plan
+from effcli.enhance.output_plan import Job, Plan
 
 log = logging.getLogger(__name__)
 

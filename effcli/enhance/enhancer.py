@@ -16,7 +16,7 @@ from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.core.runtime import Runtime, create_runtime
-from effcli.enhance.network import WalMaFa
+from effcli.enhance.network.walmafa_net import WalMaFa
 from effcli.enhance.walmafa import Brightener
 from effcli.enhance.weights import load_weights
 

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
+from effcli.core.evidence.result import Result
 from effcli.core.registry import load_method
-from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
-from effcli.data.pair_sources import Split
-from effcli.data.pairs import PairSet, load_pairs
 from effcli.data.picture_grid import save_grid
+from effcli.data.stored_files import Split
 from effcli.enhance.baselines import BASELINES
+from effcli.enhance.data.pairs import PairSet, load_pairs
 from effcli.enhance.enhancer import Brighten, Enhancer
+from effcli.enhance.image_quality import GAUSSIAN_WINDOW, evaluate_pair, mean_over_pairs
 from effcli.enhance.recipe import EnhanceRecipe
-from effcli.metrics.image_quality import GAUSSIAN_WINDOW, evaluate_pair, mean_over_pairs
 
 log = logging.getLogger(__name__)
 

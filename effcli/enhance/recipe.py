@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from effcli.core.recipe import Recipe, Section
-from effcli.enhance.config import WalMaFaConfig
+from effcli.enhance.network.config import WalMaFaConfig
 
 
 class PairsSection(Section):

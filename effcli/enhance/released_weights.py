@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.enhance.config import WalMaFaConfig
-from effcli.enhance.network import blank_network
+from effcli.enhance.network.config import WalMaFaConfig
+from effcli.enhance.network.walmafa_net import blank_network
 
 State = dict[str, Tensor]
 

@@ -14,11 +14,11 @@ from effcli.core.errors import InputError
 from effcli.core.files import sha256
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
-from effcli.data.pairs import PairSet
-from effcli.enhance.loss import training_loss
-from effcli.enhance.network import WalMaFa, add_border, pad_to_multiple
+from effcli.enhance.data.pairs import PairSet
+from effcli.enhance.losses import training_loss
+from effcli.enhance.network.strips import Memory, forward_in_strips
+from effcli.enhance.network.walmafa_net import WalMaFa, add_border, pad_to_multiple
 from effcli.enhance.recipe import WalMaFaRecipe
-from effcli.enhance.strips import Memory, forward_in_strips
 from effcli.enhance.weights import load_weights, save_weights
 from effcli.nn.ema import Ema
 from effcli.nn.schedules import cosine, set_rate

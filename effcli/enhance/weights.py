@@ -22,8 +22,8 @@ from effcli.core.tensor_file import (
     require_format,
     save_tensors,
 )
-from effcli.enhance.config import WalMaFaConfig
-from effcli.enhance.network import WalMaFa, blank_network
+from effcli.enhance.network.config import WalMaFaConfig
+from effcli.enhance.network.walmafa_net import WalMaFa, blank_network
 from effcli.enhance.released_weights import State, check_keys, convert_released
 
 FORMAT = "effcli.walmafa"

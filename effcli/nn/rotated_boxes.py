@@ -158,8 +158,8 @@ def kept_of_overlaps(overlaps: Tensor) -> Tensor:
 def _suppress() -> Callable[..., None]:
     from numba import types
 
-    from effcli.nn.numba_threads import compile_cached
-    from effcli.nn.rotated_boxes_cpu import suppress
+    from effcli.nn.compiled.numba_threads import compile_cached
+    from effcli.nn.compiled.rotated_boxes import suppress
 
     signature = types.void(types.float64[:, ::1], types.float64, types.boolean[::1])
     return compile_cached(suppress, signature, parallel=False)

@@ -304,7 +304,7 @@ def _scan_numba(x: _Scan, h: Tensor) -> tuple[Tensor, Tensor]:
     return y[..., :width], last[:, :width, :n_states]
 
 
-_LANES = 16  # effcli.nn.lanes.LANES, known here without importing numba
+_LANES = 16  # effcli.nn.compiled.lanes.LANES, known here without importing numba
 _LOG2E = math.log2(math.e)
 
 
@@ -325,7 +325,7 @@ class _NumbaScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         u, delta, A, B, C, D, z, bias, softplus, h, saving = args
-        from effcli.nn import selective_scan_cpu as cpu
+        from effcli.nn.compiled import selective_scan as cpu
 
         a2 = (A.detach().T * _LOG2E).contiguous()
         gate = u.new_empty(0, 0, 0) if z is None else z
@@ -352,7 +352,7 @@ class _NumbaScan(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * 11
-        from effcli.nn import selective_scan_cpu as cpu
+        from effcli.nn.compiled import selective_scan as cpu
 
         *inputs, saved = ctx.saved_tensors
         u, a2, gate = inputs[0], inputs[2], inputs[6]

@@ -92,7 +92,7 @@ class _Sample(torch.autograd.Function):
         channels = gradient.shape[1]
         padded = F.pad(gradient, (0, -channels % _LANES)).contiguous()
         total = torch.zeros(ctx.shape[0], padded.shape[1])
-        from effcli.nn.numba_threads import threads
+        from effcli.nn.compiled.numba_threads import threads
 
         with threads(torch.get_num_threads()):
             _scatter()(padded.numpy(), rows.numpy(), weights.numpy(), total.numpy())
@@ -103,8 +103,8 @@ class _Sample(torch.autograd.Function):
 def _scatter() -> Callable[..., None]:
     from numba import types
 
-    from effcli.nn.numba_threads import compile_cached
-    from effcli.nn.weighted_rows_cpu import add_rows
+    from effcli.nn.compiled.numba_threads import compile_cached
+    from effcli.nn.compiled.weighted_rows import add_rows
 
     flat = types.float32[:, ::1]
     return compile_cached(add_rows, types.void(flat, types.int64[:, ::1], flat, flat), parallel=True)

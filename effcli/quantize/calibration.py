@@ -22,7 +22,7 @@ from effcli.diffusion.models import DiffusionModel
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.quantize.allocation import uniform_bits
 from effcli.quantize.bit_widths import BitWidths
-from effcli.quantize.layers import (
+from effcli.quantize.fake_quantization.layers import (
     EDGE_BITS,
     Profile,
     QuantizedLayer,
@@ -32,7 +32,7 @@ from effcli.quantize.layers import (
     quantized_layers,
     replace_module,
 )
-from effcli.quantize.quantizer import RangeMethod, find_range, top_code
+from effcli.quantize.fake_quantization.quantizer import RangeMethod, find_range, top_code
 from effcli.quantize.recipe import InputsSection
 
 _RANGE_ELEMENTS = 1 << 16
@@ -117,7 +117,7 @@ def wrap_layers(
         model: stays as it is.
         sampler: says the timesteps.
         widths: mean bits of weights, bits of activations; the first three layers and the last have 8.
-        profile: which layers; see :func:`effcli.quantize.layers.find_layers`.
+        profile: which layers; see :func:`effcli.quantize.fake_quantization.layers.find_layers`.
         rank: of the low-rank update of each weight; 0 for none.
         per_step_activations: an activation scale a timestep, or one for all.
         integer_zeros: zero-points are rounded where they are used.

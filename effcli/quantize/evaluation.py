@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from effcli.core.run import Run
 from effcli.data.image_sets import to_bytes
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.drawing import draw_images
 from effcli.diffusion.models import Decode
 from effcli.diffusion.sampler_settings import SamplerSettings
+from effcli.diffusion.sampling import draw_images
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.features import FeatureSpace, choose_features, real_moments
 from effcli.metrics.frechet import frechet_distance

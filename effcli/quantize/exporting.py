@@ -6,8 +6,8 @@ from pathlib import Path
 
 from effcli.core.runtime import DTYPES
 from effcli.diffusion.models import save_folder
-from effcli.quantize.packed_file import load_packed
-from effcli.quantize.unet import dequantize
+from effcli.quantize.loading import dequantize
+from effcli.quantize.weights import load_packed
 
 
 def export_diffusers(place: str | Path, folder: Path, dtype: str) -> None:

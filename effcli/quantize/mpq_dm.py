@@ -36,8 +36,7 @@ from effcli.quantize.calibration import (
     set_uniform_rows,
     wrap_layers,
 )
-from effcli.quantize.fine_tuning import fine_tune
-from effcli.quantize.layers import (
+from effcli.quantize.fake_quantization.layers import (
     EDGE_BITS,
     QuantizedLayer,
     apply_layer,
@@ -45,8 +44,9 @@ from effcli.quantize.layers import (
     per_channel,
     quantized_layers,
 )
-from effcli.quantize.quantizer import fake_quantize, find_range, top_code
+from effcli.quantize.fake_quantization.quantizer import fake_quantize, find_range, top_code
 from effcli.quantize.recipe import AllocationSection, MpqDmRecipe
+from effcli.quantize.training import fine_tune
 
 
 def plan(recipe: MpqDmRecipe, model: DiffusionModel) -> dict[str, Any]:

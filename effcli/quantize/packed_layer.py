@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effcli.quantize.layers import QuantizedLayer, StepClock, per_input
-from effcli.quantize.quantizer import codes_of, top_code
+from effcli.quantize.fake_quantization.layers import QuantizedLayer, StepClock, per_input
+from effcli.quantize.fake_quantization.quantizer import codes_of, top_code
 
 Kind = Literal["conv2d", "linear"]
 

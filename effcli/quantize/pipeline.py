@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from effcli import __version__
+from effcli.core.evidence.result import Result
 from effcli.core.registry import load_method
-from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.core.runtime import DTYPES, create_runtime
 from effcli.data.image_sets import to_bytes
@@ -21,11 +21,11 @@ from effcli.diffusion.models import DiffusionModel, load_decoder, load_model
 from effcli.metrics.features import choose_features
 from effcli.quantize.calibration import check_weights
 from effcli.quantize.evaluation import evaluate
-from effcli.quantize.layers import quantized_layers
-from effcli.quantize.packed_file import PackedModel, about_unet, load_packed, save_packed
+from effcli.quantize.fake_quantization.layers import quantized_layers
+from effcli.quantize.loading import unet_of
 from effcli.quantize.packed_layer import codes_of_layer, with_dtype_of_file
 from effcli.quantize.recipe import QuantizeRecipe
-from effcli.quantize.unet import unet_of
+from effcli.quantize.weights import PackedModel, about_unet, load_packed, save_packed
 
 N_PICTURES = 32
 

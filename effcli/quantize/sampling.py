@@ -8,19 +8,19 @@ from pathlib import Path
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.core.result import Result
+from effcli.core.evidence.result import Result
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.drawing import draw_images
 from effcli.diffusion.models import DiffusionModel, load_decoder, load_model
 from effcli.diffusion.sampler_settings import SamplerSettings
+from effcli.diffusion.sampling import draw_images
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.features import choose_features
 from effcli.quantize.evaluation import measure
-from effcli.quantize.packed_file import PackedModel, load_packed
+from effcli.quantize.loading import Backend, unet_of
 from effcli.quantize.recipe import ConditionSection
-from effcli.quantize.unet import Backend, unet_of
+from effcli.quantize.weights import PackedModel, load_packed
 
 
 def sample_packed(

@@ -13,18 +13,18 @@ import numpy as np
 from torch import Tensor
 
 from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError, UsageError
+from effcli.core.evidence.result import Result
 from effcli.core.registry import load_method
-from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.rl_distill.environments import EnvironmentFailure, make_environments
 from effcli.rl_distill.evaluation import play
 from effcli.rl_distill.group import Policy
 from effcli.rl_distill.networks import encoder
-from effcli.rl_distill.policy_file import About, SavedPolicy, save_policy
 from effcli.rl_distill.recipe import RlDistillRecipe
 from effcli.rl_distill.report import draw_curves, draw_group
 from effcli.rl_distill.returns import area_under, bootstrap_interval, curve
+from effcli.rl_distill.weights import About, SavedPolicy, save_policy
 
 log = logging.getLogger(__name__)
 

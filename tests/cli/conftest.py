@@ -11,8 +11,8 @@ from PIL import Image
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of a very small network: what the command does is tested, not how good it looks."""
-    from effcli.enhance.config import WalMaFaConfig
-    from effcli.enhance.network import WalMaFa
+    from effcli.enhance.network.config import WalMaFaConfig
+    from effcli.enhance.network.walmafa_net import WalMaFa
     from effcli.enhance.weights import save_weights
 
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.effcli_process import Finished, effcli
-from tests.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
+from tests.distill.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
 
 SMALL = [
     "--method",

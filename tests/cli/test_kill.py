@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effcli.data.kitti_tracking import write_sequence
-from effcli.data.stereo_drives import Drive
+from effcli.detect_stream.data.kitti_tracking import write_sequence
+from effcli.detect_stream.data.stereo_drives import Drive
 from tests.cli.effcli_process import effcli, start
-from tests.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
+from tests.distill.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
 
 N_KILLS = int(os.environ.get("EFFCLI_KILLS", "3"))
 """Of each command; they cost some seconds each."""

@@ -106,7 +106,7 @@ def test_an_exported_policy_decides_the_same(place: Path, tmp_path: Path) -> Non
     import onnxruntime
     import torch
 
-    from effcli.rl_distill.policy_file import load_policy
+    from effcli.rl_distill.weights import load_policy
 
     for name in ("policy.onnx", "policy.safetensors"):
         done = effcli("rl-distill", "export", "run", "--policy", "2", "-o", tmp_path / name, cwd=place)

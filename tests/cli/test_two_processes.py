@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from effcli.core.evidence.result import numbers
 from effcli.core.metrics_log import read_metrics
-from effcli.core.result import numbers
 from tests.cli.effcli_process import effcli, torchrun
-from tests.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
+from tests.distill.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
 
 TINY_ENHANCE = "-r small -s network.dim=4 -s network.d_state=4 -s data.patch=16 -s train.batch_size=2"
 SMALL_QUANTIZE = "--bits w2a4 --steps 4 --trajectories 2 -s train.batch_size=4 -s calibration.n_images=4"

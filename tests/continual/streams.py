@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from effcli.continual.class_splits import Task
 from effcli.continual.learners import new_method
+from effcli.continual.methods.rehearsal import Method
 from effcli.continual.recipe import ContinualRecipe
-from effcli.continual.rehearsal import Method
 from effcli.core.recipe import parse_set
 from effcli.core.registry import find_recipe
-from effcli.data.class_splits import Task
 from effcli.data.image_sets import ImageSet
 
 SIDE = 8

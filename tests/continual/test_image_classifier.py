@@ -15,7 +15,7 @@ from effcli.continual.image_classifier import (
     load_classifier,
     save_classifier,
 )
-from effcli.continual.rehearsal import Method
+from effcli.continual.methods.rehearsal import Method
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import save_tensors
 from tests.continual.streams import learn, tiny_method, tiny_tasks

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import toy_task
 
-from effcli.core.result import read_result
+from effcli.core.evidence.result import read_result
 
 spawner = multiprocessing.get_context("forkserver")
 spawner.set_forkserver_preload(["effcli.core.run", "effcli.nn.ema"])

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+from effcli.core.evidence.result import read_result
 from effcli.core.metrics_log import read_metrics
-from effcli.core.result import read_result
 from effcli.core.runtime import derive_seed
 
 SCRIPT = Path(__file__).with_name("two_processes.py")

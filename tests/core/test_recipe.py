@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_task import ToyRecipe, ToyTrain
 
-from effcli.core.claims import arm_recipe, load_claim
 from effcli.core.errors import RecipeError, UsageError
+from effcli.core.evidence.claims import arm_recipe, load_claim
 from effcli.core.recipe import (
     Override,
     Recipe,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.detect_stream.config import FULL
+from effcli.detect_stream.network.config import FULL
 from effcli.detect_stream.weights import load_detector
 
 

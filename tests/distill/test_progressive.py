@@ -13,9 +13,9 @@ from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
 from effcli.diffusion.models import DiffusionModel
 from effcli.distill.inputs import check_teacher, load_teacher
+from effcli.distill.losses import PixelLoss
 from effcli.distill.progressive import Batch, fit_round, student_config, students_of, target_of
 from effcli.distill.recipe import PdRecipe, RddRecipe
-from effcli.distill.round_loss import PixelLoss
 from effcli.distill.rounds import Round, prediction_of_students, rounds_of
 from effcli.distill.targets import Denoiser
 from effcli.distill.time_grid import TimeGrid

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from effcli.core.runtime import create_runtime
-from effcli.diffusion.predictions import truncated_snr_loss
 from effcli.distill import rdd
+from effcli.distill.predictions import truncated_snr_loss
 from effcli.distill.rcfd import FeatureLoss, cfd
 from effcli.distill.rdd import PixelQueue, RelationLoss, memory_relation_loss, pair_relation_loss, pixels_of
 from effcli.distill.time_grid import Point

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.enhance.config import WalMaFaConfig
+from effcli.enhance.network.config import WalMaFaConfig
 from effcli.enhance.released_weights import convert_released, released_name
 from effcli.enhance.weights import load_weights
 

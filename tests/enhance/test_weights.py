@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from effcli.core.errors import InputError
-from effcli.enhance.config import WalMaFaConfig
-from effcli.enhance.network import WalMaFa
+from effcli.enhance.network.config import WalMaFaConfig
+from effcli.enhance.network.walmafa_net import WalMaFa
 from effcli.enhance.weights import load_weights, save_weights
 
 SMALL = WalMaFaConfig(dim=4, blocks=(1, 1, 2), d_state=4)

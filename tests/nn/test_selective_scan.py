@@ -232,7 +232,7 @@ def test_small_pieces_of_the_chunked_backend(monkeypatch):
 
 
 def test_the_kernel_compiles_where_no_cache_can_be_written(monkeypatch):
-    from effcli.nn import selective_scan_cpu as cpu
+    from effcli.nn.compiled import selective_scan as cpu
 
     njit = cpu.numba.njit
 

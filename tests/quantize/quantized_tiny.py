@@ -11,7 +11,7 @@ from torch import nn
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.models import DiffusionModel
 from effcli.quantize.calibration import initialise
-from effcli.quantize.layers import quantized_layers
+from effcli.quantize.fake_quantization.layers import quantized_layers
 from effcli.quantize.mpq_dm import start_layer, wrap_for
 from effcli.quantize.recipe import MpqDmRecipe
 from tests.diffusion.tiny_models import SCHEDULER, tiny_unet

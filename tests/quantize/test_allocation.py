@@ -15,7 +15,7 @@ from effcli.quantize.allocation import (
     total_error,
     uniform_bits,
 )
-from effcli.quantize.quantizer import fake_quantize, find_range, top_code
+from effcli.quantize.fake_quantization.quantizer import fake_quantize, find_range, top_code
 
 
 def test_kurtosis_of_known_distributions():

@@ -8,9 +8,9 @@ from torch import nn
 
 from effcli.core.errors import InputError
 from effcli.quantize.calibration import check_weights
-from effcli.quantize.layers import QuantizedLayer, StepClock, apply_layer, quantized_layers
+from effcli.quantize.fake_quantization.layers import QuantizedLayer, StepClock, apply_layer, quantized_layers
+from effcli.quantize.fake_quantization.quantizer import find_range, top_code
 from effcli.quantize.mpq_dm import row_errors
-from effcli.quantize.quantizer import find_range, top_code
 from tests.diffusion.tiny_models import tiny_unet
 from tests.quantize.quantized_tiny import calibrated, recipe_of
 

@@ -152,7 +152,7 @@ def _first_free() -> Callable[..., None]:
     from numba import types
 
     from effcli.continual.egor.composition_cpu import first_free
-    from effcli.nn.numba_threads import compile_cached
+    from effcli.nn.compiled.numba_threads import compile_cached
 
     number, table = types.float64, types.float64[:, ::1]
     signature = types.void(table, *[number] * 4, table, number, number, number[::1])
@@ -164,7 +164,7 @@ def _blend() -> Callable[..., None]:
     from numba import types
 
     from effcli.continual.egor.composition_cpu import blend
-    from effcli.nn.numba_threads import compile_cached
+    from effcli.nn.compiled.numba_threads import compile_cached
 
     pixels = types.Array(types.uint8, 3, "A")
     return compile_cached(blend, types.void(pixels, pixels, types.float64), parallel=False)

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from effcli.continual.egor.class_groups import load_parts
-from effcli.continual.egor.detector_file import FILE_NAME, FORMAT, load_detector
+from effcli.continual.egor.data.class_groups import load_parts
+from effcli.continual.egor.data.detection_sets import ScaledImages, load_detection, single_image
 from effcli.continual.egor.drawing import draw_boxes
 from effcli.continual.egor.evaluation import find, of_groups, precision_by_class
+from effcli.continual.egor.weights import FILE_NAME, FORMAT, load_detector
 from effcli.core.errors import EffcliError, InputError, UsageError
+from effcli.core.evidence.result import Result
 from effcli.core.files import atomic_path, check_writable, make_folder
 from effcli.core.registry import recipe_of_run
-from effcli.core.result import Result
 from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import has_format
-from effcli.data.detection_sets import ScaledImages, load_detection, single_image
 from effcli.data.picture_grid import encode_png
 from effcli.data.stored_files import StoredFile, is_image_name, read_image
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, roi_align
 
-from effcli.continual.egor.detector import Detector, Raw
+from effcli.continual.egor.detectors.detector import Detector, Raw
 from effcli.continual.egor.recipe import DistillationSection
 
 NMS_IOU = 0.005

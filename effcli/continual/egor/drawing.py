@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from effcli.continual.egor.detector import Detections
+from effcli.continual.egor.detectors.detector import Detections
 
 _COLOURS = (
     (230, 25, 75),

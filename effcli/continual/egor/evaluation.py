@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from effcli.continual.egor.detector import SCORE_THRESHOLD, Detections, Detector
+from effcli.continual.egor.average_precision import FoundBoxes, average_precision, mean_of
+from effcli.continual.egor.data.detection_sets import DetectionSet, ScaledImages
+from effcli.continual.egor.detectors.detector import SCORE_THRESHOLD, Detections, Detector
 from effcli.continual.egor.training import stack
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
-from effcli.data.detection_sets import DetectionSet, ScaledImages
-from effcli.metrics.detection import FoundBoxes, average_precision, mean_of
 
 BATCH = 16
 

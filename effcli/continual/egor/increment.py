@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from effcli.continual.egor.composition import Composer
-from effcli.continual.egor.detector import Detector, Targets
+from effcli.continual.egor.data.detection_sets import Objects, ScaledImages
+from effcli.continual.egor.detectors.detector import Detector, Targets
 from effcli.continual.egor.distillation import distillation
 from effcli.continual.egor.evaluation import find
 from effcli.continual.egor.inversion import Crop
 from effcli.continual.egor.recipe import EgorRecipe
 from effcli.continual.egor.training import Batch, fit, targets_of
 from effcli.core.run import Run
-from effcli.data.detection_sets import Objects, ScaledImages
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from effcli.continual.egor.assignment import pairwise_iou
-from effcli.continual.egor.detector import Detector, Targets
+from effcli.continual.egor.detectors.assignment import pairwise_iou
+from effcli.continual.egor.detectors.detector import Detector, Targets
 from effcli.continual.egor.recipe import InversionSection
 from effcli.core.run import Run
 from effcli.nn.schedules import cosine, set_rate

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effcli.continual.egor.detector import Detector
-from effcli.continual.egor.detector_file import About
+from effcli.continual.egor.detectors.detector import Detector
 from effcli.continual.egor.inversion import (
     BatchNormPrior,
     Crop,
@@ -24,6 +23,7 @@ from effcli.continual.egor.inversion import (
     to_pictures,
 )
 from effcli.continual.egor.recipe import InversionSection
+from effcli.continual.egor.weights import About
 from effcli.core.errors import InputError
 from effcli.core.run import Run
 from effcli.core.tensor_file import read_tensors, save_tensors

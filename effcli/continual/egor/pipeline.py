@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effcli.continual.egor.class_groups import ClassGroup, ClassGroups, load_groups
-from effcli.continual.egor.detector import Detector
-from effcli.continual.egor.detector_file import FILE_NAME, About, load_detector, save_detector
+from effcli.continual.egor.data.class_groups import ClassGroup, ClassGroups, load_groups
+from effcli.continual.egor.data.detection_sets import DetectionSet, ScaledImages
+from effcli.continual.egor.detectors.detector import Detector
+from effcli.continual.egor.detectors.gfl import Gfl, resnet50_config, tiny_config
+from effcli.continual.egor.detectors.released_weights import load_backbone
 from effcli.continual.egor.evaluation import find, of_groups, precision_by_class
-from effcli.continual.egor.gfl import Gfl, resnet50_config, tiny_config
 from effcli.continual.egor.increment import learn_increment
 from effcli.continual.egor.inversion import aspect_histogram
 from effcli.continual.egor.objects import GeneratedObjects, generate_objects
@@ -28,11 +29,10 @@ from effcli.continual.egor.recipe import (
 )
 from effcli.continual.egor.report import draw_found, draw_objects, draw_scenes
 from effcli.continual.egor.training import Batch, fit, n_steps_of
-from effcli.continual.egor.weight_files import load_backbone
+from effcli.continual.egor.weights import FILE_NAME, About, load_detector, save_detector
 from effcli.core.errors import UsageError
-from effcli.core.result import Result
+from effcli.core.evidence.result import Result
 from effcli.core.run import Run
-from effcli.data.detection_sets import DetectionSet, ScaledImages
 
 log = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from effcli.continual.egor.composition import Composer
-from effcli.continual.egor.detector import Detections, Detector
-from effcli.continual.egor.detector_file import About
+from effcli.continual.egor.data.detection_sets import DetectionSet, ScaledImages
+from effcli.continual.egor.detectors.detector import Detections, Detector
 from effcli.continual.egor.drawing import draw_boxes
 from effcli.continual.egor.evaluation import find
 from effcli.continual.egor.objects import GeneratedObjects
 from effcli.continual.egor.recipe import EgorRecipe
 from effcli.continual.egor.training import stack
+from effcli.continual.egor.weights import About
 from effcli.core.run import Run
-from effcli.data.detection_sets import DetectionSet, ScaledImages
 from effcli.data.picture_grid import save_grid
 
 N_SCENES, MOST_OBJECTS, GOOD = 12, 100, 0.3

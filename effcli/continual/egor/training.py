@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.continual.egor.composition import Composer
-from effcli.continual.egor.detector import Detector, Targets
+from effcli.continual.egor.data.detection_sets import ScaledImages
+from effcli.continual.egor.detectors.detector import Detector, Targets
 from effcli.continual.egor.recipe import DetectorTrainSection
 from effcli.core.errors import UsageError
 from effcli.core.run import Run
-from effcli.data.detection_sets import ScaledImages
 from effcli.data.epochs import batches_per_epoch, draws_of, item_of
 from effcli.nn.schedules import set_rate
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from effcli.clip.models import Tokenizer
-from effcli.clip.views import Preprocess, crop_box
 from effcli.core.runtime import Runtime
-from effcli.data.captions import CaptionSet
 from effcli.data.epochs import draws_of, item_of
+from effcli.distill.clip.models import Tokenizer
+from effcli.distill.clip.views import Preprocess, crop_box
+from effcli.distill.clip_kd.captions import CaptionSet
 
 _ORDER_STREAM, _CAPTION_STREAM = 7, 8
 _TEXTS_KEPT = 1 << 18

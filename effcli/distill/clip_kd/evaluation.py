@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effcli.clip.embedding import embed_images, embed_texts, encode_images, in_batches
-from effcli.clip.models import ClipModel, load_clip
+from effcli.core.evidence.result import Result
 from effcli.core.registry import recipe_of_run
-from effcli.core.result import Result
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
-from effcli.data.captions import CaptionSet
+from effcli.distill.clip.embedding import embed_images, embed_texts, encode_images, in_batches
+from effcli.distill.clip.models import ClipModel, load_clip
+from effcli.distill.clip_kd.captions import CaptionSet
 from effcli.distill.clip_kd.inputs import Inputs, load_eval, load_inputs, load_zero_shot
 from effcli.distill.clip_kd.recipe import ClipKdRecipe, EvalSection
-from effcli.metrics.retrieval import cka, recalls
+from effcli.distill.clip_kd.retrieval import cka, recalls
 
 N_QUERIES, N_NEAREST = 8, 5
 

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from effcli.core.errors import InputError
-from effcli.data.captions import CaptionSet, has_split, hold_out, load_captions
+from effcli.distill.clip_kd.captions import CaptionSet, has_split, hold_out, load_captions
 from effcli.distill.clip_kd.recipe import ClipRecipe, EvalSection, PairsSection
 
 log = logging.getLogger(__name__)

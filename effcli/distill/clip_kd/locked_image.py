@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effcli.clip.models import ClipModel, new_clip, save_clip, save_compact, trunk_weights
 from effcli.core.errors import InputError
+from effcli.core.evidence.result import Result
 from effcli.core.files import sha256
-from effcli.core.result import Result
 from effcli.core.run import Run
-from effcli.data.captions import CaptionSet
+from effcli.distill.clip.models import ClipModel, new_clip, save_clip, save_compact, trunk_weights
 from effcli.distill.clip_kd.batches import Batch, PairBatches, View
+from effcli.distill.clip_kd.captions import CaptionSet
 from effcli.distill.clip_kd.evaluation import evaluate
 from effcli.distill.clip_kd.inputs import load_inputs
 from effcli.distill.clip_kd.losses import ClipKdLoss, Embeddings

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effcli.clip.embedding import embed_texts, encode_images
-from effcli.clip.models import ClipModel, load_clip, new_clip, save_clip
-from effcli.core.result import Result
+from effcli.core.evidence.result import Result
 from effcli.core.run import Run
-from effcli.data.captions import CaptionSet
+from effcli.distill.clip.embedding import embed_texts, encode_images
+from effcli.distill.clip.models import ClipModel, load_clip, new_clip, save_clip
 from effcli.distill.clip_kd.batches import Batch, PairBatches, View
+from effcli.distill.clip_kd.captions import CaptionSet
 from effcli.distill.clip_kd.evaluation import evaluate
 from effcli.distill.clip_kd.inputs import load_inputs
 from effcli.distill.clip_kd.losses import ClipKdLoss, Embeddings

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from effcli.continual.egor.detector import Raw
+from effcli.continual.egor.detectors.detector import Raw
+from effcli.continual.egor.detectors.gfl import Gfl, resnet50_config, tiny_config
 from effcli.continual.egor.distillation import (
     box_distance,
     chosen_places,
@@ -21,7 +22,6 @@ from effcli.continual.egor.distillation import (
     level_of,
     without_duplicates,
 )
-from effcli.continual.egor.gfl import Gfl, resnet50_config, tiny_config
 from effcli.continual.egor.recipe import DistillationSection
 
 ONE = torch.tensor(1.0)

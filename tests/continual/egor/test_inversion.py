@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from effcli.continual.egor import inversion
-from effcli.continual.egor.detector import Targets
-from effcli.continual.egor.gfl import Gfl, tiny_config
+from effcli.continual.egor.detectors.detector import Targets
+from effcli.continual.egor.detectors.gfl import Gfl, tiny_config
 from effcli.continual.egor.inversion import (
     AspectHistogram,
     BatchNormPrior,

@@ -10,7 +10,7 @@ import torch
 from effcli.core.run import Run, open_run
 from effcli.core.runtime import Runtime
 from effcli.distill.clip_kd.recipe import ClipKdRecipe
-from tests.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
+from tests.distill.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
 
 CPU = Runtime(torch.device("cpu"), "fp32", seed=0)
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from effcli.clip.models import load_clip, new_clip
 from effcli.core.errors import InputError, UsageError
 from effcli.core.metrics_log import read_metrics
 from effcli.core.run import Run
+from effcli.distill.clip.models import load_clip, new_clip
 from effcli.distill.clip_kd.inputs import load_inputs
 from effcli.distill.clip_kd.losses import ClipKdLoss
 from effcli.distill.clip_kd.pipeline import cached, distill, open_cache, plan, sight_of, train
@@ -21,7 +21,7 @@ from effcli.distill.clip_kd.recipe import ClipKdRecipe, ClipTrainSection, LossSe
 from effcli.distill.clip_kd.teacher_cache import CHUNK_ROWS, TeacherCache, Things
 from effcli.distill.clip_kd.training import Towers, new_optimizer, total_steps
 from effcli.nn.schedules import warmup_cosine
-from tests.clip.tiny_clips import STUDENT, tiny_clip
+from tests.distill.clip.tiny_clips import STUDENT, tiny_clip
 from tests.distill.clip_kd.small_run import opened, small_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,0 +1,1 @@
+"""Images with boxes that EGOR learns from, and their classes in groups."""

@@ -1,0 +1,342 @@
+"""The detector GFL (Generalized Focal Loss, Li et al., NeurIPS 2020) in two sizes: `tiny`, and with ResNet-50.
+
+Symbols are those of the paper: z are logits, sigma(z) scores, y what a score should say: the IoU of the box.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
+
+from effcli.continual.egor.detectors.assignment import assign, pairwise_iou
+from effcli.continual.egor.detectors.detector import DetectionLoss, Detector, Raw, Targets, mean_of_levels
+
+BETA = 2.0
+BOX_WEIGHT, EDGE_WEIGHT = 2.0, 0.25
+PRIOR = 0.01
+TEMPERATURE = 10.0
+_EDGE_MARGIN = 0.1
+
+
+@dataclass(frozen=True)
+class GflConfig:
+    """What a GFL is built from.
+
+    Attributes:
+        backbone: ``tiny`` or ``resnet50``.
+        n_classes: how many.
+        channels: of the pyramid and the towers.
+        n_convs: of each tower.
+        reg_max: largest distance of an edge, in strides.
+        n_levels: of the pyramid.
+        first_stride: of its first level.
+        anchor_scale: side of an anchor, in strides.
+        norm: ``live`` BatchNorm, or ``frozen`` statistics and affine parameters.
+        frozen_stages: 1 freezes the stem and the first stage of a ResNet; 0 nothing.
+    """
+
+    backbone: str
+    n_classes: int
+    channels: int = 256
+    n_convs: int = 4
+    reg_max: int = 16
+    n_levels: int = 5
+    first_stride: int = 8
+    anchor_scale: int = 8
+    norm: str = "live"
+    frozen_stages: int = 0
+
+
+def tiny_config(n_classes: int) -> GflConfig:
+    """About half a million parameters, for images of about 100 to 300 pixels."""
+    return GflConfig("tiny", n_classes, channels=64, n_convs=2, reg_max=8, n_levels=2, anchor_scale=4)
+
+
+def resnet50_config(n_classes: int, norm: str = "live", frozen_stages: int = 0) -> GflConfig:
+    """GFL-R50 as the paper has it."""
+    return GflConfig("resnet50", n_classes, norm=norm, frozen_stages=frozen_stages)
+
+
+class TinyBackbone(nn.Module):
+    """Four stages of two 3x3 convolutions with BatchNorm, the first of each with stride 2; gives strides 8 and 16."""
+
+    WIDTHS = (24, 48, 96, 128)
+    OUT = (96, 128)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+        before = 3
+        for width in self.WIDTHS:
+            self.stages.append(nn.Sequential(*_conv_bn(before, width, 2), *_conv_bn(width, width, 1)))
+            before = width
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """``[B, 3, H, W]`` to the outputs of the last two stages."""
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return outputs[2:]
+
+
+def _conv_bn(n_in: int, n_out: int, stride: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(n_out),
+        nn.ReLU(inplace=True),
+    ]
+
+
+class ResNet50Backbone(nn.Module):
+    """torchvision's ResNet-50 without its classifier; gives C3, C4 and C5."""
+
+    OUT = (512, 1024, 2048)
+
+    def __init__(self) -> None:
+        super().__init__()
+        net = resnet50(weights=None)
+        self.stem = nn.Sequential(
+            OrderedDict(conv1=net.conv1, bn1=net.bn1, relu=net.relu, maxpool=net.maxpool)
+        )
+        self.stages = nn.ModuleList([net.layer1, net.layer2, net.layer3, net.layer4])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """``[B, 3, H, W]`` to the outputs of the last three stages."""
+        x = self.stem(x)
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return outputs[1:]
+
+
+class _MoreLevels(ExtraFPNBlock):  # type: ignore[misc]
+    """Further levels, each from the one before by a 3x3 convolution with stride 2."""
+
+    def __init__(self, channels: int, n: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(n))
+
+    def forward(
+        self, results: list[Tensor], x: list[Tensor], names: list[str]
+    ) -> tuple[list[Tensor], list[str]]:
+        results, names = list(results), list(names)
+        for i, conv in enumerate(self.convs):
+            results.append(conv(results[-1]))
+            names.append(f"extra{i}")
+        return results, names
+
+
+class Gfl(Detector):
+    """GFL: anchors are single squares, quality and class are one score, edges are distributions.
+
+    Args:
+        config: what it is built from.
+    """
+
+    def __init__(self, config: GflConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone: Any = {"tiny": TinyBackbone, "resnet50": ResNet50Backbone}[config.backbone]()
+        widths: Any = self.backbone.OUT
+        n_out = len(widths)
+        more = _MoreLevels(config.channels, config.n_levels - n_out) if config.n_levels > n_out else None
+        self.fpn = FeaturePyramidNetwork(list(widths), config.channels, more)
+        self.cls_tower = _tower(config.channels, config.n_convs)
+        self.reg_tower = _tower(config.channels, config.n_convs)
+        self.gfl_cls = nn.Conv2d(config.channels, config.n_classes, 3, padding=1)
+        self.gfl_reg = nn.Conv2d(config.channels, 4 * (config.reg_max + 1), 3, padding=1)
+        self.scales = nn.Parameter(torch.ones(config.n_levels))
+        self.strides = tuple(config.first_stride * 2**i for i in range(config.n_levels))
+        for module in (*self.cls_tower, *self.reg_tower, self.gfl_cls, self.gfl_reg):
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.constant_(_bias(self.gfl_cls), -math.log((1 - PRIOR) / PRIOR))
+        self._freeze()
+        self.to(memory_format=torch.channels_last)  # a seventh faster on CPUs
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes it knows."""
+        return self.config.n_classes
+
+    def train(self, mode: bool = True) -> Gfl:
+        """Frozen BatchNorm stays in evaluation mode."""
+        super().train(mode)
+        frozen: list[nn.Module] = [self.backbone] if self.config.norm == "frozen" else self._frozen_parts()
+        for part in frozen:
+            for module in part.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        if self.config.frozen_stages == 0 or self.config.backbone == "tiny":
+            return []
+        return [self.backbone.stem, *self.backbone.stages[: self.config.frozen_stages]]
+
+    def _freeze(self) -> None:
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+        if self.config.norm == "frozen":
+            for module in self.backbone.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.requires_grad_(False)
+
+    def grow(self, n_new: int) -> None:
+        """Have ``n_new`` more classes: rows ~ N(0, 0.01^2) with bias -log((1 - 0.01) / 0.01); old rows stay."""
+        old = self.gfl_cls
+        new = nn.Conv2d(old.in_channels, old.out_channels + n_new, 3, padding=1).to(old.weight.device)
+        nn.init.normal_(new.weight, std=0.01)
+        nn.init.constant_(_bias(new), -math.log((1 - PRIOR) / PRIOR))
+        with torch.no_grad():
+            new.weight[: old.out_channels] = old.weight
+            _bias(new)[: old.out_channels] = _bias(old)
+        self.gfl_cls = new.to(memory_format=torch.channels_last)
+        self.config = GflConfig(**{**asdict(self.config), "n_classes": new.out_channels})
+
+    def forward(self, images: Tensor) -> Raw:
+        """Look at normalised images ``[B, 3, H, W]``."""
+        names = [str(i) for i in range(len(self.backbone.OUT))]
+        levels = self.fpn(OrderedDict(zip(names, self.backbone(images), strict=True))).values()
+        logits, edges, features = [], [], []
+        for scale, level in zip(self.scales, levels, strict=True):
+            tower = self.cls_tower(level)
+            features.append(tower)
+            logits.append(_by_place(self.gfl_cls(tower)))
+            edges.append(_by_place(self.gfl_reg(self.reg_tower(level)).float() * scale))
+        return Raw(torch.cat(logits, 1).float(), torch.cat(edges, 1), tuple(features))
+
+    def scores(self, raw: Raw) -> Tensor:
+        """sigma(z)."""
+        return raw.logits.sigmoid()
+
+    def boxes(self, raw: Raw) -> Tensor:
+        """From the mean of each edge's distribution."""
+        centres, strides = self._places(raw)
+        return _from_edges(centres, self._distances(raw.edges) * strides[:, None])
+
+    def small_boxes(self, raw: Raw) -> Tensor:
+        """Centres in pixels with edges in strides, as ERD and the release of IOR decode them for their NMS."""
+        centres, _ = self._places(raw)
+        return _from_edges(centres, self._distances(raw.edges))
+
+    def response(self, raw: Raw) -> Tensor:
+        """The largest logit of any edge."""
+        return raw.edges.amax(-1)
+
+    def detection_loss(self, raw: Raw, targets: Targets, first: int = 0) -> DetectionLoss:
+        """QFL + 2 GIoU + 0.25 DFL of the classes from ``first`` on (GFL, equations 2 to 6).
+
+        QFL is divided by the positives of the batch; GIoU and DFL are weighted by each positive's best score.
+        """
+        centres, strides = self._places(raw)
+        levels = self.level_sizes(raw)
+        assigned = assign(centres, strides * self.config.anchor_scale, levels, targets)
+        image, place = torch.nonzero(assigned >= 0, as_tuple=True)
+        logits = raw.logits[..., first:]
+        y = torch.zeros_like(logits)
+        n_positives = len(image)
+        if not n_positives:
+            nothing = raw.edges.sum() * 0
+            return DetectionLoss(quality_focal(logits, y) + nothing, nothing.detach(), 0)
+        chosen = assigned[image, place]
+        stride, edges = strides[place][:, None], raw.edges[image, place]
+        true_boxes = targets.boxes[image, chosen] / stride
+        found = _from_edges(centres[place] / stride, self._distances(edges))
+        quality = pairwise_iou(found.detach()[:, None], true_boxes[:, None])[:, 0, 0]
+        label = targets.labels[image, chosen] - first
+        y[image, place, label] = quality
+        score = logits.detach()[image, place].sigmoid()
+        weight = score.amax(-1)
+        giou = generalized_box_iou_loss(found, true_boxes)
+        distances = _to_edges(centres[place] / stride, true_boxes).clamp(
+            0, self.config.reg_max - _EDGE_MARGIN
+        )
+        dfl = distribution_focal(edges.unflatten(-1, (4, -1)), distances).mean(-1)
+        boxes = (weight * (BOX_WEIGHT * giou + EDGE_WEIGHT * dfl)).sum() / weight.sum()
+        total = quality_focal(logits, y) / n_positives + boxes
+        gap = (quality - score.gather(1, label[:, None])[:, 0]).abs()
+        return DetectionLoss(total, mean_of_levels(gap, place, levels), n_positives)
+
+    def box_distances(self, new: Tensor, old: Tensor) -> Tensor:
+        """T^2 times the mean over bins of the softened distributions' KL divergence, T = 10, ``[K, 4]``."""
+        new, old = (edges.unflatten(-1, (4, -1)) / TEMPERATURE for edges in (new, old))
+        divergence = F.kl_div(new.log_softmax(-1), old.softmax(-1), reduction="none")
+        return divergence.mean(-1) * TEMPERATURE**2
+
+    def _distances(self, edges: Tensor) -> Tensor:
+        """The mean of each edge's distribution, in strides, ``[..., 4]``."""
+        bins = torch.arange(self.config.reg_max + 1.0, device=edges.device)
+        means: Tensor = edges.unflatten(-1, (4, -1)).softmax(-1) @ bins
+        return means
+
+    def _places(self, raw: Raw) -> tuple[Tensor, Tensor]:
+        """Centres ``[N, 2]`` in pixels and strides ``[N]`` of all places."""
+        centres, strides = [], []
+        for stride, level in zip(self.strides, raw.features, strict=True):
+            height, width = level.shape[-2:]
+            y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+            centres.append(torch.stack([x, y], -1).flatten(0, 1) * float(stride))
+            strides.append(torch.full((height * width,), float(stride)))
+        return torch.cat(centres).to(raw.edges.device), torch.cat(strides).to(raw.edges.device)
+
+
+def quality_focal(logits: Tensor, y: Tensor) -> Tensor:
+    """The sum of |y - sigma(z)|^2 BCE(sigma(z), y) (GFL, equation 2, beta = 2)."""
+    sigma = logits.sigmoid()
+    return ((y - sigma).abs() ** BETA * F.binary_cross_entropy_with_logits(logits, y, reduction="none")).sum()
+
+
+def distribution_focal(edges: Tensor, distances: Tensor) -> Tensor:
+    """Cross-entropy with the two bins next to the true distance, weighted by nearness (GFL, equation 6).
+
+    Args:
+        edges: logits of the bins, ``[..., R]``.
+        distances: in strides, below R - 1, ``[...]``.
+    """
+    left = distances.floor().long()
+    log_p = edges.log_softmax(-1)
+    right_weight = distances - left
+    at_left, at_right = (log_p.gather(-1, bins[..., None])[..., 0] for bins in (left, left + 1))
+    return -(at_left * (1 - right_weight) + at_right * right_weight)
+
+
+def _from_edges(centres: Tensor, distances: Tensor) -> Tensor:
+    """Boxes from the distances of left, top, right and bottom."""
+    return torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], -1)
+
+
+def _to_edges(centres: Tensor, boxes: Tensor) -> Tensor:
+    return torch.cat([centres - boxes[..., :2], boxes[..., 2:] - centres], -1)
+
+
+def _by_place(level: Tensor) -> Tensor:
+    """``[B, C, H, W]`` as ``[B, H W, C]``."""
+    return level.flatten(2).transpose(1, 2)
+
+
+def _tower(channels: int, n_convs: int) -> nn.Sequential:
+    groups = min(32, channels // 8)
+    layers: list[nn.Module] = []
+    for _ in range(n_convs):
+        conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        layers += [conv, nn.GroupNorm(groups, channels), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias

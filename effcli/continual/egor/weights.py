@@ -1,0 +1,145 @@
+"""A trained detector as a file: safetensors, with all that it is built from and needs later in the metadata.
+
+State dicts of torchvision's FCOS and RetinaNet can be read too; the names of their classes are given beside them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from effcli.continual.egor.detectors.detector import Detector
+from effcli.continual.egor.detectors.gfl import Gfl, GflConfig
+from effcli.continual.egor.detectors.released_weights import read_weights
+from effcli.continual.egor.detectors.torchvision_detectors import KINDS, TorchvisionDetector, from_state_dict
+from effcli.continual.egor.inversion import AspectHistogram
+from effcli.core.errors import InputError, UsageError
+from effcli.core.tensor_file import has_format, read_tensors, require_format, save_tensors
+
+FORMAT, VERSION = "effcli-detector", "1"
+FILE_NAME = "model/detector.safetensors"
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a detector beside its weights.
+
+    Attributes:
+        classes: names, in the order of its scores.
+        histograms: how long or wide the boxes of each class were.
+        longest, shortest: most pixels of the sides of images that it is shown; None for any.
+    """
+
+    classes: tuple[str, ...]
+    histograms: tuple[AspectHistogram, ...]
+    longest: int | None
+    shortest: int | None
+
+
+UNKNOWN_RATIOS = AspectHistogram((-2.0, -1.5, 1.0, 1.5), (1, 1, 2, 1))
+"""Where nothing is known of a class's boxes: from twice as high to twice as wide as the other side."""
+
+
+def save_detector(file: Path, detector: Detector, about: About) -> None:
+    """Write a detector, atomically."""
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": json.dumps(_config_of(detector)),
+        "about": json.dumps(asdict(about)),
+    }
+    module = detector.net if isinstance(detector, TorchvisionDetector) else detector
+    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    save_tensors(file, tensors, metadata)
+
+
+def _config_of(detector: Detector) -> dict[str, Any]:
+    if isinstance(detector, Gfl):
+        return {"kind": "gfl", **asdict(detector.config)}
+    return {"kind": next(kind for kind, (own, _) in KINDS.items() if isinstance(detector, own))}
+
+
+def load_detector(
+    place: str,
+    classes: Sequence[str] = (),
+    sides: tuple[int | None, int | None] = (None, None),
+) -> tuple[Detector, About]:
+    """Read a detector from its file or its run directory, or torchvision's from a state dict.
+
+    Args:
+        place: the file, or the run.
+        classes: names of torchvision's labels, from 0, or from 1 where 0 is the background; else they are in the file.
+        sides: longest and shortest side of images for torchvision's; else they are in the file.
+
+    Raises:
+        InputError: there is none, or the file is damaged or of another kind.
+        UsageError: names are missing, or there are too few or too many.
+    """
+    path = Path(place)
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(
+            "holds no detector",
+            place=place,
+            hint="name a run of `effcli continual train-detector` or of `--method egor`, or its file",
+        )
+    if not has_format(file, FORMAT) and file.suffix in {".pth", ".pt", ".safetensors"}:
+        return _torchvision(file, classes), About(tuple(classes), (UNKNOWN_RATIOS,) * len(classes), *sides)
+    metadata, tensors = read_tensors(file, str(file))
+    require_format(metadata, FORMAT, VERSION, str(file))
+    config = json.loads(metadata["config"])
+    detector: Detector
+    if config.pop("kind") == "gfl":
+        detector = Gfl(GflConfig(**config))
+        _load(detector, tensors, str(file))
+    else:
+        detector = _from_state_dict(tensors, str(file))
+    content = json.loads(metadata["about"])
+    histograms = tuple(
+        AspectHistogram(tuple(one["ratios"]), tuple(one["counts"])) for one in content["histograms"]
+    )
+    about = About(tuple(content["classes"]), histograms, content["longest"], content["shortest"])
+    return detector.eval(), about
+
+
+def _torchvision(file: Path, classes: Sequence[str]) -> Detector:
+    """With as many columns as there are names; the column of the background goes."""
+    detector = _from_state_dict(read_weights(file), str(file))
+    if not classes:
+        raise UsageError(
+            f"does not say what its {detector.n_classes} classes are called",
+            place=str(file),
+            hint="-s detector_classes=[cat,dog,...]",
+        )
+    if detector.n_classes == len(classes) + 1:
+        detector.drop_column(0)
+    if detector.n_classes != len(classes):
+        raise UsageError(
+            f"has {detector.n_classes} classes, and {len(classes)} names are given", place=str(file)
+        )
+    return detector.eval()
+
+
+def _from_state_dict(tensors: Mapping[str, Tensor], place: str) -> TorchvisionDetector:
+    try:
+        return from_state_dict(tensors)
+    except ValueError:
+        raise InputError(
+            "is no detector of ours, and no state dict of torchvision's FCOS or RetinaNet", place=place
+        ) from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"is not of the form with ResNet-50: {reason[:160]}", place=place) from None
+
+
+def _load(detector: Gfl, tensors: Mapping[str, Tensor], place: str) -> None:
+    try:
+        detector.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise InputError(f"weights do not fit the detector: {reason[:160]}", place=place) from None

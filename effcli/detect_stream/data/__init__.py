@@ -1,0 +1,1 @@
+"""Stereo sequences: layouts on disk, calibrations, labels, and synthetic drives."""

@@ -1,0 +1,75 @@
+"""Pictures as the network takes them: scaled to its width, the upper rows cut off, padded (spec sheet 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from effcli.detect_stream.data.stereo_calibration import StereoCalibration
+from effcli.detect_stream.data.stereo_sequence import StereoFrame
+from effcli.detect_stream.network.config import NetworkConfig
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How pictures of one size become those of the network.
+
+    Attributes:
+        scaled: height and width after scaling.
+        top: rows cut off above.
+        height, width: of what is picture in the end, at the upper left.
+        calibration: of these pictures.
+    """
+
+    scaled: tuple[int, int]
+    top: int
+    height: int
+    width: int
+    calibration: StereoCalibration
+
+    def matrices(self) -> Tensor:
+        """Of the left and the right camera, float32 ``[2, 3, 4]``."""
+        both = np.stack([self.calibration.left, self.calibration.right])
+        return torch.from_numpy(both).float()
+
+
+def fit_of(size: tuple[int, int], calibration: StereoCalibration, config: NetworkConfig) -> Fit:
+    """The fit of pictures of a height and width: never enlarged."""
+    factor = min(1.0, config.width / size[1])
+    height, width = round(size[0] * factor), min(round(size[1] * factor), config.width)
+    top = max(0, height - config.height)
+    moved = (calibration if factor == 1 else calibration.scaled(factor)).moved(0, top)
+    return Fit((height, width), top, min(height, config.height), width, moved)
+
+
+def fitted(pictures: np.ndarray, fit: Fit, config: NetworkConfig) -> Tensor:
+    """Pictures uint8 ``[B, H, W, 3]`` as ``[B, 3, height, width]``."""
+    x = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+    if tuple(x.shape[2:]) != fit.scaled:
+        x = F.interpolate(x, fit.scaled, mode="bilinear", antialias=True)
+    x = x[:, :, fit.top :]
+    return F.pad(x, (0, config.width - x.shape[3], 0, config.height - x.shape[2]))
+
+
+def fitted_pair(frame: StereoFrame, fit: Fit, config: NetworkConfig) -> tuple[Tensor, Tensor]:
+    """Left and right uint8 ``[3, height, width]``."""
+    both = fitted(np.stack([frame.left, frame.right]), fit, config)
+    return both[0], both[1]
+
+
+def fitted_depth(depth: np.ndarray, fit: Fit, config: NetworkConfig) -> Tensor:
+    """Depth ``[H, W]`` for the network's pixels: of those that fall together the nearest; 0 stays unknown."""
+    rows, columns = np.nonzero(depth > 0)
+    factor_y, factor_x = fit.scaled[0] / depth.shape[0], fit.scaled[1] / depth.shape[1]
+    y = np.minimum((rows + 0.5) * factor_y, fit.scaled[0] - 1).astype(int) - fit.top
+    x = np.minimum((columns + 0.5) * factor_x, fit.scaled[1] - 1).astype(int)
+    values = depth[rows, columns].astype(np.float32)
+    keep = y >= 0
+    flat = np.full(config.height * config.width, np.inf, np.float32)
+    np.minimum.at(flat, (y * config.width + x)[keep], values[keep])
+    flat[np.isinf(flat)] = 0
+    return torch.from_numpy(flat.reshape(config.height, config.width))

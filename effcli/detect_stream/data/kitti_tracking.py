@@ -1,0 +1,264 @@
+"""Folders of KITTI Tracking: stereo sequences with calibration, labels, depth and poses; reading and writing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from effcli.core.errors import InputError
+from effcli.core.files import make_folder
+from effcli.detect_stream.data.boxes3d import project
+from effcli.detect_stream.data.kitti_labels import Objects, no_objects, read_tracking_labels, tracking_lines
+from effcli.detect_stream.data.stereo_calibration import (
+    StereoCalibration,
+    read_calibration,
+    write_calibration,
+)
+from effcli.detect_stream.data.stereo_sequence import FPS, StereoFrame, StereoSequence
+
+LEFT, RIGHT = "image_02", "image_03"
+_ENDINGS = {".png", ".jpg", ".jpeg"}
+_EARTH_M = 6378137.0
+_ORIGIN_DEG = (49.0, 8.4)
+
+
+class KittiSequence:
+    """One sequence on the disk.
+
+    Args:
+        root: the folder with ``image_02``, ``calib`` and so on, or the one above with ``training``.
+        name: of the sequence, ``0000``.
+
+    Raises:
+        InputError: pictures or calibration are not there, or left and right are not the same frames.
+    """
+
+    fps = FPS
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = training_folder(root), name
+        self.calibration: StereoCalibration = read_calibration(self.root / "calib" / f"{name}.txt")
+        self.left, self.right = paired_pictures(self.root / LEFT / name, self.root / RIGHT / name)
+        self.numbers = [int(path.stem) if path.stem.isdigit() else i for i, path in enumerate(self.left)]
+        labels = self.root / "label_02" / f"{name}.txt"
+        self._labels = read_tracking_labels(labels) if labels.is_file() else None
+        self._poses: dict[int, np.ndarray] | None = None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is a label file."""
+        return self._labels is not None
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def frame(self, i: int) -> StereoFrame:
+        """The pair.
+
+        Raises:
+            InputError: a picture is damaged, or the two have not the same size.
+        """
+        return read_pair(self.left[i], self.right[i])
+
+    def objects(self, i: int) -> Objects:
+        """Labels of the frame."""
+        return (self._labels or {}).get(self.numbers[i], no_objects())
+
+    def depth(self, i: int) -> np.ndarray | None:
+        """Of the LiDAR's points in the left picture: ``velodyne/*.bin``, or ``depth_02/*.png`` (metres times 256)."""
+        stem = self.left[i].stem
+        flat = self.root / "depth_02" / self.name / f"{stem}.png"
+        if flat.is_file():
+            with Image.open(flat) as picture:
+                return np.asarray(picture).astype(np.float32) / 256
+        scan = self.root / "velodyne" / self.name / f"{stem}.bin"
+        if not scan.is_file():
+            return None
+        points = np.fromfile(scan, np.float32)
+        if len(points) % 4:
+            raise InputError("is not a scan: its size is no multiple of 16 bytes", place=str(scan))
+        with Image.open(self.left[i]) as picture:
+            size = picture.size
+        return depth_of_points(points.reshape(-1, 4)[:, :3], self.calibration, (size[1], size[0]))
+
+    def pose(self, i: int) -> np.ndarray | None:
+        """From the GPS/IMU file ``oxts/0000.txt``, where it is."""
+        if self._poses is None:
+            file = self.root / "oxts" / f"{self.name}.txt"
+            self._poses = _poses_of(file, self.calibration) if file.is_file() else {}
+        return self._poses.get(self.numbers[i], self._poses.get(-1 - i))
+
+
+def training_folder(root: Path) -> Path:
+    """The folder with ``image_02``: ``root`` or ``root/training``.
+
+    Raises:
+        InputError: neither has it.
+    """
+    for folder in (root, root / "training"):
+        if (folder / LEFT).is_dir():
+            return folder
+    raise InputError(
+        "is no folder of KITTI Tracking", place=str(root), hint="it holds image_02/, image_03/ and calib/"
+    )
+
+
+def sequence_names(root: Path) -> list[str]:
+    """Names of all sequences in order."""
+    return sorted(path.name for path in (training_folder(root) / LEFT).iterdir() if path.is_dir())
+
+
+def paired_pictures(left: Path, right: Path) -> tuple[list[Path], list[Path]]:
+    """The pictures of two folders by name, in order.
+
+    Raises:
+        InputError: a folder is missing or empty, or they do not hold the same names.
+    """
+    found = []
+    for folder in (left, right):
+        if not folder.is_dir():
+            raise InputError("there is no such folder of pictures", place=str(folder))
+        pictures = [path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS]
+        numbered = all(path.stem.isdigit() for path in pictures)
+        pictures.sort(key=lambda path: (int(path.stem) if numbered else 0, path.name))
+        if not pictures:
+            raise InputError("holds no PNG or JPEG pictures", place=str(folder))
+        found.append(pictures)
+    stems = [[path.stem for path in pictures] for pictures in found]
+    if stems[0] != stems[1]:
+        odd = sorted(set(stems[0]) ^ set(stems[1])) or ["(in another order)"]
+        raise InputError(
+            f"left has {len(stems[0])} pictures and right {len(stems[1])}; not in both: {', '.join(odd[:5])}",
+            place=str(right),
+        )
+    return found[0], found[1]
+
+
+def read_pair(left: Path, right: Path) -> StereoFrame:
+    """Two pictures as one frame.
+
+    Raises:
+        InputError: one is damaged, or they have not the same size.
+    """
+    pictures = []
+    for path in (left, right):
+        try:
+            with Image.open(path) as picture:
+                pictures.append(np.asarray(picture.convert("RGB")))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"is damaged or no picture: {error}", place=str(path)) from None
+    if pictures[0].shape != pictures[1].shape:
+        sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in pictures]
+        raise InputError(f"is {sizes[1]}, its left picture {sizes[0]}", place=str(right))
+    return StereoFrame(pictures[0], pictures[1])
+
+
+def depth_of_points(points: np.ndarray, calibration: StereoCalibration, size: tuple[int, int]) -> np.ndarray:
+    """Depth of LiDAR points ``[N, 3]`` in the left picture, the nearest of each pixel, 0 elsewhere, ``[H, W]``."""
+    camera = points @ calibration.velo_to_camera[:3, :3].T + calibration.velo_to_camera[:3, 3]
+    camera = camera[camera[:, 2] > 0.1]
+    pixels = np.rint(project(camera, calibration.left)).astype(int)
+    height, width = size
+    inside = (pixels >= 0).all(1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
+    flat = np.full(height * width, np.inf, np.float32)
+    np.minimum.at(flat, pixels[inside, 1] * width + pixels[inside, 0], camera[inside, 2].astype(np.float32))
+    flat[np.isinf(flat)] = 0
+    return flat.reshape(height, width)
+
+
+def _poses_of(file: Path, calibration: StereoCalibration) -> dict[int, np.ndarray]:
+    """Frame -> pose of the camera; without a column of frame numbers the keys are -1, -2, ... in order."""
+    try:
+        rows = np.loadtxt(file, ndmin=2)
+    except ValueError as error:
+        raise InputError(f"is no GPS/IMU file: {error}", place=str(file)) from None
+    if rows.shape[1] not in (30, 31):
+        raise InputError(f"has {rows.shape[1]} columns, not 30", place=str(file))
+    numbers = [int(row[0]) for row in rows] if rows.shape[1] == 31 else [-1 - i for i in range(len(rows))]
+    values = rows[:, -30:]
+    scale = np.cos(np.deg2rad(values[0, 0]))
+    from_imu = np.linalg.inv(calibration.imu_to_camera)
+    return {n: _imu_pose(row, scale) @ from_imu for n, row in zip(numbers, values, strict=True)}
+
+
+def _imu_pose(row: np.ndarray, scale: float) -> np.ndarray:
+    latitude, longitude, altitude, roll, pitch, yaw = row[:6]
+    pose = np.eye(4)
+    pose[:3, 3] = (
+        scale * _EARTH_M * np.deg2rad(longitude),
+        scale * _EARTH_M * np.log(np.tan(np.pi / 4 + np.deg2rad(latitude) / 2)),
+        altitude,
+    )
+    pose[:3, :3] = _turn(yaw, 2) @ _turn(pitch, 1) @ _turn(roll, 0)
+    return pose
+
+
+def _turn(angle: float, axis: int) -> np.ndarray:
+    a, b = [(1, 2), (2, 0), (0, 1)][axis]
+    matrix = np.eye(3)
+    matrix[a, a] = matrix[b, b] = np.cos(angle)
+    matrix[a, b], matrix[b, a] = -np.sin(angle), np.sin(angle)
+    return matrix
+
+
+def write_sequence(root: Path, name: str, sequence: StereoSequence) -> Iterable[int]:
+    """Write a sequence with labels, every fourth pixel's depth as LiDAR, and poses; yields each frame written.
+
+    Args:
+        root: the folder above ``training``.
+        name: of the sequence.
+        sequence: what to write.
+    """
+    base = root / "training"
+    for folder in (f"{LEFT}/{name}", f"{RIGHT}/{name}", f"velodyne/{name}", "calib", "label_02", "oxts"):
+        make_folder(base / folder)
+    write_calibration(base / "calib" / f"{name}.txt", sequence.calibration)
+    lines: list[str] = []
+    poses = []
+    for i in range(len(sequence)):
+        frame = sequence.frame(i)
+        Image.fromarray(frame.left).save(base / LEFT / name / f"{i:06d}.png")
+        Image.fromarray(frame.right).save(base / RIGHT / name / f"{i:06d}.png")
+        lines += tracking_lines(i, sequence.objects(i))
+        depth, pose = sequence.depth(i), sequence.pose(i)
+        if depth is not None:
+            points = _points_of_depth(depth, sequence.calibration)
+            points.astype(np.float32).tofile(base / "velodyne" / name / f"{i:06d}.bin")
+        if pose is not None:
+            poses.append(_oxts_row(pose, sequence.calibration))
+        yield i
+    (base / "label_02" / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+    if poses:
+        (base / "oxts" / f"{name}.txt").write_text("".join(f"{line}\n" for line in poses))
+
+
+def _points_of_depth(depth: np.ndarray, calibration: StereoCalibration) -> np.ndarray:
+    """Every fourth pixel with a depth as x, y, z of the LiDAR and a reflectance of 0, ``[N, 4]``."""
+    rows, columns = np.nonzero(depth[::4, ::4] > 0)
+    rows, columns = rows * 4, columns * 4
+    z = depth[rows, columns].astype(float)
+    p = calibration.left
+    scale = z + p[2, 3]
+    x = ((columns * scale - p[0, 3]) - p[0, 2] * z) / p[0, 0]
+    y = ((rows * scale - p[1, 3]) - p[1, 2] * z) / p[1, 1]
+    inverse = np.linalg.inv(calibration.velo_to_camera)
+    points = np.stack([x, y, z], 1) @ inverse[:3, :3].T + inverse[:3, 3]
+    return np.concatenate([points, np.zeros((len(points), 1))], 1)
+
+
+def _oxts_row(pose: np.ndarray, calibration: StereoCalibration) -> str:
+    """The GPS/IMU row of a camera pose whose world has x right, y down, z forward; forward is east."""
+    east_of_camera = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]], float)
+    imu = east_of_camera @ pose @ calibration.imu_to_camera
+    scale = np.cos(np.deg2rad(_ORIGIN_DEG[0]))
+    north_0 = scale * _EARTH_M * np.log(np.tan(np.pi / 4 + np.deg2rad(_ORIGIN_DEG[0]) / 2))
+    latitude = np.rad2deg(2 * np.arctan(np.exp((imu[1, 3] + north_0) / (scale * _EARTH_M))) - np.pi / 2)
+    longitude = _ORIGIN_DEG[1] + np.rad2deg(imu[0, 3] / (scale * _EARTH_M))
+    yaw = np.arctan2(imu[1, 0], imu[0, 0])
+    pitch = np.arctan2(-imu[2, 0], np.hypot(imu[0, 0], imu[1, 0]))
+    roll = np.arctan2(imu[2, 1], imu[2, 2])
+    row = [latitude, longitude, imu[2, 3], roll, pitch, yaw, *([0.0] * 19), 4, 11, 4, 4, 0]
+    return " ".join(f"{value:.12g}" for value in row)

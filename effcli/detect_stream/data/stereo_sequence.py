@@ -1,0 +1,58 @@
+"""What a stereo sequence is, wherever it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from effcli.detect_stream.data.kitti_labels import Objects
+from effcli.detect_stream.data.stereo_calibration import StereoCalibration
+
+FPS = 10.0
+"""Of KITTI, and of what is made here."""
+
+
+@dataclass(frozen=True)
+class StereoFrame:
+    """A rectified pair.
+
+    Attributes:
+        left, right: uint8 ``[H, W, 3]``.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+
+
+class StereoSequence(Protocol):
+    """Frames one after another, with what is known about them.
+
+    Attributes:
+        name: of the sequence.
+        calibration: of its cameras.
+        fps: frames a second.
+        has_labels: whether :meth:`objects` knows anything.
+    """
+
+    name: str
+    calibration: StereoCalibration
+    fps: float
+
+    @property
+    def has_labels(self) -> bool: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def frame(self, i: int) -> StereoFrame:
+        """The pair with number ``i``, from 0."""
+
+    def objects(self, i: int) -> Objects:
+        """Its labelled objects; empty where there are none or no labels."""
+
+    def depth(self, i: int) -> np.ndarray | None:
+        """Depth of the left image's pixels, metres, 0 where unknown, float32 ``[H, W]``; None without any."""
+
+    def pose(self, i: int) -> np.ndarray | None:
+        """4x4 matrix from the rectified camera frame of frame ``i`` to a fixed world; None where unknown."""

@@ -1,0 +1,1 @@
+"""How good boxes are: KITTI average precision, streaming average precision, and the tables of both."""

@@ -1,0 +1,209 @@
+"""A detector on labelled sequences: every frame offline, and the same outputs as a stream would have had them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from effcli.core.evidence.result import Result
+from effcli.core.runtime import Runtime
+from effcli.detect_stream.data.kitti_labels import Objects, no_objects
+from effcli.detect_stream.data.labelled_sequences import labelled_sequences
+from effcli.detect_stream.data.stereo_sequence import StereoSequence
+from effcli.detect_stream.evaluation.kitti_ap import height_scale
+from effcli.detect_stream.evaluation.streaming_ap import Pairing, pair_outputs, percentiles
+from effcli.detect_stream.evaluation.tables import (
+    Scored,
+    joined,
+    of_pairing,
+    precision_table,
+    summary,
+    velocity_error,
+)
+from effcli.detect_stream.network.box_decoding import Limits
+from effcli.detect_stream.network.ego_motion import EgoSetting, ego_motion_of
+from effcli.detect_stream.stream.clocks import Output, run_simulated
+from effcli.detect_stream.stream.drawing import draw, sheet
+from effcli.detect_stream.stream.frame_sources import SequenceSource
+from effcli.detect_stream.stream.stateful_detector import StreamDetector
+from effcli.detect_stream.training.clips import Truncation, grade
+from effcli.detect_stream.weights import Detector
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How detectors are measured.
+
+    Attributes:
+        latencies_s: of the virtual clock; None takes what was measured.
+        pairing: whose output a frame's truth meets.
+        truncation: how KITTI Tracking's whole numbers are read.
+        ego_motion: see :func:`effcli.detect_stream.network.ego_motion.ego_motion_of`.
+    """
+
+    latencies_s: tuple[float, ...] | None = (0.06,)
+    pairing: Pairing = "streaming"
+    truncation: Truncation = "graded"
+    ego_motion: EgoSetting = None
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What came of one sequence."""
+
+    offline: Scored
+    same_frame: Scored
+    streaming: Scored
+    constant_velocity: Scored
+    outputs: list[Objects]
+    truth: list[Objects]
+    ages_ms: list[float]
+    n_dropped: int
+
+
+def measure(
+    detector: Detector,
+    sequences: Sequence[StereoSequence],
+    how: Measure,
+    runtime: Runtime,
+    check_stop: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """All figures of a detector on sequences.
+
+    Returns:
+        ``ap`` (each output for its own moment) and ``sap`` (each frame's truth and the output that was there), by
+        centre distance of 2 m; ``sap_constant_velocity`` (outputs moved on to the frame that asks);
+        ``ap_same_frame`` (each output and the truth of the frame it was made of); ``velocity_error_m``; ``table``,
+        ``sap_table`` and ``sap_constant_velocity_table`` with all of KITTI's; ``age_ms``, ``frames``, ``processed``
+        and ``dropped``.
+    """
+    seen = []
+    for sequence in sequences:
+        check_stop()
+        seen.append(_of_sequence(detector, sequence, how, runtime))
+    scale = height_scale(float(sequences[0].calibration.left[0, 0]))
+    parts = {
+        name: joined([getattr(one, name) for one in seen])
+        for name in ("offline", "streaming", "constant_velocity", "same_frame")
+    }
+    ahead = int(detector.target == "next")
+    outputs = [x for one in seen for x in one.outputs]
+    truths = [x for one in seen for x in one.truth]
+    return {
+        "ap": summary(parts["offline"], scale),
+        "sap": summary(parts["streaming"], scale),
+        "sap_constant_velocity": summary(parts["constant_velocity"], scale),
+        "ap_same_frame": summary(parts["same_frame"], scale),
+        "velocity_error_m": velocity_error(outputs, truths, ahead)
+        if not any(one.n_dropped for one in seen)
+        else None,
+        "table": precision_table(parts["offline"], scale),
+        "sap_table": precision_table(parts["streaming"], scale),
+        "sap_constant_velocity_table": precision_table(parts["constant_velocity"], scale),
+        "age_ms": percentiles([age for one in seen for age in one.ages_ms]),
+        "frames": len(truths),
+        "processed": len(outputs),
+        "dropped": sum(one.n_dropped for one in seen),
+    }
+
+
+def _machine(
+    detector: Detector, sequence: StereoSequence, setting: EgoSetting, score: float, runtime: Runtime
+) -> StreamDetector:
+    size = sequence.frame(0).left.shape
+    return StreamDetector(
+        detector,
+        sequence.calibration,
+        (size[0], size[1]),
+        runtime,
+        sequence.fps,
+        Limits(score=score),
+        ego_motion=ego_motion_of(setting, detector.network.config.ego_motion, sequence.pose(0)),
+    )
+
+
+def _of_sequence(detector: Detector, sequence: StereoSequence, how: Measure, runtime: Runtime) -> _Seen:
+    source = SequenceSource(sequence)
+    machine = _machine(detector, sequence, how.ego_motion, 0.05, runtime)
+    stream = run_simulated(source, machine, source.frames(), how.latencies_s, lambda output: None)
+    truth = [_read(sequence.objects(i), how.truncation) for i in range(len(sequence))]
+    outputs = [one.detected.objects for one in stream.outputs]
+    frames = [one.frame for one in stream.outputs]
+    pairing = pair_outputs(
+        [one.finished_s for one in stream.outputs], frames, len(truth), sequence.fps, how.pairing
+    )
+    own = [one for one in stream.outputs if one.target_frame < len(truth)]
+    return _Seen(
+        Scored([one.detected.objects for one in own], [truth[one.target_frame] for one in own]),
+        Scored(outputs, [truth[frame] for frame in frames]),
+        of_pairing(outputs, pairing, truth),
+        Scored(moved_on(stream.outputs, pairing, sequence.fps), truth),
+        outputs,
+        truth,
+        [one.age_ms for one in stream.outputs],
+        stream.mailbox_drops,
+    )
+
+
+def moved_on(outputs: Sequence[Output], pairing: Sequence[int | None], fps: float) -> list[Objects]:
+    """What each frame's truth meets, moved at constant velocity to the moment of that frame."""
+    found = []
+    for frame, k in enumerate(pairing):
+        if k is None:
+            found.append(no_objects())
+            continue
+        found.append(outputs[k].at(frame / fps).objects)
+    return found
+
+
+def pictures_of(
+    detector: Detector, sequence: StereoSequence, runtime: Runtime, n_pictures: int = 4
+) -> Image.Image:
+    """Some frames of a sequence with what was detected for them one frame before, or in them, below each other."""
+    source = SequenceSource(sequence)
+    machine = _machine(detector, sequence, None, 0.3, runtime)
+    stream = run_simulated(source, machine, source.frames(), (0.0,), lambda output: None)
+    made = {one.target_frame: one.detected.objects for one in stream.outputs}
+    chosen = np.linspace(1, len(sequence) - 1, n_pictures).astype(int).tolist()
+    return sheet(
+        [
+            draw(sequence.frame(i).left, sequence.calibration, made[i], sequence.objects(i), f"frame {i}")
+            for i in chosen
+            if i in made
+        ]
+    )
+
+
+def _read(objects: Objects, truncation: Truncation) -> Objects:
+    if truncation == "released":
+        return objects
+    return replace(objects, truncated=grade(objects.truncated))
+
+
+def evaluate_detector(
+    detector: Detector,
+    weights: str,
+    data: str,
+    split: Literal["paper", "sequences", "all"],
+    how: Measure,
+    runtime: Runtime,
+) -> Result:
+    """Measure a detector on labelled sequences of a source (see :func:`sources.labelled_sequences`)."""
+    started = time.perf_counter()
+    sequences = labelled_sequences(data, "eval", split)
+    metrics = measure(detector, sequences, how, runtime)
+    return Result(
+        task="detect-stream",
+        verb="eval",
+        method="streamdsgn",
+        recipe="",
+        output=weights,
+        metrics=metrics,
+        timing={"total_s": round(time.perf_counter() - started, 3)},
+        environment=runtime.describe(),
+    )

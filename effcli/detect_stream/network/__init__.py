@@ -1,0 +1,1 @@
+"""The StreamDSGN network, part by part, from two pictures to boxes."""

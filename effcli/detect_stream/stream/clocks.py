@@ -1,0 +1,369 @@
+"""Streaming: always the newest frame, results stamped with when they were there (spec sheet 13)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from effcli.core.memory import keep_freed_memory
+from effcli.core.runtime import use_one_thread
+from effcli.detect_stream.data.boxes3d import to_camera
+from effcli.detect_stream.data.kitti_labels import Objects
+from effcli.detect_stream.stream.frame_sources import Arrival, FrameSource
+from effcli.detect_stream.stream.stateful_detector import Detected, Prepared, StreamDetector
+
+WARM_UPS = 5
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Output:
+    """What was published for a frame.
+
+    Attributes:
+        frame: its number.
+        target_frame: the one whose boxes these are.
+        captured_s, started_s, finished_s: seconds after the first frame.
+        dropped: frames left out since the output before.
+        detected: the result.
+        read_ms: for reading and preparing the frame, in another thread where the clock is real.
+        target_s: the moment that is published, seconds after the first frame.
+        objects: what is published: the result, or where its boxes are at another moment.
+    """
+
+    frame: int
+    target_frame: int
+    captured_s: float
+    started_s: float
+    finished_s: float
+    dropped: int
+    detected: Detected
+    read_ms: float
+    target_s: float
+    objects: Objects
+
+    @property
+    def latency_ms(self) -> float:
+        """From the start of the work to its end."""
+        return 1000 * (self.finished_s - self.started_s)
+
+    @property
+    def age_ms(self) -> float:
+        """From the capture of the frame to the result: latency and waiting."""
+        return 1000 * (self.finished_s - self.captured_s)
+
+    def above(self, score: float) -> Output:
+        """With boxes of at least this score alone; those below serve the evaluation."""
+        keep = self.objects.scores >= score
+        objects, velocities = self.detected.objects.pick(keep), self.detected.velocities[keep]
+        kept = replace(self.detected, objects=objects, velocities=velocities)
+        return replace(self, detected=kept, objects=self.objects.pick(keep))
+
+    def at(self, moment_s: float) -> Output:
+        """The same, but what is published is where boxes are at another moment, at constant velocity."""
+        objects = moved(self.objects, self.detected.velocities, moment_s - self.target_s)
+        return replace(self, objects=objects, target_s=moment_s)
+
+
+@dataclass
+class Stream:
+    """All that came of a run.
+
+    Attributes:
+        outputs: in order; of a stream without an end only the last ones.
+        processed: how many there were.
+        frames: how many came.
+        damaged: number and reason of those that could not be read.
+        mailbox_drops: frames that were overtaken by newer ones.
+        was_stopped: whether it ended before the source did.
+    """
+
+    outputs: deque[Output] = field(default_factory=deque)
+    processed: int = 0
+    frames: int = 0
+    damaged: list[tuple[int, str]] = field(default_factory=list)
+    mailbox_drops: int = 0
+    was_stopped: bool = False
+
+    def add(self, output: Output) -> None:
+        """One more."""
+        self.outputs.append(output)
+        self.processed += 1
+
+
+@dataclass(frozen=True)
+class _Letter:
+    number: int
+    prepared: Prepared
+    captured_s: float
+    read_ms: float
+
+
+class Mailbox:
+    """One slot: what is new overwrites what was not fetched, and is counted."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._letter: _Letter | None = None
+        self._error: BaseException | None = None
+        self._is_closed = False
+        self.overwritten = 0
+
+    def put(self, letter: _Letter) -> None:
+        """Leave the newest frame."""
+        with self._changed:
+            self.overwritten += self._letter is not None
+            self._letter = letter
+            self._changed.notify_all()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Nothing more comes, or the reader failed."""
+        with self._changed:
+            self._is_closed, self._error = True, error
+            self._changed.notify_all()
+
+    def take(self) -> _Letter | None:
+        """Wait for the newest frame; None at the end.
+
+        Raises:
+            BaseException: what the reader failed with.
+        """
+        with self._changed:
+            while self._letter is None and not self._is_closed:
+                self._changed.wait(_POLL_S)  # so that signals are seen
+            if self._error is not None:
+                raise self._error
+            letter, self._letter = self._letter, None
+            return letter
+
+
+def run_wall(
+    source: FrameSource,
+    detector: StreamDetector,
+    arrivals: Iterator[Arrival],
+    publish: Callable[[Output], None],
+    most_kept: int | None = None,
+    aim: Callable[[Output], Output] = lambda output: output,
+) -> Stream:
+    """On the real clock: a thread reads and prepares, this one detects.
+
+    Args:
+        source: the stream.
+        detector: shown its frames.
+        arrivals: all of them in order.
+        publish: called with each output as soon as it is there.
+        most_kept: so many outputs are in what is returned, the last ones; None keeps all.
+        aim: what is published of each output.
+    """
+    stream, mailbox, stop = Stream(deque(maxlen=most_kept)), Mailbox(), threading.Event()
+    started = time.perf_counter()
+    reader = _Reader(source, detector, arrivals, stream, mailbox, stop, started)
+    threading.Thread(target=reader.run, daemon=True, name="reader").start()
+    last = -1
+    try:
+        while (letter := mailbox.take()) is not None:
+            begun = time.perf_counter() - started
+            detected = detector.detect(letter.prepared, letter.number)
+            finished = time.perf_counter() - started
+            output = aim(_output(source, detector, letter, begun, finished, last, detected))
+            last = letter.number
+            stream.add(output)
+            publish(output)
+    except KeyboardInterrupt:
+        stream.was_stopped = True
+    finally:
+        stop.set()
+        stream.mailbox_drops = mailbox.overwritten
+    return stream
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What the reading thread does: read and prepare each frame, and hand it out when its time has come."""
+
+    source: FrameSource
+    detector: StreamDetector
+    arrivals: Iterator[Arrival]
+    stream: Stream
+    mailbox: Mailbox
+    stop: threading.Event
+    started: float
+
+    def run(self) -> None:
+        """Until the end; a failure is left in the mailbox, as the other thread must not wait for ever."""
+        try:
+            use_one_thread()
+            began = time.perf_counter()
+            for arrival in self.arrivals:
+                if self.stop.is_set():
+                    return
+                self._hand_out(arrival, began)
+                began = time.perf_counter()
+            self.mailbox.close()
+        except BaseException as error:
+            self.mailbox.close(error)
+
+    def _hand_out(self, arrival: Arrival, began: float) -> None:
+        self.stream.frames = arrival.number + 1
+        if arrival.frame is None:
+            self.stream.damaged.append((arrival.number, arrival.damage or ""))
+            return
+        prepared = self.detector.prepare(arrival.frame, arrival.number, _pose(self.source, arrival.number))
+        read_ms = 1000 * (time.perf_counter() - began)
+        now_s = time.perf_counter() - self.started
+        captured_s = now_s if self.source.is_live else arrival.number / self.source.fps
+        self.stop.wait(max(0.0, captured_s - now_s))
+        self.mailbox.put(_Letter(arrival.number, prepared, captured_s, read_ms))
+
+
+def run_simulated(
+    source: FrameSource,
+    detector: StreamDetector,
+    arrivals: Iterator[Arrival],
+    latencies_s: Sequence[float] | None,
+    publish: Callable[[Output], None],
+    aim: Callable[[Output], Output] = lambda output: output,
+) -> Stream:
+    """On a virtual clock, faster or slower than the real one; with given latencies the same every time.
+
+    Args:
+        source: the stream.
+        detector: shown its frames.
+        arrivals: all of them in order.
+        latencies_s: of the outputs in turn; None takes what each really took.
+        publish: called with each output.
+        aim: what is published of each output.
+    """
+    stream = Stream()
+    waiting = _Waiting(arrivals, source.fps, stream)
+    free, last = 0.0, -1
+    while (chosen := waiting.newest(free)) is not None:
+        began = time.perf_counter()
+        assert chosen.frame is not None
+        prepared = detector.prepare(chosen.frame, chosen.number, _pose(source, chosen.number))
+        ready = time.perf_counter()
+        detected = detector.detect(prepared, chosen.number)
+        real_s = time.perf_counter() - ready
+        latency_s = real_s if latencies_s is None else latencies_s[stream.processed % len(latencies_s)]
+        letter = _Letter(chosen.number, prepared, chosen.number / source.fps, 1000 * (ready - began))
+        begun = max(free, letter.captured_s)
+        output = aim(_output(source, detector, letter, begun, begun + latency_s, last, detected))
+        stream.add(output)
+        publish(output)
+        free, last = output.finished_s, chosen.number
+    return stream
+
+
+class _Waiting:
+    """Frames that were captured up to a moment of a virtual clock; of those the newest is taken."""
+
+    def __init__(self, arrivals: Iterator[Arrival], fps: float, stream: Stream) -> None:
+        self._arrivals, self._fps, self._stream = arrivals, fps, stream
+        self._next = self._advance()
+
+    def newest(self, moment_s: float) -> Arrival | None:
+        """The newest frame captured by a moment, or the next one; None at the end."""
+        found = self._next
+        if found is None:
+            return None
+        self._next = self._advance()
+        while self._next is not None and self._next.number / self._fps <= moment_s + 1e-9:
+            self._stream.mailbox_drops += 1
+            found, self._next = self._next, self._advance()
+        return found
+
+    def _advance(self) -> Arrival | None:
+        for arrival in self._arrivals:
+            self._stream.frames = arrival.number + 1
+            if arrival.frame is not None:
+                return arrival
+            self._stream.damaged.append((arrival.number, arrival.damage or ""))
+        return None
+
+
+def warm_up(detector: StreamDetector, arrival: Arrival) -> None:
+    """Let caches fill and code be made before the clock starts; from here on the process keeps its memory."""
+    keep_freed_memory()
+    if arrival.frame is None:
+        return
+    prepared = detector.prepare(arrival.frame, 0)
+    for i in range(WARM_UPS):
+        detector.detect(prepared, i)
+    detector.reset()
+    detector.scene_changes = 0
+
+
+def json_line(output: Output, name: str) -> dict[str, Any]:
+    """An output as one line of JSON."""
+    return {
+        "seq": name,
+        "frame": output.frame,
+        "target_frame": output.target_frame,
+        "t_capture": round(output.captured_s, 4),
+        "t_start": round(output.started_s, 4),
+        "t_finish": round(output.finished_s, 4),
+        "t_target": round(output.target_s, 4),
+        "latency_ms": round(output.latency_ms, 2),
+        "age_ms": round(output.age_ms, 2),
+        "dropped": output.dropped,
+        "history": output.detected.history,
+        "objects": _objects(output.objects, output.detected.velocities),
+    }
+
+
+def moved(objects: Objects, velocities: np.ndarray, seconds: float) -> Objects:
+    """Objects some seconds later, or earlier, at constant velocity."""
+    boxes = objects.boxes.copy()
+    boxes[:, :2] += velocities * seconds
+    return replace(objects, boxes=boxes)
+
+
+def _objects(objects: Objects, velocities: np.ndarray) -> list[dict[str, Any]]:
+    xyz, hwl, rotation_y = to_camera(objects.boxes)
+    return [
+        {
+            "id": int(objects.track_ids[i]),
+            "cls": objects.kinds[i],
+            "score": round(float(objects.scores[i]), 4),
+            "xyz": [round(float(v), 3) for v in xyz[i]],
+            "hwl": [round(float(v), 3) for v in hwl[i]],
+            "ry": round(float(rotation_y[i]), 4),
+            "bbox": [round(float(v), 1) for v in objects.image_boxes[i]],
+            "velocity": [round(float(0 - velocities[i, 1]), 2), round(float(velocities[i, 0]), 2)],
+        }
+        for i in range(len(objects))
+    ]
+
+
+def _output(
+    source: FrameSource,
+    detector: StreamDetector,
+    letter: _Letter,
+    begun: float,
+    finished: float,
+    last: int,
+    detected: Detected,
+) -> Output:
+    ahead = 1 if detector.target == "next" else 0
+    return Output(
+        letter.number,
+        letter.number + ahead,
+        letter.captured_s,
+        begun,
+        finished,
+        letter.number - last - 1,
+        detected,
+        letter.read_ms,
+        letter.captured_s + ahead / source.fps,
+        detected.objects,
+    )
+
+
+def _pose(source: FrameSource, number: int) -> np.ndarray | None:
+    return None if source.sequence is None else source.sequence.pose(number)

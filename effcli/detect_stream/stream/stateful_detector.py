@@ -1,0 +1,201 @@
+"""A detector that is shown frame after frame and remembers the last one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effcli.core.runtime import Runtime
+from effcli.detect_stream.data.frame_fitting import Fit, fit_of, fitted_pair
+from effcli.detect_stream.data.kitti_labels import Objects
+from effcli.detect_stream.data.stereo_calibration import StereoCalibration
+from effcli.detect_stream.data.stereo_sequence import StereoFrame
+from effcli.detect_stream.network.box_decoding import Limits, as_objects, boxes_of
+from effcli.detect_stream.network.ego_motion import EgoMotion, bev_motion
+from effcli.detect_stream.network.folded_network import fast_network
+from effcli.detect_stream.network.streamdsgn import View
+from effcli.detect_stream.stream.tracking import BoxTracker
+from effcli.detect_stream.stream.visual_odometry import VisualOdometry
+from effcli.detect_stream.weights import Detector
+
+MOST_FRAMES_APART = 3
+"""Farther apart, the last frame says nothing about motion."""
+
+_SCENE_CHANGE = 45.0
+_THUMBNAIL = 8
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A frame as the network takes it; made where there is time for it, such as in a reader's thread.
+
+    Attributes:
+        left, right: uint8 ``[3, height, width]``.
+        thumbnail: small and grey, to notice that the scene has changed.
+        pose: of the camera, 4x4; None where it is not used.
+    """
+
+    left: Tensor
+    right: Tensor
+    thumbnail: np.ndarray
+    pose: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What was found in a frame.
+
+    Attributes:
+        objects: where they will be when the next frame comes, or are now, as the detector was trained; in the camera
+            frame of that moment. Those that were followed from frame to frame have the numbers of their tracks.
+        velocities: along X and Y of the ground frame relative to the camera, metres a second, ``[N, 2]``; zero where
+            nothing is known yet.
+        history: frames that the result stands on, 1 or 2.
+        stages_ms: milliseconds of each part.
+    """
+
+    objects: Objects
+    velocities: np.ndarray
+    history: int
+    stages_ms: dict[str, float]
+
+
+@dataclass
+class _Memory:
+    number: int
+    bev: Tensor
+    thumbnail: np.ndarray
+    pose: np.ndarray | None
+
+
+@dataclass
+class _Clock:
+    stages_ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.stages_ms[name] = round(1000 * (time.perf_counter() - started), 3)
+
+
+class StreamDetector:
+    """Detects in frames of one camera pair, one after another.
+
+    Args:
+        detector: what to run.
+        calibration: of the cameras.
+        size: height and width of their pictures.
+        runtime: where and in which precision.
+        fps: frames a second.
+        limits: which boxes are kept.
+        ego_motion: how the cameras' own motion is known, if it is used.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        calibration: StereoCalibration,
+        size: tuple[int, int],
+        runtime: Runtime,
+        fps: float,
+        limits: Limits,
+        *,
+        ego_motion: EgoMotion = "unused",
+    ) -> None:
+        self.network = fast_network(detector.network, runtime.dtype).to(runtime.device)
+        self.target, self.fps, self.limits = detector.target, fps, limits
+        self.config = self.network.config
+        self.ego_motion = ego_motion
+        self.calibration, self.size, self.runtime = calibration, size, runtime
+        self.fit: Fit = fit_of(size, calibration, self.config)
+        self._sizes = torch.tensor([[self.fit.height, self.fit.width]])
+        matrices = self.fit.matrices()[None].to(runtime.device)
+        self._view: View = self.network.view(matrices, self._sizes.to(runtime.device))
+        self._odometry = VisualOdometry(self.fit.calibration, (self.fit.height, self.fit.width), fps)
+        self._memory: _Memory | None = None
+        self._tracker = BoxTracker()
+        self.scene_changes = 0
+
+    def prepare(self, frame: StereoFrame, number: int, pose: np.ndarray | None = None) -> Prepared:
+        """Scale and cut the frame with a number, and note or find out where the cameras are."""
+        left, right = fitted_pair(frame, self.fit, self.config)
+        if self.ego_motion != "poses":
+            pose = self._odometry.track(left, right, number) if self.ego_motion == "pictures" else None
+        small = left.float().mean(0)[None, None]
+        thumbnail = torch.nn.functional.avg_pool2d(small, _THUMBNAIL)[0, 0].numpy()
+        return Prepared(left, right, thumbnail, pose)
+
+    def reset(self) -> None:
+        """Forget all frames: another stream begins."""
+        self._memory = None
+        self._tracker = BoxTracker()
+        self._odometry.reset()
+
+    @torch.inference_mode()
+    def detect(self, prepared: Prepared, number: int) -> Detected:
+        """Detect in the frame with a number; numbers of frames that were left out are skipped."""
+        clock = _Clock()
+        network, device = self.network, self.runtime.device
+        with clock.stage("extract_ms"):
+            pictures = torch.stack([prepared.left, prepared.right]).to(device)
+            normal = network.normalise(pictures, self._sizes.repeat(2, 1))
+            with self.runtime.autocast():
+                now = network.bev_map(normal[:1], normal[1:], self._view)
+            self._wait()
+        before, gap, motion = self._last(prepared, number)
+        flow = None
+        with clock.stage("fusion_ms"):
+            if before is not None and network.config.fusion == "flow":
+                flow = network.flow(now, before, motion) / gap
+            self._wait()
+        with clock.stage("bev_and_head_ms"), self.runtime.autocast():
+            outputs = network.detect(now, before, flow)
+            self._wait()
+        with clock.stage("nms_ms"):
+            boxes, scores, labels = boxes_of(outputs, self.config, self.limits)
+            objects = as_objects(boxes, scores, labels, self.calibration.left, self.size)
+        with clock.stage("tracking_ms"):
+            if before is None:
+                self._tracker.reset()
+            seen = self._velocities(objects, flow)
+            track_ids, velocities = self._tracker.follow(objects, seen, gap / self.fps)
+        self._memory = _Memory(number, now, prepared.thumbnail, prepared.pose)
+        found = replace(objects, track_ids=track_ids)
+        return Detected(found, velocities, 1 if before is None else 2, clock.stages_ms)
+
+    def _last(self, prepared: Prepared, number: int) -> tuple[Tensor | None, int, Tensor | None]:
+        """The last frame's map; how many frames ago that was; how the cameras moved since, where that is used."""
+        memory = self._memory
+        if memory is None or not 0 < number - memory.number <= MOST_FRAMES_APART:
+            return None, 1, None
+        if np.abs(memory.thumbnail - prepared.thumbnail).mean() > _SCENE_CHANGE:
+            self.scene_changes += 1
+            return None, 1, None
+        gap = number - memory.number
+        if memory.pose is None or prepared.pose is None:
+            return memory.bev, gap, None
+        motion = torch.from_numpy(bev_motion(memory.pose, prepared.pose))
+        return memory.bev, gap, motion[None].to(memory.bev.device)
+
+    def _velocities(self, objects: Objects, flow: Tensor | None) -> np.ndarray | None:
+        """The flow at each box, metres a second; None where there is none."""
+        if flow is None:
+            return None
+        _, n_y, n_x = self.config.grid.cells
+        (x0, _), (y0, _), (dx, dy) = self.config.grid.x, self.config.grid.y, self.config.cell
+        columns = np.clip((objects.boxes[:, 0] - x0) / dx, 0, n_x - 1).astype(int)
+        rows = np.clip((objects.boxes[:, 1] - y0) / dy, 0, n_y - 1).astype(int)
+        cells = flow[0].float().cpu().numpy()[:, rows, columns]
+        velocities: np.ndarray = np.stack([cells[0] * dx, cells[1] * dy], 1) * self.fps
+        return velocities
+
+    def _wait(self) -> None:
+        if self.runtime.device.type != "cpu":
+            torch.accelerator.synchronize()

@@ -1,0 +1,1 @@
+"""How StreamDSGN is trained: clips, augmentation, losses, and the loop."""

@@ -1,0 +1,212 @@
+"""What is learnt from: a frame, the one before, and the objects around them in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effcli.detect_stream.data.frame_fitting import Fit, fit_of, fitted_depth, fitted_pair
+from effcli.detect_stream.data.kitti_labels import Objects
+from effcli.detect_stream.data.stereo_calibration import StereoCalibration
+from effcli.detect_stream.data.stereo_sequence import StereoFrame, StereoSequence
+from effcli.detect_stream.network.config import CLASSES, NetworkConfig
+from effcli.detect_stream.network.ego_motion import bev_motion
+
+Truncation = Literal["graded", "released"]
+MERGED = {"Van": "Car", "Person": "Pedestrian"}
+TIMES = ("next", "now", "before", "before2")
+OFFSETS = (1, 0, -1, -2)
+_GRADES = (0.0, 0.3, 0.6)
+
+
+@dataclass(frozen=True)
+class Known:
+    """The labelled objects of a frame, as tensors.
+
+    Attributes:
+        boxes: in the ground frame, ``[N, 7]``.
+        labels: numbers of their classes, ``[N]``.
+        ids: of their tracks, ``[N]``.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ids: Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One frame to learn from.
+
+    Attributes:
+        frames: this frame and the one before.
+        depth: of this frame's left picture, metres, 0 where unknown; None without any.
+        objects: at t+1, t, t-1 and t-2; each in the camera frame of its own moment.
+        fit: how the pictures become the network's.
+        motion: turn and shift of the ground since the frame before, ``[3]``, as of
+            :func:`~effcli.detect_stream.network.ego_motion.bev_motion`; None where poses are unknown.
+    """
+
+    frames: tuple[StereoFrame, StereoFrame]
+    depth: np.ndarray | None
+    objects: tuple[Objects, Objects, Objects, Objects]
+    fit: Fit
+    motion: np.ndarray | None = None
+
+
+class Clips:
+    """All frames of some sequences that have a frame before and one after.
+
+    Args:
+        sequences: with labels.
+        config: of the network.
+        truncation: what counts as too far outside the picture to be learnt: as KITTI Tracking's whole numbers are
+            (released), or 0, 0.3 and 0.6 for them.
+    """
+
+    def __init__(
+        self, sequences: Sequence[StereoSequence], config: NetworkConfig, truncation: Truncation = "graded"
+    ) -> None:
+        self.sequences, self.config, self.truncation = sequences, config, truncation
+        self._fits: dict[int, Fit] = {}
+        self.index = [
+            (k, i)
+            for k, sequence in enumerate(sequences)
+            for i in range(1, len(sequence) - 1)
+            if any(kind in CLASSES or kind in MERGED for kind in sequence.objects(i + 1).kinds)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def calibration(self, item: int) -> StereoCalibration:
+        """Of the cameras of the frame with a number, for the pictures as they are."""
+        return self.sequences[self.index[item][0]].calibration
+
+    def sample(self, item: int) -> Sample:
+        """The frame with a number."""
+        k, i = self.index[item]
+        sequence = self.sequences[k]
+        frames = (sequence.frame(i), sequence.frame(i - 1))
+        size = frames[0].left.shape[:2]
+        if k not in self._fits:
+            self._fits[k] = fit_of((size[0], size[1]), sequence.calibration, self.config)
+        none = sequence.objects(i).pick([])
+        objects = [
+            learnable(sequence.objects(i + step), self.config, self.truncation) if i + step >= 0 else none
+            for step in OFFSETS
+        ]
+        before, now = sequence.pose(i - 1), sequence.pose(i)
+        return Sample(
+            frames,
+            sequence.depth(i),
+            (objects[0], objects[1], objects[2], objects[3]),
+            self._fits[k],
+            None if before is None or now is None else bev_motion(before, now),
+        )
+
+
+def learnable(objects: Objects, config: NetworkConfig, truncation: Truncation) -> Objects:
+    """The objects that are learnt: of the three classes, in the volume, not nearly outside the picture."""
+    kinds = tuple(MERGED.get(kind, kind) for kind in objects.kinds)
+    share = objects.truncated
+    if truncation == "graded":
+        share = grade(share)
+    x, y = objects.boxes[:, 0], objects.boxes[:, 1]
+    reach = np.hypot(objects.boxes[:, 3], objects.boxes[:, 4]) / 2
+    grid = config.grid
+    inside = (
+        (x + reach > grid.x[0]) & (x - reach < grid.x[1]) & (y + reach > grid.y[0]) & (y - reach < grid.y[1])
+    )
+    known = np.array([kind in CLASSES for kind in kinds], bool)
+    chosen = objects.pick(known & (share < 0.98) & inside)
+    return replace(chosen, kinds=tuple(MERGED.get(kind, kind) for kind in chosen.kinds))
+
+
+def grade(truncated: np.ndarray) -> np.ndarray:
+    """KITTI Tracking's 0, 1 and 2 as shares 0, 0.3 and 0.6; other numbers as they are."""
+    found = truncated.astype(float).copy()
+    for whole, share in enumerate(_GRADES):
+        found[truncated == whole] = share
+    return found
+
+
+def known_of(objects: Objects) -> Known:
+    """Objects as tensors."""
+    labels = [CLASSES.index(kind) for kind in objects.kinds]
+    return Known(
+        torch.from_numpy(objects.boxes).float().reshape(-1, 7),
+        torch.tensor(labels, dtype=torch.long),
+        torch.from_numpy(objects.track_ids).long(),
+    )
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Samples for the network.
+
+    Attributes:
+        left, right: uint8 ``[2 B, 3, H, W]``: this frame of all samples, then the one before.
+        sizes: height and width of what is picture, ``[B, 2]``.
+        calibrations: ``[B, 2, 3, 4]``.
+        depth: metres, 0 where unknown, ``[B, H, W]``.
+        objects: for each sample at t+1, t, t-1 and t-2.
+        turns: 3x3 matrices from the ground frame to that in which boxes are learnt, ``[B, 3, 3]``.
+        motions: of the ground since the frame before, in that frame, ``[B, 3]``; None where one is unknown.
+    """
+
+    left: Tensor
+    right: Tensor
+    sizes: Tensor
+    calibrations: Tensor
+    depth: Tensor
+    objects: tuple[tuple[Known, ...], ...]
+    turns: Tensor
+    motions: Tensor | None
+
+
+def collate(samples: Sequence[Sample], turns: Sequence[np.ndarray], config: NetworkConfig) -> ClipBatch:
+    """A batch of samples; ``turns`` are applied to the objects here."""
+    pairs = [[fitted_pair(frame, s.fit, config) for frame in s.frames] for s in samples]
+    lefts, rights = (torch.stack([pair[when][eye] for when in (0, 1) for pair in pairs]) for eye in (0, 1))
+    nothing = torch.zeros(config.height, config.width)
+    depths = [nothing if s.depth is None else fitted_depth(s.depth, s.fit, config) for s in samples]
+    objects = tuple(
+        tuple(known_of(turned(one, turn)) for one in s.objects)
+        for s, turn in zip(samples, turns, strict=True)
+    )
+    return ClipBatch(
+        lefts,
+        rights,
+        torch.tensor([[s.fit.height, s.fit.width] for s in samples]),
+        torch.stack([s.fit.matrices() for s in samples]),
+        torch.stack(depths),
+        objects,
+        torch.stack([torch.from_numpy(turn).float() for turn in turns]),
+        _motions(samples, turns),
+    )
+
+
+def _motions(samples: Sequence[Sample], turns: Sequence[np.ndarray]) -> Tensor | None:
+    found = []
+    for sample, turn in zip(samples, turns, strict=True):
+        if sample.motion is None:
+            return None
+        found.append(np.concatenate([sample.motion[:1], turn[:2, :2] @ sample.motion[1:]]))
+    return torch.from_numpy(np.stack(found)).float()
+
+
+def turned(objects: Objects, turn: np.ndarray) -> Objects:
+    """Objects after a rotation about the vertical axis and a scaling, a 3x3 matrix."""
+    scale = float(np.cbrt(np.linalg.det(turn)))
+    angle = float(np.arctan2(turn[1, 0], turn[0, 0]))
+    boxes = objects.boxes.copy()
+    boxes[:, :3] = boxes[:, :3] @ turn.T
+    boxes[:, 3:6] *= scale
+    boxes[:, 6] += angle
+    return replace(objects, boxes=boxes)

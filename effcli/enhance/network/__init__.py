@@ -1,0 +1,1 @@
+"""The WalMaFa network, part by part, and its evaluation in strips."""

@@ -1,0 +1,1 @@
+"""Layers as they are trained: quantized in floating point, with gradients."""

@@ -1,0 +1,285 @@
+"""The layers of a UNet that are quantized: which they are, and how one computes while it is trained.
+
+A quantized layer computes with simulated low-bit numbers (MPQ-DM, sections 3.1, 3.4 and 3.5)::
+
+    y = Q(x delta; d_a[s], z_a[s]) Q((W + B A) / delta; d_w, z_w)^T + b
+
+with one width, scale and zero-point a row (output channel) of W, and one scale and zero-point of the activations a
+sampling step s. delta moves outliers of the inputs into the weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effcli.core.errors import InputError
+from effcli.quantize.fake_quantization.quantizer import codes_of, fake_quantize, rounded, top_code
+
+log = logging.getLogger(__name__)
+
+Profile = Literal["all", "paper"]
+N_FIRST, N_LAST = 3, 1
+EDGE_BITS = 8
+_KEPT_NAMES = ("conv_shortcut", "skip")
+
+
+class StepClock:
+    """Which sampling step a UNet is at, told by the timestep it is called with and never by counting calls.
+
+    Args:
+        timesteps: of the sampling steps the layers have activation scales for, in any order.
+    """
+
+    def __init__(self, timesteps: list[int]) -> None:
+        self.timesteps = torch.tensor(timesteps)
+        self.index = 0
+        self.is_held = False
+        self._has_warned = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Stay at the present step, whatever timesteps the UNet is called with."""
+        self.is_held = True
+        try:
+            yield
+        finally:
+            self.is_held = False
+
+    def attach(self, unet: nn.Module) -> None:
+        """Set the clock before each forward pass of ``unet``."""
+        unet.register_forward_pre_hook(self._read, with_kwargs=True)
+
+    def set_to(self, timestep: float) -> None:
+        """Go to the step whose timestep is nearest; the first time that none is exact, a warning says so."""
+        distances = (self.timesteps - timestep).abs()
+        self.index = int(distances.argmin())
+        if distances[self.index] > 0 and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "timestep %g is none of the %d that this model was quantized for: the nearest one's ranges are used",
+                timestep,
+                len(self.timesteps),
+            )
+
+    def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.is_held:
+            return
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        if isinstance(timestep, Tensor) and timestep.numel() > 1:
+            if not bool((timestep == timestep.flatten()[0]).all()):
+                raise InputError("a quantized UNet takes one timestep a call", place="timestep")
+            timestep = timestep.flatten()[0]
+        self.set_to(float(timestep))
+
+
+@dataclass(frozen=True)
+class FoundLayer:
+    """A layer to quantize.
+
+    Attributes:
+        name: its path in the UNet.
+        layer: a `Conv2d` of one group or a `Linear`.
+        is_edge: one of the first three or the last: 8 bits, without OMQ, low-rank update and time steps.
+    """
+
+    name: str
+    layer: nn.Conv2d | nn.Linear
+    is_edge: bool
+
+
+def find_layers(unet: nn.Module, profile: Profile = "all") -> list[FoundLayer]:
+    """The layers to quantize, in module order (section 3.2, with diffusers' names).
+
+    Args:
+        unet: a UNet of diffusers.
+        profile: ``paper`` leaves out what the released code does: skip convolutions, downsampling convolutions, and
+            in unconditional UNets the attention projections.
+
+    Raises:
+        InputError: there is no such layer.
+    """
+    conditional = type(unet).__name__ == "UNet2DConditionModel"
+    found = [
+        (name, module)
+        for name, module in unet.named_modules()
+        if (isinstance(module, nn.Conv2d) and module.groups == 1) or isinstance(module, nn.Linear)
+    ]
+    if profile == "paper":
+        found = [(n, m) for n, m in found if not _left_out_in_paper(n, conditional)]
+    if not found:
+        raise InputError("this model has no convolution or linear layer to quantize")
+    edges = {*range(N_FIRST), *range(len(found) - N_LAST, len(found))}
+    return [FoundLayer(name, module, i in edges) for i, (name, module) in enumerate(found)]
+
+
+def _left_out_in_paper(name: str, conditional: bool) -> bool:
+    parts = name.split(".")
+    if parts[-1] in _KEPT_NAMES or ("downsamplers" in parts and parts[-1] == "conv"):
+        return True
+    return not conditional and "attentions" in parts
+
+
+def merged_update(a: Tensor, b: Tensor) -> Tensor:
+    """B A, the low-rank update of a weight; tap by tap for convolutions: dW[:, :, u, v] = B[:, :, u, v] A[:, :, u, v].
+
+    Args:
+        a: ``[r, c_in]`` or ``[r, c_in, kh, kw]``.
+        b: ``[c_out, r]`` or ``[c_out, r, kh, kw]``.
+
+    Returns:
+        ``[c_out, c_in]`` or ``[c_out, c_in, kh, kw]``.
+    """
+    if a.ndim == 2:
+        return b @ a
+    taps = torch.bmm(b.flatten(2).permute(2, 0, 1), a.flatten(2).permute(2, 0, 1))
+    update: Tensor = taps.permute(1, 2, 0).unflatten(2, a.shape[2:])
+    return update
+
+
+class QuantizedLayer(nn.Module):
+    """A convolution or a linear layer with simulated low-bit weights and activations, trainable.
+
+    Args:
+        layer: the full-precision layer; its weights stay as they are.
+        clock: tells the sampling step.
+        is_edge: see :class:`FoundLayer`.
+        activation_bits: None leaves activations alone.
+        n_steps: sampling steps that have an activation scale each; 1 for one scale.
+        rank: of the low-rank update; 0 for none.
+        integer_zeros: zero-points are rounded where they are used.
+
+    Attributes:
+        in_scale: delta, ``[c_in]``.
+        row_bits: uint8 ``[c_out]``.
+        scale, zero: d_w and z_w, ``[c_out]``.
+        act_scale, act_zero: d_a and z_a, ``[S]``.
+        update_a, update_b: A and B.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        clock: StepClock,
+        *,
+        is_edge: bool = False,
+        activation_bits: int | None,
+        n_steps: int,
+        rank: int,
+        integer_zeros: bool = True,
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        self.clock = clock
+        self.is_edge = is_edge
+        self.activation_bits = activation_bits
+        self.integer_zeros = integer_zeros
+        weight = layer.weight
+        c_out, c_in = weight.shape[:2]
+        self.register_buffer("in_scale", torch.ones(c_in))
+        self.register_buffer("row_bits", torch.full((c_out,), EDGE_BITS, dtype=torch.uint8))
+        self.register_buffer("weight_top", top_code(torch.full((c_out,), EDGE_BITS)))
+        self.scale, self.zero = nn.Parameter(torch.ones(c_out)), nn.Parameter(torch.zeros(c_out))
+        steps = n_steps if activation_bits is not None else 0
+        self.act_scale, self.act_zero = nn.Parameter(torch.ones(steps)), nn.Parameter(torch.zeros(steps))
+        self.update_a: nn.Parameter | None = None
+        self.update_b: nn.Parameter | None = None
+        if rank:
+            a = torch.empty(rank, c_in, *weight.shape[2:])
+            nn.init.kaiming_uniform_(a, a=5**0.5)
+            self.update_a = nn.Parameter(a)
+            self.update_b = nn.Parameter(torch.zeros(c_out, rank, *weight.shape[2:]))
+
+    in_scale: Tensor
+    row_bits: Tensor
+    weight_top: Tensor
+
+    def set_rows(self, row_bits: Tensor, scale: Tensor, zero: Tensor) -> None:
+        """Give each row its bits, scale and zero-point, ``[c_out]`` each."""
+        self.row_bits.copy_(row_bits)
+        self.weight_top.copy_(top_code(row_bits))
+        with torch.no_grad():
+            self.scale.copy_(scale)
+            self.zero.copy_(zero)
+
+    @property
+    def act_top(self) -> Tensor:
+        """The largest code of activations."""
+        return top_code(self.activation_bits or EDGE_BITS)
+
+    def weight(self) -> Tensor:
+        """W + B A, ``[c_out, c_in, ...]``."""
+        w: Tensor = self.layer.weight
+        if self.update_a is not None and self.update_b is not None:
+            w = w + merged_update(self.update_a, self.update_b)
+        return w
+
+    def smoothed_weight(self) -> Tensor:
+        """(W + B A) / delta, ``[c_out, c_in, ...]``."""
+        return self.weight() / per_input(self.in_scale, self.layer.weight)
+
+    def quantized_weight(self) -> Tensor:
+        """Q((W + B A) / delta), ``[c_out, c_in, ...]``."""
+        w = self.smoothed_weight()
+        shape = (-1, *([1] * (w.ndim - 1)))
+        return fake_quantize(
+            w, self.scale.view(shape), self._zero(self.zero).view(shape), self.weight_top.view(shape)
+        )
+
+    @torch.no_grad()
+    def codes(self) -> Tensor:
+        """The weights' codes with whole zero-points, uint8 ``[c_out, K]``."""
+        rows = self.smoothed_weight().flatten(1)
+        codes = codes_of(rows, self.scale[:, None], self.zero.round()[:, None], self.weight_top[:, None])
+        return codes.to(torch.uint8)
+
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """Q(x delta) at the present step, in float32 whatever autocast made of x."""
+        smoothed = x.float() * per_channel(self.in_scale, x, self.layer)
+        if self.activation_bits is None:
+            return smoothed
+        i = min(self.clock.index, len(self.act_scale) - 1)
+        return fake_quantize(smoothed, self.act_scale[i], self._zero(self.act_zero[i]), self.act_top)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output, simulated."""
+        return apply_layer(self.layer, self.quantized_input(x), self.quantized_weight())
+
+    def _zero(self, zero: Tensor) -> Tensor:
+        return rounded(zero) if self.integer_zeros else zero
+
+
+def apply_layer(layer: nn.Conv2d | nn.Linear, x: Tensor, weight: Tensor) -> Tensor:
+    """The layer with another weight."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(x, weight, layer.bias)
+    out: Tensor = layer._conv_forward(x, weight, layer.bias)
+    return out
+
+
+def per_channel(values: Tensor, x: Tensor, layer: nn.Module) -> Tensor:
+    """``[c_in]`` shaped to multiply the layer's input: along axis 1 of images, along the last axis of others."""
+    return values.view(-1, 1, 1) if isinstance(layer, nn.Conv2d) else values
+
+
+def per_input(values: Tensor, weight: Tensor) -> Tensor:
+    """``[c_in]`` shaped to divide a weight ``[c_out, c_in, ...]``."""
+    return values.view(-1, *([1] * (weight.ndim - 2)))
+
+
+def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Put ``module`` at the path ``name`` below ``root``."""
+    parent, _, last = name.rpartition(".")
+    setattr(root.get_submodule(parent) if parent else root, last, module)
+
+
+def quantized_layers(unet: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
+    """Every quantized layer with its path."""
+    return ((name, module) for name, module in unet.named_modules() if isinstance(module, QuantizedLayer))

@@ -1,0 +1,1 @@
+"""Layers as they run: 8-bit integer products, and the fused passes between them."""

@@ -1,0 +1,304 @@
+"""The packed file: ``diffusion_pytorch_model.mpq.safetensors`` beside an ordinary diffusers ``config.json``.
+
+For each quantized layer L (its path in the UNet)::
+
+    L.qw{b}        uint8 [n_b, ceil(K b / 8)]   the rows of b bits, in increasing row number (see packing.py)
+    L.row_bits     uint8 [c_out]                the authority on which rows those are
+    L.scale, L.zero              float32 [c_out]
+    L.in_scale                   float32 [c_in]
+    L.act_scale, L.act_zero      float32 [S]    absent for weights alone
+    L.bias                       as every parameter that is not quantized
+
+The header's ``effcli.mpq`` says how it was made and for which timesteps, ``effcli.mpq.layers`` each layer's kind,
+shape, geometry, rows by width and crc32 of its codes. Everything is checked when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effcli.core.errors import InputError
+from effcli.core.files import make_folder, write_text
+from effcli.core.tensor_file import read_tensors, save_tensors
+from effcli.diffusion.models import build_unet, config_of, plain_config, read_json
+from effcli.quantize.bit_packing import pack_rows, row_bytes, unpack_rows
+from effcli.quantize.packed_layer import LayerCodes
+
+FILE_NAME = "diffusion_pytorch_model.mpq.safetensors"
+VERSION = 1
+_HINT = "it is damaged, or was changed after it was written: quantize again"
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """What a packed file holds.
+
+    Attributes:
+        about: how it was made (``effcli.mpq``): bits, sampler, timesteps, source, versions.
+        layers: path -> codes.
+        others: path -> every parameter that is not quantized, as stored.
+        unet_class, unet_config: of the UNet.
+        scheduler_config: of the scheduler it was made for.
+        size_bytes: of the file that it was read from; 0 for one that has not been written.
+    """
+
+    about: dict[str, Any]
+    layers: dict[str, LayerCodes]
+    others: dict[str, Tensor]
+    unet_class: str
+    unet_config: dict[str, Any]
+    scheduler_config: dict[str, Any]
+    size_bytes: int = 0
+
+    def sizes(self) -> dict[str, Any]:
+        """Bits and bytes, counted over the quantized layers and over everything."""
+        return {
+            "mean_bits_quantized": self.mean_bits_quantized(),
+            "mean_bits_total": self.mean_bits_total(),
+            "size_bytes": self.size_bytes,
+            "size_fp32_bytes": 4 * self.n_parameters(),
+            "parameters": self.n_parameters(),
+            "quantized_layers": len(self.layers),
+        }
+
+    def mean_bits_quantized(self) -> float:
+        """Mean bits of a quantized weight."""
+        total = sum(codes.n_bits for codes in self.layers.values())
+        return total / sum(codes.codes.numel() for codes in self.layers.values())
+
+    def mean_bits_total(self) -> float:
+        """Bits of the whole file's tensors over the parameters of the model."""
+        total = sum(8 * value.numel() * value.element_size() for value in tensors_of(self).values())
+        return total / self.n_parameters()
+
+    def n_parameters(self) -> int:
+        """Parameters of the full-precision model."""
+        biases = sum(0 if codes.bias is None else codes.bias.numel() for codes in self.layers.values())
+        others = sum(value.numel() for value in self.others.values())
+        return sum(codes.codes.numel() for codes in self.layers.values()) + biases + others
+
+
+def tensors_of(model: PackedModel) -> dict[str, Tensor]:
+    """The file's tensors by name."""
+    tensors = dict(model.others)
+    dtype = getattr(torch, model.about["other_dtype"])
+    for name, codes in model.layers.items():
+        for bits in sorted(set(codes.row_bits.tolist())):
+            rows = codes.codes[codes.row_bits == bits].numpy()
+            tensors[f"{name}.qw{bits}"] = torch.from_numpy(pack_rows(rows, bits))
+        for part in ("row_bits", "scale", "zero", "in_scale"):
+            tensors[f"{name}.{part}"] = getattr(codes, part)
+        if codes.activation_bits is not None:
+            tensors[f"{name}.act_scale"], tensors[f"{name}.act_zero"] = codes.act_scale, codes.act_zero
+        if codes.bias is not None:
+            tensors[f"{name}.bias"] = codes.bias.to(dtype)
+    return {name: value.contiguous() for name, value in tensors.items()}
+
+
+def save_packed(folder: Path, model: PackedModel) -> Path:
+    """Write the file, ``config.json`` and ``scheduler_config.json`` into ``folder``; returns the file.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    make_folder(folder)
+    metadata = {
+        "format": "pt",
+        "effcli.mpq": json.dumps({"version": VERSION, **model.about}),
+        "effcli.mpq.layers": json.dumps({name: _describe(codes) for name, codes in model.layers.items()}),
+    }
+    file = folder / FILE_NAME
+    save_tensors(file, tensors_of(model), metadata)
+    config = {
+        "_class_name": model.unet_class,
+        **model.unet_config,
+        "quantization_config": {"quant_method": "effcli_mpq", "version": VERSION},
+    }
+    for name, content in (("config.json", config), ("scheduler_config.json", model.scheduler_config)):
+        write_text(folder / name, json.dumps(content, indent=2) + "\n")
+    return file
+
+
+def _describe(codes: LayerCodes) -> dict[str, Any]:
+    widths, counts = codes.row_bits.unique(return_counts=True)
+    return {
+        "kind": codes.kind,
+        "shape": list(codes.shape),
+        "rows": {str(int(b)): int(n) for b, n in zip(widths, counts, strict=True)},
+        "geometry": {name: list(pair) for name, pair in codes.geometry.items()},
+        "activation_bits": codes.activation_bits,
+        "bias": codes.bias is not None,
+        "crc32": zlib.crc32(codes.codes.numpy().tobytes()),
+    }
+
+
+def describe_layer(name: str, codes: LayerCodes) -> dict[str, Any]:
+    """A row about a layer, for people."""
+    widths, counts = codes.row_bits.unique(return_counts=True)
+    split = " ".join(f"{int(n)}x{int(b)}" for b, n in zip(widths, counts, strict=True))
+    n_bytes = sum(
+        int(n) * row_bytes(codes.codes.shape[1], int(b)) for b, n in zip(widths, counts, strict=True)
+    )
+    activations = (
+        "-" if codes.activation_bits is None else f"{codes.activation_bits} bit x{len(codes.act_scale)}"
+    )
+    return {
+        "layer": name,
+        "kind": codes.kind,
+        "shape": "x".join(map(str, codes.shape)),
+        "rows_by_bits": split,
+        "activations": activations,
+        "bytes": n_bytes,
+    }
+
+
+def find_packed(place: str | Path) -> Path:
+    """The packed file of a run directory, a model folder, or the file itself.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(place)
+    for candidate in (path, path / FILE_NAME, path / "model" / FILE_NAME):
+        if candidate.is_file():
+            return candidate
+    if (path / "recipe.yaml").is_file():
+        raise InputError("this run is not finished: there is no packed model", place=str(place))
+    what = "no such file or folder" if not path.exists() else f"no packed model in it ({FILE_NAME})"
+    raise InputError(what, place=str(place), hint="name the output of `effcli quantize`")
+
+
+def load_packed(place: str | Path) -> PackedModel:
+    """Read a packed model and check all of it.
+
+    Raises:
+        InputError: none is there; it is foreign, truncated, edited, or of a newer version.
+    """
+    file = find_packed(place)
+    metadata, tensors = read_tensors(file, str(file))
+    if "effcli.mpq" not in metadata:
+        raise InputError("is not a packed model of `effcli quantize`", place=str(file))
+    try:
+        about = json.loads(metadata["effcli.mpq"])
+        described = json.loads(metadata["effcli.mpq.layers"])
+        version = about.pop("version")
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"its header cannot be read: {error}", place=str(file), hint=_HINT) from None
+    if version != VERSION:
+        raise InputError(
+            f"is of version {version}, this effcli reads {VERSION}", place=str(file), hint="upgrade effcli"
+        )
+    layers = {}
+    for name, facts in described.items():
+        try:
+            layers[name] = _read_layer(name, facts, tensors)
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"layer {name}: {reason}", place=str(file), hint=_HINT) from None
+    config = read_json(file.parent / "config.json")
+    config.pop("quantization_config", None)
+    scheduler = read_json(file.parent / "scheduler_config.json")
+    class_name = str(config.pop("_class_name", None))
+    return PackedModel(about, layers, tensors, class_name, config, scheduler, file.stat().st_size)
+
+
+def _read_layer(name: str, facts: Mapping[str, Any], tensors: dict[str, Tensor]) -> LayerCodes:
+    """Take a layer's tensors out of ``tensors``.
+
+    Raises:
+        ValueError: they contradict the header or each other.
+        KeyError: one is missing.
+    """
+    shape = tuple(int(side) for side in facts["shape"])
+    c_out, n_codes = shape[0], torch.Size(shape[1:]).numel()
+    row_bits = tensors.pop(f"{name}.row_bits")
+    if row_bits.shape != (c_out,) or row_bits.dtype != torch.uint8:
+        raise ValueError(f"row_bits has the shape {tuple(row_bits.shape)}, not ({c_out},)")
+    counts = {int(b): int(n) for b, n in zip(*row_bits.unique(return_counts=True), strict=True)}
+    if counts != {int(b): int(n) for b, n in facts["rows"].items()}:
+        raise ValueError(f"has rows of {counts} bits, its header says {facts['rows']}")
+    codes = torch.empty(c_out, n_codes, dtype=torch.uint8)
+    for bits, n_rows in counts.items():
+        if not 1 <= bits <= 8:
+            raise ValueError(f"has rows of {bits} bits")
+        packed = tensors.pop(f"{name}.qw{bits}")
+        if packed.shape != (n_rows, row_bytes(n_codes, bits)) or packed.dtype != torch.uint8:
+            raise ValueError(
+                f"qw{bits} has the shape {tuple(packed.shape)}, not {(n_rows, row_bytes(n_codes, bits))}"
+            )
+        codes[row_bits == bits] = torch.from_numpy(unpack_rows(packed.numpy(), bits, n_codes))
+    if zlib.crc32(codes.numpy().tobytes()) != facts["crc32"]:
+        raise ValueError("its codes have another checksum than its header says")
+    activation_bits = facts["activation_bits"]
+    none = torch.zeros(0)
+    layer = LayerCodes(
+        kind=facts["kind"],
+        shape=shape,
+        codes=codes,
+        row_bits=row_bits,
+        scale=_vector(tensors, f"{name}.scale", c_out),
+        zero=_vector(tensors, f"{name}.zero", c_out),
+        in_scale=_vector(tensors, f"{name}.in_scale", shape[1]),
+        activation_bits=activation_bits,
+        act_scale=none if activation_bits is None else _vector(tensors, f"{name}.act_scale"),
+        act_zero=none if activation_bits is None else _vector(tensors, f"{name}.act_zero"),
+        bias=_vector(tensors, f"{name}.bias", c_out) if facts["bias"] else None,
+        geometry={key: (int(pair[0]), int(pair[1])) for key, pair in facts["geometry"].items()},
+    )
+    if not torch.equal(layer.zero, layer.zero.round()) or not torch.equal(
+        layer.act_zero, layer.act_zero.round()
+    ):
+        raise ValueError("has zero-points that are no whole numbers")
+    if layer.kind not in ("conv2d", "linear"):
+        raise ValueError(f"is a {layer.kind}")
+    return layer
+
+
+def _vector(tensors: dict[str, Tensor], name: str, length: int | None = None) -> Tensor:
+    value = tensors.pop(name).float()
+    if (
+        value.ndim != 1
+        or (length is not None and len(value) != length)
+        or not bool(torch.isfinite(value).all())
+    ):
+        raise ValueError(f"{name.rpartition('.')[2]} is not a vector of {length or 'some'} finite numbers")
+    return value
+
+
+def skeleton(model: PackedModel) -> nn.Module:
+    """The UNet with everything that is not quantized, in float32; the quantized layers still hold no values.
+
+    Raises:
+        InputError: the parameters are not those of this UNet.
+    """
+    with torch.device("meta"):
+        unet = build_unet(model.unet_class, model.unet_config)
+    values = {name: value.float() for name, value in model.others.items()}
+    shapes = {name: value.shape for name, value in unet.state_dict().items()}
+    shapes_here = {name: value.shape for name, value in values.items()}
+    for name, codes in model.layers.items():
+        shapes_here[f"{name}.weight"] = torch.Size(codes.shape)
+        if codes.bias is not None:
+            shapes_here[f"{name}.bias"] = codes.bias.shape
+    wrong = [name for name in {**shapes, **shapes_here} if shapes.get(name) != shapes_here.get(name)]
+    if wrong:
+        raise InputError(f"{wrong[0]} does not fit its config.json", hint=_HINT)
+    unet.load_state_dict(values, strict=False, assign=True)
+    return unet.requires_grad_(False).eval()
+
+
+def about_unet(unet: nn.Module, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Class and configurations of a UNet, as :class:`PackedModel` has them."""
+    return {
+        "unet_class": type(unet).__name__,
+        "unet_config": {k: v for k, v in config_of(unet).items() if not k.startswith("_")},
+        "scheduler_config": plain_config(scheduler_config),
+    }

@@ -1,0 +1,38 @@
+"""What a frame's truth meets when outputs are late and moved on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from effcli.detect_stream.data.kitti_labels import Objects, objects_of
+from effcli.detect_stream.evaluation.measuring import moved_on
+from effcli.detect_stream.evaluation.streaming_ap import pair_outputs, simulate
+from effcli.detect_stream.stream.clocks import Output
+from effcli.detect_stream.stream.stateful_detector import Detected
+
+FPS, N_FRAMES = 10.0, 12
+START, VELOCITY = np.array([20.0, 1.0]), np.array([-7.0, 2.0])
+
+
+def truth(frame: int) -> Objects:
+    return objects_of(["Car"], np.array([[*(START + VELOCITY * frame / FPS), 0, 4, 1.6, 1.5, 0.3]]))
+
+
+def test_late_outputs_of_an_object_at_constant_velocity_are_moved_onto_it() -> None:
+    runs = simulate([0.17, 0.26], N_FRAMES, FPS)
+    outputs = []
+    for frame, begun, done in runs:
+        detected = Detected(truth(frame + 1), VELOCITY[None], 2, {})
+        times = (frame / FPS, begun, done)
+        outputs.append(
+            Output(frame, frame + 1, *times, 0, detected, 0.0, (frame + 1) / FPS, detected.objects)
+        )
+    pairing = pair_outputs([done for _, _, done in runs], [frame for frame, _, _ in runs], N_FRAMES, FPS)
+    found = moved_on(outputs, pairing, FPS)
+    assert [len(one) for one in found] == [0 if k is None else 1 for k in pairing]
+    assert pairing.count(None) == 2
+    for frame, one in enumerate(found):
+        if len(one):
+            np.testing.assert_allclose(one.boxes, truth(frame).boxes, atol=1e-9)
+    late = [k for frame, k in enumerate(pairing) if k is not None and outputs[k].target_frame < frame]
+    assert len(late) > N_FRAMES / 2

@@ -1,0 +1,140 @@
+"""The runner with a detector that only sleeps; and one that fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from effcli.detect_stream.data.kitti_labels import Objects, no_objects, objects_of
+from effcli.detect_stream.data.stereo_drives import calibration_of_drives
+from effcli.detect_stream.data.stereo_sequence import StereoFrame
+from effcli.detect_stream.stream.clocks import Output, Stream, run_simulated, run_wall
+from effcli.detect_stream.stream.frame_sources import Arrival
+from effcli.detect_stream.stream.stateful_detector import Detected
+
+BLANK = StereoFrame(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8))
+
+
+class Source:
+    name, calibration, is_live, sequence = "blank", calibration_of_drives(), False, None
+
+    def __init__(self, n: int, fps: float, damaged: tuple[int, ...] = ()) -> None:
+        self.n_frames, self.fps, self._damaged = n, fps, damaged
+
+    def frames(self) -> Iterator[Arrival]:
+        for i in range(self.n_frames):
+            yield Arrival(i, None, "broken") if i in self._damaged else Arrival(i, BLANK)
+
+
+class Sleeper:
+    target = "next"
+
+    def __init__(self, seconds: float = 0.0, fails_at: int | None = None) -> None:
+        self.seconds, self.fails_at, self.seen = seconds, fails_at, []  # type: ignore[var-annotated]
+
+    def prepare(self, frame: StereoFrame, number: int, pose: Any = None) -> str:
+        return "prepared"
+
+    def detect(self, prepared: str, number: int) -> Detected:
+        assert prepared == "prepared"
+        if number == self.fails_at:
+            raise RuntimeError("broken detector")
+        self.seen.append(number)
+        time.sleep(self.seconds)
+        return Detected(no_objects(), np.zeros((0, 2)), 1, {})
+
+
+def wall(source: Source, detector: Sleeper) -> Stream:
+    outputs: list[Output] = []
+    stream = run_wall(source, detector, source.frames(), outputs.append)  # type: ignore[arg-type]
+    assert outputs == list(stream.outputs)
+    return stream
+
+
+def simulated(source: Source, latencies: list[float]) -> Stream:
+    return run_simulated(source, Sleeper(), source.frames(), latencies, lambda output: None)  # type: ignore[arg-type]
+
+
+def test_a_fast_detector_sees_every_frame_in_real_time() -> None:
+    stream = wall(Source(8, 5.0), Sleeper(0.04))
+    assert [one.frame for one in stream.outputs] == list(range(8))
+    assert (stream.mailbox_drops, stream.frames) == (0, 8)
+    assert stream.outputs[-1].finished_s > 1.4  # frames are not handed out before their time
+    assert all(one.age_ms >= 39 for one in stream.outputs)
+
+
+def test_of_a_stream_without_an_end_the_last_outputs_are_kept() -> None:
+    published: list[Output] = []
+    stream = run_wall(Source(8, 50.0), Sleeper(), Source(8, 50.0).frames(), published.append, most_kept=3)  # type: ignore[arg-type]
+    assert list(stream.outputs) == published[-3:]
+    assert stream.processed == len(published) > 3
+
+
+def test_a_slow_detector_takes_the_newest() -> None:
+    stream = wall(Source(15, 20.0), Sleeper(0.075))  # one and a half frames
+    frames = [one.frame for one in stream.outputs]
+    assert frames == sorted(set(frames)) and frames[-1] == 14
+    assert 3 <= stream.mailbox_drops <= 7  # about a third
+    assert len(frames) + stream.mailbox_drops == 15
+    assert sum(one.dropped for one in stream.outputs) == stream.mailbox_drops
+
+
+def test_the_virtual_clock_is_exact() -> None:
+    stream = simulated(Source(10, 10.0), [0.15])
+    assert [one.frame for one in stream.outputs] == [0, 1, 3, 4, 6, 7, 9]
+    assert [round(one.age_ms) for one in list(stream.outputs)[:4]] == [150, 200, 150, 200]
+    assert [one.target_frame for one in list(stream.outputs)[:2]] == [1, 2]
+    assert stream.mailbox_drops == 3
+    assert [one.frame for one in simulated(Source(6, 10.0), [0.06]).outputs] == list(range(6))
+
+
+def test_damaged_frames_are_counted_and_left_out() -> None:
+    for stream in (simulated(Source(5, 10.0, (0, 3)), [0.01]), wall(Source(5, 10.0, (0, 3)), Sleeper())):
+        assert [one.frame for one in stream.outputs] == [1, 2, 4]
+        assert stream.damaged == [(0, "broken"), (3, "broken")]
+
+
+def test_a_failure_of_one_thread_ends_the_other() -> None:
+    with pytest.raises(RuntimeError, match="broken detector"):
+        wall(Source(50, 100.0), Sleeper(fails_at=3))
+
+    class Breaks(Source):
+        def frames(self) -> Iterator[Arrival]:
+            yield Arrival(0, BLANK)
+            raise OSError("the camera is gone")
+
+    with pytest.raises(OSError, match="the camera is gone"):
+        wall(Breaks(3, 100.0), Sleeper())
+
+
+class Walker(Sleeper):
+    """Finds one car, which comes nearer by two metres a second."""
+
+    def detect(self, prepared: str, number: int) -> Detected:
+        return Detected(car_at((number + 1) / 10), np.array([[-2.0, 0.0]]), 1, {})
+
+
+def car_at(moment_s: float) -> Objects:
+    return objects_of(["Car"], np.array([[20 - 2 * moment_s, 0, 0, 4, 1.6, 1.5, 0]]))
+
+
+def test_what_is_published_is_aimed_at_a_moment_and_the_result_stays() -> None:
+    source, published = Source(6, 10.0), list[Output]()
+    stream = run_simulated(
+        source,
+        Walker(),  # type: ignore[arg-type]
+        source.frames(),
+        [0.15],
+        published.append,
+        lambda output: output.at(output.finished_s),
+    )
+    assert published == list(stream.outputs) and len(published) > 3
+    for one in published:
+        assert one.target_s == one.finished_s
+        np.testing.assert_allclose(one.objects.boxes, car_at(one.finished_s).boxes, atol=1e-9)
+        assert np.array_equal(one.detected.objects.boxes, car_at((one.frame + 1) / 10).boxes)
+    assert not len(published[0].above(1.1).objects)

@@ -1,0 +1,98 @@
+"""What is written while a stream runs, and pictures that cannot be read twice."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from effcli.core.errors import RunError
+from effcli.core.runtime import create_runtime
+from effcli.detect_stream.data.kitti_labels import no_objects
+from effcli.detect_stream.data.stereo_drives import Drive
+from effcli.detect_stream.recipe import StreamSection
+from effcli.detect_stream.stream import session as streaming
+from effcli.detect_stream.stream import video as stream_video
+from effcli.detect_stream.stream.clocks import Output
+from effcli.detect_stream.stream.frame_sources import PipeSource, VideoSource
+from effcli.detect_stream.stream.output_files import StreamFiles
+from effcli.detect_stream.stream.stateful_detector import Detected
+from effcli.detect_stream.weights import load_detector
+
+
+def output(frame: int) -> Output:
+    return Output(
+        frame,
+        frame + 1,
+        0.0,
+        0.0,
+        0.1,
+        0,
+        Detected(no_objects(), np.zeros((0, 2)), 1, {}),
+        0.0,
+        0.1,
+        no_objects(),
+    )
+
+
+def test_outputs_are_in_the_files_as_soon_as_they_are_there(tmp_path: Path) -> None:
+    with StreamFiles(tmp_path / "out", "cam") as files:
+        for i in range(2):
+            files.add(json.dumps({"frame": i}), output(i))
+            lines = (tmp_path / "out/streaming.jsonl").read_text().splitlines()
+            assert [json.loads(line)["frame"] for line in lines] == list(range(i + 1))
+            assert (tmp_path / f"out/data/{i + 1:06d}.txt").is_file()
+        assert all(Path(path).exists() for path in files.paths)
+
+
+def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(RunError, match="cannot be made"):
+        StreamFiles(tmp_path / "out", "cam")
+
+
+def test_no_more_than_so_many_pictures_of_a_pipe_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    drive = Drive(7, n_frames=3)
+    data = b"".join(
+        b'{"w": 416, "h": 128}\n' + drive.frame(i).left.tobytes() + drive.frame(i).right.tobytes()
+        for i in range(3)
+    )
+    monkeypatch.setattr(stream_video, "MOST_BYTES", 416 * 128 * 3 + 1)
+    options = streaming.StreamOptions(StreamSection(), video=tmp_path / "play.gif")
+    with caplog.at_level(logging.WARNING, logger="effcli"):
+        result = streaming.detect_stream(
+            PipeSource(io.BytesIO(data), drive.calibration, None),
+            load_detector("builtin:street-tiny"),
+            options,
+            create_runtime(device="cpu", threads=1),
+            lambda line: None,
+        )
+    assert result.metrics["frames"] == 3
+    assert "the video has only the first" in caplog.text
+    with Image.open(tmp_path / "play.gif") as picture:
+        assert getattr(picture, "n_frames", 1) == 2
+
+
+def test_a_video_that_is_damaged_ends_there(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from effcli.data.moving_pictures import write_video
+
+    random = np.random.default_rng(0)
+    pictures = [Image.fromarray(random.integers(0, 255, (64, 64, 3), np.uint8)) for _ in range(8)]
+    write_video(tmp_path / "left.mp4", pictures, 10)
+    content = bytearray((tmp_path / "left.mp4").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + len(content) // 4] = bytes(len(content) // 4)
+    (tmp_path / "right.mp4").write_bytes(content)
+    source = VideoSource(tmp_path / "left.mp4", tmp_path / "right.mp4", Drive(7).calibration, None)
+    arrivals = list(source.frames())
+    assert [one.number for one in arrivals] == list(range(len(arrivals)))
+    assert arrivals[0].frame is not None and arrivals[-1].frame is None
+    assert "cannot be read any further" in (arrivals[-1].damage or "")

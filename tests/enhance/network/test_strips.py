@@ -1,0 +1,69 @@
+"""Strips against the whole picture: the same result, under a bound, in memory or on disk."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from effcli.core.errors import RunError
+from effcli.core.runtime import create_runtime
+from effcli.enhance.enhancer import Enhancer
+from effcli.enhance.network.config import WalMaFaConfig
+from effcli.enhance.network.strips import Memory, forward_in_strips
+from effcli.enhance.network.walmafa_net import WalMaFa
+
+CPU = torch.device("cpu")
+
+
+def _network(**options: object) -> WalMaFa:
+    torch.manual_seed(0)
+    network = WalMaFa(WalMaFaConfig(dim=4, blocks=(1, 2, 1), d_state=4, **options))
+    for module in network.modules():  # statistics that are not the identity
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.5, 2)
+    return network.eval()
+
+
+def _psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(-10 * torch.log10((a - b).square().mean() + 1e-20))
+
+
+@pytest.mark.parametrize("band", ["ll", "high"])
+@pytest.mark.parametrize(("rows", "on_disk"), [(16, False), (48, False), (32, True)])
+@torch.inference_mode()
+def test_strips_give_what_the_whole_picture_gives(band: str, rows: int, on_disk: bool) -> None:
+    network = _network(mamba_band=band).fuse()
+    x = torch.rand(1, 3, 144, 80)
+    whole = network(x)
+    strips = forward_in_strips(network, x, Memory(False, rows, on_disk), CPU)
+    assert (strips - whole).norm() < 2e-3 * whole.norm()  # random weights amplify rounding
+
+
+def test_the_command_s_bound_switches_to_strips_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = _network()
+    x = torch.rand(3, 150, 70)
+    runtime = create_runtime(device="cpu", precision="fp32")
+    whole = Enhancer(network, runtime=runtime).enhance(x)
+    monkeypatch.setattr(Memory, "plan", classmethod(lambda cls, *a: Memory(False, 16)))
+    assert _psnr(Enhancer(network, runtime=runtime).enhance(x), whole) > 60
+
+
+def test_the_plan_goes_from_whole_to_strips_to_disk_as_the_bound_falls() -> None:
+    config, size = WalMaFaConfig(dim=12), (4000, 6000)
+    plans = [Memory.plan(config, size, bound, CPU) for bound in (60_000, 6_000, 3_000)]
+    assert [plan.whole_fits for plan in plans] == [True, False, False]
+    assert [plan.on_disk for plan in plans] == [False, False, True]
+    assert all(plan.strip_rows % 16 == 0 and plan.strip_rows >= 16 for plan in plans[1:])
+
+
+def test_a_bound_below_what_strips_need_is_refused_with_the_figure() -> None:
+    with pytest.raises(RunError, match="needs about") as caught:
+        Memory.plan(WalMaFaConfig(dim=12), (4000, 6000), 300, CPU)
+    assert caught.value.hint is not None and caught.value.hint.startswith("--max-memory")
+
+
+def test_released_token_order_cannot_be_cut_and_says_so() -> None:
+    with pytest.raises(RunError, match="whole picture"):
+        Memory.plan(WalMaFaConfig(mamba_band="high", token_order="reshape"), (4000, 6000), 1000, CPU)
