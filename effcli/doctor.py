@@ -23,6 +23,7 @@ _OPTIONAL = {
     "onnxscript": "export to ONNX: pip install 'effcli[onnx]'",
     "minatar": "MinAtar's games: pip install 'effcli[minatar]'",
     "pygame": "drawing games: pip install 'effcli[watch]'",
+    "pillow_heif": "HEIC pictures; pip install pillow-heif",
 }
 
 

@@ -102,13 +102,7 @@ def test_the_import_rule_sees_every_form(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 # Shared files that one task alone uses today, and why they stay.
-ONE_TASK_YET = {
-    "data.image_codecs": "every task is to read pictures by it",
-    "data.image_encoding": "every task is to read pictures by it",
-    "data.image_metadata": "every task is to read pictures by it",
-    "data.images": "every task is to read pictures by it",
-    "data.picture": "every task is to read pictures by it",
-}
+ONE_TASK_YET: dict[str, str] = {}
 
 
 def tasks_that_reach(shared: set[str]) -> dict[str, set[str]]:
@@ -140,6 +134,22 @@ def test_shared_rooms_hold_what_two_tasks_import() -> None:
     alone = {name: tasks for name, tasks in tasks_that_reach(shared).items() if len(tasks) < 2}
     assert {name: tasks for name, tasks in alone.items() if name not in ONE_TASK_YET} == {}
     assert sorted(ONE_TASK_YET.keys() - alone.keys()) == [], "these have become shared: strike them"
+
+
+# Who opens image files with Pillow: everything else goes through `effcli.data.images`.
+OPENS_PICTURES = {"effcli/data/image_opening.py", "effcli/data/image_codecs.py"}
+
+
+def test_pictures_are_opened_in_one_place() -> None:
+    found = {
+        name_of(file)
+        for file in [*LIBRARY, *COMMANDS]
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.Attribute)
+        and node.attr == "open"
+        and ast.unparse(node.value).endswith("Image")
+    }
+    assert found == OPENS_PICTURES
 
 
 @pytest.mark.parametrize("folder", sorted({file.parent for file in [*LIBRARY, *COMMANDS]}), ids=name_of)

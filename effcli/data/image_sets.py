@@ -8,7 +8,6 @@ uninterrupted one of a single process.
 from __future__ import annotations
 
 import gzip
-import io
 import itertools
 import math
 import struct
@@ -23,15 +22,15 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.epochs import draws_of, item_of
+from effcli.data.images import read_image
 from effcli.data.published_sets import PUBLISHED, load_published
-from effcli.data.stored_files import IMAGE_SUFFIXES, StoredFile, read_image, reason_of
+from effcli.data.stored_files import IMAGE_SUFFIXES
 
 Split: TypeAlias = Literal["train", "eval"]
 
@@ -158,12 +157,12 @@ def image_shape(source: str | Path, split: Split) -> tuple[int, Literal[1, 3]]:
     path = _existing(source)
     if path.is_file():
         encoded = _npz_part(path, split)[0]
-        some = [_decode(path, encoded[row]) for row in _three_of(len(encoded))]
+        some = [_decode(path, row, encoded[row]) for row in _three_of(len(encoded))]
     elif idx := _idx_files(path, split):
         return min(read_idx(idx[0]).shape[1:]), 1
     else:
         files = _picture_files(path, split)[1]
-        some = [read_image(StoredFile(files[row])) for row in _three_of(len(files))]
+        some = [read_image(files[row]) for row in _three_of(len(files))]
     has_colours = any(bool((image != image[:1]).any()) for image in some)
     return min(some[0].shape[1:]), 3 if has_colours else 1
 
@@ -248,7 +247,7 @@ def read_idx(file: Path) -> np.ndarray:
 
 def _read_npz(file: Path, split: Split, side: int, channels: int) -> ImageSet:
     encoded, labels, classes = _npz_part(file, split)
-    images = _squares(map(partial(_decode, file), encoded), side, channels)
+    images = _squares(itertools.starmap(partial(_decode, file), enumerate(encoded)), side, channels)
     numbers = (
         torch.zeros(len(images), dtype=torch.long) if labels is None else torch.from_numpy(labels).long()
     )
@@ -274,14 +273,8 @@ def _npz_part(file: Path, split: Split) -> tuple[list[bytes], np.ndarray | None,
     return [data[start:end] for start, end in itertools.pairwise(offsets)], labels, classes
 
 
-def _decode(file: Path, encoded: bytes) -> Tensor:
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(
-            f"holds an image that cannot be decoded: {reason_of(error)}", place=str(file)
-        ) from None
+def _decode(file: Path, number: int, encoded: bytes) -> Tensor:
+    return read_image(encoded, place=f"{file}, image {number}")
 
 
 def _idx_files(folder: Path, split: Split) -> list[Path]:
@@ -305,5 +298,5 @@ def _read_folder(folder: Path, split: Split, side: int, channels: int) -> ImageS
         raise InputError(f"{len(files)} images of {side}x{side} do not fit in memory", place=str(top))
     names = [path.relative_to(top).parts[0] if path.parent != top else "" for path in files]
     classes = tuple(sorted(set(names)))
-    images = _squares((read_image(StoredFile(path)) for path in files), side, channels)
+    images = _squares((read_image(path) for path in files), side, channels)
     return ImageSet(images, torch.tensor([classes.index(name) for name in names]), classes)

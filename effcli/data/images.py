@@ -1,78 +1,66 @@
-"""Image files in and out: PNG, JPEG, WebP, TIFF and BMP, of 8 or 16 bits, with all that belongs to a picture.
+"""Reading pictures: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, PPM and, with pillow-heif, HEIC, of 8 or 16 bits.
 
-A :class:`Picture` keeps what people expect back: bit depth, grey, alpha, EXIF, ICC profile, XMP, resolution.
-Writing a picture whose pixels were not touched gives the samples that were read, bit for bit (JPEG and lossy
-WebP apart). Damaged, truncated, animated and too large files are refused.
+:func:`read_picture` keeps what people expect back: bit depth, grey, alpha, EXIF, ICC profile, XMP, resolution.
+:func:`read_rgb` gives 8-bit RGB for networks. Both turn pictures upright, scale 16-bit samples, never clip them, and
+refuse what is damaged, truncated, too large, or has samples whose range is unknown.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
-import threading
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
+import logging
 from typing import BinaryIO
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import (
-    Image,
-    ImageCms,
-    ImageFile,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,  # noqa: F401  registers the format, which otherwise imports every plug-in
-)
+from PIL import Image, ImageCms, ImageFile
 
-from effcli.core.errors import EffcliError, InputError, UsageError
-from effcli.core.files import atomic_path, write_error
-from effcli.data.image_codecs import GreyAlpha16Tiff, is_16bit, is_grey_alpha_16, read_samples_16
-from effcli.data.image_encoding import encode
+from effcli.core.errors import InputError
+from effcli.data.image_codecs import is_16bit, is_grey_16, is_grey_alpha_16, read_samples_16
 from effcli.data.image_metadata import orientation, read_metadata
-from effcli.data.picture import FORMATS, Metadata, Picture, PictureInfo, Samples, format_of
+from effcli.data.image_opening import Source, format_name, frames_left_out, opened, place_of
+from effcli.data.picture import Metadata, Picture, PictureInfo, Samples
 
 __all__ = [
-    "FORMATS",
     "MAX_PIXELS",
     "Metadata",
     "Picture",
     "PictureInfo",
-    "format_of",
     "identify",
+    "read_grey_samples",
+    "read_image",
     "read_picture",
-    "write_picture",
+    "read_rgb",
+    "read_sides",
 ]
 
+log = logging.getLogger(__name__)
+
 MAX_PIXELS = 400_000_000
-_OPENED = ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"]  # GIF to name it in the refusal
-_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"GIF8")
-_BITS_PER_SAMPLE, _COMPRESSION, _SAMPLES_PER_PIXEL, _PLANAR = 258, 259, 277, 284  # TIFF tags
-_STRIPS, _TILES = (273, 279), (324, 325)  # TIFF tags of offsets and byte counts
-_HINT_SAMPLES = "save it as interleaved 8- or 16-bit RGB or grey"
-_TRUNCATED = "truncated image: the file ends before the picture does"
-_PILLOW_LIMIT = threading.RLock()  # the limit is a global of Pillow's: one picture is read at a time
+_MOST_SAID = 3
+_said: set[str] = set()
 
 
-def identify(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> PictureInfo:
+def identify(source: Source, *, max_pixels: int = MAX_PIXELS) -> PictureInfo:
     """Read an image file's header only.
 
     Raises:
         InputError: as :func:`read_picture`, for what the header shows.
     """
-    with _opened(source, max_pixels) as (image, _):
+    with opened(source, place_of(source), max_pixels) as (image, _):
+        _check_still(image)
         depth = 16 if is_16bit(image) else 8
         if is_grey_alpha_16(image):
             n_channels = 2
         else:
-            n_colours = 1 if image.mode in ("1", "L", "LA", "I;16", "I;16B") else 3
+            n_colours = 1 if image.mode in ("1", "L", "LA") or is_grey_16(image) else 3
             n_channels = n_colours + image.has_transparency_data
-        return PictureInfo(*image.size, n_channels, depth, _format(image))
+        return PictureInfo(*image.size, n_channels, depth, format_name(image))
 
 
-def read_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_picture(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a still picture.
 
     Args:
@@ -85,17 +73,19 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Pictu
 
     Raises:
         InputError: missing, unreadable, empty, not an image, damaged, truncated, animated, too large, or of a
-            kind that is not supported (32-bit samples, Lab).
+            kind that is not supported (32-bit samples, Lab, camera raw).
     """
-    with _opened(source, max_pixels) as (image, file):
+    with opened(source, place_of(source), max_pixels) as (image, file):
+        _check_still(image)
         lossless = _is_lossless(image, file)
         bit_depth = 16 if is_16bit(image) else 8
-        notes: tuple[str, ...] = ()
+        notes = _notes_on_frames(image)
         samples: Samples
         if bit_depth == 16:
             samples = _key_to_alpha(read_samples_16(image, file), image)
         else:
-            samples, notes = _read_samples_8(image)
+            samples, more_notes = _read_samples_8(image)
+            notes += more_notes
         samples = _upright(samples, orientation(image))
         height, width, n_channels = samples.shape
         n_colours = n_channels - 1 if n_channels in (2, 4) else n_channels
@@ -105,196 +95,137 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Pictu
             pixels=np.divide(samples[..., :n_colours], largest, dtype=np.float32, order="C"),
             alpha=samples[..., -1].copy() if n_channels > n_colours else None,
             bit_depth=bit_depth,
-            format=_format(image),
+            format=format_name(image),
             metadata=metadata,
             lossless=lossless,
             notes=notes + more_notes,
         )
 
 
-def write_picture(
-    picture: Picture, destination: Path | BinaryIO, *, format: str | None = None, quality: int = 95
-) -> tuple[str, ...]:
-    """Write a picture; a file appears whole or not at all.
+def read_rgb(source: Source, *, on_white: bool = False, place: str | None = None) -> NDArray[np.uint8]:
+    """Read a picture as 8-bit RGB, turned upright by its orientation tag.
+
+    Of 16-bit samples the high byte is kept, 0..65535 becoming 0..255. Of an animation or a file of several pages the
+    first is read, which the log says.
 
     Args:
-        picture: what to write; pixels outside 0..1 are clipped.
-        destination: a path, whose folder exists, or a stream.
-        format: a value of :data:`FORMATS`; by default what the path's suffix says, else ``picture.format``.
-        quality: 1..100 for JPEG (always 4:4:4) and for WebP unless ``picture.lossless``.
+        source: a file, one inside a tar, or the content of one.
+        on_white: blend what is transparent over white; otherwise alpha is dropped.
+        place: how messages name it; by default as it names itself.
 
     Returns:
-        Notes on what the format could not hold, one sentence each.
+        uint8 ``[H, W, 3]``.
 
     Raises:
-        UsageError: the suffix or format is not supported.
-        RunError: the disk is full, the destination cannot be written, or the format cannot hold the picture.
+        InputError: missing, unreadable, empty, not an image, damaged, truncated, too large to be safe, or of a kind
+            that is not supported (32-bit samples, Lab, camera raw).
     """
-    place = str(destination) if isinstance(destination, Path) else "output"
-    own = format_of(destination) if isinstance(destination, Path) else picture.format
-    format = format or own or "unknown"
-    if format not in FORMATS.values():
-        raise UsageError(f"not a supported image format, use {' '.join(FORMATS)}", place=place)
-    data, notes = encode(picture, format, quality, place)
-    if isinstance(destination, Path):
-        with atomic_path(destination) as temporary:
-            temporary.write_bytes(data)
-        return notes
-    try:
-        destination.write(data)
-        destination.flush()
-    except OSError as error:
-        raise write_error(error, Path(place)) from error
-    return notes
+    place = place or place_of(source)
+    with opened(source, place, None) as (image, file):
+        _say_first_frame(image, place)
+        rgb = _over_white(_as_8_bits(image, file)) if on_white else _as_8_bits(image, file).convert("RGB")
+        return np.array(_upright(np.asarray(rgb), orientation(image)), np.uint8, order="C")
 
 
-@contextlib.contextmanager
-def _opened(source: Path | bytes, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]]:
-    """The checked image, not yet decoded, and its file; whatever fails inside becomes an InputError."""
-    place = str(source) if isinstance(source, Path) else "image data"
-    try:
-        with _open_file(source) as file, _pillow_unlimited(), _open_image(file) as image:
-            _check_header(image, max_pixels)
-            _check_tiff(image, file)
-            yield image, file
-    except EffcliError as error:
-        error.place = error.place or place
-        raise
-    except MemoryError as error:
-        raise InputError("does not fit in memory", place=place) from error
-    except OSError as error:
-        raise InputError(_reason(error), place=place) from error
-    except Exception as error:  # Pillow's parsers raise nearly anything on damaged files
-        raise InputError(f"damaged image ({' '.join(str(error).split())})", place=place) from error
+def read_image(source: Source, *, place: str | None = None) -> torch.Tensor:
+    """As :func:`read_rgb`, as a tensor, uint8 ``[3, H, W]``; alpha is dropped."""
+    return torch.from_numpy(read_rgb(source, place=place)).permute(2, 0, 1).contiguous()
 
 
-def _open_file(source: Path | bytes) -> BinaryIO:
-    """A seekable file over the source; what is empty is refused."""
-    file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    try:
-        if not file.seekable():  # a pipe
-            with file:
-                return _open_file(file.read())
-        if file.seek(0, os.SEEK_END) == 0:
-            raise InputError("is empty (0 bytes)")
-        file.seek(0)
-    except BaseException:
-        file.close()
-        raise
-    return file
+def read_sides(source: Source) -> tuple[int, int]:
+    """Height and width from the header alone, before any orientation tag is applied.
+
+    Raises:
+        InputError: as :func:`read_rgb`, as far as the header shows it.
+    """
+    with opened(source, place_of(source), None) as (image, _):
+        return image.height, image.width
 
 
-@contextlib.contextmanager
-def _pillow_unlimited() -> Iterator[None]:
-    """Silence Pillow's warnings and put its pixel limit out of the way of ours."""
-    with _PILLOW_LIMIT, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+def read_grey_samples(source: Source) -> Samples:
+    """The samples of a grey file as they are stored, for measurements that come as pictures, such as depth.
+
+    Returns:
+        uint8 or uint16 ``[H, W]``; no orientation tag is applied.
+
+    Raises:
+        InputError: as :func:`read_rgb`; or the file is not grey.
+    """
+    with opened(source, place_of(source), None) as (image, file):
+        if is_grey_16(image):
+            return read_samples_16(image, file)[..., 0]
+        if image.mode != "L":
+            raise InputError(f"is not a grey picture (its mode is {image.mode})")
+        return np.asarray(image)
 
 
-def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
-    """Open with Pillow, or with our own reader of what Pillow does not know."""
-    try:
-        return Image.open(file, formats=_OPENED)
-    except UnidentifiedImageError:
-        file.seek(0)
-        signature = file.read(4)
-        file.seek(0)
-        if signature in (b"II*\0", b"MM\0*"):
-            with contextlib.suppress(SyntaxError):
-                return GreyAlpha16Tiff(file)
-        if signature.startswith(_SIGNATURES):
-            raise InputError("damaged or truncated image, or a kind of it that is not supported") from None
-        raise InputError("not an image (PNG, JPEG, WebP, TIFF or BMP)") from None
-
-
-def _check_header(image: ImageFile.ImageFile, max_pixels: int) -> None:
-    """Refuse what is too large, not a still picture, or has 32-bit or Lab samples."""
-    width, height = image.size
-    if width * height > max_pixels:
-        limit = f"{max_pixels / 1e6:g} megapixels"
-        raise InputError(f"{width} x {height} pixels are more than the limit of {limit}")
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        several = "has several pages" if image.format == "TIFF" else "is animated"
+def _check_still(image: ImageFile.ImageFile) -> None:
+    if several := frames_left_out(image):
         raise InputError(f"{several}: only still pictures are supported", hint="extract one of them first")
-    if image.format == "GIF":
-        raise InputError("GIF is not supported", hint="convert it to PNG")
-    if image.mode in ("I", "F", "LAB"):
-        kind = "Lab colours" if image.mode == "LAB" else "32-bit samples"
-        raise InputError(f"{kind} are not supported", hint=_HINT_SAMPLES)
 
 
-def _check_tiff(image: ImageFile.ImageFile, file: BinaryIO) -> None:
-    """Refuse TIFFs with samples that would be misread, or whose compressed data lie beyond the end."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return
-    tags = image.tag_v2
-    bits = {int(value) for value in np.atleast_1d(tags.get(_BITS_PER_SAMPLE, 1))}
-    if not bits <= {1, 2, 4, 8, 16}:
-        raise InputError(f"{max(bits)}-bit samples are not supported", hint=_HINT_SAMPLES)
-    if bits == {16} and tags.get(_PLANAR) == 2 and tags.get(_SAMPLES_PER_PIXEL, 1) > 1:
-        raise InputError("16-bit colours in separate planes are not supported", hint=_HINT_SAMPLES)
-    n_bytes = file.seek(0, os.SEEK_END)
-    for offsets, counts in (_STRIPS, _TILES):
-        pieces = zip(np.atleast_1d(tags.get(offsets, 0)), np.atleast_1d(tags.get(counts, 0)), strict=False)
-        if tags.get(_COMPRESSION, 1) != 1 and any(int(at) + int(size) > n_bytes for at, size in pieces):
-            raise InputError(_TRUNCATED)
+def _say_first_frame(image: ImageFile.ImageFile, place: str) -> None:
+    """Say of a few files, each once, that only their first frame or page is used."""
+    if (several := frames_left_out(image)) and place not in _said and len(_said) <= _MOST_SAID:
+        _said.add(place)
+        if len(_said) <= _MOST_SAID:
+            log.warning("%s: %s: only the first is used", place, several)
+        else:
+            log.warning("of further animations and files of several pages, too, only the first is used")
 
 
-def _reason(error: OSError) -> str:
-    """One line for what the system or Pillow says."""
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, IsADirectoryError):
-        return "is a folder, not an image"
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
-    if error.errno is not None:
-        return f"cannot be read: {error.strerror}"
-    text = str(error)
-    if "truncated" in text.lower():
-        return _TRUNCATED
-    return f"damaged or truncated image ({text})"
+def _notes_on_frames(image: ImageFile.ImageFile) -> tuple[str, ...]:
+    if not getattr(image, "is_animated", False):
+        return ()
+    if image.format == "TIFF":
+        return ("only the main picture is kept, not its thumbnails",)
+    return ("only the first of the pictures in the file (no depth or gain map) is kept",)
 
 
-def _format(image: ImageFile.ImageFile) -> str:
-    """Our name of the format: MPO is a JPEG followed by more of them."""
-    return "JPEG" if image.format == "MPO" else str(image.format)
+def _as_8_bits(image: ImageFile.ImageFile, file: BinaryIO) -> Image.Image:
+    """The loaded picture in any 8-bit mode of Pillow's."""
+    if is_16bit(image):
+        samples = (_key_to_alpha(read_samples_16(image, file), image) >> 8).astype(np.uint8)
+        return Image.fromarray(samples[..., 0] if samples.shape[-1] == 1 else samples)
+    image.load()
+    return image.convert("LA") if image.mode == "La" else image
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """RGB, what is transparent blended over white."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return white.convert("RGB")
 
 
 def _is_lossless(image: ImageFile.ImageFile, file: BinaryIO) -> bool:
     """Whether the file holds its samples exactly; WebP says so by its VP8L chunk."""
     if image.format != "WEBP":
-        return _format(image) != "JPEG"
+        return format_name(image) not in ("JPEG", "AVIF", "HEIF")
     file.seek(12)
     while len(header := file.read(8)) == 8:
         if header[:4] in (b"VP8 ", b"VP8L"):
             return header[:4] == b"VP8L"
         size = int.from_bytes(header[4:], "little")
-        file.seek(size + size % 2, os.SEEK_CUR)
+        file.seek(size + size % 2, io.SEEK_CUR)
     return False
 
 
 def _read_samples_8(image: ImageFile.ImageFile) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Samples [H, W, C] of any 8-bit picture as grey, grey + alpha, RGB or RGBA, and what was lost."""
-    notes: list[str] = []
-    if image.format == "MPO" and getattr(image, "is_animated", False):
-        notes.append("only the first of the pictures in the file (no depth or gain map) is kept")
+    notes: tuple[str, ...] = ()
     image.load()
     converted: Image.Image = image
     if image.mode == "CMYK":
         converted = _cmyk_to_rgb(image)
-        notes.append("CMYK colours were converted to 8-bit RGB")
+        notes = ("CMYK colours were converted to 8-bit RGB",)
     elif image.mode not in ("L", "LA", "RGB", "RGBA") or image.has_transparency_data:
         grey = image.mode in ("1", "L", "LA", "La")
         converted = image.convert(("L" if grey else "RGB") + ("A" if image.has_transparency_data else ""))
     samples = np.asarray(converted)
-    return samples[..., None] if samples.ndim == 2 else samples, tuple(notes)
+    return samples[..., None] if samples.ndim == 2 else samples, notes
 
 
 def _cmyk_to_rgb(image: Image.Image) -> Image.Image:

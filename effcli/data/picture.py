@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
-
-FORMATS = {  # file name suffix -> format
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpe": "JPEG",
-    ".jfif": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
 
 
 @dataclass(frozen=True)
@@ -48,7 +35,7 @@ class Picture:
         pixels: float32 [H, W, 3] (RGB) or [H, W, 1] (grey) in 0..1, in the file's own colour encoding.
         alpha: uint8 or uint16 [H, W] exactly as in the file, or None.
         bit_depth: 8 or 16.
-        format: "PNG", "JPEG", "WEBP", "TIFF" or "BMP".
+        format: "PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF" or "PPM".
         metadata: EXIF, ICC profile, XMP and resolution.
         lossless: whether the file held the samples exactly (decides how WebP is written).
         notes: what of the file could not be kept, one sentence each.
@@ -72,8 +59,3 @@ class PictureInfo:
     n_channels: int
     bit_depth: int
     format: str
-
-
-def format_of(path: Path) -> str | None:
-    """Format that a file name's suffix stands for, or None when it is not in :data:`FORMATS`."""
-    return FORMATS.get(path.suffix.lower())

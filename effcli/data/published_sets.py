@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.data.stored_files import StoredFile, read_image
+from effcli.data.images import read_image
+from effcli.data.stored_files import StoredFile
 
 PUBLISHED = {"cifar10": 32, "cifar100": 32, "tiny-imagenet": 64}
 """Names, and the sides of the images in pixels."""

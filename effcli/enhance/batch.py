@@ -12,9 +12,10 @@ from effcli.core.errors import EffcliError, InputError
 from effcli.core.files import make_folder
 from effcli.core.progress import progress_bar
 from effcli.core.stop import StopSignal
-from effcli.data.images import read_picture, write_picture
+from effcli.data.images import read_picture
 from effcli.enhance.enhancer import Enhancer
 from effcli.enhance.output_plan import Job, Plan
+from effcli.enhance.picture_files import write_picture
 
 log = logging.getLogger(__name__)
 

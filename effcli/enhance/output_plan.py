@@ -14,7 +14,7 @@ from pathlib import Path
 
 from effcli.core.errors import InputError, UsageError
 from effcli.core.files import check_writable
-from effcli.data.picture import FORMATS, format_of
+from effcli.enhance.picture_files import FORMATS, format_of
 
 STREAM = "-"
 _LONGEST_NAME_BYTES = 255

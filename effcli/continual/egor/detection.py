@@ -18,8 +18,9 @@ from effcli.core.files import atomic_path, check_writable, make_folder
 from effcli.core.registry import recipe_of_run
 from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import has_format
+from effcli.data.images import read_image
 from effcli.data.picture_grid import encode_png
-from effcli.data.stored_files import StoredFile, is_image_name, read_image
+from effcli.data.stored_files import is_image_name
 
 
 def is_detector(place: str) -> bool:
@@ -92,7 +93,7 @@ def detect_files(
     detector.to(runtime.device)
     for file in files:
         try:
-            image = read_image(StoredFile(file))
+            image = read_image(file)
         except EffcliError as error:
             yield {"image": str(file), "error": error.message}
             continue

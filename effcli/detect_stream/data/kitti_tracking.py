@@ -10,6 +10,7 @@ from PIL import Image
 
 from effcli.core.errors import InputError
 from effcli.core.files import make_folder
+from effcli.data.images import read_grey_samples, read_rgb, read_sides
 from effcli.detect_stream.data.boxes3d import project
 from effcli.detect_stream.data.kitti_labels import Objects, no_objects, read_tracking_labels, tracking_lines
 from effcli.detect_stream.data.stereo_calibration import (
@@ -72,17 +73,14 @@ class KittiSequence:
         stem = self.left[i].stem
         flat = self.root / "depth_02" / self.name / f"{stem}.png"
         if flat.is_file():
-            with Image.open(flat) as picture:
-                return np.asarray(picture).astype(np.float32) / 256
+            return read_grey_samples(flat).astype(np.float32) / 256
         scan = self.root / "velodyne" / self.name / f"{stem}.bin"
         if not scan.is_file():
             return None
         points = np.fromfile(scan, np.float32)
         if len(points) % 4:
             raise InputError("is not a scan: its size is no multiple of 16 bytes", place=str(scan))
-        with Image.open(self.left[i]) as picture:
-            size = picture.size
-        return depth_of_points(points.reshape(-1, 4)[:, :3], self.calibration, (size[1], size[0]))
+        return depth_of_points(points.reshape(-1, 4)[:, :3], self.calibration, read_sides(self.left[i]))
 
     def pose(self, i: int) -> np.ndarray | None:
         """From the GPS/IMU file ``oxts/0000.txt``, where it is."""
@@ -143,13 +141,7 @@ def read_pair(left: Path, right: Path) -> StereoFrame:
     Raises:
         InputError: one is damaged, or they have not the same size.
     """
-    pictures = []
-    for path in (left, right):
-        try:
-            with Image.open(path) as picture:
-                pictures.append(np.asarray(picture.convert("RGB")))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"is damaged or no picture: {error}", place=str(path)) from None
+    pictures = [read_rgb(path) for path in (left, right)]
     if pictures[0].shape != pictures[1].shape:
         sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in pictures]
         raise InputError(f"is {sizes[1]}, its left picture {sizes[0]}", place=str(right))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-from PIL import Image
 
 from effcli.core.errors import InputError, UsageError
+from effcli.data.images import read_rgb
 from effcli.detect_stream.data.kitti_tracking import (
     LEFT,
     RIGHT,
@@ -245,9 +244,9 @@ def _header(line: bytes, number: int) -> dict[str, Any]:
 
 def _decoded(number: int, files: list[bytes]) -> Arrival:
     try:
-        pictures = [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in files]
-    except (OSError, SyntaxError, ValueError) as error:
-        return Arrival(number, None, f"a picture is damaged: {error}")
+        pictures = [read_rgb(one, place=f"stdin, frame {number}") for one in files]
+    except InputError as error:
+        return Arrival(number, None, f"a picture is damaged: {error.message}")
     if pictures[0].shape != pictures[1].shape:
         return Arrival(number, None, "left and right have not the same size")
     return Arrival(number, StereoFrame(*pictures))

@@ -23,7 +23,8 @@ from PIL import Image
 
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import BUILTIN_PREFIX
-from effcli.data.stored_files import Split, StoredFile, decode_rgb, index_tar, is_image_name
+from effcli.data.images import read_rgb
+from effcli.data.stored_files import Split, StoredFile, index_tar, is_image_name
 
 IMAGE_COLUMNS = ("filepath", "image", "file_name", "filename", "path", "file", "image_path")
 CAPTION_COLUMNS = ("title", "caption", "text", "captions")
@@ -67,9 +68,8 @@ class CaptionSet:
             InputError: it cannot be decoded.
         """
         image = self.images[index]
-        if isinstance(image, StoredFile):
-            return decode_rgb(image.read(), image.place)
-        return decode_rgb(image, f"image {index}")
+        place = image.place if isinstance(image, StoredFile) else f"image {index}"
+        return Image.fromarray(read_rgb(image, on_white=True, place=place))
 
     def select(self, indices: Sequence[int]) -> CaptionSet:
         """The images at ``indices``, in that order."""

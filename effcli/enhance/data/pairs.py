@@ -20,7 +20,8 @@ import torch
 from effcli.core.errors import InputError, UsageError
 from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.epochs import draws_of, item_of
-from effcli.data.stored_files import SPLITS, Split, StoredFile, read_image, read_sides
+from effcli.data.images import read_image, read_sides
+from effcli.data.stored_files import SPLITS, Split, StoredFile
 from effcli.enhance.data.pair_sources import find_pairs, index_images, top_folders
 from effcli.enhance.data.synthetic_lowlight import builtin_scenes
 

@@ -106,7 +106,7 @@ def test_sets_beyond_the_memory_bound_are_decoded_on_demand(tmp_path: Path) -> N
     drawn = [pairs.batch(3, batch_size=3, patch=8, seed=1) for pairs in (in_memory, on_demand)]
     assert torch.equal(drawn[0][0], drawn[1][0]) and torch.equal(drawn[0][1], drawn[1][1])
     (tmp_path / "low" / "a.png").write_bytes(b"gone bad meanwhile")
-    with pytest.raises(InputError, match=r"a\.png: cannot be read as an image"):
+    with pytest.raises(InputError, match=r"a\.png: not an image"):
         on_demand[0]
 
 
@@ -141,11 +141,11 @@ def replace_high(root: Path, name: str, **options: object) -> None:
         ),
         (lambda root: replace_high(root, "a.png", size=(12, 9)), r"low/a.png: .* is 12x10 but .* is 12x9"),
         (lambda root: replace_high(root, "a.png", size=(10, 12)), r"low/a.png: .* is 12x10 but .* is 10x12"),
-        (corrupt, r"high/a.png: cannot be read as an image"),
-        (lambda root: (root / "low" / "a.png").write_bytes(b""), r"low/a.png: cannot be read as an image"),
+        (corrupt, r"high/a.png: .*truncated"),
+        (lambda root: (root / "low" / "a.png").write_bytes(b""), r"low/a.png: is empty"),
         (
-            lambda root: Image.new("I;16", (12, 10)).save(root / "low" / "a.png"),
-            r"low/a.png: .* not of 8 bits",
+            lambda root: Image.new("F", (12, 10)).save(root / "low" / "a.png", "TIFF"),
+            r"low/a.png: 32-bit samples",
         ),
         (lambda root: (root / "low").rename(root / "dark"), r"no images in low/"),
     ],

@@ -17,7 +17,8 @@ from torch import Tensor
 from effcli.continual.egor.data.garment_scenes import GARMENT_SCENES, garment_scenes
 from effcli.core.errors import InputError
 from effcli.data.image_sets import Split
-from effcli.data.stored_files import StoredFile, index_tar, read_image
+from effcli.data.images import read_image
+from effcli.data.stored_files import StoredFile, index_tar
 
 log = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ from effcli.data.images import (
     PictureInfo,
     identify,
     read_picture,
-    write_picture,
 )
+from effcli.enhance.picture_files import write_picture
 
-_HELPERS = Path(__file__).with_name("image_files.py")
+_HELPERS = Path(__file__).parents[1] / "data" / "image_files.py"
 _SPEC = importlib.util.spec_from_file_location("image_files", _HELPERS)
 assert _SPEC and _SPEC.loader
 made = importlib.util.module_from_spec(_SPEC)
@@ -406,7 +406,12 @@ def test_animations_and_pages_are_refused():
         assert word in refusal(data).message
         with pytest.raises(InputError):
             identify(data)
-    assert "GIF" in refusal(made.encoded(frames[0], "GIF")).message
+
+
+def test_what_is_only_read_is_written_as_png():
+    for format in ("GIF", "PPM", "AVIF"):
+        picture = read_picture(made.encoded(Image.new("RGB", (8, 8), "red"), format))
+        assert picture.format == format and Image.open(io.BytesIO(written(picture))).format == "PNG"
 
 
 def test_unsupported_samples_are_refused():
