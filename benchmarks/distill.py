@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.core.runtime import create_runtime
-from effcli.diffusion.ddim import DISTILLED_TIMESTEPS, ddim_scheduler, sample
+from effcli.diffusion.ddim import ddim_scheduler, sample
 from effcli.diffusion.models import DiffusionModel, load_model
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 from effcli.distill.feature_networks import load_feature_network
 from effcli.distill.losses import PixelLoss
 from effcli.distill.predictions import truncated_snr_loss

@@ -10,16 +10,13 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
 Predict = Callable[[Tensor, int], Tensor]
 """What the network says at (x_t ``[B, C, H, W]``, t): noise, clean image or velocity, as the scheduler expects."""
-
-
-DISTILLED_TIMESTEPS = "distilled_timesteps"
-"""Our key in a scheduler's configuration: the timesteps that a few-step student was trained at, the noisiest first."""
 
 _DEFAULT_STEPS = 16
 
@@ -31,18 +28,16 @@ def ddim_scheduler(config: Mapping[str, Any], steps: int | None = None) -> DDIMS
     clipped image, as training did not but sampling of progressive distillation does (RDD, section 3.8).
 
     Args:
-        config: of any diffusers scheduler.
+        config: of a diffusers scheduler; see :mod:`effcli.diffusion.schedulers`.
         steps: how many; None: those that a student was distilled for, else 16.
 
     Raises:
-        InputError: the configuration does not convert, has fewer than ``steps`` noise levels, or is a student's of
+        InputError: the configuration is not understood, has fewer than ``steps`` noise levels, or is a student's of
             another number of steps.
     """
     from diffusers import DDIMScheduler
 
-    if str(config.get("variance_type", "")).startswith("learned"):
-        raise InputError("this model predicts variances too, which DDIM has no use for", place="scheduler")
-    plain = {key: value for key, value in config.items() if key != DISTILLED_TIMESTEPS}
+    settings = ddim_config(config)
     distilled = config.get(DISTILLED_TIMESTEPS)
     n_steps = steps or (len(distilled) if distilled else _DEFAULT_STEPS)
     if distilled and n_steps != len(distilled):
@@ -50,15 +45,30 @@ def ddim_scheduler(config: Mapping[str, Any], steps: int | None = None) -> DDIMS
             f"this model was distilled for {len(distilled)} steps, not for {n_steps}", place="sampler.steps"
         )
     try:
-        scheduler: DDIMScheduler = DDIMScheduler.from_config(plain)
+        scheduler: DDIMScheduler = DDIMScheduler.from_config(settings)
         scheduler.set_timesteps(n_steps)
     except (ValueError, NotImplementedError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"this scheduler does not convert to DDIM: {reason}", place="scheduler") from None
+    _check_levels(scheduler)
     if distilled:
         scheduler.timesteps = torch.tensor(distilled)
         scheduler.step = functools.partial(scheduler.step, use_clipped_model_output=True)
     return scheduler
+
+
+def _check_levels(scheduler: DDIMScheduler) -> None:
+    betas = scheduler.betas
+    if not bool(((betas >= 0) & (betas <= 1)).all()):
+        raise InputError(
+            f"its betas are {float(betas.min()):g} to {float(betas.max()):g}, not within 0 to 1",
+            place="scheduler",
+        )
+    if scheduler.config["prediction_type"] == "epsilon" and float(scheduler.alphas_cumprod[-1]) == 0:
+        raise InputError(
+            "its last noise level is pure noise, of which a model that predicts epsilon can make no image",
+            place="scheduler",
+        )
 
 
 def timesteps_of(scheduler: DDIMScheduler) -> list[int]:

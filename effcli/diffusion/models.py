@@ -25,7 +25,7 @@ from effcli.core.tensor_file import (
     require_format,
     save_tensors,
 )
-from effcli.diffusion.ddim import DISTILLED_TIMESTEPS
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 
 FORMAT = "effcli.diffusion"
 VERSION = "1"

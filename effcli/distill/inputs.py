@@ -6,8 +6,8 @@ import torch
 
 from effcli.core.errors import InputError, UsageError
 from effcli.data.image_sets import ImageSet, Split, load_images
-from effcli.diffusion.ddim import DISTILLED_TIMESTEPS
 from effcli.diffusion.models import DiffusionModel, config_of, load_model
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
 from effcli.distill.recipe import ProgressiveRecipe, TrainedRecipe
 from effcli.distill.rounds import rounds_of
 from effcli.distill.time_grid import TimeGrid
@@ -74,6 +74,22 @@ def check_teacher(model: DiffusionModel) -> None:
         raise InputError(
             f"denoises {channels}x{height}x{width}, not square grey or RGB images", place=model.source
         )
+    _check_clipping(model)
     if DISTILLED_TIMESTEPS in model.scheduler_config:
         n = len(model.scheduler_config[DISTILLED_TIMESTEPS])
         raise InputError(f"is a student of {n} steps already; distil its teacher", place=model.source)
+
+
+def _check_clipping(model: DiffusionModel) -> None:
+    """Refuse clipping that the targets do not have: they are clipped to -1..1 or not at all."""
+    settings = ddim_config(model.scheduler_config)
+    if settings["thresholding"]:
+        raise InputError(
+            "its scheduler's thresholding is true, which distillation does not do", place=model.source
+        )
+    if settings["clip_sample"] and settings["clip_sample_range"] != 1:
+        raise InputError(
+            f"its scheduler's clip_sample_range is {settings['clip_sample_range']}; "
+            "distillation clips to -1..1 or not at all",
+            place=model.source,
+        )

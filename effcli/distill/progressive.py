@@ -21,8 +21,9 @@ from effcli.core.evidence.result import Result
 from effcli.core.run import Run
 from effcli.core.runtime import derive_seed
 from effcli.data.image_sets import ImageSet
-from effcli.diffusion.ddim import DISTILLED_TIMESTEPS, ddim_scheduler
+from effcli.diffusion.ddim import ddim_scheduler
 from effcli.diffusion.models import DiffusionModel, config_of, plain_config, save_folder
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
 from effcli.distill.evaluation import evaluate, save_pictures, with_real_images
 from effcli.distill.inputs import load_teacher
 from effcli.distill.losses import PixelLoss, RoundLoss
@@ -201,7 +202,7 @@ def target_of(one: Round, teacher: DiffusionModel, z: Tensor, batch: Batch, grid
     prediction_type = prediction_type_of(teacher)
     now = grid.at(batch.k, one.steps)
     if one.steps == one.teacher_steps:
-        clip = bool(teacher.scheduler_config.get("clip_sample", True))
+        clip = bool(ddim_config(teacher.scheduler_config)["clip_sample"])
         return Denoiser(teacher.unet, prediction_type, batch.condition, clip=clip)(z, now)
     denoise = Denoiser(teacher.unet, prediction_type, batch.condition)
     middle, end = grid.at(2 * batch.k - 1, one.teacher_steps), grid.at(batch.k - 1, one.steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.schedulers import ddim_config
 from effcli.distill.recipe import FeatureRecipe, ProgressiveRecipe
 
 FEW_STEPS = 8
@@ -48,8 +49,8 @@ def prediction_of_students(recipe: ProgressiveRecipe, teacher: DiffusionModel) -
 
 
 def prediction_type_of(model: DiffusionModel) -> str:
-    """What a model predicts; diffusers' default where its scheduler does not say."""
-    return str(model.scheduler_config.get("prediction_type", "epsilon"))
+    """What a model predicts; its scheduler's default where the configuration does not say."""
+    return str(ddim_config(model.scheduler_config)["prediction_type"])
 
 
 def rounds_of(recipe: ProgressiveRecipe, teacher: DiffusionModel) -> list[Round]:

@@ -17,10 +17,11 @@ from effcli.core.registry import recipe_of_run
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.ddim import DISTILLED_TIMESTEPS, ddim_scheduler, sample
+from effcli.diffusion.ddim import ddim_scheduler, sample
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import draw_images
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 from effcli.distill.evaluation import evaluate, with_real_images
 from effcli.distill.recipe import ProgressiveRecipe
 from effcli.metrics.distance_settings import DistanceSettings

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from effcli.core.errors import InputError
-from effcli.diffusion.models import save_folder
+from effcli.diffusion.models import DiffusionModel, save_folder
 from effcli.distill import Sampler
+from effcli.distill.inputs import check_teacher
 from effcli.distill.progressive import student_config
 from effcli.distill.students import load_student, steps_in
 from effcli.distill.time_grid import TimeGrid
@@ -59,3 +60,16 @@ def test_what_is_no_student(run: Path) -> None:
     assert caught.value.hint == "there are: 4, 1"
     with pytest.raises(InputError, match="is not a student"):
         load_student(save_pipeline(run / "teacher", tiny_unet()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"thresholding": True}, "its scheduler's thresholding is true"),
+        ({"clip_sample_range": 2.0}, "its scheduler's clip_sample_range is 2.0"),
+    ],
+)
+def test_clipping_that_the_targets_do_not_have_is_refused(changes, message):
+    model = DiffusionModel(tiny_unet(), SCHEDULER | changes, "tiny")
+    with pytest.raises(InputError, match=message):
+        check_teacher(model)
