@@ -89,11 +89,12 @@ def ours(
         if cached:
             drawn = one.drawn
             rows = (unit_rows(kept[0], drawn.images, CPU), unit_rows(kept[1], drawn.captions, CPU))
-            return Embeddings(*rows, teacher.network.logit_scale.exp().detach())  # type: ignore[operator]
+            return Embeddings(*rows, teacher.network.logit_scale.exp().detach())
         with runtime.autocast():
             return embeddings_of(teacher, one.teacher_images, one.teacher_tokens)  # type: ignore[arg-type]
 
-    seconds, first = [], {}
+    seconds: list[float] = []
+    first: dict[str, Any] = {}
     for step in range(n_steps + 1):
         started = time.perf_counter()
         one = batches[step]

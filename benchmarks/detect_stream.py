@@ -31,7 +31,7 @@ from effcli.detect_stream.network.cost_volume import cost_volume, plane_depths
 from effcli.detect_stream.network.ego_motion import bev_motion
 from effcli.detect_stream.network.folded_convolution import Conv3d
 from effcli.detect_stream.network.folded_network import fast_network
-from effcli.detect_stream.network.streamdsgn import StreamDsgn, View, seen_from_above
+from effcli.detect_stream.network.streamdsgn import StreamDsgn, View, seen_from_above  # type: ignore[attr-defined]
 from effcli.detect_stream.stream.clocks import run_wall, warm_up
 from effcli.detect_stream.stream.frame_sources import SequenceSource
 from effcli.detect_stream.stream.stateful_detector import StreamDetector
@@ -131,7 +131,7 @@ def convolutions(repeats: int) -> dict[str, float]:
 
 def streaming(weights: str, fps: float, threads: int, precision: str) -> dict[str, Any]:
     """A drive in real time."""
-    runtime = create_runtime(device="cpu", precision=precision, seed=0, threads=threads)  # type: ignore[arg-type]
+    runtime = create_runtime(device="cpu", precision=precision, seed=0, threads=threads)
     source = SequenceSource(drawn([Drive(2_000_000, 60)], threads)[0], fps)
     detector = StreamDetector(
         load_detector(weights), source.calibration, (128, 416), runtime, fps, limits_of(0.1)

@@ -49,7 +49,8 @@ class ByImage(Gfl):
     """GFL whose loss looks at one image after another, as mmdetection's does; the sums are the same."""
 
     def detection_loss(self, raw: Raw, targets: Targets, first: int = 0) -> DetectionLoss:
-        losses, counts = [], []
+        losses: list[Any] = []
+        counts: list[int] = []
         for i in range(len(raw.logits)):
             one = Raw(raw.logits[i : i + 1], raw.edges[i : i + 1], raw.features)
             own = Targets(targets.boxes[i : i + 1], targets.labels[i : i + 1], targets.valid[i : i + 1])
@@ -82,7 +83,7 @@ def _parts(detector: Gfl, raw: Raw, targets: Targets, first: int) -> tuple[Tenso
         weight = logits.detach()[places].sigmoid().amax(-1)
         distances = gfl._to_edges(centres[places] / stride, true).clamp(0, detector.config.reg_max - 0.1)
         dfl = gfl.distribution_focal(edges.unflatten(-1, (4, -1)), distances).mean(-1)
-        giou = gfl.generalized_box_iou_loss(found, true)
+        giou = gfl.generalized_box_iou_loss(found, true)  # type: ignore[attr-defined]
         weighted = (weight * (gfl.BOX_WEIGHT * giou + gfl.EDGE_WEIGHT * dfl)).sum()
         weights = weight.sum()
     return gfl.quality_focal(logits, y), weighted, weights, len(places)

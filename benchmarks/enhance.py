@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -64,7 +65,7 @@ def measure_network(height: int, width: int, repeats: int) -> dict[str, object]:
         times: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(repeats):
             for name, call in calls.items():
-                times[name].append(seconds(lambda call=call: call(x)))
+                times[name].append(seconds(partial(call, x)))
     medians = {name: statistics.median(values) for name, values in times.items()}
     exact, fast, half = outputs.values()
     noise = (half - fast).square().mean().item() / float(fast.var())
@@ -120,9 +121,7 @@ def measure_start() -> dict[str, float]:
 
     for command in commands.values():
         run(command)
-    return {
-        name: round(min(seconds(lambda c=c: run(c)) for _ in range(3)), 2) for name, c in commands.items()
-    }
+    return {name: round(min(seconds(partial(run, c)) for _ in range(3)), 2) for name, c in commands.items()}
 
 
 def main() -> None:

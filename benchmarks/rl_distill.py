@@ -54,7 +54,7 @@ def ours(
         env=EnvironmentSection(id=env, copies=COPIES, clip_rewards=env.startswith("ALE/")),
         steps=steps,
         policies=("normal",) * n,
-        opd=OpdSection(targets=targets),  # type: ignore[arg-type]
+        opd=OpdSection(targets=targets),
         ppo=settings,
     )
     runtime = create_runtime(device="cpu", precision=precision, seed=0)
@@ -136,13 +136,13 @@ def main() -> None:
         if env != "CartPole-v1":
             ways["one policy, bf16"] = (
                 1,
-                lambda e=env, s=settings, n=steps: ours(e, s, n, 1, "none", precision="bf16"),
-            )  # type: ignore[misc]
+                lambda e=env, s=settings, n=steps: ours(e, s, n, 1, "none", precision="bf16"),  # type: ignore[misc]
+            )
         else:
             ways["group, one by one"] = (
                 3,
-                lambda e=env, s=settings, n=steps: ours(e, s, n, 3, "attention", False),
-            )  # type: ignore[misc]
+                lambda e=env, s=settings, n=steps: ours(e, s, n, 3, "attention", False),  # type: ignore[misc]
+            )
         if with_peer:
             ways["Stable-Baselines3"] = (1, lambda e=env, s=settings, n=steps: peer(e, s, n))  # type: ignore[misc]
         seconds: dict[str, list[float]] = {name: [] for name in ways}

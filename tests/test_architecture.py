@@ -115,7 +115,8 @@ def tasks_that_reach(shared: set[str]) -> dict[str, set[str]]:
                 importers.setdefault(name.removeprefix("effcli."), set()).add(own)
     reached = {}
     for name in shared:
-        seen, waiting = set(), [name]
+        seen: set[str] = set()
+        waiting = [name]
         while waiting:
             new = importers.get(waiting.pop(), set()) - seen
             seen |= new

@@ -23,7 +23,8 @@ def save_squares(
     for number, part in enumerate(parts):
         draws = np.random.default_rng(number)
         (folder / part).mkdir()
-        images, annotations = [], []
+        images: list[dict[str, object]] = []
+        annotations: list[dict[str, object]] = []
         for i in range(n):
             pixels = draws.integers(90, 140, (SIDE, SIDE, 3), dtype=np.uint8)
             for k in range(1 + i % 2):

@@ -57,7 +57,7 @@ class Finished:
         return json.loads(self.stdout)
 
 
-def start(folder: Path, *arguments: str | Path, cwd: Path) -> multiprocessing.process.BaseProcess:
+def start(folder: Path, *arguments: object, cwd: Path) -> multiprocessing.process.BaseProcess:
     """Start ``effcli ARGUMENTS``; standard input is folder/0, output and errors go to folder/1 and /2."""
     (folder / "0").touch()
     process = spawner.Process(target=_effcli, args=(tuple(map(str, arguments)), str(cwd), str(folder)))
@@ -65,7 +65,7 @@ def start(folder: Path, *arguments: str | Path, cwd: Path) -> multiprocessing.pr
     return process
 
 
-def effcli(*arguments: str | Path, cwd: Path, stdin: bytes = b"", timeout_s: float = 300) -> Finished:
+def effcli(*arguments: object, cwd: Path, stdin: bytes = b"", timeout_s: float = 300) -> Finished:
     """What ``effcli ARGUMENTS`` does."""
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -95,7 +95,7 @@ def _effcli(arguments: tuple[str, ...], cwd: str, folder: str) -> None:
         sys.stdout.flush()
 
 
-def torchrun(*arguments: str | Path, cwd: Path, n_processes: int = 2, timeout_s: float = 300) -> Finished:
+def torchrun(*arguments: object, cwd: Path, n_processes: int = 2, timeout_s: float = 300) -> Finished:
     """What ``torchrun --nproc-per-node 2 -m effcli ARGUMENTS`` does."""
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes), "-m", "effcli"]
     done = subprocess.run(

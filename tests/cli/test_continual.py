@@ -108,7 +108,7 @@ def test_a_task_of_new_classes_is_added_to_a_finished_run(place: Path, tmp_path:
     assert (done.code, done.lines) == (0, [str(tmp_path / "run")]), done.stderr
     metrics = metrics_of(tmp_path / "run")
     assert metrics["classes"] == [["a", "b"], ["c", "d"], ["x", "y"]]
-    assert [row[:2] for row in metrics["accuracy_matrix"][:2]] == before  # type: ignore[index]
+    assert [row[:2] for row in metrics["accuracy_matrix"][:2]] == before
     done = effcli("continual", "eval", tmp_path / "run", "--data", tmp_path / "new", "--json", cwd=place)
     assert (done.code, done.json["metrics"]["per_class"].keys()) == (0, {"x", "y"})
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.cli.effcli_process import effcli
 
-TINY = (
+TINY: tuple[str, ...] = (
     "-s",
     "unet.block_out_channels=[8, 8]",
     "-s",

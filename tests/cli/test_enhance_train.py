@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.cli.effcli_process import effcli
 
-TINY = (
+TINY: tuple[str, ...] = (
     "-r",
     "small",
     "-s",

@@ -45,7 +45,7 @@ def flip_a_bit(path: Path, position: int) -> None:
 
 def test_save_and_load(store: CheckpointStore) -> None:
     assert store.load("train") is None
-    value = {"w": torch.randn(3), "t": (1, 2.5, "x", None, True), "o": OrderedDict(a=[1])}
+    value: dict[str, Any] = {"w": torch.randn(3), "t": (1, 2.5, "x", None, True), "o": OrderedDict(a=[1])}
     store.save("train", {"step": 1, "value": value})
     content = store.load("train")
     assert content is not None

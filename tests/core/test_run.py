@@ -470,7 +470,7 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
 
 
 def test_every_number_of_a_result_is_finite_or_null(tmp_path: Path) -> None:
-    metrics = {
+    metrics: dict[Any, object] = {
         "nan": math.nan,
         "nested": {"inf": -math.inf, "list": [1, math.inf, {"x": (math.nan,)}]},
         "numpy": np.float32(1.5),

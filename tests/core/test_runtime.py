@@ -157,7 +157,7 @@ def test_derived_seeds_differ_and_fit() -> None:
         (0, "a", 0, 11),
         (0, "a", 1, 1),
     ]
-    seeds = {derive_seed(*key) for key in keys}
+    seeds = {derive_seed(*key) for key in keys}  # type: ignore[arg-type]
     assert len(seeds) == len(keys)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derive_seed(np.int64(7), "x") == derive_seed(7, "x")  # type: ignore[arg-type]

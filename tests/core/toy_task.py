@@ -39,7 +39,8 @@ class ToyRecipe(Recipe):
 
 def train(recipe: ToyRecipe, run: Run, hook: Hook = lambda stage, step: None) -> Result:
     network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 1))
-    scale = run.stage("prepare", lambda: {"scale": torch.rand(4), "names": ("a", "b"), "n": 3})["scale"]
+    kept: Any = run.stage("prepare", lambda: {"scale": torch.rand(4), "names": ("a", "b"), "n": 3})
+    scale = kept["scale"]
     fit("train", network, recipe.train.steps, recipe, run, scale, hook)
     run.log("between", 0, weight=network[0].weight.sum())
     head = nn.Linear(4, 1)  # initialised from the global generator, between two loops
@@ -102,7 +103,7 @@ def save_and_die(folder: str, n_renames: int) -> None:
             os._exit(9)
         return replace(self, target)
 
-    Path.replace = dying  # type: ignore[method-assign]
+    Path.replace = dying  # type: ignore[method-assign,assignment]
     store = CheckpointStore(Path(folder), "recipe")
     store.load("train")
     store.save("train", {"step": 3})

@@ -42,7 +42,7 @@ def tiff(
     """An uncompressed one-strip TIFF of samples [H, W, C] in the given byte order."""
     height, width, n_channels = samples.shape
     data = samples if planar == 1 else samples.transpose(2, 0, 1)
-    data_bytes = data.astype(samples.dtype.newbyteorder(order)).tobytes()
+    data_bytes = data.astype(samples.dtype.newbyteorder(order)).tobytes()  # type: ignore[arg-type]
     bits = samples.itemsize * 8
     strips = 1 if planar == 1 else n_channels
     tags: dict[int, tuple[str, list[int]]] = {

@@ -3,6 +3,7 @@
 import gzip
 import io
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,7 +93,8 @@ def test_what_suits_a_sets_images(tmp_path):
 def test_which_sets_have_a_part_to_measure_on(tmp_path):
     encoded = np.frombuffer(png((255, 0, 0)), np.uint8)
     for part in ("train", "test"):
-        np.savez(tmp_path / f"{part}.npz", **{f"{part}_png": encoded, f"{part}_offsets": [0, len(encoded)]})
+        members: Any = {f"{part}_png": encoded, f"{part}_offsets": [0, len(encoded)]}
+        np.savez(tmp_path / f"{part}.npz", **members)
     (tmp_path / "whole" / "a").mkdir(parents=True)
     (tmp_path / "parts" / "eval" / "a").mkdir(parents=True)
     write_idx(tmp_path, "t10k-images-idx3-ubyte.gz", np.zeros((2, 9, 7), np.uint8))
@@ -132,7 +134,7 @@ def test_batches_cover_each_epoch_once_and_ranks_share_them():
 def test_bytes_survive_the_way_to_floats_and_back():
     values = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_bytes(to_range(values)), values)
-    assert to_range(values).aminmax() == (-1, 1)
+    assert to_range(values).aminmax() == (-1, 1)  # type: ignore[comparison-overlap]
 
 
 def test_fashion_mnist_and_cifar():

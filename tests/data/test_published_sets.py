@@ -39,7 +39,7 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def test_tiny_imagenet(tiny: Path) -> None:
-    train, measured = (load_published("tiny-imagenet", part, str(tiny)) for part in ("train", "eval"))  # type: ignore[arg-type]
+    train, measured = (load_published("tiny-imagenet", part, str(tiny)) for part in ("train", "eval"))
     assert train.classes == measured.classes == ("n01", "n02")
     assert train.labels.tolist() == [0, 0, 1, 1] and measured.labels.tolist() == [1, 0, 1]
     is_red = measured.images[:, 0].float().mean((1, 2)) > 128

@@ -242,11 +242,11 @@ def test_folding_changes_nothing(scene: tuple[StreamDsgn, list[Tensor], list[Ten
     network, left, right, view = scene
     fast = fast_network(network)
     assert n_parameters(fast, training=True) < n_parameters(network, training=False)
-    slow, kept = network(left[0], right[0], view)  # type: ignore[arg-type]
-    quick, kept_too = fast(left[0], right[0], view)  # type: ignore[arg-type]
+    slow, kept = network(left[0], right[0], view)
+    quick, kept_too = fast(left[0], right[0], view)
     torch.testing.assert_close(quick.scores, slow.scores, rtol=1e-4, atol=1e-4)
-    slow, _ = network(left[1], right[1], view, kept)  # type: ignore[arg-type]
-    quick, _ = fast(left[1], right[1], view, kept_too)  # type: ignore[arg-type]
+    slow, _ = network(left[1], right[1], view, kept)
+    quick, _ = fast(left[1], right[1], view, kept_too)
     torch.testing.assert_close(quick.codes, slow.codes, rtol=1e-4, atol=1e-4)
 
 
@@ -259,8 +259,8 @@ def test_weights_in_bfloat16_are_those_that_autocast_makes(
     for dtype in (torch.float32, torch.bfloat16):
         fast = fast_network(network, dtype)
         with torch.autocast("cpu", torch.bfloat16):
-            _, before = fast(left[0], right[0], view)  # type: ignore[arg-type]
-            found.append(fast(left[1], right[1], view, before)[0])  # type: ignore[arg-type]
+            _, before = fast(left[0], right[0], view)
+            found.append(fast(left[1], right[1], view, before)[0])
     for name in ("scores", "codes", "directions"):
         torch.testing.assert_close(getattr(found[0], name), getattr(found[1], name), rtol=0, atol=0)
 
@@ -281,7 +281,7 @@ def test_without_history_it_is_a_detector_of_one_frame(
     scene: tuple[StreamDsgn, list[Tensor], list[Tensor], object],
 ) -> None:
     network, left, right, view = scene
-    alone, now = network(left[0], right[0], view)  # type: ignore[arg-type]
+    alone, now = network(left[0], right[0], view)
     torch.testing.assert_close(network.head(network.bev(now)).scores, alone.scores)
     forgetting = network.detect(now, now.roll(4, 3), forget=torch.tensor([True]))
     torch.testing.assert_close(forgetting.scores, alone.scores)

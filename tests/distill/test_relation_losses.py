@@ -30,7 +30,7 @@ def kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
 
 def slow_pairs(student: torch.Tensor, target: torch.Tensor, tau: float) -> torch.Tensor:
     """Every pair of images by itself."""
-    total, n_rows = 0.0, 0
+    total, n_rows = torch.zeros(()), 0
     ours, theirs = (F.normalize(m.flatten(2), dim=1) for m in (student, target))
     for b in range(len(ours)):
         for d in range(len(ours)):
@@ -128,7 +128,7 @@ def test_gradients_reach_the_student_alone():
         network.zero_grad()
         (gradient,) = torch.autograd.grad(terms[name], x, retain_graph=True)
         assert gradient.abs().sum() > 0, name
-        assert torch.autograd.grad(terms[name], target, retain_graph=True, allow_unused=True) == (None,)
+        assert torch.autograd.grad(terms[name], target, retain_graph=True, allow_unused=True) == (None,)  # type: ignore[comparison-overlap]
 
 
 def point(n: int) -> Point:

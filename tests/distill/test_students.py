@@ -22,7 +22,7 @@ from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_unet
 def run(tmp_path: Path) -> Path:
     """A run's students of 1 and 4 steps of a class-conditional teacher."""
     unet = tiny_unet(num_class_embeds=3, in_channels=3, out_channels=3)
-    torch.nn.init.normal_(unet.class_embedding.weight, std=20.0)
+    torch.nn.init.normal_(unet.class_embedding.weight, std=20.0)  # type: ignore[arg-type]
     grid = TimeGrid(SCHEDULER, torch.device("cpu"))
     for steps in (1, 4):
         config = student_config(SCHEDULER, "sample", grid.timesteps(steps))

@@ -78,7 +78,7 @@ def test_gaussian_data_have_a_closed_form():
 def test_a_linear_student_of_gaussian_data_learns_the_closed_form():
     """All rounds 8 -> 1: least squares on the targets gives, round by round, the gains of the composed teacher."""
     c, grid = 0.5, TABLE
-    gains = {(8, k): None for k in range(1, 9)}
+    gains: dict[tuple[int, int], float] = {}
     for k in range(1, 9):
         p = wide(grid.at(torch.tensor([k]), 8))
         gains[8, k] = (p.alpha * c**2 / (p.alpha**2 * c**2 + p.sigma**2)).item()
@@ -88,7 +88,7 @@ def test_a_linear_student_of_gaussian_data_learns_the_closed_form():
             now, middle, end = places(grid, torch.tensor([k]), steps)
             pair = {id(now): gains[2 * steps, 2 * k], id(middle): gains[2 * steps, 2 * k - 1]}
             z = noisy(1)[1]
-            target = two_step_target(lambda z, p, pair=pair: pair[id(p)] * z, z, now, middle, end)
+            target = two_step_target(lambda z, p, pair=pair: pair[id(p)] * z, z, now, middle, end)  # type: ignore[misc]
             gains[steps, k] = ((z * target).sum() / (z * z).sum()).item()
             torch.testing.assert_close(target, gains[steps, k] * z)
     top, clean = wide(grid.at(torch.tensor([1]), 1)), wide(grid.at(torch.tensor([0]), 1))

@@ -126,7 +126,7 @@ def test_transparent_colour_of_a_16bit_png_becomes_alpha():
     picture = read_picture(made.png_16(samples, ((b"tRNS", key),)))
     expected = np.full((3, 4), 65535, np.uint16)
     expected[1, 2] = 0
-    assert np.array_equal(picture.alpha, expected)
+    assert picture.alpha is not None and np.array_equal(picture.alpha, expected)
 
 
 @pytest.mark.parametrize("n_channels", [3, 4])
@@ -139,8 +139,8 @@ def test_webp_keeps_lossless_lossless_and_hidden_colours(n_channels):
     lossy = read_picture(made.encoded(image_of(samples), "WEBP", quality=80))
     assert not lossy.lossless and not read_picture(written(lossy)).lossless
     if n_channels == 4:
-        assert np.array_equal(lossy.alpha, samples[..., 3])
-        assert np.array_equal(read_picture(written(lossy)).alpha, samples[..., 3])
+        assert lossy.alpha is not None and np.array_equal(lossy.alpha, samples[..., 3])
+        assert (read_picture(written(lossy)).alpha == samples[..., 3]).all()
 
 
 def test_jpeg_stays_grey_or_444_and_close():
@@ -179,7 +179,9 @@ def test_palette_becomes_rgb_and_keeps_its_transparency():
 def test_one_bit_and_low_bit_pictures_become_grey():
     bits = np.array([[0, 255, 255], [255, 0, 0]], np.uint8)
     for format in ("PNG", "TIFF", "BMP"):
-        picture = read_picture(made.encoded(Image.fromarray(bits).convert("1", dither=0), format))
+        picture = read_picture(
+            made.encoded(Image.fromarray(bits).convert("1", dither=Image.Dither.NONE), format)
+        )
         assert np.array_equal(samples_of(picture)[..., 0], bits), format
 
 
@@ -244,7 +246,7 @@ def test_exif_is_kept_byte_for_byte_but_for_orientation_size_and_thumbnail(forma
     exif = made.exif_with_thumbnail(order)
     data = made.encoded(Image.new("RGB", (12, 10)), format, exif=exif)
     picture = read_picture(data)
-    kept = read_picture(written(picture)).metadata.exif
+    kept = read_picture(written(picture)).metadata.exif or b""
     assert kept == picture.metadata.exif
     assert b"stale" in exif and b"stale" not in kept and "© Zoë".encode() in kept and bytes(range(40)) in kept
     read = Image.Exif()
@@ -313,7 +315,7 @@ def test_what_a_format_cannot_hold_is_noted(tmp_path):
     jpeg = read_picture(tmp_path / "a.jpg").pixels
     assert jpeg[0, 0].min() > jpeg[0, 1].max()  # blended over white
     assert write_picture(picture, tmp_path / "a.png") == ()
-    assert np.array_equal(read_picture(written(picture, "WEBP")).alpha, [[0, 255]])
+    assert np.asarray(read_picture(written(picture, "WEBP")).alpha).tolist() == [[0, 255]]
     too_long = dataclasses.replace(picture, alpha=None, metadata=Metadata(exif=b"Exif\0\0" + bytes(70_000)))
     assert any("EXIF" in note for note in write_picture(too_long, tmp_path / "b.jpg"))
     with pytest.raises(RunError, match="16383"):

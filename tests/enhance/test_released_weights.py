@@ -191,7 +191,7 @@ class Released:
                 key: self.state[f"{name}.{branch}.bn.{key}"]
                 for key in ("running_mean", "running_var", "weight", "bias")
             }
-            p = p + F.batch_norm(self.conv(f"{name}.{branch}.c", a, groups=a.shape[1]), **bn)
+            p = p + F.batch_norm(self.conv(f"{name}.{branch}.c", a, groups=a.shape[1]), **bn)  # type: ignore[arg-type]
         q = self.conv(f"{name}.dwconv", a, groups=a.shape[1])
         return self.conv(f"{name}.project_out", F.gelu(q) * p + F.gelu(p) * q) + v
 

@@ -119,7 +119,12 @@ def test_inference_in_pieces_equals_training_in_one(monkeypatch):
     whole = block(s)
     pieces = []
     forward_piece = block.forward_piece
-    monkeypatch.setattr(block, "forward_piece", lambda *x: pieces.append(x) or forward_piece(*x))
+
+    def spy(*x):
+        pieces.append(x)
+        return forward_piece(*x)
+
+    monkeypatch.setattr(block, "forward_piece", spy)
     monkeypatch.setattr(module, "_PIECE_ELEMENTS", 1)  # the smallest piece, 256 tokens
     with torch.no_grad():
         split = block(s)
@@ -130,7 +135,7 @@ def test_inference_in_pieces_equals_training_in_one(monkeypatch):
 def test_autocast_keeps_the_scan_in_float32():
     block = _block()
     s = torch.randn(2, 100, 16)
-    seen = {}
+    seen: dict[str, torch.dtype] = {}
 
     def spy(u, delta, A, B, C, D, **options):
         seen.update(A=A.dtype, D=D.dtype, u=u.dtype)
@@ -138,12 +143,12 @@ def test_autocast_keeps_the_scan_in_float32():
         seen["state"] = y[1].dtype
         return y
 
-    module_scan, module.selective_scan = module.selective_scan, spy
+    module_scan, module.selective_scan = module.selective_scan, spy  # type: ignore[attr-defined,assignment]
     try:
         with torch.autocast("cpu", torch.bfloat16):
             y, carry = block.forward_piece(s)
     finally:
-        module.selective_scan = module_scan
+        module.selective_scan = module_scan  # type: ignore[attr-defined]
     assert seen == {"A": torch.float32, "D": torch.float32, "u": torch.bfloat16, "state": torch.float32}
     assert carry.state.dtype == torch.float32
     wanted = block(s)

@@ -14,7 +14,7 @@ from effcli.nn.resnet import ResNet18, ShortcutConv, Widths
 def torchvisions(n_classes: int) -> ResNet:
     network = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=n_classes)
     network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-    network.maxpool = nn.Identity()  # type: ignore[assignment]
+    network.maxpool = nn.Identity()
     return network
 
 

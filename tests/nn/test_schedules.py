@@ -1,5 +1,7 @@
 """Learning rates."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ def test_half_a_cosine():
 
 def test_set_rate_reaches_every_group():
     first, second = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([{"params": [first]}, {"params": [second], "lr": 5.0}], lr=1.0)
+    groups: list[dict[str, Any]] = [{"params": [first]}, {"params": [second], "lr": 5.0}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
     set_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,9 +86,9 @@ def test_forward_agrees_with_the_reference(backend, width, n_states):
 @pytest.mark.parametrize("backend", FAST)
 def test_without_gate_bias_and_softplus(backend):
     u, delta, *rest = _inputs(1, 50, 16, 8)[:6]
-    inputs = [u, delta.abs() * 0.1, *rest]
+    inputs: Any = [u, delta.abs() * 0.1, *rest]
     y = selective_scan(*inputs, delta_softplus=False, backend=backend)
-    assert _relative(y, _reference(*inputs, softplus=False)[0]) < 1e-5
+    assert _relative(y, _reference(*inputs, softplus=False)[0]) < 1e-5  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("width", "n_states"), WIDTHS)
@@ -208,7 +209,7 @@ def test_calls_from_several_python_threads():
     inputs = _inputs(2, 200, 32, 8)
     wanted = selective_scan(*inputs, backend="numba")
     with ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(selective_scan, *inputs, backend="numba") for _ in range(16)]
+        futures = [pool.submit(selective_scan, *inputs, backend="numba") for _ in range(16)]  # type: ignore[arg-type]
         assert all(torch.equal(future.result(), wanted) for future in futures)
 
 
@@ -234,14 +235,14 @@ def test_small_pieces_of_the_chunked_backend(monkeypatch):
 def test_the_kernel_compiles_where_no_cache_can_be_written(monkeypatch):
     from effcli.nn.compiled import selective_scan as cpu
 
-    njit = cpu.numba.njit
+    njit = cpu.numba.njit  # type: ignore[attr-defined]
 
     def no_cache(*args, **options):
         if options.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")
         return njit(*args, **options)
 
-    monkeypatch.setattr(cpu.numba, "njit", no_cache)
+    monkeypatch.setattr(cpu.numba, "njit", no_cache)  # type: ignore[attr-defined]
     monkeypatch.setattr(cpu, "_compiled", cpu._compiled.__wrapped__)
     inputs = _inputs(1, 5, 16, 2)
     torch.set_num_threads(1)
@@ -277,7 +278,7 @@ def test_mamba_ssm_is_used_when_it_can_be_imported(monkeypatch):
         return y.transpose(1, 2), state
 
     fake = types.ModuleType("mamba_ssm.ops.selective_scan_interface")
-    fake.selective_scan_fn = selective_scan_fn
+    fake.selective_scan_fn = selective_scan_fn  # type: ignore[attr-defined]
     for name in ("mamba_ssm", "mamba_ssm.ops"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
@@ -308,7 +309,7 @@ def test_refused_arguments():
     with pytest.raises(ValueError, match="no gradient flows"):
         selective_scan(*inputs, state=torch.zeros(1, 16, 4, requires_grad=True))
     with pytest.raises(ValueError, match=r"B must have shape \[1, 20, 4\]"):
-        selective_scan(*inputs[:3], inputs[3].transpose(1, 2), *inputs[4:])
+        selective_scan(*inputs[:3], inputs[3].transpose(1, 2), *inputs[4:])  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="L >= 1"):
         selective_scan(*(x[:, :0] if x.ndim == 3 else x for x in inputs))
 

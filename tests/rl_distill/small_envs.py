@@ -20,7 +20,7 @@ class Corridor(gymnasium.Env[np.ndarray, int]):
     def __init__(self, length: int = 4, limit: int = 12, reward: float = 1.0) -> None:
         self.length, self.limit, self.reward = length, limit, reward
         self.observation_space = gymnasium.spaces.Box(0, 1, (length,), np.float32)
-        self.action_space = gymnasium.spaces.Discrete(2)
+        self.action_space = gymnasium.spaces.Discrete(2)  # type: ignore[assignment]
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
@@ -45,7 +45,7 @@ class Frames(gymnasium.Env[np.ndarray, int]):
 
     def __init__(self) -> None:
         self.observation_space = gymnasium.spaces.Box(0, 255, (4, 36, 36), np.uint8)
-        self.action_space = gymnasium.spaces.Discrete(3)
+        self.action_space = gymnasium.spaces.Discrete(3)  # type: ignore[assignment]
         self.count = 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:

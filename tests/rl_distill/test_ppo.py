@@ -57,7 +57,7 @@ def test_networks_begin_orthogonal() -> None:
     network = ActorCritic((4,), 2, "normal")
     actor = network.actor.weight @ network.actor.weight.T
     torch.testing.assert_close(actor, 0.01**2 * torch.eye(2), atol=1e-6, rtol=0)
-    hidden = network.encoder[2].weight  # type: ignore[index]
+    hidden = network.encoder[2].weight
     torch.testing.assert_close(hidden @ hidden.T, 2 * torch.eye(64), atol=1e-4, rtol=0)
     assert not any(p.abs().max() for name, p in network.named_parameters() if name.endswith("bias"))
 
@@ -208,7 +208,7 @@ def test_peers_get_no_gradient() -> None:
     torch.cat(list(terms.values())).sum().backward()
     for stack in one.stacks:
         stack.take_gradient()
-    largest = [float(stack.weights.grad.abs().max()) for stack in one.stacks]  # type: ignore[union-attr]
+    largest = [float(stack.weights.grad.abs().max()) for stack in one.stacks]
     assert largest[0] > 0
     assert largest[1:] == [0, 0]
     assert one.attention.query.weight.grad is not None
@@ -228,7 +228,7 @@ def undetached_loss(one: PpoGroup, seen: list[Tensor], parts: list[Rollout]) -> 
         alpha = scores.softmax(-1)
         z_hat = sum(alpha[:, i, None] * logits[b] for i, b in enumerate(others))
         f_hat = sum(alpha[:, i, None] * features[b] for i, b in enumerate(others))
-        p = z_hat.softmax(-1)  # type: ignore[union-attr]
+        p = z_hat.softmax(-1)
         kl = (p * (p.log() - logits[m].log_softmax(-1))).sum(-1)
         far = (features[m] - f_hat).square().mean(-1)
         counts = parts[m].valid[0] / parts[m].valid[0].sum()
@@ -242,7 +242,7 @@ def test_where_nothing_is_detached_targets_push_peers(together: bool) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         for stack in one.stacks:  # or logits are all near 0
-            stack.weights += 0.1 * torch.randn_like(stack.weights)
+            stack.weights += 0.1 * torch.randn_like(stack.weights)  # type: ignore[misc]
     rollouts = [one.collect(stack) for stack in one.stacks]
     peers = one.live_peers([rollout.observations for rollout in rollouts])
     terms = [one.terms(*row, 1.0) for row in zip(one.stacks, rollouts, peers, strict=True)]

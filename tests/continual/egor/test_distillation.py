@@ -191,7 +191,7 @@ def test_the_nms_of_the_release_keeps_neighbours_that_a_right_one_removes(teache
 def test_images_and_classes_do_not_suppress_each_other(teacher: Gfl) -> None:
     one = said({9: 2, 10: 2}, teacher)
     one.logits[0, 10] = torch.tensor([-9.0, 2.5, -9, -9])
-    raw = Raw(*(torch.cat([x, x]) for x in (one.logits, one.edges)), features=one.features)
+    raw = Raw(torch.cat([one.logits] * 2), torch.cat([one.edges] * 2), features=one.features)
     places = torch.zeros(2, 80, dtype=torch.bool)
     places[:, 9:11] = True
     kept = without_duplicates(teacher, raw, raw.logits.sigmoid(), places, "scaled")

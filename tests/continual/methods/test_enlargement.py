@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_each_pair_of_classes_is_a_class_whichever_way_round() -> None:
     x = torch.nn.functional.one_hot(labels, m).float()[:, :, None, None].expand(-1, -1, 2, 2)
     images, numbers = mixed_classes(x, labels, m)
     assert torch.equal(images[: len(x)], x) and torch.equal(numbers[: len(x)], labels)
-    pairs = {}
+    pairs: dict[Any, Any] = {}
     for image, number in zip(images[len(x) :], numbers[len(x) :].tolist(), strict=True):
         parts = image[:, 0, 0].nonzero().flatten().tolist()
         assert len(parts) == 2  # never of one class

@@ -284,7 +284,12 @@ def test_verify_skips_what_is_finished_and_resumes_what_is_not(
 
 def test_a_misspelt_metric_costs_one_run_not_all(tmp_path: Path, base: Path, toy: list[Any]) -> None:
     calls = []
-    toy.append(lambda recipe, run: (calls.append(recipe), score(recipe, run)))
+
+    def counted(recipe: Any, run: Any) -> None:
+        calls.append(recipe)
+        score(recipe, run)
+
+    toy.append(counted)
     with pytest.raises(UsageError, match=r"no finite number 'scores.xx'") as caught:
         run_verify(claim_of(base, **{"metric: scores.x, above": "metric: scores.xx, above"}), tmp_path)
     assert len(calls) == 1

@@ -60,20 +60,20 @@ def test_the_right_picture_moved_by_disparity_is_the_left_one(drive: Drive) -> N
 def test_boxes_bound_what_they_show(drive: Drive) -> None:
     from effcli.detect_stream.data import stereo_drives
 
-    seen = {}
-    original = stereo_drives.cast
+    seen: dict[str, np.ndarray] = {}
+    original = stereo_drives.cast  # type: ignore[attr-defined]
 
     def spy(*args: object) -> dict[str, np.ndarray]:
         result = original(*args)  # type: ignore[arg-type]
         seen.setdefault("nearest", result["nearest"])
         return result
 
-    stereo_drives.cast = spy  # type: ignore[assignment]
+    stereo_drives.cast = spy  # type: ignore[attr-defined,assignment]
     try:
         fresh = Drive(3, 6, noise=0.0)
         objects = fresh.objects(2)
     finally:
-        stereo_drives.cast = original
+        stereo_drives.cast = original  # type: ignore[attr-defined]
     assert len(objects) >= 3
     for track, box in zip(objects.track_ids, objects.image_boxes, strict=True):
         rows, columns = np.nonzero(seen["nearest"] == track)

@@ -103,9 +103,9 @@ def test_a_detector_uses_poses_as_it_was_trained_or_as_it_is_told() -> None:
     without = found(plain, None)
     assert without.shape != with_poses.shape or not np.allclose(without, with_poses)
     speed = np.linalg.norm(drive.pose(1)[:3, 3] - drive.pose(0)[:3, 3]) * 10
-    assert np.median(with_poses[:, 0]) == pytest.approx(-speed, abs=0.5 * speed)
+    assert np.median(with_poses[:, 0]) == pytest.approx(-speed, abs=float(0.5 * speed))
     seen = found(plain, "pictures")
-    assert np.median(seen[:, 0]) == pytest.approx(np.median(with_poses[:, 0]), abs=0.05 * speed)
+    assert np.median(seen[:, 0]) == pytest.approx(np.median(with_poses[:, 0]), abs=float(0.05 * speed))
 
 
 def test_where_the_motion_is_taken_from() -> None:

@@ -125,7 +125,7 @@ def car_at(moment_s: float) -> Objects:
 def test_what_is_published_is_aimed_at_a_moment_and_the_result_stays() -> None:
     source, published = Source(6, 10.0), list[Output]()
     stream = run_simulated(
-        source,
+        source,  # type: ignore[arg-type]
         Walker(),  # type: ignore[arg-type]
         source.frames(),
         [0.15],

@@ -132,9 +132,8 @@ def test_large_pictures_are_made_smaller() -> None:
     large = VisualOdometry(drive.calibration.scaled(3), (384, 1248), drive.fps)
     small = followed(drive, range(3))
     for i in range(3):
-        found = large.track(
-            *(one.repeat_interleave(3, 1).repeat_interleave(3, 2) for one in pair(drive, i)), i
-        )
+        left, right = (one.repeat_interleave(3, 1).repeat_interleave(3, 2) for one in pair(drive, i))
+        found = large.track(left, right, i)
         np.testing.assert_allclose(found, small[i], atol=1e-3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ import torch
 from effcli.core.errors import InputError
 from effcli.distill.clip.models import build, load_clip, named_config, new_clip, save_clip
 from tests.distill.clip.tiny_clips import STUDENT, tiny_clip, write_config
+
+
+def n_parameters(part: Any) -> int:
+    return sum(p.numel() for p in part.parameters())
 
 
 @pytest.mark.parametrize(
@@ -24,9 +29,7 @@ from tests.distill.clip.tiny_clips import STUDENT, tiny_clip, write_config
 def test_sizes_of_the_papers_models(name: str, image: int, text_blocks: int, total: int) -> None:
     with torch.device("meta"):
         network = build(named_config(name))
-    sizes = [
-        sum(p.numel() for p in part.parameters()) for part in (network.visual, network.transformer, network)
-    ]
+    sizes = [n_parameters(part) for part in (network.visual, network.transformer, network)]
     assert sizes == [image, text_blocks, total]
 
 
@@ -42,10 +45,8 @@ def test_sizes_of_the_papers_models(name: str, image: int, text_blocks: int, tot
 )
 def test_students_on_timm_trunks(name: str, millions: float) -> None:
     model = new_clip(name)
-    assert sum(p.numel() for p in model.network.visual.parameters()) / 1e6 == pytest.approx(
-        millions, abs=0.06
-    )
-    assert sum(p.numel() for p in model.network.text.transformer.parameters()) == 21_293_568
+    assert n_parameters(model.network.visual) / 1e6 == pytest.approx(millions, abs=0.06)
+    assert n_parameters(model.network.text.transformer) == 21_293_568
     assert model.network.encode_image(torch.zeros(1, 3, 224, 224)).shape == (1, 512)
 
 

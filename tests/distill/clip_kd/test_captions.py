@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_shards(tmp_path: Path) -> None:
 
 def test_npz_of_emoji_and_of_classes(tmp_path: Path) -> None:
     images = [encoded(10), encoded(20)]
-    common = {
+    common: dict[str, Any] = {
         "train_png": np.frombuffer(b"".join(images), np.uint8),
         "train_offsets": np.cumsum([0, *map(len, images)]),
     }

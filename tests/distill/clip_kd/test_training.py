@@ -175,7 +175,7 @@ def test_another_teacher_or_other_pairs_have_another_folder(tmp_path: Path) -> N
         open_cache(recipe, teacher, pairs).folder,
         open_cache(recipe, teacher, pairs.select([0, 1])).folder,
     }
-    teacher.network.logit_scale.data += 0.5
+    teacher.network.logit_scale.data.add_(0.5)
     folders.add(open_cache(recipe, teacher, pairs).folder)
     assert len(folders) == 3
 
@@ -233,7 +233,7 @@ def test_stopped_and_resumed_is_the_same(tmp_path: Path) -> None:
             real(stage, step, **values)  # type: ignore[arg-type]
 
         run.save_every = type(run.save_every)(None, 1)
-        run.log = log_until  # type: ignore[method-assign,assignment]
+        run.log = log_until  # type: ignore[method-assign]
         distill(recipe, run)
     with opened(tmp_path / "cut", recipe, resume=True) as run:
         distill(recipe, run)

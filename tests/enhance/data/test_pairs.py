@@ -153,7 +153,7 @@ def replace_high(root: Path, name: str, **options: object) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_bad_pairs_are_refused_by_name(tmp_path: Path, spoil: object, message: str, packed: bool) -> None:
     root = write_pairs(tmp_path / "pairs", ["a.png"])
-    spoil(root)  # type: ignore[operator]
+    spoil(root)
     source = pack(root, tmp_path / "pairs.tar", "") if packed else root
     with pytest.raises(InputError, match=message) as caught:
         load_pairs(source, None)

@@ -13,7 +13,7 @@ from effcli.enhance.network.fourier_block import (
 
 
 def with_identity_stacks(block: FourierEnhancement) -> FourierEnhancement:
-    block.amplitude, block.phase = nn.Identity(), nn.Identity()
+    block.amplitude, block.phase = nn.Identity(), nn.Identity()  # type: ignore[assignment]
     return block
 
 
@@ -29,7 +29,7 @@ def test_amplitude_and_phase_are_adjusted_apart():
     block = with_identity_stacks(FourierEnhancement(2))
     v = torch.randn(1, 2, 6, 6)
     projected = block.project(v)
-    block.amplitude = nn.Conv2d(2, 2, 1, bias=False)
+    block.amplitude = nn.Conv2d(2, 2, 1, bias=False)  # type: ignore[assignment]
     block.amplitude.weight = nn.Parameter(2 * torch.eye(2).view(2, 2, 1, 1))
     torch.testing.assert_close(block(v), 2 * projected + v, rtol=1e-4, atol=1e-5)
     block.amplitude.weight = nn.Parameter(-torch.eye(2).view(2, 2, 1, 1))

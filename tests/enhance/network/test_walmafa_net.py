@@ -55,7 +55,7 @@ def test_parameters_of_a_block(channels):
     whole, mamba, second_mamba, convb, smooth, ffn, estimator, unused, _ = RELEASED_COUNTS[channels]
     block = WaveletMambaBlock(channels, WalMaFaConfig())
     scan = block.wavelet_mamba
-    assert count(scan.mamba) == mamba
+    assert scan.mamba is not None and count(scan.mamba) == mamba
     assert count(scan.widen, scan.narrow) == convb
     assert count(scan.smooth) == smooth
     assert count(block.ffn) == ffn
@@ -159,7 +159,7 @@ def test_token_orders_with_everything_else_the_identity():
         branch = WaveletMamba(4, small(token_order=order))
         branch.narrow.weight.data.zero_()
         branch.narrow.bias.data.zero_()
-        branch.norm, branch.mamba, branch.smooth = nn.Identity(), nn.Identity(), nn.Identity()
+        branch.norm, branch.mamba, branch.smooth = nn.Identity(), nn.Identity(), nn.Identity()  # type: ignore[assignment]
         out = branch(x.contiguous(memory_format=torch.channels_last))
         if order == "transpose":
             assert torch.equal(out, x)
@@ -233,7 +233,7 @@ def test_fused_feed_forward(channels, hidden):
     assert trained.depthwise.weight.shape[0] == hidden
     v = torch.randn(2, channels, 6, 7)
     with torch.no_grad():
-        torch.testing.assert_close(FusedFeedForward(trained)(v), trained(v), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(FusedFeedForward(trained)(v), trained(v), rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
 
 
 def test_feed_forward_is_its_formula():
@@ -244,7 +244,7 @@ def test_feed_forward_is_its_formula():
     p = a
     for branch in (ffn.branch_3x3, ffn.branch_1x1):
         norm = branch.norm
-        scale = (norm.weight / torch.sqrt(norm.running_var + 1e-5))[:, None, None]
+        scale = (norm.weight / torch.sqrt(norm.running_var + 1e-5))[:, None, None]  # type: ignore[arg-type]
         p = p + (branch.conv(a) - norm.running_mean[:, None, None]) * scale + norm.bias[:, None, None]
     normal = torch.distributions.Normal(0.0, 1.0)
     gated = q * normal.cdf(q) * p + p * normal.cdf(p) * q

@@ -201,7 +201,7 @@ def test_a_copy_of_a_unet_has_a_clock_of_its_own():
     unet = tiny_unet()
     clock = StepClock([40, 20])
     clock.attach(unet)
-    unet.conv_in = QuantizedLayer(unet.conv_in, clock, activation_bits=8, n_steps=2, rank=0)
+    unet.conv_in = QuantizedLayer(unet.conv_in, clock, activation_bits=8, n_steps=2, rank=0)  # type: ignore[arg-type]
     other = copy.deepcopy(unet)
     with torch.no_grad():
         other(torch.zeros(1, 1, 8, 8), 20)

@@ -34,7 +34,7 @@ def test_value_and_gradients_are_those_of_the_definition(per_row):
     results = []
     for function in (fake_quantize, by_definition):
         leaves = [t.clone().requires_grad_() for t in (x, scale, zero)]
-        out = function(*leaves, top)
+        out = function(*leaves, top)  # type: ignore[call-arg]
         (out * torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
         results.append([out.detach(), *(leaf.grad for leaf in leaves)])
     for ours, reference in zip(*results, strict=True):
@@ -122,7 +122,7 @@ def test_the_compiled_kernel_equals_the_definition(threads, layout, per_row):
     try:
         for function in (fake_quantize, by_definition):
             leaves = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, scale, zero)]
-            out = function(*leaves, top)
+            out = function(*leaves, top)  # type: ignore[call-arg]
             (out * weights).sum().backward()
             results.append([out.detach(), *(leaf.grad for leaf in leaves)])
     finally:

@@ -44,7 +44,8 @@ def slow_assign(
 @pytest.mark.parametrize("seed", range(6))
 def test_against_a_loop(seed: int) -> None:
     torch.manual_seed(seed)
-    centres, sides, levels = [], [], []
+    centres: list[list[float]] = []
+    sides, levels = [], []
     for stride in (8, 16, 32):
         n = 128 // stride
         centres += [[x * stride, y * stride] for y in range(n) for x in range(n)]
