@@ -1,12 +1,19 @@
-# Everything a checkout needs. `make demo` and `make test` set up their own environment first.
+# Everything a checkout needs. Each target sets up its own environment in $(VENV) first.
+# The first Python >= 3.11 that can make environments; PYTHON=/path/to/python names another.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$name -c '$(IS_USABLE)' >/dev/null 2>&1 && echo $$name && break; done)
+IS_USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 VENV ?= .venv
-PYTHON ?= python3.11
 JOBS ?= 2
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test claims bench lint format docs clean
+.PHONY: demo test test-fast coverage wheel claims bench lint format docs clean
 
 $(VENV)/.installed: pyproject.toml
+	@$(or $(PYTHON),false) -c '$(IS_USABLE)' 2>/dev/null || { \
+		echo "make: no Python 3.11 or newer with the modules venv and ensurepip (PYTHON=$(PYTHON))" >&2; \
+		echo "hint: install one (Debian, Ubuntu: apt install python3 python3-venv), or: make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
@@ -16,11 +23,17 @@ demo: $(VENV)/.installed  ## brighten the example photos
 	$(BIN)/effcli enhance examples/ -o demo/ --force
 	@echo "The bright pictures are in demo/ ; the dark ones in examples/"
 
-test: $(VENV)/.installed  ## lint, types, tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+test: lint  ## lint, types, all tests
+	$(PYTEST)
+
+test-fast: $(VENV)/.installed  ## the tests that take less than a second each, in under two minutes
+	$(PYTEST) -m "not slow"
+
+coverage: $(VENV)/.installed  ## all tests, and which lines of effcli/ and cli/ they run; fails below the floor
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+wheel: $(VENV)/.installed  ## build it into dist/, and try it outside the checkout
+	.ci/wheel $(BIN)/python
 
 claims: $(VENV)/.installed  ## verify every shipped claim (hours); DATA=folder with the claims' data
 	for claim in $$($(BIN)/effcli recipes ls | grep /claims/); do \
@@ -31,12 +44,12 @@ bench: $(VENV)/.installed  ## speed, as ratios inside one run; nothing else shou
 	mkdir -p bench
 	for script in benchmarks/*.py; do $(BIN)/python $$script --json bench/$$(basename $$script .py).json || exit 1; done
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.installed
+format: $(VENV)/.installed  ## ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -44,4 +57,4 @@ docs: $(VENV)/.installed  ## the page with every command's help
 	$(BIN)/python docs/make_commands.py
 
 clean:
-	rm -rf $(VENV) build dist demo bench *.egg-info
+	rm -rf $(VENV) build dist demo bench htmlcov .coverage* *.egg-info

@@ -90,6 +90,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run(home: Path) -> None:
     commands = readme_commands()
     assert len(commands) >= 8
@@ -116,6 +117,7 @@ def test_a_shortened_command_is_in_the_readme() -> None:
     assert [typed for typed in SHORTENED if not any(c.startswith(typed) for c in commands)] == []
 
 
+@pytest.mark.slow
 def test_the_page_of_commands_is_up_to_date() -> None:
     script = ROOT / "docs" / "make_commands.py"
     done = subprocess.run([sys.executable, script, "--check"], cwd=ROOT)

@@ -12,6 +12,8 @@ from PIL import Image
 from tests.cli.effcli_process import Finished, effcli
 from tests.distill.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "--method",
     "clip-kd",

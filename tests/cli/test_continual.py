@@ -12,6 +12,8 @@ from PIL import Image
 
 from tests.cli.effcli_process import Finished, effcli
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     *("--epochs", "2", "--buffer", "8", "-s", "buffer.batch_size=4", "-s", "train.batch_size=8"),
     *("-s", "network.width=2", "-s", "data.side=8", "-s", "data.channels=3"),

@@ -14,6 +14,8 @@ from effcli.core.tensor_file import read_tensors
 from tests.cli.coco_squares import save_squares
 from tests.cli.effcli_process import Finished, effcli
 
+pytestmark = pytest.mark.slow
+
 FAST = ["--device", "cpu", "--threads", "1"]
 TRAIN = ["-s", "train.batch_size=4", "-s", "train.warmup_steps=2"]
 INVERT = ["-s", "inversion.iterations=4", "-s", "inversion.per_class=2", "-s", "inversion.side=32"]

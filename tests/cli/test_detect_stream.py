@@ -15,6 +15,8 @@ from PIL import Image
 from effcli.detect_stream.weights import load_detector
 from tests.cli.effcli_process import Finished, effcli
 
+pytestmark = pytest.mark.slow
+
 SIM = [
     "--clock",
     "sim",

@@ -18,6 +18,8 @@ from effcli.distill import Sampler
 from tests.cli.effcli_process import Finished, effcli
 from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_unet
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     *("--features", "unet", "--device", "cpu", "--precision", "fp32", "--threads", "1"),
     *("-s", "train.updates=2", "-s", "train.few_step_updates=2", "-s", "train.batch_size=4"),

@@ -8,6 +8,8 @@ from PIL import Image
 
 from tests.cli.effcli_process import effcli
 
+pytestmark = pytest.mark.slow
+
 TINY: tuple[str, ...] = (
     "-s",
     "unet.block_out_channels=[8, 8]",

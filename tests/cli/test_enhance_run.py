@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.cli.effcli_process import effcli
@@ -203,6 +204,7 @@ def test_resume_skips_what_is_there(photo: Path, tiny_weights: Path) -> None:
     assert again.json["metrics"]["skipped"] == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_batch_after_the_picture_at_hand(tmp_path: Path, tiny_weights: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(200):

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 from tests.cli.effcli_process import effcli
 
+pytestmark = pytest.mark.slow
+
 TINY: tuple[str, ...] = (
     "-r",
     "small",

@@ -268,6 +268,7 @@ def test_every_verb_has_a_row() -> None:
     assert {verb.words for verb in VERBS} == set(verbs())
 
 
+@pytest.mark.slow
 @by_name
 def test_stdout_is_the_result_alone(verb: Verb, place: Path) -> None:
     done = effcli(*words_of(verb, verb.arguments, "plain"), cwd=place)
@@ -277,6 +278,7 @@ def test_stdout_is_the_result_alone(verb: Verb, place: Path) -> None:
         assert all((place / line).exists() for line in done.lines), done.lines
 
 
+@pytest.mark.slow
 @by_name
 def test_json_is_one_object(verb: Verb, place: Path) -> None:
     done = effcli(*words_of(verb, verb.arguments, "json"), "--json", "-q", cwd=place)
@@ -369,6 +371,7 @@ LONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 @pytest.mark.parametrize("name", LONG)
 def test_a_signal_ends_with_130_and_one_object(

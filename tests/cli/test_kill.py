@@ -19,6 +19,8 @@ from tests.cli.effcli_process import effcli, start
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 from tests.distill.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
 
+pytestmark = pytest.mark.slow
+
 N_KILLS = int(os.environ.get("EFFCLI_KILLS", "3"))
 """Of each command; they cost some seconds each."""
 

@@ -12,6 +12,8 @@ from PIL import Image
 from tests.cli.effcli_process import effcli
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 
+pytestmark = pytest.mark.slow
+
 SMALL: tuple[str, ...] = ("--bits", "w2a4", "--steps", "4", "--trajectories", "2", "-s", "train.batch_size=4")
 SMALL += ("-s", "calibration.n_images=4", "-s", "calibration.n_inputs=8", "-s", "eval.n_images=8")
 SMALL += ("--device", "cpu", "--threads", "1")

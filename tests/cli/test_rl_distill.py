@@ -13,6 +13,8 @@ from PIL import Image
 
 from tests.cli.effcli_process import Finished, effcli
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--steps", "1k", "-s", "ppo.epochs=1", "-s", "eval.episodes=2", "--device", "cpu", "--threads", "1"]
 SMALL_DQN = [
     *("--algo", "dqn", "--steps", "600", "-s", "dqn.learning_starts=100", "-s", "dqn.replay=300"),

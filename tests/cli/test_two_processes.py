@@ -16,6 +16,8 @@ from tests.cli.effcli_process import effcli, torchrun
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 from tests.distill.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
 
+pytestmark = pytest.mark.slow
+
 TINY_ENHANCE = "-r small -s network.dim=4 -s network.d_state=4 -s data.patch=16 -s train.batch_size=2"
 SMALL_QUANTIZE = "--bits w2a4 --steps 4 --trajectories 2 -s train.batch_size=4 -s calibration.n_images=4"
 SAME = "--device cpu --precision fp32 --threads 1"

@@ -9,9 +9,12 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 import toy_task
 
 from effcli.core.evidence.result import read_result
+
+pytestmark = pytest.mark.slow
 
 spawner = multiprocessing.get_context("forkserver")
 spawner.set_forkserver_preload(["effcli.core.run", "effcli.nn.ema"])

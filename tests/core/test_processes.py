@@ -17,6 +17,8 @@ from effcli.core.evidence.result import read_result
 from effcli.core.metrics_log import read_metrics
 from effcli.core.runtime import derive_seed
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 

@@ -232,6 +232,7 @@ def test_small_pieces_of_the_chunked_backend(monkeypatch):
         assert _relative(value, want) < 2e-5
 
 
+@pytest.mark.slow
 def test_the_kernel_compiles_where_no_cache_can_be_written(monkeypatch):
     from effcli.nn.compiled import selective_scan as cpu
 
@@ -314,6 +315,7 @@ def test_refused_arguments():
         selective_scan(*(x[:, :0] if x.ndim == 3 else x for x in inputs))
 
 
+@pytest.mark.slow
 def test_importing_the_module_does_not_import_numba():
     code = "import sys, effcli.nn.mamba; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_the_first_compiled_kernel_leaves_the_threads_of_pytorch_alone() -> None:
     code = (
         "import torch; torch.set_num_threads(1); torch.get_num_threads()\n"
