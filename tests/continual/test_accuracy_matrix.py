@@ -55,4 +55,4 @@ def test_stability_plasticity_and_their_harmonic_mean() -> None:
 def test_one_task_has_nothing_to_forget() -> None:
     one = np.array([[0.9]])
     assert last_average(one) == 0.9 and average_incremental(one, np.array([10])) == pytest.approx(0.9)
-    assert forgetting(one) is backward_transfer(one) is stability_plasticity(one) is None  # type: ignore[comparison-overlap]
+    assert forgetting(one) is backward_transfer(one) is stability_plasticity(one) is None

@@ -134,7 +134,7 @@ def test_batches_cover_each_epoch_once_and_ranks_share_them():
 def test_bytes_survive_the_way_to_floats_and_back():
     values = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_bytes(to_range(values)), values)
-    assert to_range(values).aminmax() == (-1, 1)  # type: ignore[comparison-overlap]
+    assert to_range(values).aminmax() == (-1, 1)
 
 
 def test_fashion_mnist_and_cifar():

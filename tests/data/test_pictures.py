@@ -56,7 +56,7 @@ def first_pixel(data, **options):
 )
 def test_every_8_bit_mode(mode, format, dropped, on_white):
     fill = {"1": 1, "L": 77, "LA": (77, 128), "RGBA": (*RED, 128), "CMYK": (55, 225, 215, 0)}.get(mode, RED)
-    image = Image.new("RGB", (4, 3), RED).quantize(2) if mode == "P" else Image.new(mode, (4, 3), fill)
+    image = Image.new("RGB", (4, 3), RED).quantize(2) if mode == "P" else Image.new(mode, (4, 3), fill)  # type: ignore[arg-type]
     data = encoded(image, format)
     found = read_rgb(data)
     assert (found.shape, found.dtype, found.flags.c_contiguous) == ((3, 4, 3), np.uint8, True)

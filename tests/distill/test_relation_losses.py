@@ -128,7 +128,7 @@ def test_gradients_reach_the_student_alone():
         network.zero_grad()
         (gradient,) = torch.autograd.grad(terms[name], x, retain_graph=True)
         assert gradient.abs().sum() > 0, name
-        assert torch.autograd.grad(terms[name], target, retain_graph=True, allow_unused=True) == (None,)  # type: ignore[comparison-overlap]
+        assert torch.autograd.grad(terms[name], target, retain_graph=True, allow_unused=True) == (None,)
 
 
 def point(n: int) -> Point:

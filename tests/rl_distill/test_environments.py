@@ -45,7 +45,7 @@ def test_equal_seeds_and_actions_give_equal_observations() -> None:
 def test_atari_gives_whole_rewards_and_four_frames(name: str, n_actions: int) -> None:
     envs = make_environments(name, 2)
     observations = envs.reset(0)
-    assert (observations.shape, observations.dtype, envs.n_actions) == ((2, 4, 84, 84), np.uint8, n_actions)  # type: ignore[comparison-overlap]
+    assert (observations.shape, observations.dtype, envs.n_actions) == ((2, 4, 84, 84), np.uint8, n_actions)
     step = envs.step(np.zeros(2, int))
     assert step.observations.shape == (2, 4, 84, 84)
     envs.close()
