@@ -77,17 +77,17 @@ def _result(
     runtime: Runtime,
     total_s: float,
 ) -> dict[str, object]:
-    from effcli.core.evidence.result import Result
+    from effcli.core.evidence.result import result_of_verb
 
-    result = Result(
-        task=recipe.task,
-        verb="run",
-        method=recipe.method,
+    result = result_of_verb(
+        recipe.task,
+        "run",
+        recipe.method,
         recipe=options.recipe,
         output=output,
         metrics=outcome.metrics(n_failed=len(failures), n_skipped=len(plan.skipped)),
-        timing={"total_s": round(total_s, 3)},
-        environment=runtime.describe(),
+        runtime=runtime,
+        total_s=total_s,
     )
     return {
         **result.to_json(),

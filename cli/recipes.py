@@ -89,14 +89,15 @@ def check(
     from effcli.core.errors import RecipeError
     from effcli.core.evidence.claims import Claim
     from effcli.core.recipe import is_claim, load_recipe, read_recipe, task_of
-    from effcli.core.registry import get_task
+    from effcli.core.registry import get_task, renamed_keys
 
     mistakes, right = [], []
     for file in files:
         try:
             text, place = read_recipe("", str(file))
             task = get_task(task_of(text, place))
-            load_recipe(Claim if is_claim(text, place) else task.recipe_class, text, place)
+            kind = Claim if is_claim(text, place) else task.recipe_class
+            load_recipe(kind, text, place, renamed=renamed_keys(task.name))
         except UsageError as error:
             mistakes.append(
                 str(error) if error.place or isinstance(error, RecipeError) else f"{file}: {error}"

@@ -76,9 +76,9 @@ def execute(verb: str, task: str, options: RunOptions, shorthands: dict[str, tup
     from effcli.core.run import open_run
 
     save_every, runtime = SaveEvery.parse(options.save_every), runtime_for(options, recipe)
-    planned = entry.plan_function(recipe)(recipe)
+    plan = entry.plan_function(recipe)(recipe)
     if options.dry_run:
-        print_plan(recipe, planned, as_json=options.as_json)
+        print_plan(recipe, plan.facts, as_json=options.as_json)
         return
     run = open_run(
         options.output,
@@ -92,6 +92,6 @@ def execute(verb: str, task: str, options: RunOptions, shorthands: dict[str, tup
     )
     with run:
         if not run.is_finished:
-            entry.run_function(recipe)(recipe, run)
+            entry.run_function(recipe)(recipe, plan.inputs, run)
     result = runtime.on_main(lambda: read_result(run.path))
     print_result(result, [str(run.path)], as_json=options.as_json)

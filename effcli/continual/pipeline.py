@@ -18,6 +18,7 @@ from effcli.continual.stream import describe, load_stream, statistics
 from effcli.continual.training import Learnt, learn_stream, steps_of
 from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result
+from effcli.core.plan import Plan
 from effcli.core.run import Run
 
 log = logging.getLogger(__name__)
@@ -33,20 +34,21 @@ class ContinualMethod(Protocol):
     create: Callable[[Any, Learner, Reservoir], Method]
 
 
-def plan_run(recipe: ContinualRecipe) -> dict[str, Any]:
-    """What :func:`run` would do; reading the data also proves that it is there."""
+def plan_run(recipe: ContinualRecipe) -> Plan[list[Task]]:
+    """The tasks, read and cut, and what :func:`run` would learn."""
     tasks = load_stream(recipe)
     lessons = lessons_of(recipe, tasks)
     method = new_method(recipe, n_classes_at_first(recipe, tasks), *statistics(recipe, tasks[0]))
-    return {
+    facts = {
         **describe(tasks),
         "parameters": sum(p.numel() for p in method.learner.parameters()),
         "kept_items": method.buffer.size,
         "steps": sum(steps_of(recipe, lesson) for lesson in lessons),
     }
+    return Plan(facts, tasks)
 
 
-def run(recipe: ContinualRecipe, run: Run) -> Result:
+def run(recipe: ContinualRecipe, tasks: list[Task], run: Run) -> Result:
     """Learn the stream; the classifier goes to ``model/``."""
     runtime = run.runtime
     if runtime.world > 1:
@@ -54,7 +56,6 @@ def run(recipe: ContinualRecipe, run: Run) -> Result:
             f"one stream is learnt by one process, not by {runtime.world}",
             hint="several seeds or recipes can run beside each other",
         )
-    tasks = load_stream(recipe)
     lessons = lessons_of(recipe, tasks)
     n_items, n_images = new_buffer(recipe, runtime.device).size, sum(len(task.train) for task in tasks)
     if n_items >= n_images:
@@ -67,8 +68,13 @@ def run(recipe: ContinualRecipe, run: Run) -> Result:
     save_classifier(run.file(FILE_NAME), classifier)
     metrics = {**metrics_of(learnt.rows, tasks), **costs_of(learnt, run)}
     metrics["classes"] = [list(task.classes) for task in tasks]
+    return run.finish(metrics, lambda: draw_accuracies(metrics, tasks, run))
+
+
+def draw_accuracies(metrics: dict[str, Any], tasks: list[Task], run: Run) -> dict[str, str]:
+    """The accuracy matrix as a figure."""
     draw_matrix(metrics, tasks, run.file("accuracy.png"))
-    return run.finish(metrics, {"Accuracy on each task as more are learnt (Class-IL)": "accuracy.png"})
+    return {"Accuracy on each task as more are learned (Class-IL)": "accuracy.png"}
 
 
 def lessons_of(recipe: ContinualRecipe, tasks: Sequence[Task]) -> list[Task]:

@@ -16,7 +16,7 @@ from effcli.continual.image_classifier import ImageClassifier, load_classifier
 from effcli.continual.recipe import ContinualRecipe, JointRecipe
 from effcli.continual.stream import load_stream
 from effcli.core.errors import InputError, UsageError
-from effcli.core.evidence.result import Result
+from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.files import write_text
 from effcli.core.recipe import dump_recipe
 from effcli.core.registry import recipe_of_run
@@ -80,15 +80,15 @@ def evaluate_saved(place: str | Path, data: str | None, runtime: Runtime) -> Res
     classifier.to(runtime.device)
     n_classes = len(classifier.about.classes)
     row = measure(classifier.scores, classifier, tasks, n_classes, runtime)
-    return Result(
-        task="continual",
-        verb="eval",
-        method=classifier.about.method,
+    return result_of_verb(
+        "continual",
+        "eval",
+        classifier.about.method,
         recipe=Path(place).stem,
         output=str(place),
         metrics=_metrics(row, classifier, tasks, runtime),
-        timing={"total_s": round(time.perf_counter() - started, 3)},
-        environment=runtime.describe(),
+        runtime=runtime,
+        total_s=time.perf_counter() - started,
     )
 
 

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -24,9 +24,11 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
+    model_validator,
 )
 
 from effcli.core.errors import RecipeError, UsageError
+from effcli.core.recipe_changes import Renamed, explanation, is_of_run, upgraded
 
 R = TypeVar("R", bound="Section")
 Key = tuple[str, ...]
@@ -55,6 +57,57 @@ class Recipe(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Arithmetic of the heavy layers; auto uses bf16 where the hardware has it."
     )
+
+
+@dataclass(frozen=True)
+class Switch:
+    """What a key is for each value of ``compat``; the default of the key is ``ours``."""
+
+    paper: Any
+    released: Any
+    ours: Any
+
+
+class CompatRecipe(Recipe):
+    """A recipe of a method whose paper, released code and reading here differ in places.
+
+    Attributes:
+        switches: dotted key -> what it is under each ``compat``, where the recipe does not set it.
+    """
+
+    switches: ClassVar[Mapping[str, Switch]] = {}
+    compat: Literal["paper", "released", "ours"] = Field(
+        "ours",
+        description="Whose reading the switches of the method follow where they are not set one by one: paper, as its "
+        "text says; released, as its authors' code does; ours, what works best here. docs/methods lists them.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_compat(cls, data: Any) -> Any:
+        compat = data.get("compat", cls.model_fields["compat"].default) if isinstance(data, Mapping) else None
+        if compat not in {"paper", "released", "ours"}:
+            return data
+        content = dict(data)
+        for key, switch in cls.switches.items():
+            _set_default(content, key.split("."), getattr(switch, compat))
+        return content
+
+
+def _set_default(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set what is not set, in mappings and in sections that are objects already."""
+    *outer, last = path
+    for part in outer:
+        inner = data.get(part, {})
+        if isinstance(inner, Section):
+            if last not in inner.model_fields_set:
+                data[part] = inner.model_copy(update={last: value})
+            return
+        if not isinstance(inner, Mapping):
+            return  # a mistake, which the validation names
+        data[part] = dict(inner)
+        data = data[part]
+    data.setdefault(last, value)
 
 
 @dataclass(frozen=True)
@@ -89,8 +142,13 @@ def load_recipe(
     text: str,
     place: str,
     overrides: Sequence[Override] = (),
+    *,
+    renamed: Sequence[Renamed] = (),
 ) -> R:
     """Validate ``text`` against ``model`` after applying ``overrides`` in order.
+
+    The recipe that a run directory keeps may be one of version 0.1; in any other file, and in ``overrides``, the keys
+    of that version are mistakes, and the message names the new one.
 
     Args:
         model: a recipe class, any other section that is a file of its own, or a function that chooses one by the
@@ -98,6 +156,7 @@ def load_recipe(
         text: YAML.
         place: the file name used in messages.
         overrides: settings from the command line; a later one wins.
+        renamed: the keys that were called something else in version 0.1.
 
     Raises:
         RecipeError: all mistakes, one line each, as ``place:line: key: reason``.
@@ -107,6 +166,8 @@ def load_recipe(
         problem = "is empty" if data is None else "must be a mapping of keys to values"
         raise RecipeError(problem, place=place)
     places = {key: f"{place}:{line}" for key, line in lines.items()}
+    if is_of_run(place):
+        data = upgraded(data, renamed)
     mistakes = []
     for override in overrides:
         try:
@@ -121,7 +182,8 @@ def load_recipe(
     try:
         recipe = chosen.model_validate(data)
     except ValidationError as error:
-        mistakes += [_explain(chosen, item, place, places) for item in error.errors()]
+        method = data.get("method", chosen.model_fields["method"].default) if renamed else None
+        mistakes += [_explain(chosen, item, place, places, method, renamed) for item in error.errors()]
     else:
         if not mistakes:
             return recipe
@@ -291,11 +353,20 @@ def _all_mistakes(mistakes: Sequence[tuple[str, str]]) -> RecipeError:
     return RecipeError("\n".join(f"{where}: {reason}" for where, reason in mistakes))
 
 
-def _explain(model: type[Section], item: Any, place: str, places: Mapping[Key, str]) -> tuple[str, str]:
+def _explain(
+    model: type[Section],
+    item: Any,
+    place: str,
+    places: Mapping[Key, str],
+    method: Any,
+    renamed: Sequence[Renamed],
+) -> tuple[str, str]:
     """Where one of pydantic's errors is, and what it says in our words."""
     path: Key = tuple(str(part) for part in item["loc"])
     where = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), place)
     key, value = ".".join(path) or "recipe", item["input"]
+    if (reason := explanation(key, value, method, renamed)) is not None:
+        return where, f"{key}: {reason}"
     if item["type"] == "extra_forbidden":
         near = _nearest(path, list(_keys(model)))
         return where, f"{key}: unknown key" + (f", did you mean {near!r}?" if near else "")

@@ -17,7 +17,9 @@ from effcli.core.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from effcli.core.evidence.result import Result
+    from effcli.core.plan import Plan
     from effcli.core.recipe import Override, Recipe
+    from effcli.core.recipe_changes import Renamed
     from effcli.core.run import Run
 
 
@@ -82,14 +84,14 @@ class Task:
         found: type[Recipe] = getattr(import_module(module), name)
         return found
 
-    def run_function(self, recipe: Recipe) -> Callable[[Any, Run], Result]:
-        """The pipeline's function that fills a run directory: ``run(recipe, run)``, ``train(recipe, run)``."""
-        found: Callable[[Any, Run], Result] = self._in_pipeline(recipe, "{}")
+    def plan_function(self, recipe: Recipe) -> Callable[[Any], Plan[Any]]:
+        """The pipeline's function that loads and checks everything: ``plan_run(recipe)``, ``plan_train(recipe)``."""
+        found: Callable[[Any], Plan[Any]] = self._in_pipeline(recipe, "plan_{}")
         return found
 
-    def plan_function(self, recipe: Recipe) -> Callable[[Any], dict[str, Any]]:
-        """The pipeline's function that says what :meth:`run_function` would do: ``plan_run(recipe)``."""
-        found: Callable[[Any], dict[str, Any]] = self._in_pipeline(recipe, "plan_{}")
+    def run_function(self, recipe: Recipe) -> Callable[[Any, Any, Run], Result]:
+        """The pipeline's function that fills a run directory: ``run(recipe, inputs, run)`` with the plan's inputs."""
+        found: Callable[[Any, Any, Run], Result] = self._in_pipeline(recipe, "{}")
         return found
 
     def pipeline(self, method: str) -> str:
@@ -230,7 +232,16 @@ def find_recipe(task: str, name_or_file: str, overrides: Sequence[Override] = ()
 
     entry = get_task(task)
     text, place = read_recipe(task, name_or_file)
-    return load_recipe(entry.recipe_class, text, place, overrides)
+    return load_recipe(entry.recipe_class, text, place, overrides, renamed=renamed_keys(task))
+
+
+def renamed_keys(task: str) -> Sequence[Renamed]:
+    """The recipe keys of a task that were called something else in version 0.1; none where there is no such task."""
+    if task not in TASKS:
+        return ()
+    module = TASKS[task].methods[0].recipe.partition(":")[0]
+    found: Sequence[Renamed] = getattr(import_module(module), "RENAMED", ())
+    return found
 
 
 def recipe_of_run(task: str, run: str | Path) -> Recipe:

@@ -2,7 +2,7 @@
 
 A pipeline gets a :class:`Run` and calls it; nothing is inherited::
 
-    def train(recipe, run):
+    def train(recipe, inputs, run):
         network, optimizer = ...
         for step in run.steps("train", recipe.train.steps, {"network": network, "optimizer": optimizer}):
             loss = ...
@@ -20,6 +20,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
@@ -37,6 +38,8 @@ from effcli.core.runtime import Runtime
 from effcli.core.stop import StopSignal
 
 T = TypeVar("T")
+Figures = Callable[[], Mapping[str, str]]
+"""Writes pictures into the run directory; returns caption -> file."""
 log = logging.getLogger(__name__)
 
 
@@ -87,6 +90,7 @@ class Run:
         self._started = time.monotonic()
         self._earlier_s = 0.0
         self._lock = lock
+        self._figures: dict[str, str] = {}
         self._log_handler: logging.Handler | None = None
 
     def __enter__(self) -> Run:
@@ -215,14 +219,38 @@ class Run:
                 "interrupted", place=str(self.path), hint="the same command with --resume goes on"
             )
 
-    def finish(self, metrics: Mapping[str, Any], figures: Mapping[str, str] | None = None) -> Result:
-        """Write ``result.json`` and ``report.html`` and return the result.
+    def draw(self, figures: Figures) -> None:
+        """Make figures for the report now, in the main rank; one that fails is a warning and costs nothing else.
+
+        Args:
+            figures: writes pictures into the run directory and returns caption -> file; it must not wait for other
+                ranks.
+        """
+        if not self.runtime.is_main:
+            return
+        try:
+            self._figures |= figures()
+        except Exception as error:  # what was learned and measured is worth more than a picture of it
+            log.warning("a figure is missing: %s: %s", type(error).__name__, " ".join(str(error).split()))
+
+    def finish(self, metrics: Mapping[str, Any], figures: Figures | None = None) -> Result:
+        """Write ``result.json``, then draw, then write ``report.html``; returns the result.
 
         Args:
             metrics: the task's numbers, by their contract names.
-            figures: caption -> picture file inside the run directory, for the report.
+            figures: as in :meth:`draw`; called after the result is on the disk.
         """
-        result = Result(
+        result = self._result(metrics)
+        self.runtime.on_main(lambda: self._write_result(result))
+        self.is_finished = True
+        if figures is not None:
+            self.draw(figures)
+        result = replace(result, figures=dict(self._figures))
+        self.runtime.on_main(lambda: self._write_report(result))
+        return result
+
+    def _result(self, metrics: Mapping[str, Any]) -> Result:
+        return Result(
             task=self.recipe.task,
             verb=self.verb,
             method=self.recipe.method,
@@ -231,11 +259,7 @@ class Run:
             metrics=dict(metrics),
             timing={"total_s": round(self._elapsed_s(), 3)},
             environment=self.runtime.describe(),
-            figures=dict(figures or {}),
         )
-        self.runtime.on_main(lambda: self._write_result(result))
-        self.is_finished = True
-        return result
 
     def file(self, name: str) -> Path:
         """Where a product goes, such as ``model/unet.safetensors``; its folder is made. For the main rank."""
@@ -256,10 +280,14 @@ class Run:
                 folder.rmdir()
 
     def _write_result(self, result: Result) -> None:
+        write_text(self.path / "result.json", json.dumps(result.to_json(), indent=2) + "\n")
+
+    def _write_report(self, result: Result) -> None:
         from effcli.core.evidence.report import write_report
 
-        write_text(self.path / "result.json", json.dumps(result.to_json(), indent=2) + "\n")
         try:
+            if result.figures:
+                self._write_result(result)
             write_report(self.path)
         except Exception as error:  # the work is done and kept; a page about it must not fail it
             log.warning("no report.html: %s (`effcli report` tries again)", error)

@@ -11,6 +11,7 @@ from typing import IO
 from effcli.core.errors import UsageError
 from effcli.core.files import check_writable, is_vacant, lock_folder, make_folder, remove_parts, write_text
 from effcli.core.recipe import Recipe, difference, dump_recipe, kind_of, load_recipe
+from effcli.core.registry import renamed_keys
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def _recipe_difference(path: Path, recipe: Recipe) -> str | None:
         text = file.read_text(encoding="utf-8")
         if (kind := kind_of(text, str(file))) != (recipe.task, recipe.method):
             return f"{kind[0]}, {kind[1]}"
-        old = load_recipe(type(recipe), text, str(file))
+        old = load_recipe(type(recipe), text, str(file), renamed=renamed_keys(recipe.task))
     except (OSError, UnicodeDecodeError, UsageError) as error:
         return f"its recipe.yaml cannot be read: {error}"
     return difference(old, recipe)

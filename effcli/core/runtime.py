@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -133,6 +133,10 @@ class Runtime:
         box: list[Any] = [None] * self.world
         torch.distributed.all_gather_object(box, value)
         return box
+
+    def alone(self) -> Runtime:
+        """This process as if there were no others: what it computes then waits for none."""
+        return replace(self, rank=0, world=1)
 
     def barrier(self) -> None:
         """Wait for all ranks."""

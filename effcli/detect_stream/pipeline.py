@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from effcli.core.evidence.result import Result
+from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.detect_stream.data.labelled_sequences import PosedByPictures, labelled_sequences, parse_synthetic
+from effcli.detect_stream.data.stereo_sequence import StereoSequence
 from effcli.detect_stream.evaluation.measuring import Measure, measure, pictures_of
 from effcli.detect_stream.network.streamdsgn import StreamDsgn, n_parameters
 from effcli.detect_stream.recipe import StreamDsgnRecipe
@@ -24,8 +26,8 @@ from effcli.detect_stream.weights import (
 )
 
 
-def plan_train(recipe: StreamDsgnRecipe) -> dict[str, Any]:
-    """What :func:`train` would do."""
+def plan_train(recipe: StreamDsgnRecipe) -> Plan[list[StereoSequence] | None]:
+    """Sequences on the disk (None: synthetic ones, which the run makes), and what :func:`train` would do."""
     config = recipe.network.config()
     network = StreamDsgn(config)
     content: dict[str, Any] = {
@@ -36,17 +38,21 @@ def plan_train(recipe: StreamDsgnRecipe) -> dict[str, Any]:
         "steps": recipe.train.steps,
         "frames": recipe.train.steps * recipe.train.batch_size,
     }
+    sequences: list[StereoSequence] | None = None
     if parse_synthetic(recipe.data.source) is None:
         sequences = labelled_sequences(recipe.data.source, "train", recipe.data.split)
         content |= {"sequences": len(sequences), "frames_in_data": sum(len(one) for one in sequences)}
-    return content
+    return Plan(content, sequences)
 
 
-def train(recipe: StreamDsgnRecipe, run: Run) -> Result:
+def train(recipe: StreamDsgnRecipe, sequences: list[StereoSequence] | None, run: Run) -> Result:
     """Learn from sequences; the detector goes to ``model/``."""
     config = recipe.network.config()
     n_threads = torch.get_num_threads()
-    sequences = labelled_sequences(recipe.data.source, "train", recipe.data.split, n_threads, run.check_stop)
+    if sequences is None:
+        sequences = labelled_sequences(
+            recipe.data.source, "train", recipe.data.split, n_threads, run.check_stop
+        )
     n_without = sum(one.pose(0) is None for one in sequences)
     if config.ego_motion and n_without:
         run.say(f"{n_without} sequences have no poses (oxts); they are found in the pictures")
@@ -65,7 +71,7 @@ def train(recipe: StreamDsgnRecipe, run: Run) -> Result:
     if recipe.data.eval is None:
         return run.finish(metrics)
     metrics |= run.stage("measure", _measured, network, recipe, run)
-    return run.finish(metrics, run.runtime.on_main(lambda: _draw(network, recipe, run)))
+    return run.finish(metrics, lambda: _draw(network, recipe, run))
 
 
 def _measured(network: StreamDsgn, recipe: StreamDsgnRecipe, run: Run) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from effcli.core.evidence.result import Result
 from effcli.core.files import sha256
+from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.data.image_sets import ImageSet, to_range
 from effcli.distill.inputs import load_training_images, plan_of_images
@@ -18,16 +19,17 @@ from effcli.metrics.features import Classifier, build_classifier, save_classifie
 from effcli.nn.schedules import cosine, set_rate
 
 
-def plan(recipe: ClassifierRecipe) -> dict[str, Any]:
-    """What :func:`train` would train."""
+def plan(recipe: ClassifierRecipe) -> Plan[dict[str, ImageSet]]:
+    """The images by part, and what :func:`train` would train on them."""
     images = load_training_images(recipe)
+    sets = {"train": images, "eval": load_training_images(recipe, "eval")}
     network = new_classifier(recipe, len(images.classes))
-    return {"parameters": sum(p.numel() for p in network.parameters()), **plan_of_images(recipe, images)}
+    n_parameters = sum(p.numel() for p in network.parameters())
+    return Plan({"parameters": n_parameters, **plan_of_images(recipe, images)}, sets)
 
 
-def train(recipe: ClassifierRecipe, run: Run) -> Result:
+def train(recipe: ClassifierRecipe, sets: dict[str, ImageSet], run: Run) -> Result:
     """A classifier, its accuracy, and the statistics of its features over the training images."""
-    sets = {"train": load_training_images(recipe), "eval": load_training_images(recipe, "eval")}
     network = new_classifier(recipe, len(sets["train"].classes)).to(run.runtime.device)
     fit_classifier(network, sets["train"], recipe, run)
     metrics: dict[str, Any] = {

@@ -163,7 +163,6 @@ def save_pictures(pictures: Mapping[str, Tensor], run: Run) -> dict[str, str]:
     figures = {}
     for caption, images in pictures.items():
         name = "pictures/" + caption.lower().replace(",", "").replace(" ", "-") + ".png"
+        save_grid(images, run.file(name), n_columns=8)
         figures[caption] = name
-        if run.runtime.is_main:
-            save_grid(images, run.file(name), n_columns=8)
     return figures

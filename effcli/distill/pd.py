@@ -6,19 +6,19 @@ is in `progressive.py`, what a student learns from in `targets.py`, how far it i
 
 from __future__ import annotations
 
-from typing import Any
-
 from effcli.core.evidence.result import Result
+from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.distill import progressive
+from effcli.distill.progressive import TeacherInputs
 from effcli.distill.recipe import PdRecipe
 
 
-def plan(recipe: PdRecipe) -> dict[str, Any]:
-    """What :func:`distill` would do."""
+def plan(recipe: PdRecipe) -> Plan[TeacherInputs]:
+    """Teacher and images, and what :func:`distill` would do with them."""
     return progressive.plan(recipe)
 
 
-def distill(recipe: PdRecipe, run: Run) -> Result:
+def distill(recipe: PdRecipe, inputs: TeacherInputs, run: Run) -> Result:
     """All rounds with the pixel loss."""
-    return progressive.distill(recipe, run)
+    return progressive.distill(recipe, inputs, run)

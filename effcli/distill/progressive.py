@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result
+from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.core.runtime import derive_seed
 from effcli.data.image_sets import ImageSet
@@ -46,15 +47,18 @@ log = logging.getLogger(__name__)
 MakeLoss = Callable[[DiffusionModel], RoundLoss]
 """The loss of the feature rounds, new for every round, for images like this model's."""
 
+TeacherInputs = tuple[DiffusionModel, ImageSet]
+"""A teacher, and images of its size."""
 
-def plan(recipe: ProgressiveRecipe, make_loss: MakeLoss | None = None) -> dict[str, Any]:
-    """What :func:`distill` would do; making the loss also proves that its network is there."""
+
+def plan(recipe: ProgressiveRecipe, make_loss: MakeLoss | None = None) -> Plan[TeacherInputs]:
+    """Teacher and images, and what :func:`distill` would do; making the loss also proves that its network is there."""
     model, images = load_teacher(recipe)
     choose_features(recipe.eval, model.sample_shape)
     if make_loss is not None:
         make_loss(model)
     rounds = rounds_of(recipe, model)
-    return {
+    facts = {
         "parameters": sum(p.numel() for p in model.unet.parameters()),
         "sample_shape": list(model.sample_shape),
         "train_images": len(images),
@@ -65,17 +69,21 @@ def plan(recipe: ProgressiveRecipe, make_loss: MakeLoss | None = None) -> dict[s
         "updates": sum(one.updates for one in rounds),
         "eval_images": recipe.eval.n_images,
     }
+    return Plan(facts, (model, images))
 
 
-def distill(recipe: ProgressiveRecipe, run: Run, make_loss: MakeLoss | None = None) -> Result:
+def distill(
+    recipe: ProgressiveRecipe, inputs: TeacherInputs, run: Run, make_loss: MakeLoss | None = None
+) -> Result:
     """Teach the students, one after another, keep them as diffusers folders, and measure them.
 
     Args:
         recipe: the settings.
+        inputs: teacher and images, of the plan.
         run: the open run.
         make_loss: of the method; None for one that has only the pixel loss.
     """
-    model, images = load_teacher(recipe)
+    model, images = inputs
     model.unet.to(run.runtime.device)
     _check_same_teacher(model, run)
     students: dict[int, DiffusionModel] = {}
@@ -98,7 +106,7 @@ def distill(recipe: ProgressiveRecipe, run: Run, make_loss: MakeLoss | None = No
         show_progress=run.show_progress,
     )
     parameters = sum(p.numel() for p in model.unet.parameters())
-    return run.finish({"parameters": parameters, **metrics}, save_pictures(pictures, run))
+    return run.finish({"parameters": parameters, **metrics}, lambda: save_pictures(pictures, run))
 
 
 def students_of(

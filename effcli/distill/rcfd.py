@@ -13,24 +13,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effcli.core.evidence.result import Result
+from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.diffusion.models import DiffusionModel
 from effcli.distill import progressive
 from effcli.distill.feature_networks import FeatureNetwork, load_feature_network
 from effcli.distill.predictions import truncated_snr_loss
+from effcli.distill.progressive import TeacherInputs
 from effcli.distill.recipe import FeatureRecipe, RcfdRecipe
 from effcli.distill.time_grid import Point
 
 
-def plan(recipe: RcfdRecipe) -> dict[str, Any]:
-    """What :func:`distill` would do."""
+def plan(recipe: RcfdRecipe) -> Plan[TeacherInputs]:
+    """Teacher and images, and what :func:`distill` would do with them."""
     return progressive.plan(recipe, lambda teacher: FeatureLoss(recipe, load_features(recipe, teacher)))
 
 
-def distill(recipe: RcfdRecipe, run: Run) -> Result:
+def distill(recipe: RcfdRecipe, inputs: TeacherInputs, run: Run) -> Result:
     """Rounds with the pixel loss, the last ones with CFD."""
     return progressive.distill(
-        recipe, run, lambda teacher: FeatureLoss(recipe, load_features(recipe, teacher))
+        recipe, inputs, run, lambda teacher: FeatureLoss(recipe, load_features(recipe, teacher))
     )
 
 

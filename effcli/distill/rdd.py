@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.core.evidence.result import Result
+from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.diffusion.models import DiffusionModel
 from effcli.distill import progressive
 from effcli.distill.feature_networks import FeatureNetwork
+from effcli.distill.progressive import TeacherInputs
 from effcli.distill.rcfd import FeatureLoss, load_features
 from effcli.distill.recipe import RddRecipe, RelationSection
 from effcli.nn.gathering import gather_rows
@@ -28,15 +30,16 @@ _CHUNK_ENTRIES = 1 << 24
 """Similarities that are in memory at a time: 64 MiB a copy in float32."""
 
 
-def plan(recipe: RddRecipe) -> dict[str, Any]:
-    """What :func:`distill` would do."""
+def plan(recipe: RddRecipe) -> Plan[TeacherInputs]:
+    """Teacher and images, and what :func:`distill` would do with them."""
     return progressive.plan(recipe, lambda teacher: FeatureLoss(recipe, load_features(recipe, teacher)))
 
 
-def distill(recipe: RddRecipe, run: Run) -> Result:
+def distill(recipe: RddRecipe, inputs: TeacherInputs, run: Run) -> Result:
     """Rounds with the pixel loss, the last ones with CFD, IS_P2P and M_P2P."""
     return progressive.distill(
         recipe,
+        inputs,
         run,
         lambda teacher: RelationLoss(recipe, load_features(recipe, teacher), teacher, run.runtime),
     )

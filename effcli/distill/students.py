@@ -11,7 +11,7 @@ from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.core.evidence.result import Result
+from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.recipe import read_recipe
 from effcli.core.registry import recipe_of_run
 from effcli.core.runtime import Runtime
@@ -145,13 +145,13 @@ def evaluate_run(
         runtime,
         show_progress=show_progress,
     )
-    return Result(
-        task="distill",
-        verb="eval",
-        method=recipe.method,
+    return result_of_verb(
+        "distill",
+        "eval",
+        recipe.method,
         recipe=Path(read_recipe("distill", str(run))[1]).parent.name,
         output=str(run),
         metrics=metrics,
-        timing={"total_s": round(time.perf_counter() - started, 3)},
-        environment=runtime.describe(),
+        runtime=runtime,
+        total_s=time.perf_counter() - started,
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from effcli.core.evidence.result import Result
 from effcli.core.files import sha256
+from effcli.core.plan import Plan
 from effcli.core.run import Run
-from effcli.core.runtime import Runtime
 from effcli.data.image_sets import ImageSet, to_bytes
 from effcli.data.picture_grid import save_grid
 from effcli.diffusion.conditioning import Guided
@@ -26,38 +26,35 @@ from effcli.nn.schedules import cosine, set_rate
 N_PICTURES = 64
 
 
-def plan(recipe: TeacherRecipe) -> dict[str, Any]:
-    """What :func:`train` would train; building it also proves that its sizes fit together."""
+def plan(recipe: TeacherRecipe) -> Plan[ImageSet]:
+    """The images, and what :func:`train` would train; building it also proves that its sizes fit together."""
     images = load_training_images(recipe)
     unet = build_teacher(recipe, len(images.classes))
-    return {"parameters": sum(p.numel() for p in unet.parameters()), **plan_of_images(recipe, images)}
+    n_parameters = sum(p.numel() for p in unet.parameters())
+    return Plan({"parameters": n_parameters, **plan_of_images(recipe, images)}, images)
 
 
-def train(recipe: TeacherRecipe, run: Run) -> Result:
+def train(recipe: TeacherRecipe, images: ImageSet, run: Run) -> Result:
     """A diffusion model from images, and pictures of it."""
-    images = load_training_images(recipe)
     unet = build_teacher(recipe, len(images.classes)).to(run.runtime.device)
     fit_teacher(unet, images, recipe, run)
     metrics: dict[str, Any] = {
         "parameters": sum(p.numel() for p in unet.parameters()),
         "train_images": len(images),
     }
-    figures = {}
     if run.runtime.is_main:
         file = run.file(f"model/{UNET_FILE}")
         save_file(file, unet, scheduler_config(recipe))
         metrics["weights_sha256"] = sha256(file)
-    pictures = draw_pictures(unet, recipe, run.runtime)
-    if run.runtime.is_main:
-        save_grid(pictures, run.file("pictures/samples.png"))
-        figures = {f"Samples, {recipe.sampler.steps} DDIM steps": "pictures/samples.png"}
-    return run.finish(metrics, figures)
+    return run.finish(metrics, lambda: draw_samples(unet, recipe, run))
 
 
-def draw_pictures(unet: nn.Module, recipe: TeacherRecipe, runtime: Runtime) -> Tensor:
-    """Samples, uint8 ``[N_PICTURES, C, H, W]``, of classes drawn at random where there are any."""
+def draw_samples(unet: nn.Module, recipe: TeacherRecipe, run: Run) -> dict[str, str]:
+    """Samples of random classes, where there are any, for the report; by this rank alone."""
     guided = Guided(DiffusionModel(unet, scheduler_config(recipe), "teacher"), unet)
-    return to_bytes(draw_images(guided, recipe.sampler, N_PICTURES, N_PICTURES, runtime))
+    images = draw_images(guided, recipe.sampler, N_PICTURES, N_PICTURES, run.runtime.alone())
+    save_grid(to_bytes(images), run.file("pictures/samples.png"))
+    return {f"Samples, {recipe.sampler.steps} DDIM steps": "pictures/samples.png"}
 
 
 def build_teacher(recipe: TeacherRecipe, n_classes: int) -> nn.Module:

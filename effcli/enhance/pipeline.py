@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.core.evidence.result import Result
+from effcli.core.evidence.result import Result, result_of_verb
+from effcli.core.plan import Plan
 from effcli.core.registry import load_method
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
@@ -47,26 +48,24 @@ def method_of(recipe: EnhanceRecipe) -> EnhanceMethod:
     return method
 
 
-def plan_train(recipe: EnhanceRecipe) -> dict[str, Any]:
-    """What :func:`train` would do; finding the pairs also proves that they are there."""
-    pairs = load_pairs(recipe.data.train, split="train")
-    held_out = len(load_pairs(recipe.data.eval, split="eval")) if recipe.data.eval else 0
-    own = method_of(recipe).plan(recipe, len(pairs))
-    return {"training_pairs": len(pairs), "eval_pairs": held_out, **own}
-
-
-def train(recipe: EnhanceRecipe, run: Run) -> Result:
-    """Learn from pairs of dark and bright pictures and measure on the evaluation pairs."""
+def plan_train(recipe: EnhanceRecipe) -> Plan[tuple[PairSet, PairSet | None]]:
+    """The pairs to learn from and to measure on, and what :func:`train` would do with them."""
     pairs = read_pairs(recipe.data.train, "train")
     held_out = read_pairs(recipe.data.eval, "eval") if recipe.data.eval else None
+    facts = {"training_pairs": len(pairs), "eval_pairs": 0 if held_out is None else len(held_out)}
+    return Plan({**facts, **method_of(recipe).plan(recipe, len(pairs))}, (pairs, held_out))
+
+
+def train(recipe: EnhanceRecipe, inputs: tuple[PairSet, PairSet | None], run: Run) -> Result:
+    """Learn from pairs of dark and bright pictures and measure on the evaluation pairs."""
+    pairs, held_out = inputs
     brighten, learned = method_of(recipe).fit(recipe, pairs, run)
     metrics: dict[str, Any] = {**learned, "train_pairs": len(pairs)}
-    figures = {}
-    if held_out is not None:
-        enhancer = Enhancer(brighten, runtime=run.runtime)
-        metrics |= evaluate(enhancer, held_out, run.check_stop)
-        figures = draw_examples(enhancer, held_out, run)
-    return run.finish(metrics, figures)
+    if held_out is None:
+        return run.finish(metrics)
+    enhancer = Enhancer(brighten, runtime=run.runtime)
+    metrics |= evaluate(enhancer, held_out, run.check_stop)
+    return run.finish(metrics, lambda: draw_examples(enhancer, held_out, run))
 
 
 def open_enhancer(recipe: EnhanceRecipe, runtime: Runtime) -> Enhancer:
@@ -79,15 +78,15 @@ def evaluate_on(sources: Sequence[str], recipe: EnhanceRecipe, recipe_name: str,
     started = time.perf_counter()
     pairs = read_pairs(sources, "eval")
     metrics = evaluate(open_enhancer(recipe, runtime), pairs)
-    return Result(
-        task=recipe.task,
-        verb="eval",
-        method=recipe.method,
+    return result_of_verb(
+        recipe.task,
+        "eval",
+        recipe.method,
         recipe=recipe_name,
         output=getattr(recipe, "weights", ""),
         metrics=metrics,
-        timing={"total_s": round(time.perf_counter() - started, 3)},
-        environment=runtime.describe(),
+        runtime=runtime,
+        total_s=time.perf_counter() - started,
     )
 
 
@@ -146,8 +145,6 @@ def evaluate(
 def draw_examples(enhancer: Enhancer, pairs: PairSet, run: Run, n_examples: int = 4) -> dict[str, str]:
     """Save input, result and reference side by side for the report; returns caption -> file."""
     figures: dict[str, str] = {}
-    if not run.runtime.is_main:
-        return figures
     for index in range(0, len(pairs), max(1, len(pairs) // n_examples)):
         low, high = _pair(pairs, index)
         strip = torch.cat([low, enhancer.enhance_tensor(low), high], dim=-1)

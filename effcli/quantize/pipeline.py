@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from effcli import __version__
 from effcli.core.evidence.result import Result
+from effcli.core.plan import Plan
 from effcli.core.registry import load_method
 from effcli.core.run import Run
 from effcli.core.runtime import DTYPES, create_runtime
@@ -49,26 +50,25 @@ def method_of(recipe: QuantizeRecipe) -> QuantizeMethod:
     return method
 
 
-def plan_run(recipe: QuantizeRecipe) -> dict[str, Any]:
-    """What :func:`run` would do; loading the model also proves that it is there and can be quantized."""
+def plan_run(recipe: QuantizeRecipe) -> Plan[DiffusionModel]:
+    """The model, loaded and checked, and what :func:`run` would do with it."""
     model = load_model(recipe.model)
     check_weights(model.unet, recipe.model)
     ddim_scheduler(model.scheduler_config, recipe.sampler.steps)
     own = method_of(recipe).plan(recipe, model)
     sample_shape = guided_model(model, recipe, create_runtime(device="cpu").device).sample_shape
     choose_features(recipe.eval, sample_shape)
-    return {
+    facts = {
         "parameters": sum(parameter.numel() for parameter in model.unet.parameters()),
         **own,
         "sample_shape": list(sample_shape),
         "eval_images": recipe.eval.n_images,
     }
+    return Plan(facts, model)
 
 
-def run(recipe: QuantizeRecipe, run: Run) -> Result:
+def run(recipe: QuantizeRecipe, model: DiffusionModel, run: Run) -> Result:
     """Quantize a model, pack it, and measure what came out of the file."""
-    model = load_model(recipe.model)
-    check_weights(model.unet, recipe.model)
     teacher = guided_model(model, recipe, run.runtime.device)
     student, facts = method_of(recipe).quantize(recipe, model, teacher, run)
     file = run.path / "model"
@@ -79,8 +79,10 @@ def run(recipe: QuantizeRecipe, run: Run) -> Result:
     decode = load_decoder(model, run.runtime.device)
     quantized = unet_of(packed, device=run.runtime.device)
     metrics, ours, theirs = evaluate(teacher, quantized, recipe.sampler, recipe.eval, decode, run)
-    figures = pictures(decode(ours[:N_PICTURES]), decode(theirs[:N_PICTURES]), recipe, run)
-    return run.finish({**packed.sizes(), **metrics, **facts}, figures)
+    return run.finish(
+        {**packed.sizes(), **metrics, **facts},
+        lambda: pictures(decode(ours[:N_PICTURES]), decode(theirs[:N_PICTURES]), recipe, run),
+    )
 
 
 def guided_model(model: DiffusionModel, recipe: QuantizeRecipe, device: torch.device) -> Guided:
@@ -126,7 +128,7 @@ def pack(student: nn.Module, model: DiffusionModel, recipe: QuantizeRecipe) -> P
 def pictures(ours: Tensor, theirs: Tensor, recipe: QuantizeRecipe, run: Run) -> dict[str, str]:
     """Save images of both models from the same noise, in -1..1; returns caption -> file."""
     figures: dict[str, str] = {}
-    if not run.runtime.is_main or ours.shape[1] not in (1, 3):
+    if ours.shape[1] not in (1, 3):
         return figures
     for name, images, caption in (
         ("pictures/full-precision.png", theirs, "Full precision"),

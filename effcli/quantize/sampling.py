@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.core.evidence.result import Result
+from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
 from effcli.diffusion.conditioning import Guided
@@ -86,15 +86,15 @@ def evaluate_packed(
         **packed.sizes(),
         **measure(ours, theirs, settings, space, load_decoder(model, runtime.device)),
     }
-    return Result(
-        task="quantize",
-        verb="eval",
-        method=packed.about["method"],
+    return result_of_verb(
+        "quantize",
+        "eval",
+        packed.about["method"],
         recipe=packed.about["bits"],
         output=str(place),
         metrics=metrics,
-        timing={"total_s": round(time.perf_counter() - started, 3)},
-        environment=runtime.describe(),
+        runtime=runtime,
+        total_s=time.perf_counter() - started,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError, UsageError
 from effcli.core.evidence.result import Result
+from effcli.core.plan import Plan
 from effcli.core.registry import load_method
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
@@ -115,7 +116,7 @@ class Trained:
     clock: Clock
 
 
-def plan_run(recipe: RlDistillRecipe) -> dict[str, Any]:
+def plan_run(recipe: RlDistillRecipe) -> Plan[None]:
     """What :func:`run` would do; making the environment also proves that it is there."""
     env = make_environments(recipe.env.id, recipe.env.copies)
     shape, n_actions = env.shape, env.n_actions
@@ -127,7 +128,7 @@ def plan_run(recipe: RlDistillRecipe) -> dict[str, Any]:
         raise UsageError(str(error), place=recipe.env.id) from None
     _warn(recipe)
     groups = ["group", *recipe.compare]
-    return {
+    facts = {
         "observation_shape": list(shape),
         "actions": n_actions,
         "policies": len(recipe.policies),
@@ -135,9 +136,10 @@ def plan_run(recipe: RlDistillRecipe) -> dict[str, Any]:
         "steps_per_policy": recipe.steps,
         "env_steps": recipe.steps * len(recipe.policies) * len(groups),
     }
+    return Plan(facts, None)
 
 
-def run(recipe: RlDistillRecipe, run: Run) -> Result:
+def run(recipe: RlDistillRecipe, _: None, run: Run) -> Result:
     """Train the group, compare, play; policies go to ``model/``."""
     if run.runtime.world > 1:
         raise UsageError(
@@ -167,11 +169,16 @@ def run(recipe: RlDistillRecipe, run: Run) -> Result:
     if recipe.eval.episodes:
         metrics["play"] = run.stage("play", _played, own, recipe, run)
     metrics["compare"] = {name: compared(summaries["group"], summaries[name]) for name in recipe.compare}
-    figures = draw_curves({name: one.group.policies for name, one in trained.items()}, recipe, run)
-    figures |= draw_group(
-        {name: one.clock.disagreement for name, one in trained.items()}, own.clock.attention, run
-    )
-    return run.finish(metrics, figures)
+    return run.finish(metrics, lambda: draw_figures(trained, recipe, run))
+
+
+def draw_figures(trained: dict[str, Trained], recipe: RlDistillRecipe, run: Run) -> dict[str, str]:
+    """Curves of returns, how far policies are apart, and at whom they look."""
+    disagreement = {name: one.clock.disagreement for name, one in trained.items()}
+    return {
+        **draw_curves({name: one.group.policies for name, one in trained.items()}, recipe, run),
+        **draw_group(disagreement, trained["group"].clock.attention, run),
+    }
 
 
 def arm_of(recipe: RlDistillRecipe, name: str) -> RlDistillRecipe:

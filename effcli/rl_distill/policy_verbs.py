@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from effcli.core.errors import UsageError
-from effcli.core.evidence.result import Result
+from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.runtime import Runtime, derive_seed
 from effcli.data.moving_pictures import write_video
 from effcli.nn.onnx_file import save_onnx
@@ -57,10 +57,10 @@ def evaluate_policies(place: str, episodes: int, env: str | None, runtime: Runti
         for policy in policies
     ]
     means = [float(np.mean(one)) for one in games]
-    return Result(
-        task="rl-distill",
-        verb="eval",
-        method=about.algorithm,
+    return result_of_verb(
+        "rl-distill",
+        "eval",
+        about.algorithm,
         recipe=Path(place).stem,
         output=place,
         metrics={
@@ -72,8 +72,8 @@ def evaluate_policies(place: str, episodes: int, env: str | None, runtime: Runti
             "intervals": [[round(v, 4) for v in bootstrap_interval(one)] for one in games],
             "parameters": [sum(p.numel() for p in policy.parameters()) for policy in policies],
         },
-        timing={"total_s": round(time.perf_counter() - started, 3)},
-        environment=runtime.describe(),
+        runtime=runtime,
+        total_s=time.perf_counter() - started,
     )
 
 

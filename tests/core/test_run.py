@@ -540,9 +540,36 @@ def test_reading_what_is_not_a_result(tmp_path: Path) -> None:
 
 def test_a_report_that_fails_does_not_cost_the_result(tmp_path: Path, warnings_logged: list[str]) -> None:
     with opened(tmp_path) as run:
-        run.finish({"psnr": 1.0}, figures={"a picture": "pictures/none.png"})
+        run.finish({"psnr": 1.0}, lambda: {"a picture": "pictures/none.png"})
     assert read_result(tmp_path)["metrics"] == {"psnr": 1.0}
     assert "no report.html" in warnings_logged[0]
+
+
+def test_the_result_is_on_the_disk_before_anything_is_drawn(tmp_path: Path) -> None:
+    def draw() -> dict[str, str]:
+        assert read_result(tmp_path)["metrics"] == {"psnr": 1.0}
+        (tmp_path / "a.png").write_bytes(b"")
+        return {"a picture": "a.png"}
+
+    with opened(tmp_path) as run:
+        result = run.finish({"psnr": 1.0}, draw)
+    assert result.figures == read_result(tmp_path)["figures"] == {"a picture": "a.png"}
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_figures_that_fail_cost_neither_the_result_nor_the_others(
+    tmp_path: Path, warnings_logged: list[str]
+) -> None:
+    def fail() -> dict[str, str]:
+        raise ValueError("no font for\nthis")
+
+    with opened(tmp_path) as run:
+        run.draw(fail)
+        run.draw(lambda: {"early": "a.png"})
+        (tmp_path / "a.png").write_bytes(b"")
+        run.finish({"psnr": 1.0}, fail)
+    assert read_result(tmp_path)["figures"] == {"early": "a.png"}
+    assert warnings_logged == ["a figure is missing: ValueError: no font for this"] * 2
 
 
 def test_the_log_says_what_ran(tmp_path: Path) -> None:

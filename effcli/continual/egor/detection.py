@@ -13,7 +13,7 @@ from effcli.continual.egor.drawing import draw_boxes
 from effcli.continual.egor.evaluation import find, of_groups, precision_by_class
 from effcli.continual.egor.weights import FILE_NAME, FORMAT, load_detector
 from effcli.core.errors import EffcliError, InputError, UsageError
-from effcli.core.evidence.result import Result
+from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.files import atomic_path, check_writable, make_folder
 from effcli.core.registry import recipe_of_run
 from effcli.core.runtime import Runtime
@@ -144,13 +144,13 @@ def evaluate_detector(place: str, data: str | None, runtime: Runtime) -> Result:
     images = whole.of_classes(about.classes, with_empty=True)
     found = find(detector, ScaledImages(images, about.longest, about.shortest), runtime)
     metrics = of_groups(precision_by_class(found, images), [about.classes], about.classes)
-    return Result(
-        task="continual",
-        verb="eval",
-        method="detector",
+    return result_of_verb(
+        "continual",
+        "eval",
+        "detector",
         recipe=Path(place).stem,
         output=place,
         metrics={"images": len(images), "classes": known, **metrics},
-        timing={"total_s": round(time.perf_counter() - started, 3)},
-        environment=runtime.describe(),
+        runtime=runtime,
+        total_s=time.perf_counter() - started,
     )

@@ -32,6 +32,7 @@ from effcli.continual.egor.training import Batch, fit, n_steps_of
 from effcli.continual.egor.weights import FILE_NAME, About, load_detector, save_detector
 from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result
+from effcli.core.plan import Plan
 from effcli.core.run import Run
 
 log = logging.getLogger(__name__)
@@ -45,50 +46,53 @@ class Known:
     about: About
 
 
-def plan_train_detector(recipe: DetectorRecipe) -> dict[str, Any]:
-    """What :func:`train_detector` would do; reading the data also proves that they are there."""
+def plan_train_detector(recipe: DetectorRecipe) -> Plan[ClassGroups]:
+    """The images in groups of classes, and what :func:`train_detector` would do with them."""
     groups = load_groups(recipe.data, ())
     first = groups.groups[0]
-    return {
+    facts = {
         **groups.describe(),
         "parameters": _n_parameters(new_detector(recipe, len(first.classes))),
         "steps": n_steps_of(recipe.train, len(first.train)),
     }
+    return Plan(facts, groups)
 
 
-def train_detector(recipe: DetectorRecipe, run: Run) -> Result:
+def train_detector(recipe: DetectorRecipe, groups: ClassGroups, run: Run) -> Result:
     """A first detector, of the first classes where they are cut; it goes to ``model/``."""
     refuse_many(run)
-    groups = load_groups(recipe.data, ())
     known = first_detector(recipe, recipe.train, groups.groups[0], run, "train")
     learnt = [groups.groups[0].classes]
     metrics = measure(known, groups, learnt, run, "ap")
     save_detector(run.file(FILE_NAME), known.detector, known.about)
-    figures = draw_found(known.detector, known.about, groups.eval_of(known.about.classes), run)
-    return run.finish({**metrics, "parameters": _n_parameters(known.detector)}, figures)
+    return run.finish(
+        {**metrics, "parameters": _n_parameters(known.detector)},
+        lambda: draw_found(known.detector, known.about, groups.eval_of(known.about.classes), run),
+    )
 
 
-def plan_run(recipe: EgorRecipe) -> dict[str, Any]:
-    """What :func:`run` would do; reading the data also proves that they are there."""
+def plan_run(recipe: EgorRecipe) -> Plan[tuple[Known | None, ClassGroups]]:
+    """The old detector, if there is one, and the images, and what :func:`run` would do with them."""
     known, groups = _begin(recipe)
     first = groups.groups[0]
     detector = known.detector if known else new_detector(recipe, len(first.classes))
     increments = groups.groups[0 if known else 1 :]
     n_old = [len(group.known) for group in increments]
-    return {
+    facts = {
         **groups.describe(),
         "parameters": _n_parameters(detector),
         "base_steps": 0 if known else n_steps_of(recipe.base, len(first.train)),
         "generated_images": [recipe.inversion.per_class * n if recipe.needs_objects else 0 for n in n_old],
         "steps": [n_steps_of(recipe.train, len(group.train)) for group in increments],
     }
+    return Plan(facts, (known, groups))
 
 
-def run(recipe: EgorRecipe, run: Run) -> Result:
+def run(recipe: EgorRecipe, inputs: tuple[Known | None, ClassGroups], run: Run) -> Result:
     """Learn group after group; the detector goes to ``model/``."""
     refuse_many(run)
     started = time.monotonic()
-    known, groups = _begin(recipe)
+    known, groups = inputs
     increments = list(groups.groups)
     if known is None:
         known = first_detector(recipe, recipe.base, increments.pop(0), run, "base")
@@ -96,7 +100,6 @@ def run(recipe: EgorRecipe, run: Run) -> Result:
     learnt = [known.about.classes]
     before = measure(known, groups, learnt, run, "ap-0")
     run.say(f"old detector: AP50 {percent(before['ap50']['all'])}")
-    figures: dict[str, str] = {}
     reports, history = [], [before]
     for number, group in enumerate(increments, 1):
         if group.n_left_out:
@@ -105,8 +108,7 @@ def run(recipe: EgorRecipe, run: Run) -> Result:
         if recipe.needs_objects:
             objects = generate_objects(known.detector, known.about, recipe.inversion, run, number)
             reports.append(objects.report)
-            figures |= draw_objects(objects, run, number)
-            figures |= draw_scenes(objects, scaled(group.train, known.about), recipe, run, number)
+            draw_increment(objects, scaled(group.train, known.about), recipe, run, number)
         known = increment(old, group, objects, recipe, run, f"train-{number}")
         learnt.append(group.classes)
         history.append(measure(known, groups, learnt, run, f"ap-{number}"))
@@ -119,8 +121,18 @@ def run(recipe: EgorRecipe, run: Run) -> Result:
     metrics |= references_of(recipe, groups, history[-1], run)
     metrics["train_s"] = round(time.monotonic() - started, 1)
     metrics["peak_memory_mb"] = run.runtime.peak_memory_mb()
-    figures |= draw_found(known.detector, known.about, groups.eval_of(known.about.classes), run)
-    return run.finish(metrics, figures)
+    last = known
+    return run.finish(
+        metrics, lambda: draw_found(last.detector, last.about, groups.eval_of(last.about.classes), run)
+    )
+
+
+def draw_increment(
+    objects: GeneratedObjects, images: ScaledImages, recipe: EgorRecipe, run: Run, number: int
+) -> None:
+    """What was generated for an increment, and the scenes that it is pasted into, for the report."""
+    run.draw(lambda: draw_objects(objects, run, number))
+    run.draw(lambda: draw_scenes(objects, images, recipe, run, number))
 
 
 def _begin(recipe: EgorRecipe) -> tuple[Known | None, ClassGroups]:

@@ -176,7 +176,8 @@ def _run_arm(path: Path, recipe: Recipe, runtime: Runtime, name: str, show_progr
             show_progress=show_progress,
         ) as run:
             if not run.is_finished:
-                task.run_function(recipe)(recipe, run)
+                plan = task.plan_function(recipe)(recipe)
+                task.run_function(recipe)(recipe, plan.inputs, run)
             if run.stop_requested:
                 raise InterruptedRunError("interrupted between two runs", place=str(path.parent))
     except InterruptedRunError as error:

@@ -7,9 +7,12 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effcli.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from effcli.core.runtime import Runtime
 
 SCHEMA = 1
 _KEYS = {"schema", "task", "verb", "method", "recipe", "output", "metrics", "timing", "environment"}
@@ -34,6 +37,40 @@ class Result:
         """A JSON-ready dictionary; numbers that JSON lacks (NaN, inf) become None."""
         content: dict[str, Any] = finite(asdict(self))
         return content
+
+
+def result_of_verb(
+    task: str,
+    verb: str,
+    method: str,
+    *,
+    recipe: str,
+    output: str | Path,
+    metrics: Mapping[str, Any],
+    runtime: Runtime,
+    total_s: float,
+) -> Result:
+    """The result of a verb that fills no run directory, such as ``eval``.
+
+    Args:
+        task, verb, method: what was called.
+        recipe: what says the settings: a recipe's name, or the name of the run, file or model that was used.
+        output: what was measured or made; empty where it went to stdout.
+        metrics: the task's numbers, by their contract names.
+        runtime: where it was computed.
+        total_s: seconds of work.
+    """
+    assert recipe, "a result names what its settings come from"
+    return Result(
+        task=task,
+        verb=verb,
+        method=method,
+        recipe=recipe,
+        output=str(output),
+        metrics=dict(metrics),
+        timing={"total_s": round(total_s, 3)},
+        environment=runtime.describe(),
+    )
 
 
 def finite(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from effcli.core.evidence.result import Result
+from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.runtime import Runtime
 from effcli.detect_stream.data.kitti_labels import Objects, no_objects
 from effcli.detect_stream.data.labelled_sequences import labelled_sequences
@@ -197,13 +197,13 @@ def evaluate_detector(
     started = time.perf_counter()
     sequences = labelled_sequences(data, "eval", split)
     metrics = measure(detector, sequences, how, runtime)
-    return Result(
-        task="detect-stream",
-        verb="eval",
-        method="streamdsgn",
-        recipe="",
+    return result_of_verb(
+        "detect-stream",
+        "eval",
+        "streamdsgn",
+        recipe=weights,
         output=weights,
         metrics=metrics,
-        timing={"total_s": round(time.perf_counter() - started, 3)},
-        environment=runtime.describe(),
+        runtime=runtime,
+        total_s=time.perf_counter() - started,
     )

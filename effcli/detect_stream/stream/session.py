@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from effcli.core.errors import InputError, UsageError
-from effcli.core.evidence.result import Result
+from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.files import check_new_file, check_new_folder
 from effcli.core.runtime import Runtime
 from effcli.data.moving_pictures import check_video
@@ -166,16 +166,18 @@ def detect_stream(
     if options.video is not None and pictures is not None:
         write_stream_video(options.video, source, stream, pictures, settings.score)
         made = [*made, str(options.video)]
-    return Result(
-        task="detect-stream",
-        verb="run",
-        method="streamdsgn",
-        recipe="",
-        output=str(options.output or options.video or ""),
+    result = result_of_verb(
+        "detect-stream",
+        "run",
+        "streamdsgn",
+        recipe=settings.weights,
+        output=options.output or options.video or "",
         metrics={**_metrics(source, stream, machine), "files": made},
-        timing={"total_s": round(stream.outputs[-1].finished_s, 3) if stream.outputs else 0.0},
-        environment={**runtime.describe(), "load_average": round(os.getloadavg()[0], 2)},
+        runtime=runtime,
+        total_s=stream.outputs[-1].finished_s if stream.outputs else 0.0,
     )
+    result.environment["load_average"] = round(os.getloadavg()[0], 2)
+    return result
 
 
 def _run(

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effcli.core.evidence.result import Result
+from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.registry import recipe_of_run
-from effcli.core.run import Run
+from effcli.core.run import Figures, Run
 from effcli.core.runtime import Runtime
 from effcli.distill.clip.embedding import embed_images, embed_texts, encode_images, in_batches
 from effcli.distill.clip.models import ClipModel, load_clip
@@ -138,15 +138,17 @@ def compare(
 
 def evaluate(
     models: Mapping[str, ClipModel], inputs: Inputs, settings: EvalSection, run: Run
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Compare at the end of a run; the report gets a picture of what both find."""
+) -> tuple[dict[str, Any], Figures]:
+    """Compare at the end of a run; returns the metrics and what draws a picture of what each model finds."""
     metrics, embedded = compare(
         models, inputs.eval, inputs.zero_shot, settings, run.runtime, check_stop=run.check_stop
     )
-    if not run.runtime.is_main:
-        return metrics, {}
-    draw_retrieval(inputs.eval, embedded, run.file("pictures/retrieval.png"))
-    return metrics, {"What each model finds for a caption": "pictures/retrieval.png"}
+
+    def draw() -> dict[str, str]:
+        draw_retrieval(inputs.eval, embedded, run.file("pictures/retrieval.png"))
+        return {"What each model finds for a caption": "pictures/retrieval.png"}
+
+    return metrics, draw
 
 
 def evaluate_run(run: str | Path, asked: Mapping[str, Any], runtime: Runtime) -> Result:
@@ -169,15 +171,15 @@ def evaluate_run(run: str | Path, asked: Mapping[str, Any], runtime: Runtime) ->
     source = settings.source
     pairs = load_inputs(recipe).eval if source is None else load_eval(source, recipe.data)
     metrics, _ = compare(models, pairs, load_zero_shot(settings, pairs), settings, runtime)
-    return Result(
-        task="distill",
-        verb="eval",
-        method=recipe.method,
+    return result_of_verb(
+        "distill",
+        "eval",
+        recipe.method,
         recipe=Path(run).name,
         output=str(run),
         metrics=metrics,
-        timing={"total_s": round(time.perf_counter() - started, 3)},
-        environment=runtime.describe(),
+        runtime=runtime,
+        total_s=time.perf_counter() - started,
     )
 
 

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from effcli.core.errors import InputError
 from effcli.core.evidence.result import Result
 from effcli.core.files import sha256
+from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.distill.clip.models import ClipModel, new_clip, save_clip, save_compact, trunk_weights
 from effcli.distill.clip_kd.batches import Batch, PairBatches, View
 from effcli.distill.clip_kd.captions import CaptionSet
 from effcli.distill.clip_kd.evaluation import evaluate
-from effcli.distill.clip_kd.inputs import load_inputs
+from effcli.distill.clip_kd.inputs import Inputs, load_inputs
 from effcli.distill.clip_kd.losses import ClipKdLoss, Embeddings
 from effcli.distill.clip_kd.pipeline import cache_root, things_of_views
 from effcli.distill.clip_kd.recipe import LockedImageRecipe, LossSection
@@ -31,21 +32,22 @@ COMPACT_FILE = "model/locked.safetensors"
 """Without the trunk: what ``builtin:`` models are."""
 
 
-def plan(recipe: LockedImageRecipe) -> dict[str, Any]:
-    """What :func:`train` would do."""
+def plan(recipe: LockedImageRecipe) -> Plan[Inputs]:
+    """The pairs, and what :func:`train` would do with them."""
     inputs, model = load_inputs(recipe), new_locked(recipe)
-    return {
+    facts = {
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "learnt_parameters": sum(p.numel() for p in model.network.parameters() if p.requires_grad),
         "train_images": len(inputs.train),
         "eval_images": len(inputs.eval),
         "steps": total_steps(recipe, len(inputs.train)),
     }
+    return Plan(facts, inputs)
 
 
-def train(recipe: LockedImageRecipe, run: Run) -> Result:
+def train(recipe: LockedImageRecipe, inputs: Inputs, run: Run) -> Result:
     """Train on what the trunk sees, measure, write the model."""
-    inputs, runtime = load_inputs(recipe), run.runtime
+    runtime = run.runtime
     torch.manual_seed(recipe.seed)
     model = new_locked(recipe)
     model.network.to(runtime.device)

@@ -12,21 +12,22 @@ import torch
 from torch import Tensor
 
 from effcli.core.evidence.result import Result
+from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.distill.clip.embedding import embed_texts, encode_images
 from effcli.distill.clip.models import ClipModel, load_clip, new_clip, save_clip
 from effcli.distill.clip_kd.batches import Batch, PairBatches, View
 from effcli.distill.clip_kd.captions import CaptionSet
 from effcli.distill.clip_kd.evaluation import evaluate
-from effcli.distill.clip_kd.inputs import load_inputs
+from effcli.distill.clip_kd.inputs import Inputs, load_inputs
 from effcli.distill.clip_kd.losses import ClipKdLoss, Embeddings
 from effcli.distill.clip_kd.recipe import ClipKdRecipe, ClipRecipe
 from effcli.distill.clip_kd.teacher_cache import TeacherCache, Things, default_root, unit_rows
 from effcli.distill.clip_kd.training import Terms, Towers, fit, new_optimizer, total_steps
 
 
-def plan(recipe: ClipKdRecipe) -> dict[str, Any]:
-    """What :func:`distill` would do; loading everything also proves that it is there."""
+def plan(recipe: ClipKdRecipe) -> Plan[tuple[Inputs, ClipModel]]:
+    """Pairs and teacher, and what :func:`distill` would do with them."""
     inputs, teacher, student = load_inputs(recipe), load_clip(recipe.model), new_clip(recipe.student)
     Towers(student.network, recipe.loss.mask_ratio if recipe.loss.mfd else None)
     planned: dict[str, Any] = {
@@ -47,13 +48,13 @@ def plan(recipe: ClipKdRecipe) -> dict[str, Any]:
         planned["teacher_cache_bytes"] = cache.size_bytes(sum(one.n for one in things))
         planned["teacher_cache"] = str(cache.folder)
         planned["teacher_cache_is_there"] = all(map(cache.is_there, things))
-    return planned
+    return Plan(planned, (inputs, teacher))
 
 
-def distill(recipe: ClipKdRecipe, run: Run) -> Result:
+def distill(recipe: ClipKdRecipe, loaded: tuple[Inputs, ClipModel], run: Run) -> Result:
     """Teach a new student, measure it beside its teacher, write it to ``model/``."""
     runtime = run.runtime
-    inputs, teacher = load_inputs(recipe), load_clip(recipe.model)
+    inputs, teacher = loaded
     teacher.network.to(runtime.device).requires_grad_(False)
     torch.manual_seed(recipe.seed)
     student = new_clip(recipe.student)

@@ -23,6 +23,7 @@ from effcli.core.evidence.claims import (
     summarise,
     verify,
 )
+from effcli.core.plan import Plan
 from effcli.core.recipe import load_recipe
 from effcli.core.registry import TASKS, Method, Task
 from effcli.core.run import Run
@@ -55,7 +56,10 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[ToyRecipe, R
     """The toy as a task; its function is the last one in the list."""
     functions: list[Callable[[ToyRecipe, Run], Any]] = [score]
     monkeypatch.setitem(TASKS, "toy", Task("toy", "", (Method("sgd", "toy_task", "toy_task:ToyRecipe"),)))
-    monkeypatch.setattr(Task, "run_function", lambda self, recipe: functions[-1])
+    monkeypatch.setattr(Task, "plan_function", lambda self, recipe: lambda recipe: Plan({}, None))
+    monkeypatch.setattr(
+        Task, "run_function", lambda self, recipe: lambda recipe, inputs, run: functions[-1](recipe, run)
+    )
     yield functions
 
 

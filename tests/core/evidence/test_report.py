@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> Path:
         opened.log(f"--> {NASTY} $x_$", 1, once=1.0)
         opened.log("single", 0, value=1.0)
         (path / "picture.png").write_bytes(PNG)
-        opened.finish({"psnr": 20.123456, NASTY: {"worst": float("nan")}}, {NASTY: "picture.png"})
+        opened.finish({"psnr": 20.123456, NASTY: {"worst": float("nan")}}, lambda: {NASTY: "picture.png"})
     return path
 
 

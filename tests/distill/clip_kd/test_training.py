@@ -94,7 +94,7 @@ def test_mfd_of_ratio_0_is_fd(tmp_path: Path) -> None:
     for name, loss in (("fd", {"fd": 4.0, "mfd": 0.0}), ("mfd", {"fd": 0.0, "mfd": 4.0, "mask_ratio": 0.0})):
         recipe = small_recipe(tmp_path, loss=loss)
         with opened(tmp_path / name, recipe) as run:
-            distill(recipe, run)
+            distill(recipe, plan(recipe).inputs, run)
         runs.append(losses_of(run))
     assert runs[0] == runs[1]
 
@@ -102,7 +102,7 @@ def test_mfd_of_ratio_0_is_fd(tmp_path: Path) -> None:
 def test_the_released_mask_is_never_used(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path, loss={"mfd": 4.0, "mask_ratio": 0.75, "mask": "released"})
     with opened(tmp_path / "run", recipe) as run:
-        distill(recipe, run)
+        distill(recipe, plan(recipe).inputs, run)
     for line in read_metrics(run.path / "metrics.jsonl"):
         assert line["mfd"] == line["fd"]
 
@@ -127,7 +127,7 @@ def test_the_cache_gives_the_losses_of_the_teacher_in_the_loop(tmp_path: Path) -
     for cache in ("off", "8-views", "1-views", "on"):
         recipe = small_recipe(tmp_path, teacher_cache=cache, train=settings)
         with opened(tmp_path / cache, recipe) as run:
-            distill(recipe, run)
+            distill(recipe, plan(recipe).inputs, run)
         runs[cache] = losses_of(run)
     assert len(runs["off"]) > 1
     assert runs["8-views"] == pytest.approx(runs["off"], rel=1e-3)
@@ -140,7 +140,7 @@ def test_the_saved_student_is_a_plain_clip(tmp_path: Path) -> None:
 
     recipe = small_recipe(tmp_path, loss={"afd": 1.0})
     with opened(tmp_path / "run", recipe) as run:
-        result = distill(recipe, run)
+        result = distill(recipe, plan(recipe).inputs, run)
     network = open_clip.create_model(f"local-dir:{tmp_path / 'run' / 'model'}")
     assert network.state_dict().keys() == new_clip(recipe.student).network.state_dict().keys()
     assert 1 <= float(network.logit_scale.exp()) <= 100.001
@@ -151,14 +151,14 @@ def test_the_saved_student_is_a_plain_clip(tmp_path: Path) -> None:
 
 def test_a_second_student_does_not_ask_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(tmp_path, teacher_cache="2-views")
-    planned = plan(recipe)
+    planned = plan(recipe).facts
     n = planned["train_images"]
     assert planned["teacher_cache_bytes"] == 24 * 2 * (2 * n + planned["train_captions"])
     assert planned["teacher_cache_is_there"] is False and not (tmp_path / "cache").exists()
     teacher, pairs = load_clip(recipe.model), load_inputs(recipe).train
     with opened(tmp_path / "a", recipe) as run:
         views, captions = cached(recipe, teacher, pairs, run)
-    assert plan(recipe)["teacher_cache_is_there"] is True
+    assert plan(recipe).facts["teacher_cache_is_there"] is True
     monkeypatch.setattr("effcli.distill.clip_kd.pipeline.encode_images", None)
     monkeypatch.setattr("effcli.distill.clip_kd.pipeline.embed_texts", None)
     with opened(tmp_path / "b", recipe) as run:
@@ -217,7 +217,7 @@ def test_stopped_and_resumed_is_the_same(tmp_path: Path) -> None:
         tmp_path, teacher_cache="2-views", data={"source": str(tmp_path / "pairs" / "pairs.csv")}
     )
     with opened(tmp_path / "whole", recipe) as run:
-        distill(recipe, run)
+        distill(recipe, plan(recipe).inputs, run)
     n_steps = total_steps(recipe, load_inputs(recipe).train.__len__())
     assert n_steps > 3
 
@@ -234,9 +234,9 @@ def test_stopped_and_resumed_is_the_same(tmp_path: Path) -> None:
 
         run.save_every = type(run.save_every)(None, 1)
         run.log = log_until  # type: ignore[method-assign]
-        distill(recipe, run)
+        distill(recipe, plan(recipe).inputs, run)
     with opened(tmp_path / "cut", recipe, resume=True) as run:
-        distill(recipe, run)
+        distill(recipe, plan(recipe).inputs, run)
     whole, cut = (
         (tmp_path / name / "model" / "open_clip_model.safetensors").read_bytes() for name in ("whole", "cut")
     )
@@ -249,7 +249,7 @@ def test_decoding_in_other_processes_gives_the_same(tmp_path: Path) -> None:
         recipe = small_recipe(tmp_path)
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"workers": workers})})
         with opened(tmp_path / str(workers), recipe) as run:
-            distill(recipe, run)
+            distill(recipe, plan(recipe).inputs, run)
         sizes.append(losses_of(run))
     assert sizes[0] == sizes[1]
 
