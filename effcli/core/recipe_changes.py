@@ -41,11 +41,11 @@ class Renamed:
         same = isinstance(value, Mapping) or (new_value is value)
         return f"is now called {self.new!r}" + ("" if same else f", and {_plain(value)} {_plain(new_value)}")
 
-    def apply(self, data: dict[str, Any]) -> None:
-        """Change ``data`` in place, if it has the old key."""
-        if self.methods and data.get("method") not in self.methods:
+    def apply(self, data: dict[str, Any], before: Mapping[str, Any]) -> None:
+        """Change ``data`` in place, if it has the old key; ``before`` is what the file says."""
+        if self.methods and before.get("method") not in self.methods:
             return
-        if self.when and _find(data, self.when) is _NOTHING:
+        if self.when and _find(before, self.when) is _NOTHING:
             return
         value = _find(data, self.old)
         if value is _NOTHING or (self.old == self.new and not self._is_changed(value)):
@@ -68,7 +68,7 @@ def upgraded(data: Mapping[str, Any], changes: Sequence[Renamed]) -> dict[str, A
     """The content of a recipe of version 0.1 with today's keys; that of a newer one as it is."""
     content = copy.deepcopy(dict(data))
     for change in changes:
-        change.apply(content)
+        change.apply(content, data)
     return content
 
 
