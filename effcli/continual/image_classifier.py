@@ -10,16 +10,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import ConfigDict, Field, Json
 from torch import Tensor, nn
 
 from effcli.continual.learner import Classifier
 from effcli.continual.methods.clfd import FrequencyEncoder, FrequencyLearner, top_units
 from effcli.continual.methods.rehearsal import Method
 from effcli.core.errors import InputError
-from effcli.core.tensor_file import read_tensors, require_format, save_tensors
+from effcli.core.tensor_file import save_tensors
+from effcli.core.weight_file import Count, Header, Side, build_network, read_weights
 from effcli.nn.onnx_file import save_onnx
 from effcli.nn.resnet import ResNet18, Widths
 
@@ -43,17 +45,28 @@ class About:
 
     method: str
     tasks: tuple[tuple[str, ...], ...]
-    side: int
+    side: Side
     channels: Literal[1, 3]
-    outs: tuple[int, ...]
-    mids: tuple[int, ...]
+    outs: Annotated[tuple[Count, ...], Field(min_length=4, max_length=4)]
+    mids: Annotated[tuple[Count, ...], Field(min_length=8, max_length=8)]
     is_encoded: bool
-    n_kept: int | None
+    n_kept: Count | None
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The name of each logit."""
         return tuple(name for task in self.tasks for name in task)
+
+
+class ClassifierHeader(Header):
+    """What is in the metadata."""
+
+    FORMAT: ClassVar[str] = FORMAT
+    VERSION: ClassVar[str] = VERSION
+
+    about: Json[About]
 
 
 class ImageClassifier(nn.Module):
@@ -151,17 +164,8 @@ def load_classifier(place: str | Path) -> ImageClassifier:
         raise InputError(
             "holds no classifier", place=str(place), hint="name a finished run of `effcli continual`"
         )
-    metadata, tensors = read_tensors(file, str(file))
-    require_format(metadata, FORMAT, VERSION, str(file))
-    try:
-        content = json.loads(metadata["about"])
-        content |= {name: tuple(content[name]) for name in ("outs", "mids")}
-        classifier = ImageClassifier(About(**content | {"tasks": tuple(map(tuple, content["tasks"]))}))
-        classifier.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"is damaged: {reason}", place=str(file)) from None
-    return classifier.eval()
+    header, tensors = read_weights(file, str(file), ClassifierHeader)
+    return build_network(lambda: ImageClassifier(header.about), tensors, str(file))
 
 
 def export_onnx(file: Path, classifier: ImageClassifier) -> None:

@@ -28,6 +28,20 @@ _STATE_DICTS = ("state_dict", "model_state_dict", "model_state", "params_ema", "
 """Where training scripts of others keep the weights in what they save."""
 
 
+_DTYPES = {
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+}
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, atomically, with the permissions of any new file.
 
@@ -53,22 +67,42 @@ def read_tensors(path: Path, place: str) -> tuple[dict[str, str], dict[str, Tens
     """The metadata and the tensors of any safetensors file; ``place`` is its name in messages.
 
     Raises:
-        InputError: it is not there, damaged, or no such file.
+        InputError: it is not there, damaged, or no such file; or a tensor is not finite.
     """
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise InputError(f"is damaged or not a safetensors file: {reason}", place=place) from None
+    require_finite(tensors, place)
+    return metadata, tensors
+
+
+def require_finite(tensors: Mapping[str, Tensor], place: str) -> None:
+    """Refuse weights that are NaN or infinite, or of a type that no network here has.
+
+    Raises:
+        InputError: the first tensor that is.
+    """
+    for name, value in tensors.items():
+        if value.dtype not in _DTYPES:
+            raise InputError(f"{name} is of type {str(value.dtype).removeprefix('torch.')}", place=place)
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            n = int((~torch.isfinite(value)).sum())
+            raise InputError(
+                f"{name} is not finite: {n} of its {value.numel()} numbers are NaN or infinite",
+                place=place,
+                hint="the training that wrote it had diverged, or the file is damaged",
+            )
 
 
 def read_pickled_tensors(path: Path, place: str) -> dict[str, Tensor]:
     """The state dict in a file of ``torch.save``, alone or inside a training checkpoint; nothing in it is executed.
 
     Raises:
-        InputError: it is not there, damaged, or holds no state dict.
+        InputError: it is not there, damaged, or holds no state dict; or a tensor is not finite.
     """
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -85,7 +119,9 @@ def read_pickled_tensors(path: Path, place: str) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError("holds no state dict (names to tensors)", place=place)
-    return {str(name): tensor for name, tensor in content.items()}
+    tensors = {str(name): tensor for name, tensor in content.items()}
+    require_finite(tensors, place)
+    return tensors
 
 
 def has_format(path: Path, format: str) -> bool:

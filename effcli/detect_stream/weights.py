@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Json
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
@@ -15,10 +16,9 @@ from effcli.core.tensor_file import (
     BUILTIN_PREFIX,
     builtin_file,
     read_pickled_tensors,
-    read_tensors,
-    require_format,
     save_tensors,
 )
+from effcli.core.weight_file import Header, build_network, check_tensors, read_weights
 from effcli.detect_stream.network.config import NetworkConfig
 from effcli.detect_stream.network.streamdsgn import StreamDsgn
 from effcli.detect_stream.released_weights import convert_released
@@ -26,6 +26,16 @@ from effcli.detect_stream.released_weights import convert_released
 FORMAT, VERSION = "effcli-streamdsgn", "1"
 FILE_NAME = "model/streamdsgn.safetensors"
 Target = Literal["next", "now"]
+
+
+class DetectorHeader(Header):
+    """What is in the metadata."""
+
+    FORMAT: ClassVar[str] = FORMAT
+    VERSION: ClassVar[str] = VERSION
+
+    config: Json[NetworkConfig]
+    target: Target = "next"
 
 
 @dataclass(frozen=True)
@@ -84,16 +94,9 @@ def load_detector(source: str) -> Detector:
 
 
 def _load(file: Path, place: str) -> Detector:
-    metadata, tensors = read_tensors(file, place)
-    require_format(metadata, FORMAT, VERSION, place)
-    try:
-        config = NetworkConfig.model_validate_json(metadata["config"])
-    except (ValueError, KeyError):
-        raise InputError("its metadata name no architecture that this effcli knows", place=place) from None
-    network = StreamDsgn(config)
-    load_weights(network, tensors, place)
-    target: Target = "now" if metadata.get("target") == "now" else "next"
-    return Detector(network.eval(), target)
+    header, tensors = read_weights(file, place, DetectorHeader)
+    network = build_network(lambda: StreamDsgn(header.config), tensors, place)
+    return Detector(network, header.target)
 
 
 def load_stereo(network: StreamDsgn, source: str) -> None:
@@ -118,9 +121,5 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], place: str) 
     Raises:
         InputError: the tensors are not those of this architecture.
     """
-    try:
-        network.load_state_dict(
-            {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-        )
-    except RuntimeError as error:
-        raise InputError(f"weights do not fit: {' '.join(str(error).split())[:160]}", place=place) from None
+    check_tensors(network.state_dict(), tensors, place)
+    network.load_state_dict(dict(tensors))

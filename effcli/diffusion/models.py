@@ -10,9 +10,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
+from pydantic import Field, Json
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -21,10 +22,11 @@ from effcli.core.files import make_folder, sha256, write_text
 from effcli.core.tensor_file import (
     BUILTIN_PREFIX,
     builtin_file,
-    read_tensors,
-    require_format,
+    require_finite,
     save_tensors,
 )
+from effcli.core.weight_file import Header, build_network, one_line, read_weights
+from effcli.diffusion.configs import check_scheduler_config, check_unet_config
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 
 FORMAT = "effcli.diffusion"
@@ -39,6 +41,17 @@ UNET_CLASSES = ("UNet2DModel", "UNet2DConditionModel")
 
 _DEFAULT_SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "clip_sample": False}
 _HUB_PATTERNS = ["*.json", "*.txt", "unet/*.safetensors", "text_encoder/*.safetensors", "v*/*.safetensors"]
+
+
+class DiffusionHeader(Header):
+    """What is in the metadata of a model that is one file."""
+
+    FORMAT: ClassVar[str] = FORMAT
+    VERSION: ClassVar[str] = VERSION
+
+    unet_class: Literal["UNet2DModel", "UNet2DConditionModel"] = Field(alias="class")
+    config: Json[dict[str, Any]]
+    scheduler: Json[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -140,10 +153,12 @@ def build_unet(class_name: str, config: Mapping[str, Any]) -> nn.Module:
 
     if class_name not in UNET_CLASSES:
         raise InputError(f"is a {class_name}, not one of {' and '.join(UNET_CLASSES)}", place="unet")
+    unet_class = getattr(diffusers, class_name)
+    check_unet_config(unet_class, config, "unet")
     try:
-        unet: nn.Module = getattr(diffusers, class_name).from_config(dict(config))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the UNet's configuration does not fit: {error}", place="unet") from None
+        unet: nn.Module = unet_class.from_config(dict(config))
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise InputError(f"the UNet's configuration does not fit: {one_line(error)}", place="unet") from None
     return unet
 
 
@@ -208,16 +223,10 @@ def load_file(path: Path, source: str) -> DiffusionModel:
     Raises:
         InputError: it is another kind of file, or damaged.
     """
-    metadata, tensors = read_tensors(path, source)
-    require_format(metadata, FORMAT, VERSION, source)
-    try:
-        unet = build_unet(metadata["class"], json.loads(metadata["config"]))
-        unet.load_state_dict({name: value.float() for name, value in tensors.items()})
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"cannot be read: {reason}", place=source) from None
-    scheduler = json.loads(metadata["scheduler"])
-    return DiffusionModel(unet.eval().requires_grad_(False), scheduler, source, sha256=sha256(path))
+    header, tensors = read_weights(path, source, DiffusionHeader)
+    check_scheduler_config(header.scheduler, source)
+    unet = build_network(lambda: build_unet(header.unet_class, header.config), tensors, source)
+    return DiffusionModel(unet.requires_grad_(False), header.scheduler, source, sha256=sha256(path))
 
 
 def config_of(unet: nn.Module) -> dict[str, Any]:
@@ -280,10 +289,12 @@ def _load_folder(folder: Path, source: str) -> DiffusionModel:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the UNet cannot be loaded: {reason}", place=str(unet_folder)) from None
+    require_finite(unet.state_dict(), str(unet_folder))
     weights = sorted(unet_folder.glob("*.safetensors"))
     digest = sha256(weights[0]) if len(weights) == 1 else None
     if (folder / STUDENT_FILE).is_file():
-        scheduler[DISTILLED_TIMESTEPS] = read_json(folder / STUDENT_FILE)["timesteps"]
+        scheduler[DISTILLED_TIMESTEPS] = read_json(folder / STUDENT_FILE).get("timesteps", [])
+    check_scheduler_config(scheduler, str(folder))
     return DiffusionModel(unet.eval().requires_grad_(False), scheduler, source, folder, digest)
 
 

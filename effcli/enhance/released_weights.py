@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 
 from pydantic import ValidationError
 from torch import Tensor
 
 from effcli.core.errors import InputError
+from effcli.core.weight_file import check_keys, make_within, some_names
 from effcli.enhance.network.config import WalMaFaConfig
 from effcli.enhance.network.walmafa_net import blank_network
 
@@ -110,9 +110,11 @@ def convert_released(state: Mapping[str, Tensor], *, place: str | None = None) -
     if any(name.startswith("FFAB.") for name in named):
         named = {_modern_name(name): tensor for name, tensor in named.items()}
     config = _infer_config(named, place)
-    names = {ours: released_name(ours) for ours in blank_network(config).state_dict()}
+    n_elements = sum(value.numel() for value in named.values())
+    network = make_within(lambda: blank_network(config), n_elements, place or "weights")
+    names = {ours: released_name(ours) for ours in network.state_dict()}
     used = {name: tensor for name, tensor in named.items() if not _UNUSED.match(name)}
-    check_keys(expected=list(names.values()), found=list(used), place=place)
+    check_keys(list(names.values()), list(used), place)
     return config, {ours: used[released] for ours, released in names.items()}
 
 
@@ -158,7 +160,7 @@ def _infer_config(named: Mapping[str, Tensor], place: str | None) -> WalMaFaConf
             token_order="reshape",
         )
     except KeyError as missing:
-        reason = f"there is no {missing.args[0]!r}; its keys begin with {_some(list(named))}"
+        reason = f"there is no {missing.args[0]!r}; its keys begin with {some_names(list(named))}"
     except (ValidationError, IndexError):
         reason = "the shapes of its tensors make no such network"
     raise InputError(f"is not a checkpoint of WalMaFa: {reason}", place=place)
@@ -168,25 +170,3 @@ def _depth(named: Mapping[str, Tensor], level: str) -> int:
     """How many blocks a level has."""
     pattern = re.compile(rf"{level}\.(\d+)\.")
     return len({match[1] for name in named if (match := pattern.match(name))})
-
-
-def check_keys(*, expected: list[str], found: list[str], place: str | None) -> None:
-    """Refuse a state dict that has other keys than a network.
-
-    Raises:
-        InputError: a key is unknown or missing; the nearest known one is the hint.
-    """
-    unknown, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
-    if unknown:
-        near = get_close_matches(unknown[0], missing or expected, n=1)
-        raise InputError(
-            f"has {len(unknown)} unknown keys: {_some(unknown)}",
-            place=place,
-            hint=f"the nearest known is {near[0]!r}" if near else None,
-        )
-    if missing:
-        raise InputError(f"lacks {len(missing)} keys: {_some(missing)}", place=place)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

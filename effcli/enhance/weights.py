@@ -7,11 +7,12 @@ network's configuration as JSON. A released checkpoint (`torch.save`, loaded ten
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import torch
+from pydantic import Json
 
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import (
@@ -19,15 +20,24 @@ from effcli.core.tensor_file import (
     builtin_file,
     read_pickled_tensors,
     read_tensors,
-    require_format,
     save_tensors,
 )
+from effcli.core.weight_file import Header, build_network
 from effcli.enhance.network.config import WalMaFaConfig
 from effcli.enhance.network.walmafa_net import WalMaFa, blank_network
-from effcli.enhance.released_weights import State, check_keys, convert_released
+from effcli.enhance.released_weights import convert_released
 
 FORMAT = "effcli.walmafa"
 VERSION = "1"
+
+
+class WalMaFaHeader(Header):
+    """What is in the metadata."""
+
+    FORMAT: ClassVar[str] = FORMAT
+    VERSION: ClassVar[str] = VERSION
+
+    config: Json[WalMaFaConfig]
 
 
 def save_weights(
@@ -94,26 +104,7 @@ def _load_file(path: Path, place: str) -> WalMaFa:
         read_tensors(path, place) if start[8:] == b"{" else ({}, read_pickled_tensors(path, place))
     )
     if metadata.get("format") == FORMAT:
-        config = _read_config(metadata, place)
-        check_keys(expected=list(blank_network(config).state_dict()), found=list(state), place=place)
+        config = WalMaFaHeader.parse(metadata, place).config
     else:
         config, state = convert_released(state, place=place)
-    return _build(config, state, place)
-
-
-def _read_config(metadata: Mapping[str, str], place: str) -> WalMaFaConfig:
-    require_format(metadata, FORMAT, VERSION, place)
-    try:
-        return WalMaFaConfig.model_validate(json.loads(metadata["config"]))
-    except (KeyError, ValueError):
-        raise InputError("has no valid network configuration in its metadata", place=place) from None
-
-
-def _build(config: WalMaFaConfig, state: State, place: str) -> WalMaFa:
-    network = blank_network(config)
-    for name, expected in network.state_dict().items():
-        if state[name].shape != expected.shape:
-            found, wanted = tuple(state[name].shape), tuple(expected.shape)
-            raise InputError(f"{name} has shape {found}, the network needs {wanted}", place=place)
-    network.load_state_dict(state)  # copies, so nothing refers to the file any more
-    return network.eval()
+    return build_network(lambda: blank_network(config), state, place)

@@ -7,31 +7,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, Json, ValidationError
 from torch import Tensor
 
 from effcli.core.errors import InputError
+from effcli.core.recipe import Section
 from effcli.core.tensor_file import (
     BUILTIN_PREFIX,
     builtin_file,
-    read_tensors,
-    require_format,
     save_tensors,
 )
+from effcli.core.weight_file import Header, build_network, check_tensors, first_mistake, read_weights
 from effcli.data.image_sets import check_images, load_images, to_range
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.nn.dense_classifier import DenseClassifier, DenseClassifierConfig
 from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
 
 Classifier = SmallClassifier | DenseClassifier
-CLASSIFIERS: dict[str, tuple[type, type]] = {
+CLASSIFIERS: dict[str, tuple[type[Any], type[Section]]] = {
     "small": (SmallClassifier, SmallClassifierConfig),
     "densenet201": (DenseClassifier, DenseClassifierConfig),
 }
@@ -40,6 +40,17 @@ CLASSIFIERS: dict[str, tuple[type, type]] = {
 FORMAT = "effcli.classifier"
 VERSION = "1"
 _BATCH = 500
+
+
+class ClassifierHeader(Header):
+    """What is in the metadata."""
+
+    FORMAT: ClassVar[str] = FORMAT
+    VERSION: ClassVar[str] = VERSION
+
+    network: Literal["small", "densenet201"] = "small"
+    config: Json[dict[str, Any]]
+    n_images: Json[Annotated[int, Field(ge=1)]]
 
 
 @dataclass(frozen=True)
@@ -160,17 +171,25 @@ def load_classifier(file: Path, name: str) -> tuple[Classifier, Moments]:
     Raises:
         InputError: it is another kind of file, or damaged.
     """
-    metadata, tensors = read_tensors(file, name)
-    require_format(metadata, FORMAT, VERSION, name)
+    header, tensors = read_weights(file, name, ClassifierHeader)
+    kind, config_type = CLASSIFIERS[header.network]
     try:
-        network = build_classifier(metadata.get("network", "small"), **json.loads(metadata["config"]))
-        weights = {key.removeprefix("network."): value for key, value in tensors.items() if "network." in key}
-        network.load_state_dict(weights)
-        moments = Moments(tensors["moments.mean"], tensors["moments.covariance"], int(metadata["n_images"]))
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"cannot be read: {reason}", place=name) from None
-    return network.eval().requires_grad_(False), moments
+        config = config_type.model_validate(header.config)
+    except ValidationError as error:
+        raise InputError(f"its metadata are damaged: config.{first_mistake(error)}", place=name) from None
+    own = "network."
+    weights = {key.removeprefix(own): value for key, value in tensors.items() if key.startswith(own)}
+    network: Classifier = build_network(lambda: kind(config), weights, name)
+    dim = (
+        network.head.in_features
+        if isinstance(network, SmallClassifier)
+        else network.network.classifier.in_features
+    )
+    wanted = {"mean": torch.empty(dim), "covariance": torch.empty(dim, dim)}
+    rest = {key: value for key, value in tensors.items() if not key.startswith(own)}
+    check_tensors({f"moments.{key}": value for key, value in wanted.items()}, rest, name)
+    moments = Moments(rest["moments.mean"], rest["moments.covariance"], header.n_images)
+    return network.requires_grad_(False), moments
 
 
 def _from_classifier(file: Path, name: str) -> FeatureSpace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from effcli.core.recipe import Section
@@ -11,9 +12,9 @@ from effcli.core.recipe import Section
 class DenseClassifierConfig(Section):
     """The architecture."""
 
-    channels: int = 3
-    side: int = 32
-    n_classes: int = 10
+    channels: int = Field(3, ge=1, le=2**12)
+    side: int = Field(32, ge=1, le=2**14)
+    n_classes: int = Field(10, ge=1, le=2**24)
 
 
 class DenseClassifier(nn.Module):

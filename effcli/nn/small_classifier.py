@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from effcli.core.recipe import Section
@@ -10,10 +11,10 @@ from effcli.core.recipe import Section
 class SmallClassifierConfig(Section):
     """The architecture."""
 
-    channels: int = 1
-    side: int = 16
-    width: int = 32
-    n_classes: int = 10
+    channels: int = Field(1, ge=1, le=2**12)
+    side: int = Field(16, ge=1, le=2**14)
+    width: int = Field(32, ge=1, le=2**16)
+    n_classes: int = Field(10, ge=1, le=2**24)
 
 
 class SmallClassifier(nn.Module):

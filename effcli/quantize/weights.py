@@ -16,25 +16,102 @@ shape, geometry, rows by width and crc32 of its codes. Everything is checked whe
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, ValidationError
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.core.files import make_folder, write_text
-from effcli.core.tensor_file import read_tensors, save_tensors
+from effcli.core.tensor_file import save_tensors
+from effcli.core.weight_file import Count, Header, first_mistake, make_within, one_line, read_weights
+from effcli.diffusion.configs import check_scheduler_config
 from effcli.diffusion.models import build_unet, config_of, plain_config, read_json
+from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.quantize.bit_packing import pack_rows, row_bytes, unpack_rows
 from effcli.quantize.packed_layer import LayerCodes
+from effcli.quantize.recipe import ConditionSection
 
 FILE_NAME = "diffusion_pytorch_model.mpq.safetensors"
 VERSION = 1
+_Small = Annotated[int, Field(ge=0, le=2**10)]
 _HINT = "it is damaged, or was changed after it was written: quantize again"
+
+
+class PackedSource(BaseModel):
+    """The full-precision model that was quantized."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    id: str
+    sha256: str | None
+
+
+class PackedAbout(BaseModel):
+    """What of ``effcli.mpq`` is used again; the rest is for people."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    method: str
+    bits: str
+    timesteps: Annotated[list[Annotated[int, Field(ge=0, lt=10**6)]], Field(min_length=1)]
+    sampler: SamplerSettings
+    condition: ConditionSection
+    other_dtype: Literal["float32", "float16", "bfloat16"]
+    source: PackedSource
+
+
+def _checked(about: dict[str, Any]) -> dict[str, Any]:
+    """The same, if it is what :class:`PackedAbout` says."""
+    try:
+        PackedAbout.model_validate(about)
+    except ValidationError as error:
+        raise ValueError(first_mistake(error)) from None
+    return about
+
+
+class LayerFacts(BaseModel):
+    """What ``effcli.mpq.layers`` says of a layer."""
+
+    model_config = ConfigDict(strict=True)
+
+    kind: Literal["conv2d", "linear"]
+    shape: Annotated[tuple[Count, ...], Field(min_length=2, max_length=4)]
+    rows: dict[str, Count]
+    geometry: dict[str, tuple[_Small, _Small]]
+    activation_bits: Annotated[int, Field(ge=1, le=8)] | None
+    bias: bool
+    crc32: int
+
+
+class PackedHeader(Header):
+    """What is in the metadata; the version is inside, as the file says ``format: pt`` to other readers."""
+
+    VERSION: ClassVar[str] = str(VERSION)
+
+    about: Json[Annotated[dict[str, Any], AfterValidator(_checked)]] = Field(alias="effcli.mpq")
+    layers: Json[dict[str, LayerFacts]] = Field(alias="effcli.mpq.layers")
+
+    @classmethod
+    def require(cls, metadata: Mapping[str, str], place: str) -> None:
+        """Refuse other files and other versions."""
+        if "effcli.mpq" not in metadata:
+            raise InputError("is not a packed model of `effcli quantize`", place=place)
+        try:
+            version = json.loads(metadata["effcli.mpq"])["version"]
+        except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
+            raise InputError(
+                f"its header cannot be read: {one_line(error)}", place=place, hint=_HINT
+            ) from None
+        if version != VERSION:
+            what = f"is of version {version}, this effcli reads {VERSION}"
+            raise InputError(what, place=place, hint="upgrade effcli")
 
 
 @dataclass(frozen=True)
@@ -183,21 +260,10 @@ def load_packed(place: str | Path) -> PackedModel:
         InputError: none is there; it is foreign, truncated, edited, or of a newer version.
     """
     file = find_packed(place)
-    metadata, tensors = read_tensors(file, str(file))
-    if "effcli.mpq" not in metadata:
-        raise InputError("is not a packed model of `effcli quantize`", place=str(file))
-    try:
-        about = json.loads(metadata["effcli.mpq"])
-        described = json.loads(metadata["effcli.mpq.layers"])
-        version = about.pop("version")
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"its header cannot be read: {error}", place=str(file), hint=_HINT) from None
-    if version != VERSION:
-        raise InputError(
-            f"is of version {version}, this effcli reads {VERSION}", place=str(file), hint="upgrade effcli"
-        )
+    header, tensors = read_weights(file, str(file), PackedHeader)
+    about = {key: value for key, value in header.about.items() if key != "version"}
     layers = {}
-    for name, facts in described.items():
+    for name, facts in header.layers.items():
         try:
             layers[name] = _read_layer(name, facts, tensors)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
@@ -206,60 +272,78 @@ def load_packed(place: str | Path) -> PackedModel:
     config = read_json(file.parent / "config.json")
     config.pop("quantization_config", None)
     scheduler = read_json(file.parent / "scheduler_config.json")
+    check_scheduler_config(scheduler, str(file.parent / "scheduler_config.json"))
     class_name = str(config.pop("_class_name", None))
     return PackedModel(about, layers, tensors, class_name, config, scheduler, file.stat().st_size)
 
 
-def _read_layer(name: str, facts: Mapping[str, Any], tensors: dict[str, Tensor]) -> LayerCodes:
+def _read_layer(name: str, facts: LayerFacts, tensors: dict[str, Tensor]) -> LayerCodes:
     """Take a layer's tensors out of ``tensors``.
 
     Raises:
         ValueError: they contradict the header or each other.
         KeyError: one is missing.
     """
-    shape = tuple(int(side) for side in facts["shape"])
-    c_out, n_codes = shape[0], torch.Size(shape[1:]).numel()
+    shape = facts.shape
+    _check_geometry(facts)
     row_bits = tensors.pop(f"{name}.row_bits")
-    if row_bits.shape != (c_out,) or row_bits.dtype != torch.uint8:
-        raise ValueError(f"row_bits has the shape {tuple(row_bits.shape)}, not ({c_out},)")
-    counts = {int(b): int(n) for b, n in zip(*row_bits.unique(return_counts=True), strict=True)}
-    if counts != {int(b): int(n) for b, n in facts["rows"].items()}:
-        raise ValueError(f"has rows of {counts} bits, its header says {facts['rows']}")
-    codes = torch.empty(c_out, n_codes, dtype=torch.uint8)
-    for bits, n_rows in counts.items():
-        if not 1 <= bits <= 8:
-            raise ValueError(f"has rows of {bits} bits")
-        packed = tensors.pop(f"{name}.qw{bits}")
-        if packed.shape != (n_rows, row_bytes(n_codes, bits)) or packed.dtype != torch.uint8:
-            raise ValueError(
-                f"qw{bits} has the shape {tuple(packed.shape)}, not {(n_rows, row_bytes(n_codes, bits))}"
-            )
-        codes[row_bits == bits] = torch.from_numpy(unpack_rows(packed.numpy(), bits, n_codes))
-    if zlib.crc32(codes.numpy().tobytes()) != facts["crc32"]:
-        raise ValueError("its codes have another checksum than its header says")
-    activation_bits = facts["activation_bits"]
+    codes = _read_codes(name, facts, row_bits, tensors)
     none = torch.zeros(0)
+    plain = facts.activation_bits is None
     layer = LayerCodes(
-        kind=facts["kind"],
+        kind=facts.kind,
         shape=shape,
         codes=codes,
         row_bits=row_bits,
-        scale=_vector(tensors, f"{name}.scale", c_out),
-        zero=_vector(tensors, f"{name}.zero", c_out),
+        scale=_vector(tensors, f"{name}.scale", shape[0]),
+        zero=_vector(tensors, f"{name}.zero", shape[0]),
         in_scale=_vector(tensors, f"{name}.in_scale", shape[1]),
-        activation_bits=activation_bits,
-        act_scale=none if activation_bits is None else _vector(tensors, f"{name}.act_scale"),
-        act_zero=none if activation_bits is None else _vector(tensors, f"{name}.act_zero"),
-        bias=_vector(tensors, f"{name}.bias", c_out) if facts["bias"] else None,
-        geometry={key: (int(pair[0]), int(pair[1])) for key, pair in facts["geometry"].items()},
+        activation_bits=facts.activation_bits,
+        act_scale=none if plain else _vector(tensors, f"{name}.act_scale"),
+        act_zero=none if plain else _vector(tensors, f"{name}.act_zero"),
+        bias=_vector(tensors, f"{name}.bias", shape[0]) if facts.bias else None,
+        geometry=facts.geometry,
     )
     if not torch.equal(layer.zero, layer.zero.round()) or not torch.equal(
         layer.act_zero, layer.act_zero.round()
     ):
         raise ValueError("has zero-points that are no whole numbers")
-    if layer.kind not in ("conv2d", "linear"):
-        raise ValueError(f"is a {layer.kind}")
+    if len(layer.act_scale) != len(layer.act_zero) or (not plain and not len(layer.act_scale)):
+        n = f"{len(layer.act_scale)} scales and {len(layer.act_zero)} zero-points"
+        raise ValueError(f"has {n} of activations")
     return layer
+
+
+def _check_geometry(facts: LayerFacts) -> None:
+    is_conv = facts.kind == "conv2d"
+    wanted = {"stride", "padding", "dilation"} if is_conv else set()
+    if len(facts.shape) != (4 if is_conv else 2) or set(facts.geometry) != wanted:
+        raise ValueError(f"is a {facts.kind} of the shape {facts.shape} with the geometry {facts.geometry}")
+    if any(0 in facts.geometry[part] for part in ("stride", "dilation") if part in wanted):
+        raise ValueError(f"has the geometry {facts.geometry}")
+
+
+def _read_codes(name: str, facts: LayerFacts, row_bits: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    """The codes, uint8 ``[c_out, K]``; nothing is allocated before what is packed has the size for it."""
+    c_out, n_codes = facts.shape[0], math.prod(facts.shape[1:])
+    if row_bits.shape != (c_out,) or row_bits.dtype != torch.uint8:
+        raise ValueError(f"row_bits has the shape {tuple(row_bits.shape)}, not ({c_out},)")
+    counts = {int(b): int(n) for b, n in zip(*row_bits.unique(return_counts=True), strict=True)}
+    if {str(bits): n for bits, n in counts.items()} != facts.rows:
+        raise ValueError(f"has rows of {counts} bits, its header says {facts.rows}")
+    for bits, n_rows in counts.items():
+        if not 1 <= bits <= 8:
+            raise ValueError(f"has rows of {bits} bits")
+        packed, wanted = tensors[f"{name}.qw{bits}"], (n_rows, row_bytes(n_codes, bits))
+        if packed.shape != wanted or packed.dtype != torch.uint8:
+            raise ValueError(f"qw{bits} has the shape {tuple(packed.shape)}, not {wanted}")
+    codes = torch.empty(c_out, n_codes, dtype=torch.uint8)
+    for bits in counts:
+        packed = tensors.pop(f"{name}.qw{bits}")
+        codes[row_bits == bits] = torch.from_numpy(unpack_rows(packed.numpy(), bits, n_codes))
+    if zlib.crc32(codes.numpy().tobytes()) != facts.crc32:
+        raise ValueError("its codes have another checksum than its header says")
+    return codes
 
 
 def _vector(tensors: dict[str, Tensor], name: str, length: int | None = None) -> Tensor:
@@ -279,8 +363,12 @@ def skeleton(model: PackedModel) -> nn.Module:
     Raises:
         InputError: the parameters are not those of this UNet.
     """
-    with torch.device("meta"):
-        unet = build_unet(model.unet_class, model.unet_config)
+
+    def make() -> nn.Module:
+        with torch.device("meta"):
+            return build_unet(model.unet_class, model.unet_config)
+
+    unet = make_within(make, model.n_parameters(), "config.json")
     values = {name: value.float() for name, value in model.others.items()}
     shapes = {name: value.shape for name, value in unet.state_dict().items()}
     shapes_here = {name: value.shape for name, value in values.items()}
@@ -291,8 +379,19 @@ def skeleton(model: PackedModel) -> nn.Module:
     wrong = [name for name in {**shapes, **shapes_here} if shapes.get(name) != shapes_here.get(name)]
     if wrong:
         raise InputError(f"{wrong[0]} does not fit its config.json", hint=_HINT)
+    for name, codes in model.layers.items():
+        if not _is_layer(unet.get_submodule(name), codes):
+            raise InputError(f"layer {name} is another one in config.json", hint=_HINT)
     unet.load_state_dict(values, strict=False, assign=True)
     return unet.requires_grad_(False).eval()
+
+
+def _is_layer(module: nn.Module, codes: LayerCodes) -> bool:
+    if codes.kind == "linear":
+        return isinstance(module, nn.Linear)
+    return isinstance(module, nn.Conv2d) and all(
+        tuple(getattr(module, part)) == pair for part, pair in codes.geometry.items()
+    )
 
 
 def about_unet(unet: nn.Module, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:

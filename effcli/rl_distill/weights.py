@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
 
+from pydantic import ConfigDict, Field, Json
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError, UsageError
-from effcli.core.tensor_file import read_tensors, require_format, save_tensors
+from effcli.core.tensor_file import save_tensors
+from effcli.core.weight_file import Count, Header, build_network, read_weights
 from effcli.rl_distill.networks import ActorCritic, QNetwork
 
 FORMAT, VERSION = "effcli-policy", "1"
-NETWORKS: dict[str, Any] = {"ppo": ActorCritic, "dqn": QNetwork}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"ppo": ActorCritic, "dqn": QNetwork}
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,25 @@ class About:
         mean_return: of its last training episodes; None where none ended.
     """
 
-    algorithm: str
+    algorithm: Annotated[str, Field(pattern="^(ppo|dqn)$")]
     env: str
-    shape: tuple[int, ...]
-    n_actions: int
-    size: str
-    number: int
+    shape: Annotated[tuple[Count, ...], Field(min_length=1, max_length=3)]
+    n_actions: Count
+    size: Annotated[str, Field(pattern="^(small|normal|large)$")]
+    number: Count
     is_best: bool
     mean_return: float | None
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+
+class PolicyHeader(Header):
+    """What is in the metadata."""
+
+    FORMAT: ClassVar[str] = FORMAT
+    VERSION: ClassVar[str] = VERSION
+
+    about: Json[About]
 
 
 class SavedPolicy(nn.Module):
@@ -73,17 +87,10 @@ def load_policy(file: Path) -> SavedPolicy:
     Raises:
         InputError: there is none, or it is damaged or of another kind.
     """
-    metadata, tensors = read_tensors(file, str(file))
-    require_format(metadata, FORMAT, VERSION, str(file))
-    content = json.loads(metadata["about"])
-    about = About(**{**content, "shape": tuple(content["shape"])})
-    network = NETWORKS[about.algorithm](about.shape, about.n_actions, about.size)
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(
-            f"weights do not fit: {' '.join(str(error).split())[:160]}", place=str(file)
-        ) from None
+    header, tensors = read_weights(file, str(file), PolicyHeader)
+    about = header.about
+    make = NETWORKS[about.algorithm]
+    network = build_network(lambda: make(about.shape, about.n_actions, about.size), tensors, str(file))
     return SavedPolicy(network, about).eval()
 
 

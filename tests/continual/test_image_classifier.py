@@ -99,5 +99,5 @@ def test_a_classifier_whose_weights_do_not_fit_its_description_is_refused(tmp_pa
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
     save_tensors(file, {name: value.contiguous() for name, value in tensors.items()}, metadata)
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match=r"head\.weight has shape"):
         load_classifier(file)

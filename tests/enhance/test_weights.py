@@ -82,8 +82,8 @@ def ours(tmp_path: Path, **metadata: str) -> Path:
     ("metadata", "message"),
     [
         ({"version": "2"}, "format version 2"),
-        ({"config": "{"}, "no valid network configuration"),
-        ({"config": '{"dim": 3}'}, "no valid network configuration"),
+        ({"config": "{"}, "metadata are damaged: config: Invalid JSON"),
+        ({"config": '{"dim": 3}'}, "config.dim: Input should be a multiple of 2, not 3"),
         ({"config": SMALL.model_copy(update={"blocks": (2, 1, 2)}).model_dump_json()}, "lacks .* keys"),
         ({"config": SMALL.model_copy(update={"fourier": False}).model_dump_json()}, "unknown keys: fourier"),
         ({"config": SMALL.model_copy(update={"d_state": 5}).model_dump_json()}, "has shape"),

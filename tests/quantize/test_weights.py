@@ -111,7 +111,7 @@ def newer(metadata):
         (flip_a_bit, "another checksum"),
         (another_width, "its header says"),
         (cut_a_row, "qw2 has the shape"),
-        (not_finite, "not a vector of 16 finite numbers"),
+        (not_finite, "scale is not finite: 1 of its 16 numbers"),
         (lambda tensors: tensors.pop(f"{NAME}.zero"), f"lacks '{NAME}.zero'"),
     ],
 )

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -34,8 +35,10 @@ class AspectHistogram:
         counts: of boxes.
     """
 
-    ratios: tuple[float, ...]
-    counts: tuple[int, ...]
+    ratios: Annotated[tuple[float, ...], Field(min_length=1)]
+    counts: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 def aspect_histogram(boxes: Tensor) -> AspectHistogram:

@@ -27,6 +27,7 @@ from effcli.continual.egor.weights import About
 from effcli.core.errors import InputError
 from effcli.core.run import Run
 from effcli.core.tensor_file import read_tensors, save_tensors
+from effcli.core.weight_file import check_tensors
 
 log = logging.getLogger(__name__)
 
@@ -133,4 +134,14 @@ def _read(run: Path, number: int, about: About) -> tuple[Tensor, Tensor, Tensor]
     metadata, tensors = read_tensors(file, str(file))
     if tuple(metadata.get("classes", "").split("\n")) != about.classes:
         raise InputError("are objects of other classes than the detector's", place=str(file))
-    return tensors["pictures"], tensors["boxes"], tensors["labels"]
+    pictures, labels = tensors.get("pictures", torch.empty(0)), tensors.get("labels", torch.empty(0))
+    n, side = len(labels) if labels.ndim else 0, pictures.shape[-1] if pictures.ndim else 0
+    wanted = {
+        "pictures": torch.empty(n, 3, side, side, dtype=torch.uint8, device="meta"),
+        "boxes": torch.empty(n, 4, device="meta"),
+        "labels": torch.empty(n, dtype=torch.long, device="meta"),
+    }
+    check_tensors(wanted, tensors, str(file))
+    if n and not 0 <= int(labels.min()) <= int(labels.max()) < len(about.classes):
+        raise InputError(f"has labels outside of 0 to {len(about.classes) - 1}", place=str(file))
+    return pictures, tensors["boxes"], labels

@@ -9,17 +9,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import Tensor
+from pydantic import ConfigDict, Json, TypeAdapter, ValidationError
 
 from effcli.continual.egor.detectors.detector import Detector
 from effcli.continual.egor.detectors.gfl import Gfl, GflConfig
-from effcli.continual.egor.detectors.released_weights import read_weights
+from effcli.continual.egor.detectors.released_weights import read_state_dict
 from effcli.continual.egor.detectors.torchvision_detectors import KINDS, TorchvisionDetector, from_state_dict
 from effcli.continual.egor.inversion import AspectHistogram
 from effcli.core.errors import InputError, UsageError
-from effcli.core.tensor_file import has_format, read_tensors, require_format, save_tensors
+from effcli.core.tensor_file import has_format, save_tensors
+from effcli.core.weight_file import Header, Side, build_network, first_mistake, read_weights
 
 FORMAT, VERSION = "effcli-detector", "1"
 FILE_NAME = "model/detector.safetensors"
@@ -37,8 +38,20 @@ class About:
 
     classes: tuple[str, ...]
     histograms: tuple[AspectHistogram, ...]
-    longest: int | None
-    shortest: int | None
+    longest: Side | None
+    shortest: Side | None
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+
+class DetectorHeader(Header):
+    """What is in the metadata."""
+
+    FORMAT: ClassVar[str] = FORMAT
+    VERSION: ClassVar[str] = VERSION
+
+    config: Json[dict[str, Any]]
+    about: Json[About]
 
 
 UNKNOWN_RATIOS = AspectHistogram((-2.0, -1.5, 1.0, 1.5), (1, 1, 2, 1))
@@ -90,26 +103,40 @@ def load_detector(
         )
     if not has_format(file, FORMAT) and file.suffix in {".pth", ".pt", ".safetensors"}:
         return _torchvision(file, classes), About(tuple(classes), (UNKNOWN_RATIOS,) * len(classes), *sides)
-    metadata, tensors = read_tensors(file, str(file))
-    require_format(metadata, FORMAT, VERSION, str(file))
-    config = json.loads(metadata["config"])
+    return _ours(file, str(file))
+
+
+def _ours(file: Path, place: str) -> tuple[Detector, About]:
+    header, tensors = read_weights(file, place, DetectorHeader)
+    kind = header.config.get("kind")
     detector: Detector
-    if config.pop("kind") == "gfl":
-        detector = Gfl(GflConfig(**config))
-        _load(detector, tensors, str(file))
+    if kind == "gfl":
+        config = _gfl_config(header.config, place)
+        detector = build_network(lambda: Gfl(config), tensors, place)
+    elif isinstance(kind, str) and kind in KINDS:
+        detector = from_state_dict(tensors, place)
     else:
-        detector = _from_state_dict(tensors, str(file))
-    content = json.loads(metadata["about"])
-    histograms = tuple(
-        AspectHistogram(tuple(one["ratios"]), tuple(one["counts"])) for one in content["histograms"]
-    )
-    about = About(tuple(content["classes"]), histograms, content["longest"], content["shortest"])
-    return detector.eval(), about
+        raise InputError(f"holds a detector of the kind {kind!r}, which is not known", place=place)
+    n_named = (len(header.about.classes), len(header.about.histograms))
+    if n_named != (detector.n_classes, detector.n_classes):
+        what = f"names {n_named[0]} classes with {n_named[1]} histograms, and detects {detector.n_classes}"
+        raise InputError(what, place=place)
+    for name, one in zip(header.about.classes, header.about.histograms, strict=True):
+        if len(one.ratios) != len(one.counts) or not sum(one.counts) or any(-1 < r < 1 for r in one.ratios):
+            raise InputError(f"its histogram of the class {name!r} is damaged", place=place)
+    return detector.eval(), header.about
+
+
+def _gfl_config(content: Mapping[str, Any], place: str) -> GflConfig:
+    try:
+        return TypeAdapter(GflConfig).validate_python({k: v for k, v in content.items() if k != "kind"})
+    except ValidationError as error:
+        raise InputError(f"its metadata are damaged: config.{first_mistake(error)}", place=place) from None
 
 
 def _torchvision(file: Path, classes: Sequence[str]) -> Detector:
     """With as many columns as there are names; the column of the background goes."""
-    detector = _from_state_dict(read_weights(file), str(file))
+    detector = from_state_dict(read_state_dict(file), str(file))
     if not classes:
         raise UsageError(
             f"does not say what its {detector.n_classes} classes are called",
@@ -123,23 +150,3 @@ def _torchvision(file: Path, classes: Sequence[str]) -> Detector:
             f"has {detector.n_classes} classes, and {len(classes)} names are given", place=str(file)
         )
     return detector.eval()
-
-
-def _from_state_dict(tensors: Mapping[str, Tensor], place: str) -> TorchvisionDetector:
-    try:
-        return from_state_dict(tensors)
-    except ValueError:
-        raise InputError(
-            "is no detector of ours, and no state dict of torchvision's FCOS or RetinaNet", place=place
-        ) from None
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"is not of the form with ResNet-50: {reason[:160]}", place=place) from None
-
-
-def _load(detector: Gfl, tensors: Mapping[str, Tensor], place: str) -> None:
-    try:
-        detector.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise InputError(f"weights do not fit the detector: {reason[:160]}", place=place) from None

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from effcli.core.recipe import Section
 
 CLASSES = ("Car", "Pedestrian", "Cyclist")
 """What a detector tells apart, in the order of its scores."""
+
+
+Channels = Annotated[int, Field(ge=1, le=2**16)]
+"""Of a layer."""
+
+_Blocks = Annotated[int, Field(ge=0, le=64)]
+_MOST_CELLS = 2**27
+_POOLED_STEP = 4
 
 
 class GridConfig(Section):
@@ -20,31 +29,46 @@ class GridConfig(Section):
     z: tuple[float, float] = Field(description="From below to above the cameras' height.")
     cells: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(description="Layers Z, rows Y, columns X.")
 
+    @model_validator(mode="after")
+    def _can_be_computed(self) -> GridConfig:
+        if math.prod(self.cells) > _MOST_CELLS:
+            raise ValueError(f"a volume has at most {_MOST_CELLS:,} cells")
+        for low, high in (self.x, self.y, self.z):
+            if not low < high:
+                raise ValueError(f"a range goes up, not from {low} to {high}")
+        return self
+
 
 class NetworkConfig(Section):
     """The architecture; spec sheet sections 3 and 10."""
 
-    height: int = Field(multiple_of=32, description="Rows of the images that the network sees.")
-    width: int = Field(multiple_of=32, description="Columns.")
-    stem_kernel: int = Field(description="Of the first convolution.")
-    widths: tuple[int, int, int, int] = Field(description="Channels of the stages of the image network.")
-    blocks: PositiveInt = Field(description="Residual blocks a stage.")
-    pool_sides: tuple[int, ...] = Field(description="Sides of the squares that are pooled (SPP).")
-    pool_channels: int = Field(description="Channels of each.")
-    up_channels: tuple[int, int] = Field(description="Channels on the way to full resolution.")
-    neck_channels: int = Field(description="Channels of the 3x3 convolution there.")
-    stereo_channels: int = Field(description="Channels of the features that are matched.")
-    window: int | None = Field(
+    height: int = Field(
+        gt=0, le=2**14, multiple_of=32, description="Rows of the images that the network sees."
+    )
+    width: int = Field(gt=0, le=2**14, multiple_of=32, description="Columns.")
+    stem_kernel: int = Field(ge=1, le=31, description="Of the first convolution.")
+    widths: tuple[Channels, Channels, Channels, Channels] = Field(
+        description="Channels of the stages of the image network."
+    )
+    blocks: PositiveInt = Field(le=64, description="Residual blocks a stage.")
+    pool_sides: tuple[PositiveInt, ...] = Field(description="Sides of the squares that are pooled (SPP).")
+    pool_channels: Channels = Field(description="Channels of each.")
+    up_channels: tuple[Channels, Channels] = Field(description="Channels on the way to full resolution.")
+    neck_channels: Channels = Field(description="Channels of the 3x3 convolution there.")
+    stereo_channels: Channels = Field(description="Channels of the features that are matched.")
+    window: Channels | None = Field(
         description="Of these, how many each plane sees (depth-wise plane sweep); null: all."
     )
-    n_planes: PositiveInt = Field(description="Depths at which left and right are matched.")
+    n_planes: int = Field(ge=2, le=2**12, description="Depths at which left and right are matched.")
     depth: tuple[float, float] = Field(description="Nearest and farthest depth, metres.")
     grid: GridConfig = Field(description="The volume.")
-    volume_channels: int = Field(description="Channels of the volume.")
-    bev_stem: int = Field(description="Channels of the first convolution seen from above.")
-    bev_widths: tuple[int, int] = Field(description="Channels at a half and a quarter of the cells.")
-    bev_blocks: tuple[int, int] = Field(description="Large-kernel blocks at each.")
-    bev_up: tuple[int, int] = Field(description="Channels on the way up again.")
+    volume_channels: Channels = Field(description="Channels of the volume.")
+    bev_stem: Channels = Field(description="Channels of the first convolution seen from above.")
+    bev_widths: tuple[Channels, Channels] = Field(
+        description="Channels at a half and a quarter of the cells."
+    )
+    bev_blocks: tuple[_Blocks, _Blocks] = Field(description="Large-kernel blocks at each.")
+    bev_up: tuple[Channels, Channels] = Field(description="Channels on the way up again.")
     bev: Literal["large-kernel", "hourglass"] = Field(
         "large-kernel", description="LKBB, or the 3x3 hourglass of the paper's baseline."
     )
@@ -52,9 +76,9 @@ class NetworkConfig(Section):
         "flow",
         description="FFF; features of two frames side by side; or one frame alone.",
     )
-    fusion_channels: int = Field(description="Channels of each of the three parts of FFF.")
-    fusion_reach: int = Field(3, description="Farthest shift that is looked for, pooled cells.")
-    head_channels: int = Field(description="Channels of the detection head.")
+    fusion_channels: Channels = Field(description="Channels of each of the three parts of FFF.")
+    fusion_reach: int = Field(3, ge=0, le=64, description="Farthest shift that is looked for, pooled cells.")
+    head_channels: Channels = Field(description="Channels of the detection head.")
     ego_motion: bool = Field(
         False,
         description="What the cameras moved is taken out before FFF looks for motion, and added again (ours).",
@@ -64,6 +88,19 @@ class NetworkConfig(Section):
         description="The released code's own ways: 1 instead of the skips of the hourglass, half a plane of depth, a "
         "drifting warp, first shift among equals, anchors from edge to edge.",
     )
+
+    @model_validator(mode="after")
+    def _can_be_computed(self) -> NetworkConfig:
+        near, far = self.depth
+        if not 0 < near < far:
+            raise ValueError(f"depths go from near to far, not from {near} to {far}")
+        if self.window is not None and self.window > self.stereo_channels:
+            raise ValueError(
+                f"a plane sees at most the {self.stereo_channels} channels there are, not {self.window}"
+            )
+        if max(self.pool_sides, default=1) > min(self.height, self.width) // _POOLED_STEP:
+            raise ValueError(f"squares of {max(self.pool_sides)} are larger than the map that is pooled")
+        return self
 
     @property
     def depth_step(self) -> float:

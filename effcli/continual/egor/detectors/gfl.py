@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.ops import generalized_box_iou_loss
@@ -19,6 +20,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyrami
 
 from effcli.continual.egor.detectors.assignment import assign, pairwise_iou
 from effcli.continual.egor.detectors.detector import DetectionLoss, Detector, Raw, Targets, mean_of_levels
+from effcli.core.weight_file import Count
 
 BETA = 2.0
 BOX_WEIGHT, EDGE_WEIGHT = 2.0, 0.25
@@ -44,16 +46,18 @@ class GflConfig:
         frozen_stages: 1 freezes the stem and the first stage of a ResNet; 0 nothing.
     """
 
-    backbone: str
-    n_classes: int
-    channels: int = 256
-    n_convs: int = 4
-    reg_max: int = 16
-    n_levels: int = 5
-    first_stride: int = 8
-    anchor_scale: int = 8
-    norm: str = "live"
-    frozen_stages: int = 0
+    backbone: Annotated[str, Field(pattern="^(tiny|resnet50)$")]
+    n_classes: Count
+    channels: Count = 256
+    n_convs: Annotated[int, Field(ge=0, le=64)] = 4
+    reg_max: Annotated[int, Field(ge=1, le=2**10)] = 16
+    n_levels: Annotated[int, Field(ge=1, le=16)] = 5
+    first_stride: Annotated[int, Field(ge=1, le=2**10)] = 8
+    anchor_scale: Annotated[int, Field(ge=1, le=2**10)] = 8
+    norm: Annotated[str, Field(pattern="^(live|frozen)$")] = "live"
+    frozen_stages: Annotated[int, Field(ge=0, le=1)] = 0
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
 
 def tiny_config(n_classes: int) -> GflConfig:

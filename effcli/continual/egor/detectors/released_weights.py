@@ -10,7 +10,7 @@ from effcli.core.errors import InputError
 from effcli.core.tensor_file import read_pickled_tensors, read_tensors
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
+def read_state_dict(file: Path) -> dict[str, Tensor]:
     """The tensors of a state dict.
 
     Raises:
@@ -31,7 +31,7 @@ def load_backbone(backbone: nn.Module, place: str) -> None:
         InputError: there is no such file, or it is no such state dict.
     """
     own: dict[str, Tensor] = {}
-    for name, value in read_weights(Path(place)).items():
+    for name, value in read_state_dict(Path(place)).items():
         part, _, rest = name.partition(".")
         if part in ("conv1", "bn1"):
             own[f"stem.{name}"] = value

@@ -22,6 +22,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from effcli.continual.egor.detectors.assignment import pairwise_iou
 from effcli.continual.egor.detectors.detector import DetectionLoss, Detector, Raw, Targets, mean_of_levels
+from effcli.core.errors import InputError
+from effcli.core.weight_file import check_tensors, make_within
 
 PRIOR = 0.01
 _FIRST_STRIDE = 8
@@ -281,19 +283,27 @@ def kind_of(weights: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def from_state_dict(weights: Mapping[str, Tensor]) -> TorchvisionDetector:
-    """A detector with these weights.
+def from_state_dict(weights: Mapping[str, Tensor], place: str = "weights") -> TorchvisionDetector:
+    """A detector with these weights; ``place`` is where they come from, in messages.
 
     Raises:
-        ValueError: they are of neither kind.
-        RuntimeError: names or shapes are not those of the ResNet-50 form.
+        InputError: they are of neither kind, or names or shapes are not those of the ResNet-50 form.
     """
     kind = kind_of(weights)
-    if kind is None:
-        raise ValueError("neither FCOS nor RetinaNet")
-    n_anchors = 1 if kind == "fcos" else 9
-    n_classes = weights["head.classification_head.cls_logits.weight"].shape[0] // n_anchors
+    columns = weights.get("head.classification_head.cls_logits.weight")
+    if kind is None or columns is None or columns.ndim != 4:
+        what = "is no detector of ours, and no state dict of torchvision's FCOS or RetinaNet"
+        raise InputError(what, place=place)
+    n_classes = columns.shape[0] // (1 if kind == "fcos" else 9)
     frozen = not any(name.endswith("num_batches_tracked") for name in weights)
-    detector = new_torchvision_detector(kind, n_classes, frozen=frozen)
+    n_elements = sum(value.numel() for value in weights.values())
+    detector = make_within(
+        lambda: new_torchvision_detector(kind, n_classes, frozen=frozen), n_elements, place
+    )
+    try:
+        check_tensors(detector.net.state_dict(), weights, place)
+    except InputError as error:
+        what = f"is not of the form with ResNet-50: {error.message}"
+        raise InputError(what, place=place, hint=error.hint) from None
     detector.net.load_state_dict(dict(weights))
     return detector

@@ -1,0 +1,101 @@
+"""Configurations of UNets and schedulers as files give them: every known value has the type that diffusers names.
+
+Diffusers itself checks nothing: a text where a number should be fails long after, somewhere in a layer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from effcli.core.errors import InputError
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
+
+_LARGEST = 2**24
+_MOST_TIMESTEPS = 10**6
+_MOST_PIXELS = 2**14
+
+
+def check_unet_config(unet_class: Callable[..., Any], config: Mapping[str, Any], place: str) -> None:
+    """Refuse a configuration with a value that a UNet of diffusers cannot have; unknown keys are left to diffusers.
+
+    Raises:
+        InputError: there is one.
+    """
+    _check_types(unet_class, config, place)
+    size = config.get("sample_size")
+    if size is not None and not all(1 <= side <= _MOST_PIXELS for side in _leaves(size)):
+        raise InputError(f"sample_size is {_short(size)}, not 1 to {_MOST_PIXELS}", place=place)
+
+
+def check_scheduler_config(config: Mapping[str, Any], place: str) -> None:
+    """Refuse a scheduler's configuration that DDIM cannot be made from; see :func:`check_unet_config`.
+
+    Raises:
+        InputError: a value is of another type, or out of range.
+    """
+    from diffusers import DDIMScheduler
+
+    if not isinstance(config.get("_class_name", ""), str):
+        raise InputError(f"the scheduler's _class_name is {_short(config['_class_name'])}", place=place)
+    _check_types(DDIMScheduler.__init__, config, place)
+    n_steps = config.get("num_train_timesteps", 1000)
+    if not 1 <= n_steps <= _MOST_TIMESTEPS:
+        raise InputError(f"num_train_timesteps is {n_steps}, not 1 to {_MOST_TIMESTEPS}", place=place)
+    distilled = config.get(DISTILLED_TIMESTEPS)
+    if distilled is None:
+        return
+    if not isinstance(distilled, list | tuple) or not distilled:
+        raise InputError(f"timesteps of a student are {_short(distilled)}, not a list", place=place)
+    for timestep in distilled:
+        if type(timestep) is not int or not 0 <= timestep < n_steps:
+            what = f"a timestep of a student is {_short(timestep)}, not 0 to {n_steps - 1}"
+            raise InputError(what, place=place)
+
+
+def _check_types(function: Callable[..., Any], config: Mapping[str, Any], place: str) -> None:
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        if name not in config or parameter.annotation is inspect.Parameter.empty:
+            continue
+        kinds, value = _kinds(parameter.annotation), config[name]
+        is_list = isinstance(value, list | tuple)
+        fits = (list in kinds) if is_list else type(value) in kinds
+        if not fits or not all(_is_plain(leaf) and type(leaf) in kinds for leaf in _leaves(value)):
+            wanted = " or ".join(sorted(kind.__name__ for kind in kinds)).replace("NoneType", "null")
+            raise InputError(f"{name} is {_short(value)}, not {wanted}", place=place)
+
+
+def _kinds(annotation: Any) -> set[type]:
+    """The types of JSON that an annotation allows, also inside lists; a whole number is a number."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return set().union(*map(_kinds, get_args(annotation)))
+    if origin is Literal:
+        return {type(value) for value in get_args(annotation)}
+    if origin in (tuple, list) or annotation in (tuple, list):
+        inner = [one for one in get_args(annotation) if one is not Ellipsis]
+        return {list}.union(*map(_kinds, inner))
+    if annotation is float:
+        return {float, int}
+    return {annotation} if annotation in (int, bool, str, NoneType) else set()
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple):
+        return [leaf for one in value for leaf in _leaves(one)]
+    return [value]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a number is finite and of a size that something can have."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or abs(value) <= _LARGEST
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
