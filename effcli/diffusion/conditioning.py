@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
+from effcli.diffusion.configs import config_of
 from effcli.diffusion.ddim import Predict
-from effcli.diffusion.models import DiffusionModel, config_of
+from effcli.diffusion.models import DiffusionModel
 
 Condition = dict[str, Tensor]
 

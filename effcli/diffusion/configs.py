@@ -6,10 +6,14 @@ Diffusers itself checks nothing: a text where a number should be fails long afte
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, cast, get_args, get_origin
+
+from torch import nn
 
 from effcli.core.errors import InputError
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
@@ -17,6 +21,37 @@ from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 _LARGEST = 2**24
 _MOST_TIMESTEPS = 10**6
 _MOST_PIXELS = 2**14
+
+
+def config_of(unet: nn.Module) -> dict[str, Any]:
+    """The configuration of a UNet of diffusers, as plain JSON values."""
+    return plain_config(cast(Mapping[str, Any], unet.config))
+
+
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A diffusers configuration as plain JSON values, without what depends on the machine."""
+    kept = {
+        key: value
+        for key, value in dict(config).items()
+        if key not in {"_name_or_path", "_use_default_values"}
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return plain
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        InputError: it is missing, or not a JSON object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read: {error}", place=str(file)) from None
+    if not isinstance(content, dict):
+        raise InputError("is not a JSON object", place=str(file))
+    return content
 
 
 def check_unet_config(unet_class: Callable[..., Any], config: Mapping[str, Any], place: str) -> None:

@@ -7,14 +7,14 @@ scheduler's as JSON in the metadata.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, Json
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
@@ -22,25 +22,34 @@ from effcli.core.files import make_folder, sha256, write_text
 from effcli.core.tensor_file import (
     BUILTIN_PREFIX,
     builtin_file,
-    require_finite,
     save_tensors,
 )
 from effcli.core.weight_file import Header, build_network, one_line, read_weights
-from effcli.diffusion.configs import check_scheduler_config, check_unet_config
-from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
+from effcli.diffusion.configs import check_scheduler_config, check_unet_config, config_of, plain_config
+from effcli.diffusion.ddim import ddim_scheduler
+from effcli.diffusion.folders import (
+    SCHEDULER_FILE,
+    STUDENT_FILE,
+    UNET_CLASSES,
+    Folder,
+    find_parts,
+    is_latent,
+    load_part,
+    read_scheduler,
+)
+from effcli.diffusion.hub import download
+from effcli.diffusion.notices import say_once
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config, describe, notices
 
 FORMAT = "effcli.diffusion"
 VERSION = "1"
-STUDENT_FILE = "student.json"
-"""Beside `model_index.json` of a few-step student: its timesteps, and where it comes from."""
-
 UNET_FILE = "unet.safetensors"
 """What :func:`save_file` writes is called in the folder `model/` of a run."""
 
-UNET_CLASSES = ("UNet2DModel", "UNet2DConditionModel")
-
-_DEFAULT_SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "clip_sample": False}
-_HUB_PATTERNS = ["*.json", "*.txt", "unet/*.safetensors", "text_encoder/*.safetensors", "v*/*.safetensors"]
+_DECODER_CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny", "AsymmetricAutoencoderKL")
+_MUCH_SIGNAL = 0.1
+"""Share of the variance that is the image's at the last noise level, above which a model is called into question."""
+log = logging.getLogger(__name__)
 
 
 class DiffusionHeader(Header):
@@ -63,7 +72,9 @@ class DiffusionModel:
         scheduler_config: of any diffusers scheduler; that of a few-step student also has its timesteps.
         source: as it was named.
         folder: the diffusers folder it came from, where there may be a text encoder or a decoder; else None.
-        sha256: of the weight file; None for a UNet that came without one.
+        sha256: of the weight files; None for a UNet that came without one.
+        weights_dtype: of the weights in the files, such as ``float16``.
+        has_assumed_scheduler: none came with the UNet.
     """
 
     unet: nn.Module
@@ -71,6 +82,8 @@ class DiffusionModel:
     source: str
     folder: Path | None = None
     sha256: str | None = None
+    weights_dtype: str = "float32"
+    has_assumed_scheduler: bool = False
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
@@ -100,16 +113,13 @@ def load_decoder(model: DiffusionModel, device: torch.device) -> Decode:
     names = [name for name in ("vae", "vqvae") if model.folder is not None and (model.folder / name).is_dir()]
     if not names or model.folder is None:
         return lambda images: images
-    import diffusers
-
     folder = model.folder / names[0]
-    class_name = str(read_json(folder / "config.json").get("_class_name"))
-    try:
-        decoder = getattr(diffusers, class_name).from_pretrained(folder, local_files_only=True)
-    except (AttributeError, OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"the decoder cannot be loaded: {reason}", place=str(folder)) from None
-    decoder = decoder.eval().requires_grad_(False).to(device)
+    decoder: Any = load_part(folder, _DECODER_CLASSES, "decoder").network.to(device)
+    for key in ("shift_factor", "latents_mean", "latents_std"):
+        if decoder.config.get(key) is not None:
+            raise InputError(
+                f"the decoder's {key} is {decoder.config[key]}, which is not supported", place=str(folder)
+            )
     scale = float(decoder.config.get("scaling_factor") or 1.0)
 
     def decode(latents: Tensor) -> Tensor:
@@ -140,7 +150,7 @@ def load_model(source: str) -> DiffusionModel:
         path = path / UNET_FILE
     if path.is_file():
         return load_file(path, source)
-    return _load_folder(path if path.is_dir() else _download(source), source)
+    return _load_folder(path if path.is_dir() else download(source), source)
 
 
 def build_unet(class_name: str, config: Mapping[str, Any]) -> nn.Module:
@@ -229,90 +239,41 @@ def load_file(path: Path, source: str) -> DiffusionModel:
     return DiffusionModel(unet.requires_grad_(False), header.scheduler, source, sha256=sha256(path))
 
 
-def config_of(unet: nn.Module) -> dict[str, Any]:
-    """The configuration of a UNet of diffusers, as plain JSON values."""
-    return plain_config(cast(Mapping[str, Any], unet.config))
-
-
-def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A diffusers configuration as plain JSON values, without what depends on the machine."""
-    kept = {
-        key: value
-        for key, value in dict(config).items()
-        if key not in {"_name_or_path", "_use_default_values"}
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
-    return plain
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        InputError: it is not there or is none.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read: {error}", place=str(file)) from None
-    if not isinstance(content, dict):
-        raise InputError("is not a JSON object", place=str(file))
-    return content
-
-
 def _load_folder(folder: Path, source: str) -> DiffusionModel:
-    if (folder / "model_index.json").is_file():
-        index = read_json(folder / "model_index.json")
-        if "unet" not in index or not (folder / "unet").is_dir():
-            parts = ", ".join(sorted(name for name in index if not name.startswith("_")))
-            raise InputError(f"this pipeline has no unet, only {parts}", place=source)
-        unet_folder = folder / "unet"
-        scheduler_file = folder / "scheduler" / "scheduler_config.json"
-        scheduler = read_json(scheduler_file)
-    elif (folder / "config.json").is_file():
-        unet_folder = folder
-        scheduler_file = folder / "scheduler_config.json"
-        scheduler = read_json(scheduler_file) if scheduler_file.is_file() else dict(_DEFAULT_SCHEDULER)
-    else:
-        raise InputError(
-            "is not a diffusers folder: it has neither model_index.json nor config.json", place=source
+    parts = find_parts(folder, source)
+    unet = load_part(parts.unet, UNET_CLASSES, "UNet", source)
+    model = DiffusionModel(
+        unet.network,
+        read_scheduler(parts),
+        source,
+        parts.pipeline,
+        unet.sha256,
+        weights_dtype=unet.dtype,
+        has_assumed_scheduler=parts.scheduler is None,
+    )
+    _say_what_is_read(model, parts)
+    return model
+
+
+def _say_what_is_read(model: DiffusionModel, parts: Folder) -> None:
+    """Tell the user once what was decided about a model, and the run's log every time."""
+    scheduler = model.scheduler_config
+    lines = notices(scheduler)
+    if parts.scheduler is None:
+        lines.append(
+            f"has no {SCHEDULER_FILE}: DDPM with 1000 linear levels that predicts noise is assumed; "
+            "put the file beside its config.json if that is wrong"
         )
-    class_name = str(read_json(unet_folder / "config.json").get("_class_name"))
-    if class_name not in UNET_CLASSES:
-        raise InputError(f"holds a {class_name}, not one of {' and '.join(UNET_CLASSES)}", place=source)
-    import diffusers
-
-    try:
-        unet = getattr(diffusers, class_name).from_pretrained(
-            unet_folder, torch_dtype=torch.float32, local_files_only=True
+    elif parts.is_part:
+        lines.append(f"takes the scheduler of the pipeline around it, {parts.scheduler}")
+    if is_latent(parts.pipeline) and ddim_config(scheduler)["clip_sample"]:
+        lines.append("its scheduler's clip_sample is true: latents are clipped, as it says")
+    levels = {key: value for key, value in scheduler.items() if key != DISTILLED_TIMESTEPS}
+    level = float(ddim_scheduler(levels, 1).alphas_cumprod[-1])
+    if level > _MUCH_SIGNAL:
+        lines.append(
+            f"its noisiest level keeps {level:.0%} of the image's variance, but sampling starts from noise"
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"the UNet cannot be loaded: {reason}", place=str(unet_folder)) from None
-    require_finite(unet.state_dict(), str(unet_folder))
-    weights = sorted(unet_folder.glob("*.safetensors"))
-    digest = sha256(weights[0]) if len(weights) == 1 else None
-    if (folder / STUDENT_FILE).is_file():
-        scheduler[DISTILLED_TIMESTEPS] = read_json(folder / STUDENT_FILE).get("timesteps", [])
-    check_scheduler_config(scheduler, str(folder))
-    return DiffusionModel(unet.eval().requires_grad_(False), scheduler, source, folder, digest)
-
-
-def _download(source: str) -> Path:
-    """Fetch a hub id, or find it in the hub's cache."""
-    if source.count("/") != 1 or source.startswith((".", "/")):
-        raise InputError("no such folder", place=source, hint="a diffusers folder, a hub id or builtin:NAME")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=_HUB_PATTERNS))
-    except HFValidationError:
-        raise InputError("no such folder, and no hub id either", place=source) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"is not a local folder, and the hub did not give it: {reason}",
-            place=source,
-            hint="check the name and the network; a folder that was downloaded before works offline",
-        ) from None
+    for line in lines:
+        say_once(model.source, line)
+    log.info("%s: weights %s; scheduler %s", model.source, model.weights_dtype, describe(scheduler))

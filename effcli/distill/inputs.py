@@ -6,7 +6,8 @@ import torch
 
 from effcli.core.errors import InputError, UsageError
 from effcli.data.image_sets import ImageSet, Split, load_images
-from effcli.diffusion.models import DiffusionModel, config_of, load_model
+from effcli.diffusion.configs import config_of
+from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
 from effcli.distill.recipe import ProgressiveRecipe, TrainedRecipe
 from effcli.distill.rounds import rounds_of

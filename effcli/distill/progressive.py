@@ -22,8 +22,9 @@ from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.core.runtime import derive_seed
 from effcli.data.image_sets import ImageSet
+from effcli.diffusion.configs import config_of, plain_config
 from effcli.diffusion.ddim import ddim_scheduler
-from effcli.diffusion.models import DiffusionModel, config_of, plain_config, save_folder
+from effcli.diffusion.models import DiffusionModel, save_folder
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
 from effcli.distill.evaluation import evaluate, save_pictures, with_real_images
 from effcli.distill.inputs import load_teacher

@@ -31,8 +31,8 @@ from effcli.core.errors import InputError
 from effcli.core.files import make_folder, write_text
 from effcli.core.tensor_file import save_tensors
 from effcli.core.weight_file import Count, Header, first_mistake, make_within, one_line, read_weights
-from effcli.diffusion.configs import check_scheduler_config
-from effcli.diffusion.models import build_unet, config_of, plain_config, read_json
+from effcli.diffusion.configs import check_scheduler_config, config_of, plain_config, read_json
+from effcli.diffusion.models import build_unet
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.quantize.bit_packing import pack_rows, row_bytes, unpack_rows
 from effcli.quantize.packed_layer import LayerCodes

@@ -1,0 +1,240 @@
+"""Folders of diffusers: pipelines, pipelines whose parts lie in the root (`google/ddpm-*`), and a UNet alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from effcli.core.errors import InputError
+from effcli.core.tensor_file import require_finite
+from effcli.diffusion.configs import check_scheduler_config, check_unet_config, read_json
+from effcli.diffusion.notices import say_once
+from effcli.diffusion.schedulers import CLASSES, DISTILLED_TIMESTEPS
+from effcli.diffusion.weight_files import check_no_adapter, find_weights
+
+STUDENT_FILE = "student.json"
+"""Beside `model_index.json` of a few-step student: its timesteps, and where it comes from."""
+
+UNET_CLASSES = ("UNet2DModel", "UNet2DConditionModel")
+
+_PARTS = {
+    "unet", "scheduler", "vae", "vqvae", "text_encoder", "tokenizer",
+    # of no influence on what the UNet computes
+    "safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker",
+}  # fmt: skip
+_DEFAULT_SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "clip_sample": False}
+SCHEDULER_FILE = "scheduler_config.json"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where the parts of a model lie.
+
+    Attributes:
+        unet: the folder of the UNet.
+        pipeline: where a decoder and a text encoder may be.
+        scheduler: the file; None where there is none.
+        is_part: the UNet was named, and lies in the folder of a pipeline.
+    """
+
+    unet: Path
+    pipeline: Path
+    scheduler: Path | None
+    is_part: bool = False
+
+
+@dataclass(frozen=True)
+class LoadedPart:
+    """A network with what its files held.
+
+    Attributes:
+        network: in eval mode, float32, without gradients.
+        dtype: of the weights in the files, such as ``float16``.
+        sha256: of the files.
+    """
+
+    network: nn.Module
+    dtype: str
+    sha256: str
+
+
+def find_parts(folder: Path, source: str) -> Folder:
+    """Where the parts are.
+
+    Raises:
+        InputError: it is no folder of diffusers, has no UNet, or a part that is not read and would change the samples.
+    """
+    if (folder / "model_index.json").is_file():
+        return _parts_of_pipeline(folder, source)
+    if (folder / "config.json").is_file():
+        if (folder / SCHEDULER_FILE).is_file():
+            return Folder(folder, folder, folder / SCHEDULER_FILE)
+        above = folder.absolute().parent
+        if (above / "model_index.json").is_file():  # PIPELINE/unet
+            return Folder(folder, above, _scheduler_of(above), is_part=True)
+        return Folder(folder, folder, None)
+    inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    raise InputError(
+        "is not a diffusers folder: it has neither model_index.json nor config.json",
+        place=source,
+        hint=f"name a folder in it: {', '.join(inside)}" if inside else None,
+    )
+
+
+def _parts_of_pipeline(folder: Path, source: str) -> Folder:
+    index = read_json(folder / "model_index.json")
+    pipeline = str(index.get("_class_name", "pipeline"))
+    parts = {
+        name: value
+        for name, value in index.items()
+        if not name.startswith("_") and isinstance(value, list) and any(value)
+    }
+    in_root = not (folder / "unet").is_dir() and (folder / "config.json").is_file()
+    if "unet" not in parts or not (in_root or (folder / "unet").is_dir()):
+        raise InputError(
+            f"this {pipeline} has no unet, only {', '.join(sorted(set(parts) - {'unet'}))}", place=source
+        )
+    unread = sorted(set(parts) - _PARTS)
+    if unread:
+        raise InputError(
+            f"this {pipeline} has a part that is not supported: {', '.join(unread)}", place=source
+        )
+    check_no_adapter(folder)
+    scheduler = _scheduler_of(folder)
+    if scheduler is None:
+        raise InputError(f"has no scheduler/{SCHEDULER_FILE}", place=source)
+    return Folder(folder if in_root else folder / "unet", folder, scheduler)
+
+
+def _scheduler_of(pipeline: Path) -> Path | None:
+    files = (pipeline / "scheduler" / SCHEDULER_FILE, pipeline / SCHEDULER_FILE)
+    return next((file for file in files if file.is_file()), None)
+
+
+def read_scheduler(parts: Folder) -> dict[str, Any]:
+    """The scheduler's configuration as it is used: where none is there DDPM's, and latents are not clipped unasked.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    config = dict(_DEFAULT_SCHEDULER) if parts.scheduler is None else read_json(parts.scheduler)
+    clips_by_default = CLASSES.get(str(config.get("_class_name")), {}).get("clip_sample", True)
+    if is_latent(parts.pipeline) and "clip_sample" not in config and clips_by_default:
+        config["clip_sample"] = False
+    if (parts.pipeline / STUDENT_FILE).is_file():
+        config[DISTILLED_TIMESTEPS] = read_json(parts.pipeline / STUDENT_FILE).get("timesteps", [])
+    check_scheduler_config(config, str(parts.scheduler or parts.unet))
+    return config
+
+
+def is_latent(pipeline: Path) -> bool:
+    """Whether what the UNet denoises is decoded to images."""
+    return any((pipeline / name).is_dir() for name in ("vae", "vqvae"))
+
+
+def load_part(folder: Path, classes: tuple[str, ...], what: str, source: str | None = None) -> LoadedPart:
+    """A network of diffusers from its own folder, all of it.
+
+    Args:
+        folder: with `config.json` and the weights.
+        classes: those that are supported.
+        what: it is, for messages.
+        source: its name in messages; None: the folder.
+
+    Raises:
+        InputError: it is of another class, or its files are incomplete, damaged, foreign, quantized or an adapter's.
+    """
+    name = check_config(folder, classes, source or str(folder))
+    import diffusers
+
+    check_unet_config(
+        getattr(diffusers, name), read_json(folder / "config.json"), str(folder / "config.json")
+    )
+    weights = find_weights(folder)
+    dtype = weights.check()
+    try:
+        with _no_loading_bars():
+            network, info = getattr(diffusers, name).from_pretrained(
+                folder,
+                torch_dtype=torch.float32,
+                local_files_only=True,
+                variant=weights.variant,
+                use_safetensors=weights.kind == "safetensors",
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the {what} cannot be loaded: {reason}", place=str(folder)) from None
+    _check_whole(info, what, folder)
+    require_finite(network.state_dict(), str(folder))
+    _say_unknown_keys(network, folder)
+    return LoadedPart(network.eval().requires_grad_(False), dtype, weights.sha256())
+
+
+def check_config(folder: Path, classes: tuple[str, ...], source: str) -> str:
+    """The class that a part's `config.json` names.
+
+    Raises:
+        InputError: it is not one of ``classes``, or quantized.
+    """
+    config = read_json(folder / "config.json")
+    name = str(config.get("_class_name"))
+    if name not in classes:
+        raise InputError(f"holds a {name}, not one of {' and '.join(classes)}", place=source)
+    if config.get("quantization_config"):
+        raise InputError(
+            "its config.json has a quantization_config: quantized weights are not read",
+            place=str(folder),
+            hint="name the full-precision model",
+        )
+    return name
+
+
+def _say_unknown_keys(network: nn.Module, folder: Path) -> None:
+    known = inspect.signature(type(network).__init__).parameters
+    unknown = sorted(
+        key for key in read_json(folder / "config.json") if key not in known and not key.startswith("_")
+    )
+    if unknown:
+        name = type(network).__name__
+        say_once(
+            str(folder), f"keys of config.json that {name} does not know are not used: {', '.join(unknown)}"
+        )
+
+
+def _check_whole(info: Mapping[str, Any], what: str, folder: Path) -> None:
+    for kind, found in (
+        ("its weights lack", info["missing_keys"]),
+        ("its weights have, unlike its config.json,", info["unexpected_keys"]),
+        ("its weights have another shape than in config.json:", [one[0] for one in info["mismatched_keys"]]),
+        ("its weights do not load:", info["error_msgs"]),
+    ):
+        if found:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            raise InputError(
+                f"the {what} cannot be loaded: {kind} {sorted(found)[0]}{more}", place=str(folder)
+            )
+
+
+@contextmanager
+def _no_loading_bars() -> Iterator[None]:
+    """Without the library's progress bars and warnings: what they say is checked here."""
+    from diffusers.utils import logging as library
+
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if bars:
+            library.enable_progress_bar()
