@@ -34,7 +34,9 @@ def print_file_plan(recipe: Recipe, plan: Plan, *, as_json: bool) -> None:
     problems = [str(failure.error) for failure in plan.failures]
     if as_json:
         files = [{"input": source, "output": destination} for source, destination in moves.items()]
-        print_plan(recipe, {"files": files, "problems": problems}, as_json=True)
+        print_plan(
+            recipe, {"files": files, "problems": problems, "left_out": dict(plan.left_out)}, as_json=True
+        )
         return
     numbered = {f"problem {number}": problem for number, problem in enumerate(problems, 1)}
     print_plan(recipe, {**moves, **numbered}, as_json=False)
@@ -93,6 +95,7 @@ def _result(
         **result.to_json(),
         "interrupted": outcome.interrupted,
         "files": outcome.done,
+        "left_out": dict(plan.left_out),
         "failures": [{"code": f.code, "place": f.place, "message": f.message} for f in failures],
     }
 

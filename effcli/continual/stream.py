@@ -86,10 +86,10 @@ def _load(
     settings: StreamSection, source: str, shape: tuple[int, Literal[1, 3]]
 ) -> tuple[ImageSet, ImageSet]:
     side, channels = shape
-    load = partial(load_images, source, side=side, channels=channels, root=settings.root)
+    load = partial(load_images, source, side=side, channels=channels, root=settings.root, with_classes=True)
     train = load("train")
     if len(train.classes) < 2 and source == settings.source:
-        raise UsageError("has no classes", place=source, hint="give a folder with a sub-folder a class")
+        raise UsageError("has no classes", place=source, hint="give a folder with one sub-folder per class")
     if has_parts(source):
         evaluated = load("eval")
     else:

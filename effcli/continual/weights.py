@@ -130,7 +130,7 @@ def _own_tasks(place: str | Path) -> list[Task]:
 def _tasks_of(classifier: ImageClassifier, data: str) -> list[Task]:
     """The images with the classifier's classes, by the task that these were learnt in."""
     about = classifier.about
-    images = load_images(data, "eval", side=about.side, channels=about.channels)
+    images = load_images(data, "eval", side=about.side, channels=about.channels, with_classes=True)
     unknown = sorted(set(images.classes) - set(about.classes))
     if len(unknown) == len(images.classes):
         raise InputError(

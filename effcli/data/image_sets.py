@@ -7,17 +7,18 @@ uninterrupted one of a single process.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import math
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,15 +30,15 @@ from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.epochs import draws_of, item_of
 from effcli.data.images import read_image
+from effcli.data.picture_folders import ClassFolders, class_folders, has_part, need_classes
 from effcli.data.published_sets import PUBLISHED, load_published
-from effcli.data.stored_files import IMAGE_SUFFIXES
-
-Split: TypeAlias = Literal["train", "eval"]
+from effcli.data.stored_files import Split
+from effcli.data.unreadable_pictures import allow_unreadable
 
 _IDX_NAMES: dict[Split, str] = {"train": "train", "eval": "t10k"}
 _NPZ_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "eval": ("eval", "test")}
 _LAYOUT_HINT = (
-    "give a folder of pictures (one sub-folder a class), a folder of IDX files, a packed .npz, or "
+    "give a folder of pictures (one sub-folder per class), a folder of IDX files, a packed .npz, or "
     "builtin:fashion-images"
 )
 _ORDER_STREAM = 3
@@ -104,21 +105,29 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def load_images(
-    source: str | Path, split: Split, *, side: int, channels: Literal[1, 3], root: str | None = None
+    source: str | Path,
+    split: Split,
+    *,
+    side: int,
+    channels: Literal[1, 3],
+    root: str | None = None,
+    with_classes: bool = False,
 ) -> ImageSet:
     """Read a set; its images are resized (antialiased) so that the shorter side is ``side``, and cropped to squares.
 
     Args:
         source: a folder with IDX files as MNIST and Fashion-MNIST come; an .npz with ``<split>_jpeg``/``_png``,
-            ``<split>_offsets`` and ``<split>_labels``; a folder of pictures, with ``train/`` and ``eval/`` or
-            without, a sub-folder a class; ``builtin:NAME``; or the name of a published set.
+            ``<split>_offsets`` and ``<split>_labels``; a folder of pictures, with ``train/`` and ``eval/`` (or other
+            usual names) or without, one sub-folder per class; ``builtin:NAME``; or the name of a published set.
         split: which part; a folder of pictures without parts is used whole.
         side: of the result, in pixels.
         channels: 1 for grey, 3 for RGB.
         root: where published sets lie or are downloaded to; None is a folder in the user's cache.
+        with_classes: refuse a folder of pictures that has no class folders.
 
     Raises:
-        InputError: nothing is there, or it cannot be read.
+        InputError: nothing is there, it has no classes where it needs some, or it cannot be read. Of the pictures of a
+            folder to learn from a few may be damaged: they are left out and named in the log.
     """
     if source in PUBLISHED and not Path(source).exists():
         encoded = load_published(str(source), split, root)
@@ -129,7 +138,8 @@ def load_images(
         return _read_npz(path, split, side, channels)
     if idx := _idx_files(path, split):
         return _read_idx(idx[0], side, channels)
-    return _read_folder(path, split, side, channels)
+    found = class_folders(path, split)
+    return _read_folder(need_classes(found) if with_classes else found, split, side, channels)
 
 
 def check_images(source: str | Path, split: Split) -> None:
@@ -140,14 +150,15 @@ def check_images(source: str | Path, split: Split) -> None:
     """
     path = _existing(source)
     if path.is_dir() and not _idx_files(path, split):
-        _picture_files(path, split)
+        class_folders(path, split)
 
 
 def image_shape(source: str | Path, split: Split) -> tuple[int, Literal[1, 3]]:
     """The side and the channels that suit a set's images.
 
     Returns:
-        The shorter side of the first one, and 3 channels where one of the first, the middle and the last has colours.
+        The shorter side of the first one (that can be read),
+        and 3 channels where one of the first, the middle and the last has colours.
 
     Raises:
         InputError: nothing is there, or it cannot be read.
@@ -161,14 +172,27 @@ def image_shape(source: str | Path, split: Split) -> tuple[int, Literal[1, 3]]:
     elif idx := _idx_files(path, split):
         return min(read_idx(idx[0]).shape[1:]), 1
     else:
-        files = _picture_files(path, split)[1]
-        some = [read_image(files[row]) for row in _three_of(len(files))]
+        some = _three_pictures(class_folders(path, split).files)
     has_colours = any(bool((image != image[:1]).any()) for image in some)
     return min(some[0].shape[1:]), 3 if has_colours else 1
 
 
 def _three_of(n: int) -> list[int]:
     return sorted({0, n // 2, n - 1})
+
+
+def _three_pictures(files: tuple[Path, ...]) -> list[Tensor]:
+    """The first, the middle and the last one; those that cannot be read are passed over, unless none can."""
+    some = list(_whole(files[row] for row in _three_of(len(files)))) or list(
+        itertools.islice(_whole(files), 1)
+    )
+    return some or [read_image(files[0])]
+
+
+def _whole(files: Iterable[Path]) -> Iterator[Tensor]:
+    for file in files:
+        with contextlib.suppress(InputError):
+            yield read_image(file)
 
 
 def has_parts(source: str | Path) -> bool:
@@ -179,7 +203,7 @@ def has_parts(source: str | Path) -> bool:
     if path.is_file():
         with np.load(path, allow_pickle=False) as content:
             return any(f"{name}_offsets" in content.files for name in _NPZ_NAMES["eval"])
-    return bool(_idx_files(path, "eval")) or (path / "eval").is_dir()
+    return bool(_idx_files(path, "eval")) or has_part(path, "eval")
 
 
 def _existing(source: str | Path) -> Path:
@@ -281,22 +305,17 @@ def _idx_files(folder: Path, split: Split) -> list[Path]:
     return sorted(folder.glob(f"{_IDX_NAMES[split]}-images-idx3-ubyte*"))
 
 
-def _picture_files(folder: Path, split: Split) -> tuple[Path, list[Path]]:
-    """The folder of the split's pictures, and these in order."""
-    top = folder / split if (folder / split).is_dir() else folder
-    files = sorted(
-        path for path in top.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
-    if not files:
-        raise InputError("no images in it", place=str(top), hint=_LAYOUT_HINT)
-    return top, files
-
-
-def _read_folder(folder: Path, split: Split, side: int, channels: int) -> ImageSet:
-    top, files = _picture_files(folder, split)
+def _read_folder(found: ClassFolders, split: Split, side: int, channels: int) -> ImageSet:
+    files, place = found.files, str(found.folder)
     if len(files) * channels * side * side > _DECODED_BYTES_LIMIT:
-        raise InputError(f"{len(files)} images of {side}x{side} do not fit in memory", place=str(top))
-    names = [path.relative_to(top).parts[0] if path.parent != top else "" for path in files]
-    classes = tuple(sorted(set(names)))
-    images = _squares((read_image(path) for path in files), side, channels)
-    return ImageSet(images, torch.tensor([classes.index(name) for name in names]), classes)
+        raise InputError(f"{len(files)} images of {side}x{side} do not fit in memory", place=place)
+    labels = found.labels or (0,) * len(files)
+    images, kept, errors = [], [], []
+    for file, label in zip(files, labels, strict=True):
+        try:
+            images.append(_square(read_image(file)[None], side, channels)[0])
+            kept.append(label)
+        except InputError as error:
+            errors.append(error)
+    allow_unreadable(errors, len(files), place, decides=split == "eval")
+    return ImageSet(torch.stack(images), torch.tensor(kept), found.classes or ("",))

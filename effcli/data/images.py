@@ -28,17 +28,19 @@ __all__ = [
     "Metadata",
     "Picture",
     "PictureInfo",
+    "check_picture",
     "identify",
     "read_grey_samples",
     "read_image",
     "read_picture",
     "read_rgb",
-    "read_sides",
 ]
 
 log = logging.getLogger(__name__)
 
 MAX_PIXELS = 400_000_000
+_ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
+_END_BYTES = 16
 _MOST_SAID = 3
 _said: set[str] = set()
 
@@ -132,14 +134,24 @@ def read_image(source: Source, *, place: str | None = None) -> torch.Tensor:
     return torch.from_numpy(read_rgb(source, place=place)).permute(2, 0, 1).contiguous()
 
 
-def read_sides(source: Source) -> tuple[int, int]:
-    """Height and width from the header alone, before any orientation tag is applied.
+def check_picture(source: Source) -> tuple[int, int]:
+    """Make sure that a picture can be read, by its header and its end; it is decoded only where these do not tell.
+
+    Returns:
+        Height and width, before any orientation tag is applied.
 
     Raises:
-        InputError: as :func:`read_rgb`, as far as the header shows it.
+        InputError: as :func:`read_rgb`; damage in the middle of a file may go unseen.
     """
-    with opened(source, place_of(source), None) as (image, _):
-        return image.height, image.width
+    with opened(source, place_of(source), None) as (image, file):
+        sides = image.height, image.width
+        end, at = _ENDS.get(str(image.format)), file.tell()
+        file.seek(max(0, file.seek(0, io.SEEK_END) - _END_BYTES))
+        is_whole = end is not None and end in file.read()
+        file.seek(at)
+        if not is_whole:
+            image.load()
+        return sides
 
 
 def read_grey_samples(source: Source) -> Samples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from effcli.core.errors import InputError
@@ -12,8 +12,6 @@ from effcli.core.errors import InputError
 Split: TypeAlias = Literal["train", "eval"]
 
 SPLITS: tuple[Split, Split] = ("train", "eval")
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,6 @@ class StoredFile:
                 return stream.read(-1 if self.member is None else self.size_bytes)
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror or error}", place=self.place) from None
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for an image."""
-    return not name.startswith(".") and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def index_tar(source: Path) -> list[StoredFile]:

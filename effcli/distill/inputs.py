@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from effcli.core.errors import InputError, UsageError
-from effcli.data.image_sets import ImageSet, Split, load_images
+from effcli.data.image_sets import ImageSet, load_images
+from effcli.data.stored_files import Split
 from effcli.diffusion.configs import config_of
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config

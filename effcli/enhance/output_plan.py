@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from effcli.core.errors import InputError, UsageError
 from effcli.core.files import check_writable
+from effcli.data.picture_folders import left_out_text, list_pictures, say_once
 from effcli.enhance.picture_files import FORMATS, format_of
 
 STREAM = "-"
 _LONGEST_NAME_BYTES = 255
-_SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,19 @@ class Failure:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done, in order, and what cannot be."""
+    """What will be done, in order, and what cannot be.
+
+    Attributes:
+        jobs: one per picture.
+        failures: inputs that cannot be done.
+        skipped: outputs that exist already.
+        left_out: how many files of the folders are no pictures that can be read, by extension.
+    """
 
     jobs: tuple[Job, ...]
     failures: tuple[Failure, ...] = ()
     skipped: tuple[Path, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def plan_outputs(
@@ -71,9 +80,9 @@ def plan_outputs(
     several inputs.
     Otherwise ``output`` names the file, and ``"-"`` is standard output.
 
-    Folders are searched recursively, in natural order; sub-folders are kept below the output. Left out are
-    hidden and system files, names without the suffix of an image, links to folders, the output folder itself,
-    and what an earlier run made (a name ending in ``suffix`` beside its original).
+    Folders are searched recursively, through links too, in natural order; sub-folders are kept below the output.
+    Left out are hidden and system files, names without the extension of a picture (which are counted), the output
+    folder itself, and what an earlier run made (a name ending in ``suffix`` beside its original).
 
     Args:
         inputs: files and folders; the string ``"-"`` is standard input, ``Path("-")`` a file of that name.
@@ -100,7 +109,8 @@ def plan_outputs(
     if STREAM in inputs or output == STREAM:
         return _plan_stream(inputs, output, force, format)
     paths = [Path(item) for item in inputs]
-    pairs, failures = _find(paths, output, suffix, format)
+    left_out: Counter[str] = Counter()
+    pairs, failures = _find(paths, output, suffix, format, left_out)
     pairs = _without_shared_outputs(pairs)
     taken = {identity for source, _ in pairs if (identity := _identity(source))}
     jobs, skipped = [], []
@@ -117,7 +127,7 @@ def plan_outputs(
         raise failures[0].error
     for folder in dict.fromkeys(job.destination.parent for job in jobs if job.destination):
         check_writable(folder)
-    return Plan(tuple(jobs), tuple(failures), tuple(skipped))
+    return Plan(tuple(jobs), tuple(failures), tuple(skipped), dict(left_out))
 
 
 def _plan_stream(inputs: Sequence[str | Path], output: str | None, force: bool, format: str | None) -> Plan:
@@ -143,7 +153,7 @@ def _plan_stream(inputs: Sequence[str | Path], output: str | None, force: bool, 
 
 
 def _find(
-    paths: list[Path], output: str | None, suffix: str, format: str | None
+    paths: list[Path], output: str | None, suffix: str, format: str | None, left_out: Counter[str]
 ) -> tuple[list[tuple[Path, Path]], list[Failure]]:
     """All source files, each with its destination, and what could not be searched."""
     if output is not None and len(paths) == 1 and not _is_folder(paths[0]) and not _names_folder(output):
@@ -170,52 +180,68 @@ def _find(
         else:
             below = root if len(paths) == 1 else root / named.name
         n_failures = len(failures)
-        sources = list(_images_in(path, below if root is None else root, suffix, failures))
+        own_left_out: Counter[str] = Counter()
+        sources = _images_in(path, below if root is None else root, suffix, failures, own_left_out)
+        left_out.update(own_left_out)
+        if sources and own_left_out:
+            say_once(f"{path}: left out: {left_out_text(own_left_out)}")
         pairs += [
             (source, below / source.relative_to(path).parent / _output_name(source, "", format))
             for source in sources
         ]
         if not sources and len(failures) == n_failures:
-            failures.append(Failure(path, InputError("no images in this folder", place=str(path))))
+            text = left_out_text(own_left_out)
+            message = "no images in this folder" + (f" (left out: {text})" if text else "")
+            failures.append(Failure(path, InputError(message, place=str(path))))
     return pairs, failures
 
 
-def _images_in(folder: Path, output: Path, suffix: str, failures: list[Failure]) -> Iterator[Path]:
+def _images_in(
+    folder: Path, output: Path, suffix: str, failures: list[Failure], left_out: Counter[str]
+) -> list[Path]:
     """The images below a folder, in natural order, without those that are outputs."""
     own_output = os.path.realpath(output)
     if os.path.realpath(folder) == own_output:
         hint = "name another folder with -o"
         raise UsageError("the folder would be its own output", place=str(folder), hint=hint)
-
-    def note_unreadable(error: OSError) -> None:
-        place = str(error.filename)
-        failures.append(
-            Failure(Path(place), InputError(f"cannot be searched: {error.strerror}", place=place))
-        )
-
-    for parent, folders, names in os.walk(folder, onerror=note_unreadable):
-        folders[:] = [
-            name
-            for name in sorted(_without_made(folders, suffix, set(folders)), key=_natural)
-            if name not in _SYSTEM_FOLDERS and os.path.realpath(Path(parent, name)) != own_output
-        ]
-        images = [name for name in names if format_of(Path(name))]
-        originals = {Path(name).stem for name in images}
-        for name in sorted(_without_made(images, suffix, originals), key=_natural):
-            path = Path(parent, name)
-            if (
-                path.is_file() or not path.exists()
-            ):  # a dangling link fails later, a pipe or device is no image
-                yield path
+    try:
+        found = list_pictures(folder)
+    except InputError as error:
+        failures.append(Failure(folder, error))
+        return []
+    failures += [Failure(Path(error.place or folder), error) for error in found.unreadable]
+    left_out.update(found.left_out)
+    files = [file for file in found.files if not _is_below(file, own_output)]
+    originals = {file.parent: set[str]() for file in files}
+    for file in files:
+        originals[file.parent] |= {file.stem, file.name}
+    own = [file for file in files if not _is_made(file, folder, suffix, originals[file.parent])]
+    return sorted(own, key=lambda file: _walking_order(file.relative_to(folder)))
 
 
-def _without_made(names: Iterable[str], suffix: str, originals: set[str]) -> Iterator[str]:
-    """Names that are neither hidden nor, by their suffix, an output beside its original."""
-    for name in names:
-        stem = Path(name).stem if format_of(Path(name)) else name
-        made = bool(suffix) and stem.endswith(suffix) and stem.removesuffix(suffix) in originals
-        if not (made or name.startswith(".")):
-            yield name
+def _is_below(file: Path, folder: str) -> bool:
+    """Whether a file is in a folder, given by its real path, or below it."""
+    return Path(os.path.realpath(file.parent)).is_relative_to(folder)
+
+
+def _is_made(file: Path, folder: Path, suffix: str, originals: set[str]) -> bool:
+    """Whether the name of a file, or of a folder that it is in, is that of an output beside its original."""
+    if not suffix:
+        return False
+    if file.stem.endswith(suffix) and file.stem.removesuffix(suffix) in originals:
+        return True
+    above = file.parents[: len(file.relative_to(folder).parts) - 1]
+    return any(
+        one.name.endswith(suffix) and one.with_name(one.name.removesuffix(suffix)).is_dir()
+        for one in above
+        if one.name != suffix
+    )
+
+
+def _walking_order(path: Path) -> list[tuple[int, tuple[list[tuple[str, int]], str]]]:
+    """Sort key of a path inside a folder: its files, then its sub-folders, each in natural order."""
+    *folders, name = path.parts
+    return [*((1, _natural(one)) for one in folders), (0, _natural(name))]
 
 
 def _natural(name: str) -> tuple[list[tuple[str, int]], str]:

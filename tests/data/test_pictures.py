@@ -15,7 +15,7 @@ from PIL import Image
 
 from effcli.core.errors import InputError
 from effcli.data import images as readers
-from effcli.data.images import identify, read_grey_samples, read_image, read_picture, read_rgb, read_sides
+from effcli.data.images import check_picture, identify, read_grey_samples, read_image, read_picture, read_rgb
 from effcli.data.stored_files import index_tar
 
 _HELPERS = Path(__file__).with_name("image_files.py")
@@ -147,7 +147,7 @@ def test_depth_maps_keep_their_samples():
 def test_samples_of_unknown_range_are_refused(image, word, tmp_path):
     file = tmp_path / "x.tif"
     file.write_bytes(encoded(image, "TIFF"))
-    for read in (read_rgb, read_picture, read_sides):
+    for read in (read_rgb, read_picture, check_picture):
         with pytest.raises(InputError, match=word) as caught:
             read(file)
         assert caught.value.place == str(file) and caught.value.hint
@@ -231,7 +231,7 @@ def test_files_tars_and_bytes_give_the_same(tmp_path):
     (member,) = index_tar(tmp_path / "x.tar")
     for source in (tmp_path / "a.png", member):
         assert np.array_equal(read_rgb(source), read_rgb(data))
-        assert read_sides(source) == (5, 7)
+        assert check_picture(source) == (5, 7)
     (tmp_path / "x.tar").write_bytes((tmp_path / "x.tar").read_bytes().replace(b"\x89PNG", b"\x00PNG"))
     with pytest.raises(InputError, match=r"x\.tar:deep/a\.png: not an image"):
         read_rgb(member)
@@ -258,7 +258,7 @@ def test_files_tars_and_bytes_give_the_same(tmp_path):
 def test_what_is_no_picture_is_named(data, message, tmp_path):
     file = tmp_path / "x.jpg"
     file.write_bytes(data)
-    for read in (read_rgb, read_picture, read_sides, identify):
+    for read in (read_rgb, read_picture, check_picture, identify):
         with pytest.raises(InputError, match=message) as caught:
             read(file)
         assert caught.value.place == str(file) and "\n" not in str(caught.value)
@@ -297,7 +297,7 @@ def test_bombs_are_refused_by_their_header():
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in chunks
     )
-    for read in (read_rgb, read_sides, read_picture):
+    for read in (read_rgb, check_picture, read_picture):
         with pytest.raises(InputError, match=r"too large|more than the limit"):
             read(bomb)
 

@@ -217,7 +217,28 @@ def test_links_to_folders_do_not_loop():
     Path("in/sub/loop").symlink_to(Path("in").resolve())
     Path("in/other").symlink_to(Path("elsewhere").resolve())
     Path("in/link.png").symlink_to("sub/a.png")
-    assert set(pairs(plan_outputs(["in"]))) == {"in/sub/a.png", "in/link.png"}
+    assert set(pairs(plan_outputs(["in"]))) == {"in/sub/a.png", "in/link.png", "in/other/b.png"}
+
+
+def test_what_is_no_picture_is_counted_and_said(caplog):
+    touch("in/a.png", "in/b.HEIC", "in/c.txt", "in/sub/d.txt", "in/e.gif", "in/noending", "in/.hidden.txt")
+    plan = plan_outputs(["in"])
+    assert pairs(plan) == {"in/a.png": "in-enhanced/a.png", "in/e.gif": "in-enhanced/e.gif.png"}
+    assert plan.left_out == {".heic": 1, ".txt": 2, "without an extension": 1}
+    assert caplog.messages == [
+        "in: left out: 2 .txt, 1 .heic (pip install pillow-heif), 1 without an extension"
+    ]
+
+
+def test_a_folder_of_nothing_that_can_be_read_says_what_is_in_it():
+    touch("in/a.heic", "in/b.heic")
+    with pytest.raises(InputError, match=r"no images .*2 \.heic \(pip install pillow-heif\)"):
+        plan_outputs(["in"])
+
+
+def test_what_was_made_of_a_format_that_is_only_read_is_not_made_again():
+    touch("in/a.gif", "in/a.gif-enhanced.png")
+    assert set(pairs(plan_outputs(["in"]))) == {"in/a.gif"}
 
 
 def test_a_folder_without_images_is_an_error_alone_and_a_failure_among_others():

@@ -19,8 +19,8 @@ from effcli.core.registry import recipe_of_run
 from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import has_format
 from effcli.data.images import read_image
+from effcli.data.picture_folders import left_out_text, list_pictures, say_left_out
 from effcli.data.picture_grid import encode_png
-from effcli.data.stored_files import is_image_name
 
 
 def is_detector(place: str) -> bool:
@@ -38,10 +38,14 @@ def image_files(places: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for place in places:
         if place.is_dir():
-            inside = sorted(p for p in place.iterdir() if p.is_file() and is_image_name(p.name))
-            if not inside:
-                raise InputError("no images in it", place=str(place))
-            files += inside
+            found = list_pictures(place, recursive=False)
+            if not found.files:
+                text = left_out_text(found.left_out)
+                raise InputError(
+                    "no images in it" + (f" (left out: {text})" if text else ""), place=str(place)
+                )
+            say_left_out(found)
+            files += found.files
         elif place.is_file():
             files.append(place)
         else:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from effcli.core.errors import InputError
 from effcli.core.files import make_folder
-from effcli.data.images import read_grey_samples, read_rgb, read_sides
+from effcli.data.images import check_picture, read_grey_samples, read_rgb
+from effcli.data.picture_folders import is_hidden, list_pictures, say_left_out
 from effcli.detect_stream.data.boxes3d import project
 from effcli.detect_stream.data.kitti_labels import Objects, no_objects, read_tracking_labels, tracking_lines
 from effcli.detect_stream.data.stereo_calibration import (
@@ -21,7 +22,6 @@ from effcli.detect_stream.data.stereo_calibration import (
 from effcli.detect_stream.data.stereo_sequence import FPS, StereoFrame, StereoSequence
 
 LEFT, RIGHT = "image_02", "image_03"
-_ENDINGS = {".png", ".jpg", ".jpeg"}
 _EARTH_M = 6378137.0
 _ORIGIN_DEG = (49.0, 8.4)
 
@@ -80,7 +80,7 @@ class KittiSequence:
         points = np.fromfile(scan, np.float32)
         if len(points) % 4:
             raise InputError("is not a scan: its size is no multiple of 16 bytes", place=str(scan))
-        return depth_of_points(points.reshape(-1, 4)[:, :3], self.calibration, read_sides(self.left[i]))
+        return depth_of_points(points.reshape(-1, 4)[:, :3], self.calibration, check_picture(self.left[i]))
 
     def pose(self, i: int) -> np.ndarray | None:
         """From the GPS/IMU file ``oxts/0000.txt``, where it is."""
@@ -106,7 +106,8 @@ def training_folder(root: Path) -> Path:
 
 def sequence_names(root: Path) -> list[str]:
     """Names of all sequences in order."""
-    return sorted(path.name for path in (training_folder(root) / LEFT).iterdir() if path.is_dir())
+    inside = (training_folder(root) / LEFT).iterdir()
+    return sorted(path.name for path in inside if path.is_dir() and not is_hidden(path.name))
 
 
 def paired_pictures(left: Path, right: Path) -> tuple[list[Path], list[Path]]:
@@ -119,11 +120,13 @@ def paired_pictures(left: Path, right: Path) -> tuple[list[Path], list[Path]]:
     for folder in (left, right):
         if not folder.is_dir():
             raise InputError("there is no such folder of pictures", place=str(folder))
-        pictures = [path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS]
+        listed = list_pictures(folder, recursive=False)
+        say_left_out(listed)
+        pictures = list(listed.files)
         numbered = all(path.stem.isdigit() for path in pictures)
         pictures.sort(key=lambda path: (int(path.stem) if numbered else 0, path.name))
         if not pictures:
-            raise InputError("holds no PNG or JPEG pictures", place=str(folder))
+            raise InputError("holds no pictures", place=str(folder))
         found.append(pictures)
     stems = [[path.stem for path in pictures] for pictures in found]
     if stems[0] != stems[1]:

@@ -10,12 +10,10 @@ import csv
 import hashlib
 import io
 import itertools
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,7 +22,18 @@ from PIL import Image
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.images import read_rgb
-from effcli.data.stored_files import Split, StoredFile, index_tar, is_image_name
+from effcli.data.picture_folders import (
+    ClassFolders,
+    FoundPictures,
+    by_preference,
+    class_folders,
+    has_part,
+    list_pictures,
+    part_folder,
+    say_left_out,
+)
+from effcli.data.stored_files import Split, StoredFile
+from effcli.distill.clip_kd.caption_tars import has_part_in, listed, read_tars, shards_of
 
 IMAGE_COLUMNS = ("filepath", "image", "file_name", "filename", "path", "file", "image_path")
 CAPTION_COLUMNS = ("title", "caption", "text", "captions")
@@ -118,7 +127,7 @@ def load_captions(
     name = str(source)
     if name.startswith(BUILTIN_PREFIX):
         name = str(files("effcli.assets") / f"{name.removeprefix(BUILTIN_PREFIX)}.npz")
-    shards = _shards(name)
+    shards = shards_of(name)
     path = Path(name)
     if not shards and not path.exists():
         raise InputError("no such file or folder", place=str(source), hint=_HINT)
@@ -127,7 +136,8 @@ def load_captions(
     elif path.is_file() and path.suffix.lower() in {".csv", ".tsv", ".txt"}:
         found = _read_csv(path, image_column, caption_column)
     elif shards:
-        found = _read_tars(shards, split)
+        images, captions, left_out = read_tars(shards, split)
+        found = CaptionSet(images, captions, left_out=left_out)
     elif path.is_dir():
         found = _read_folder(path, split)
     else:
@@ -148,9 +158,9 @@ def has_split(source: str | Path, split: Split) -> bool:
         with np.load(path, allow_pickle=False) as content:
             return any(f"{prefix}_offsets" in content.files for prefix in _NPZ_SPLITS[split])
     if path.is_dir():
-        return (path / split).is_dir() or (path / f"captions_{split}.json").is_file()
+        return (path / f"captions_{split}.json").is_file() or has_part(path, split)
     if path.suffix == ".tar" and path.is_file():
-        return any(_split_of(file.member or "") == split for file in index_tar(path))
+        return has_part_in(path, split)
     return False
 
 
@@ -243,101 +253,43 @@ def _of_files(items: Iterable[tuple[Path, str]]) -> CaptionSet:
 def _read_folder(folder: Path, split: Split) -> CaptionSet:
     for name in (f"captions_{split}.json", "captions.json"):
         if (folder / name).is_file():
-            listed = _listed(_text(folder / name), str(folder / name))
-            top = folder / split if (folder / split).is_dir() else folder
-            return _of_files((top / file, caption) for file, caption in listed)
-    top = folder / split if (folder / split).is_dir() else folder
-    images = sorted(path for path in top.rglob("*") if is_image_name(path.name) and path.is_file())
-    if any(path.with_suffix(".txt").is_file() for path in images):
-        items = []
-        left_out = []
-        for path in images:
-            side = path.with_suffix(".txt")
-            if side.is_file():
-                items += [(path, line) for line in _text(side).splitlines() if line.strip()] or [(path, "")]
-            else:
-                left_out.append(f"{path}: no {side.name} beside it")
-        found = _of_files(items)
-        return replace(found, left_out=(*found.left_out, *left_out))
-    return _of_classes(top, images)
+            pairs = listed(_text(folder / name), str(folder / name))
+            parts = by_preference([one.name for one in folder.iterdir() if one.is_dir()], split)
+            top = folder / parts[0] if parts else folder
+            return _of_files((top / file, caption) for file, caption in pairs)
+    images = list_pictures(part_folder(folder, split))
+    if any(path.with_suffix(".txt").is_file() for path in images.files):
+        return _of_sidecars(images)
+    return _of_classes(class_folders(folder, split))
 
 
-def _of_classes(top: Path, images: list[Path]) -> CaptionSet:
-    inside = [path for path in images if path.parent != top]
-    names = [path.relative_to(top).parts[0] for path in inside]
-    classes = tuple(sorted(set(names)))
+def _of_sidecars(images: FoundPictures) -> CaptionSet:
+    say_left_out(images, used={".txt"})
+    items, left_out = [], []
+    for path in images.files:
+        side = path.with_suffix(".txt")
+        if side.is_file():
+            items += [(path, line) for line in _text(side).splitlines() if line.strip()] or [(path, "")]
+        else:
+            left_out.append(f"{path}: no {side.name} beside it")
+    found = _of_files(items)
+    return replace(found, left_out=(*found.left_out, *left_out))
+
+
+def _of_classes(found: ClassFolders) -> CaptionSet:
+    if not found.classes:
+        return CaptionSet((), (), left_out=tuple(f"{p}: neither a caption nor a class" for p in found.files))
+    classes = tuple(map(_readable, found.classes))
     return CaptionSet(
-        tuple(map(StoredFile, inside)),
-        tuple((CLASS_CAPTION.format(_readable(name)),) for name in names),
-        tuple(classes.index(name) for name in names),
-        tuple(map(_readable, classes)),
-        tuple(f"{path}: neither a caption nor a class" for path in images if path.parent == top),
+        tuple(map(StoredFile, found.files)),
+        tuple((CLASS_CAPTION.format(classes[label]),) for label in found.labels),
+        found.labels,
+        classes,
     )
 
 
 def _readable(name: str) -> str:
     return name.replace("_", " ").strip()
-
-
-def _read_tars(shards: list[Path], split: Split) -> CaptionSet:
-    """WebDataset shards, or tars with a list of captions in JSON."""
-    images: list[EncodedImage] = []
-    captions: list[tuple[str, ...]] = []
-    left_out: list[str] = []
-    for shard in shards:
-        members = {file.member or "": file for file in index_tar(shard)}
-        lists = [n for n in (f"captions_{split}.json", "captions.json") if n in members]
-        texts: dict[str, list[str]] = {}
-        if lists:
-            for file, caption in _listed(members[lists[0]].read().decode("utf-8"), f"{shard}:{lists[0]}"):
-                texts.setdefault(file, []).append(caption)
-            found = {f"{split}/{n}" if f"{split}/{n}" in members else n: c for n, c in texts.items()}
-        else:
-            found = {
-                n: _sidecar(members, n) for n in members if is_image_name(n) and _split_of(n) in (split, None)
-            }
-        for name, lines in found.items():
-            good = tuple(" ".join(line.split()) for line in lines if line.strip())
-            if name not in members:
-                left_out.append(f"{shard}:{name}: no such image")
-            elif not good:
-                left_out.append(f"{shard}:{name}: no caption")
-            else:
-                images.append(members[name])
-                captions.append(good)
-    return CaptionSet(tuple(images), tuple(captions), left_out=tuple(left_out))
-
-
-def _sidecar(members: Mapping[str, StoredFile], image: str) -> list[str]:
-    text = members.get(str(PurePosixPath(image).with_suffix(".txt")))
-    return [] if text is None else text.read().decode("utf-8", errors="replace").splitlines()
-
-
-def _split_of(member: str) -> str | None:
-    return next((part for part in PurePosixPath(member).parts[:-1] if part in ("train", "eval")), None)
-
-
-def _shards(name: str) -> list[Path]:
-    """The tars that a name stands for; none where it is something else."""
-    span = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*\.tar)", name)
-    if span:
-        before, first, last, after = span.groups()
-        numbers = range(int(first), int(last) + 1)
-        shards = [Path(f"{before}{number:0{len(first)}d}{after}") for number in numbers]
-        if missing := [shard for shard in shards if not shard.is_file()]:
-            raise InputError(f"{len(missing)} of {len(shards)} shards are missing", place=str(missing[0]))
-        return shards
-    path = Path(name)
-    if path.suffix == ".tar" and path.is_file():
-        return [path]
-    return sorted(path.glob("*.tar")) if path.is_dir() else []
-
-
-def _listed(text: str, place: str) -> list[tuple[str, str]]:
-    try:
-        return [(str(entry["file_name"]), str(entry["caption"])) for entry in json.loads(text)]
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"is no list of file_name and caption: {error}", place=place) from None
 
 
 def _text(file: Path) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from effcli.core.errors import InputError
+from effcli.data.unreadable_pictures import allow_unreadable, find_unreadable
 from effcli.distill.clip_kd.captions import CaptionSet, has_split, hold_out, load_captions
 from effcli.distill.clip_kd.recipe import ClipRecipe, EvalSection, PairsSection
 
@@ -33,7 +34,7 @@ def load_inputs(recipe: ClipRecipe) -> Inputs:
     if recipe.eval.source is not None:
         held = load_eval(recipe.eval.source, settings)
     elif has_split(settings.source, "eval"):
-        held = _load(settings, settings.source, "eval")
+        held = _load(settings, settings.source, "eval", decides=True)
     else:
         train, held = hold_out(train, recipe.eval.hold_out)
     if len(train) < recipe.train.batch_size:
@@ -48,7 +49,7 @@ def load_inputs(recipe: ClipRecipe) -> Inputs:
 def load_eval(source: str, settings: PairsSection | None = None) -> CaptionSet:
     """Pairs to measure on: the eval part of a source that has one, else all of it."""
     settings = settings or PairsSection()
-    return _load(settings, source, "eval" if has_split(source, "eval") else "train")
+    return _load(settings, source, "eval" if has_split(source, "eval") else "train", decides=True)
 
 
 def load_zero_shot(settings: EvalSection, pairs: CaptionSet) -> CaptionSet | None:
@@ -60,7 +61,7 @@ def load_zero_shot(settings: EvalSection, pairs: CaptionSet) -> CaptionSet | Non
         raise InputError(
             "has fewer than two classes",
             place=settings.zero_shot,
-            hint="give a folder with a sub-folder a class",
+            hint="give a folder with one sub-folder per class",
         )
     return found
 
@@ -81,16 +82,22 @@ def check_left_out(pairs: CaptionSet, settings: PairsSection) -> None:
     listed = len(pairs) + n_out
     if n_out > settings.most_left_out * listed:
         raise InputError(
-            f"{n_out} of {listed} are missing or without a caption, the first: {pairs.left_out[0]}",
+            f"{n_out} of {listed} are missing, damaged or without a caption, the first: {pairs.left_out[0]}",
             place=settings.source,
             hint="-s data.most_left_out=1 goes on with the others",
         )
 
 
-def _load(settings: PairsSection, source: str, split: str) -> CaptionSet:
-    return load_captions(
+def _load(settings: PairsSection, source: str, split: str, *, decides: bool = False) -> CaptionSet:
+    """A set without the images that cannot be read; where it decides a result, none may be left out."""
+    found = load_captions(
         source,
         "train" if split == "train" else "eval",
         image_column=settings.image_column,
         caption_column=settings.caption_column,
     )
+    errors = find_unreadable(found.images)
+    if decides or len(errors) == len(found):
+        allow_unreadable(list(errors.values()), len(found), source, decides=True)
+    kept = found.select([i for i in range(len(found)) if i not in errors]) if errors else found
+    return replace(kept, left_out=(*found.left_out, *map(str, errors.values())))

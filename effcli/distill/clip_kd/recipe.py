@@ -20,7 +20,10 @@ class PairsSection(Section):
     image_column: str | None = Field(None, description="Column of a CSV with image paths; null finds it.")
     caption_column: str | None = Field(None, description="Column of a CSV with captions; null finds it.")
     most_left_out: float = Field(
-        0.1, ge=0, le=1, description="Share of listed images that may be missing or without a caption."
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of listed images that may be missing, damaged or without a caption.",
     )
     workers: int = Field(0, ge=0, description="Processes that decode images; 0 decodes in the main one.")
 

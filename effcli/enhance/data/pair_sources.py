@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from effcli.core.errors import InputError
-from effcli.data.stored_files import SPLITS, Split, StoredFile, index_tar, is_image_name
+from effcli.data.picture_folders import (
+    by_preference,
+    is_hidden,
+    is_picture_name,
+    list_pictures,
+    part_of,
+    say_left_out,
+)
+from effcli.data.stored_files import SPLITS, Split, StoredFile, index_tar
 
+_SIDES = ("low", "high")
 _LAYOUT_HINT = (
     "give a folder or an uncompressed tar with low/ and high/, or train/ and eval/ with both in each"
 )
@@ -63,33 +72,56 @@ def index_images(source: Path) -> dict[str, StoredFile]:
         raise InputError("no such file or folder", place=str(source))
     if not source.is_dir():
         return _index_tar(source)
-    sides = [source / split / side for split in ("", *SPLITS) for side in ("low", "high")]
+    index: dict[str, StoredFile] = {}
+    for prefix, top in _tops(source):
+        for side in (one for one in _visible_folders(top) if one.name.lower() in _SIDES):
+            found = list_pictures(side)
+            say_left_out(found)
+            names = (file.relative_to(side).as_posix() for file in found.files)
+            files = map(StoredFile, found.files)
+            index |= {f"{prefix}{side.name.lower()}/{n}": file for n, file in zip(names, files, strict=True)}
+    return index
+
+
+def _tops(source: Path) -> list[tuple[str, Path]]:
+    """What may hold ``low/`` and ``high/``: the source itself, and its parts by their usual names."""
+    names = [one.name for one in _visible_folders(source)]
+    parts = {split: by_preference(names, split, source)[:1] for split in SPLITS}
+    return [("", source), *((f"{split}/", source / name) for split in SPLITS for name in parts[split])]
+
+
+def _visible_folders(folder: Path) -> list[Path]:
     try:
-        return {
-            path.relative_to(source).as_posix(): StoredFile(path)
-            for side in sides
-            for path in side.rglob("*")
-            if is_image_name(path.name) and path.is_file()
-        }
+        return sorted(one for one in folder.iterdir() if one.is_dir() and not is_hidden(one.name))
     except OSError as error:
-        raise InputError(
-            f"cannot be searched: {error.strerror}", place=str(error.filename or source)
-        ) from None
+        place = str(error.filename or folder)
+        raise InputError(f"cannot be searched: {error.strerror}", place=place) from None
 
 
 def _index_tar(source: Path) -> dict[str, StoredFile]:
+    files = [(PurePosixPath(file.member or "").parts, file) for file in index_tar(source)]
+    starts = [next((i for i, part in enumerate(parts) if _is_top(part)), None) for parts, _ in files]
+    tops = {parts[start] for (parts, _), start in zip(files, starts, strict=True) if start is not None}
+    split_of = {name: split for split in SPLITS for name in by_preference(tops, split, source)[:1]}
     index: dict[str, StoredFile] = {}
     roots: set[str] = set()
-    for file in index_tar(source):
-        parts = PurePosixPath(file.member or "").parts
-        start = next((i for i, part in enumerate(parts) if part in {"low", "high", *SPLITS}), None)
-        if start is not None and is_image_name(parts[-1]):
-            roots.add("/".join(parts[:start]))
-            index["/".join(parts[start:])] = file
+    for (parts, file), start in zip(files, starts, strict=True):
+        if start is None or not is_picture_name("/".join(parts)):
+            continue
+        top, *below = parts[start:]
+        if part_of(top) and top not in split_of:
+            continue  # another part, which is said
+        roots.add("/".join(parts[:start]))
+        below = [below[0].lower(), *below[1:]] if top in split_of and below[0].lower() in _SIDES else below
+        index["/".join([split_of.get(top, top.lower()), *below])] = file
     if len(roots) > 1:
         folders = ", ".join(f"'{root}/'" for root in sorted(roots))
         raise InputError(f"pairs below several folders: {folders}", place=str(source), hint=_LAYOUT_HINT)
     return index
+
+
+def _is_top(folder: str) -> bool:
+    return folder.lower() in _SIDES or part_of(folder) is not None
 
 
 def _below(index: Mapping[str, StoredFile], prefix: str) -> dict[str, StoredFile]:

@@ -9,10 +9,10 @@ or distributed run sees the same patches as an uninterrupted one of a single pro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ import torch
 from effcli.core.errors import InputError, UsageError
 from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.epochs import draws_of, item_of
-from effcli.data.images import read_image, read_sides
+from effcli.data.images import check_picture, read_image
 from effcli.data.stored_files import SPLITS, Split, StoredFile
+from effcli.data.unreadable_pictures import allow_unreadable
 from effcli.enhance.data.pair_sources import find_pairs, index_images, top_folders
 from effcli.enhance.data.synthetic_lowlight import builtin_scenes
 
@@ -29,10 +30,16 @@ DECODED_BYTES_LIMIT = 2 * 1024**3
 BUILTIN_SETS = ("scenes",)
 N_AUGMENTATIONS = 9
 
+T = TypeVar("T")
+
 StoredImage: TypeAlias = StoredFile | torch.Tensor
 StoredPair: TypeAlias = tuple[StoredImage, StoredImage]
 
 _ORDER_STREAM, _PATCH_STREAM = 1, 2
+
+
+class UnequalSizesError(InputError):
+    """The two images of a pair are not of one size: the set is wrong, not a file."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,8 @@ def load_pairs(
     """Read the pairs of one source, or of several one after the other.
 
     All images are decoded at once and kept as uint8 if that takes at most ``decoded_bytes_limit``; of a
-    bigger set only the headers are checked, and each image is decoded when it is used.
+    bigger set only headers and ends are checked, and each image is decoded when it is used. A few pairs of ``train``
+    may be damaged: they are left out and named in the log.
 
     Args:
         source: a folder, a ``.tar``, ``builtin:scenes``, or a sequence of these.
@@ -203,10 +211,35 @@ def load_pairs(
         names = tuple(
             f"{stem}/{name}" for stem, part in zip(stems, parts, strict=True) for name in part.names
         )
-    stored = tuple(pair for part in parts for pair in part.stored)
-    if sum(map(_decoded_bytes, stored)) <= decoded_bytes_limit:
-        stored = tuple(map(_decoded, stored))
-    return PairSet(names, stored, tuple(place for part in parts for place in part.unmatched))
+    stored = [pair for part in parts for pair in part.stored]
+    place, decides = ", ".join(sources), split != "train"
+    sizes, wrong = _each(_decoded_bytes, stored)
+    if sum(sizes.values()) <= decoded_bytes_limit:
+        decoded, wrong_inside = _each(_decoded, stored, without=wrong)
+        kept: dict[int, StoredPair] = dict(decoded)
+        wrong |= wrong_inside
+    else:
+        kept = {number: stored[number] for number in sizes}
+    allow_unreadable([wrong[number] for number in sorted(wrong)], len(stored), place, decides=decides)
+    unmatched = tuple(place for part in parts for place in part.unmatched)
+    return PairSet(tuple(names[number] for number in kept), tuple(kept.values()), unmatched)
+
+
+def _each(
+    of: Callable[[StoredPair], T], pairs: Sequence[StoredPair], without: Collection[int] = ()
+) -> tuple[dict[int, T], dict[int, InputError]]:
+    """By the numbers of the pairs: what a function says of them, and of which images cannot be read."""
+    found: dict[int, T] = {}
+    errors: dict[int, InputError] = {}
+    for number, pair in enumerate(pairs):
+        if number not in without:
+            try:
+                found[number] = of(pair)
+            except UnequalSizesError:
+                raise
+            except InputError as error:
+                errors[number] = error
+    return found, errors
 
 
 def splits_of(source: str | Path) -> tuple[Split, ...]:
@@ -242,7 +275,9 @@ def _read_builtin(source: str, split: Split | None) -> PairSet:
 
 def _decoded_bytes(pair: StoredPair) -> int:
     """Decoded size of a pair by its headers; an orientation tag may still exchange the sides of an image."""
-    low, high = (tuple(one.shape[-2:]) if isinstance(one, torch.Tensor) else read_sides(one) for one in pair)
+    low, high = (
+        tuple(one.shape[-2:]) if isinstance(one, torch.Tensor) else check_picture(one) for one in pair
+    )
     if sorted(low) != sorted(high):
         raise _unequal_sizes(pair, low, high)
     return 2 * 3 * math.prod(low)
@@ -255,6 +290,6 @@ def _decoded(pair: StoredPair) -> tuple[torch.Tensor, torch.Tensor]:
     return low, high
 
 
-def _unequal_sizes(pair: StoredPair, low: tuple[int, ...], high: tuple[int, ...]) -> InputError:
+def _unequal_sizes(pair: StoredPair, low: tuple[int, ...], high: tuple[int, ...]) -> UnequalSizesError:
     message = f"the low-light image is {low[1]}x{low[0]} but its partner in high/ is {high[1]}x{high[0]}"
-    return InputError(message, place=pair[0].place if isinstance(pair[0], StoredFile) else None)
+    return UnequalSizesError(message, place=pair[0].place if isinstance(pair[0], StoredFile) else None)

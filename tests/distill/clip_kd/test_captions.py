@@ -169,7 +169,7 @@ def test_broken_image(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    for source, message in ((tmp_path / "no.csv", "no such"), (tmp_path, "holds no image")):
+    for source, message in ((tmp_path / "no.csv", "no such"), (tmp_path, "no images in it")):
         with pytest.raises(InputError, match=message):
             load_captions(source, "train")
     (tmp_path / "x.bin").write_bytes(b"")

@@ -259,7 +259,7 @@ def test_too_much_that_is_missing_stops(tmp_path: Path, warnings_logged: list[st
     recipe = small_recipe(tmp_path)
     for n in range(1, 12):
         (tmp_path / "pairs" / f"{n}.png").unlink()
-    with pytest.raises(InputError, match="are missing or without a caption"):
+    with pytest.raises(InputError, match="are missing, damaged or without a caption"):
         load_inputs(recipe)
     lenient = recipe.model_copy(update={"data": recipe.data.model_copy(update={"most_left_out": 1.0})})
     assert len(load_inputs(lenient).train.left_out) >= 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from effcli.continual.egor.data.garment_scenes import GARMENT_SCENES, garment_scenes
 from effcli.core.errors import InputError
-from effcli.data.image_sets import Split
 from effcli.data.images import read_image
-from effcli.data.stored_files import StoredFile, index_tar
+from effcli.data.picture_folders import by_preference, is_hidden, part_in, part_of
+from effcli.data.stored_files import Split, StoredFile, index_tar
+from effcli.data.unreadable_pictures import allow_unreadable, find_unreadable
 
 log = logging.getLogger(__name__)
 
@@ -152,17 +154,22 @@ def load_detection(source: str, split: Split, images: str | None = None) -> Dete
     if not path.exists():
         raise InputError("no such file or folder", place=source, hint=_HINT)
     if path.is_dir():
-        annotations = _one_of(sorted((path / "annotations").glob("*.json")), split, source)
+        annotations = _one_of(_annotations_in(path), split, source)
         find = _in_folders([path], annotations)
-        return _from_coco(_parsed(annotations.read_bytes(), str(annotations)), find, source)
+        return _from_coco(_parsed(annotations.read_bytes(), str(annotations)), find, source, split)
     if path.suffix.lower() == ".json":
         find = _in_folders([Path(images)] if images else [path.parent, path.parent.parent], path)
-        return _from_coco(_parsed(path.read_bytes(), source), find, source)
+        return _from_coco(_parsed(path.read_bytes(), source), find, source, split)
     members = {str(file.member).removeprefix("./"): file for file in index_tar(path)}
-    names = [Path(name) for name in sorted(members) if Path(name).suffix == ".json"]
+    names = [
+        Path(name)
+        for name in sorted(members)
+        if Path(name).suffix == ".json" and not any(map(is_hidden, Path(name).parts))
+    ]
     annotations = _one_of(names, split, source)
     packed = members[str(annotations)]
-    return _from_coco(_parsed(packed.read(), packed.place), _in_members(members, annotations), source)
+    find = _in_members(members, annotations)
+    return _from_coco(_parsed(packed.read(), packed.place), find, source, split)
 
 
 def has_parts(source: str) -> bool:
@@ -171,16 +178,23 @@ def has_parts(source: str) -> bool:
     if source == GARMENT_SCENES:
         return True
     if path.is_dir():
-        names = [file.stem for file in (path / "annotations").glob("*.json")]
+        names = [file.stem for file in _annotations_in(path)]
     elif path.is_file() and path.suffix.lower() != ".json":
         names = [Path(str(file.member)).stem for file in index_tar(path)]
     else:
         return False
-    return any(part in name for name in names for part in _PARTS["eval"])
+    return any(part_in(name) in ("val", "test") or part in name for name in names for part in _PARTS["eval"])
+
+
+def _annotations_in(folder: Path) -> list[Path]:
+    return sorted(file for file in (folder / "annotations").glob("*.json") if not is_hidden(file.name))
 
 
 def _one_of(files: Sequence[Path], split: Split, source: str) -> Path:
-    """The annotations of a part."""
+    """The annotations of a part: by a word of their name, then by any piece of it."""
+    words = {word: file for file in reversed(files) for word in _words(file.stem) if part_of(word)}
+    if preferred := by_preference(words, split):
+        return words[preferred[0]]
     for part in _PARTS[split]:
         named = [file for file in files if part in file.stem]
         if named:
@@ -188,6 +202,10 @@ def _one_of(files: Sequence[Path], split: Split, source: str) -> Path:
     if len(files) == 1:
         return files[0]
     raise InputError(f"has no annotations of a {split} part", place=source, hint=_HINT)
+
+
+def _words(name: str) -> list[str]:
+    return re.findall("[a-z]+", name.lower())
 
 
 def _parsed(data: bytes, place: str) -> dict[str, Any]:
@@ -204,7 +222,8 @@ def _parsed(data: bytes, place: str) -> dict[str, Any]:
 def _is_of_part(folder: str, annotations: Path) -> bool:
     """Whether a folder's name begins like the part that annotations are of: train2017 for instances_train.json."""
     own = [part for parts in _PARTS.values() for part in parts if part in annotations.stem]
-    return folder == "images" or any(folder.startswith(part) for part in own)
+    same = part_in(folder) is not None and part_in(folder) == part_in(annotations.stem)
+    return folder == "images" or same or any(folder.startswith(part) for part in own)
 
 
 def _in_folders(roots: Sequence[Path], annotations: Path) -> Callable[[str], StoredFile | None]:
@@ -229,7 +248,7 @@ def _in_members(members: Mapping[str, StoredFile], annotations: Path) -> Callabl
 
 
 def _from_coco(
-    content: dict[str, Any], find: Callable[[str], StoredFile | None], source: str
+    content: dict[str, Any], find: Callable[[str], StoredFile | None], source: str, split: Split
 ) -> DetectionSet:
     """Categories in the order of their numbers, which may have gaps."""
     try:
@@ -247,7 +266,7 @@ def _from_coco(
         entries = [(one, str(one["file_name"]), find(str(one["file_name"]))) for one in content["images"]]
         missing = tuple(name for _, name, file in entries if file is None)
         _check_missing(missing, len(entries), source)
-        present = [(one, name, file) for one, name, file in entries if file is not None]
+        present = _without_unreadable(entries, source, split)
         files = [file for _, _, file in present]
         sizes = tuple(
             (int(one["height"]), int(one["width"])) if "height" in one else _size_of(file)
@@ -267,6 +286,16 @@ def _from_coco(
     return DetectionSet(
         lambda i: read_image(files[i]), sizes, tuple(objects), classes, names, missing, mended
     )
+
+
+def _without_unreadable(
+    entries: Sequence[tuple[dict[str, Any], str, StoredFile | None]], source: str, split: Split
+) -> list[tuple[dict[str, Any], str, StoredFile]]:
+    """The entries whose images can be read; of a part to measure on, all must be."""
+    found = [(one, name, file) for one, name, file in entries if file is not None]
+    errors = find_unreadable([file for _, _, file in found])
+    allow_unreadable(list(errors.values()), len(found), source, decides=split == "eval")
+    return [entry for number, entry in enumerate(found) if number not in errors]
 
 
 def _check_missing(missing: Sequence[str], n: int, source: str) -> None:

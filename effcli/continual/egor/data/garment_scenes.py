@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effcli.data.image_sets import ImageSet, Split, load_images
+from effcli.data.image_sets import ImageSet, load_images
+from effcli.data.stored_files import Split
 
 GARMENT_SCENES = "builtin:garment-scenes"
 SIDE = 96
