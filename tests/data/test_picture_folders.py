@@ -172,8 +172,7 @@ def test_which_part_is_used_to_measure_is_said(caplog, tmp_path):
 def test_a_folder_of_parts_is_never_taken_for_classes(tmp_path, train, held):
     picture(tmp_path / train / "cat" / "1.png")
     picture(tmp_path / held / "cat" / "2.png")
-    for split, folder in (("train", train), ("eval", held)):
-        found = class_folders(tmp_path, split)
+    for found, folder in ((class_folders(tmp_path, "train"), train), (class_folders(tmp_path, "eval"), held)):
         assert found.classes == ("cat",) and found.folder == tmp_path / folder and len(found.files) == 1
     assert has_part(tmp_path, "eval")
 
