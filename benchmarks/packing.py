@@ -101,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for name in options.models:
-        for profile in ("paper", "all"):
+        for profile in ("main-path", "all"):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 rows.append(pool.apply(measure, (name, options.bits, profile)))
             print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)

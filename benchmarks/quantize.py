@@ -35,8 +35,8 @@ from effcli.quantize.calibration import initialise
 from effcli.quantize.fake_quantization import layers as layers_module
 from effcli.quantize.fake_quantization.layers import QuantizedLayer
 from effcli.quantize.fake_quantization.quantizer import top_code
-from effcli.quantize.loading import load
 from effcli.quantize.mpq_dm import start_layer, wrap_for
+from effcli.quantize.packed_unet import load
 from effcli.quantize.pipeline import pack
 from effcli.quantize.recipe import MpqDmRecipe
 from effcli.quantize.training import features_of, parameter_groups

@@ -20,28 +20,31 @@ from .common.options import (
     with_options,
 )
 from .common.output import print_metrics, print_result, print_table, text_of
-from .common.session import execute, runtime_for
+from .common.session import execute, recipe_of_method, runtime_for
 
 app = typer.Typer(
     cls=DefaultVerbGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Make a diffusion UNet small and fast: 1 to 8 bits a weight, integer arithmetic (MPQ-DM). "
-    "`effcli quantize --bits w2a4` takes the built-in model.",
+    help="Make a diffusion UNet small and fast: 1 to 8 bits per weight, integer arithmetic (MPQ-DM). "
+    "`effcli quantize --bits w2a4` quantizes the built-in model.",
 )
 
 
 PackedArgument = Annotated[
     str,
     typer.Argument(
-        metavar="PACKED", help="Output of `effcli quantize`: run directory, model folder or file."
+        metavar="PACKED",
+        help="A packed model: a run directory of `effcli quantize`, its model folder, or the file.",
     ),
 ]
 BackendOption = Annotated[
     Literal["auto", "integer", "simulate"],
     typer.Option(
-        "--backend", help="Integer arithmetic, or the same simulated in float32; auto: integers if possible."
+        "--backend",
+        help="integer: int8 products, the fastest; simulate: the same numbers in float32; auto: integer where the "
+        "model and the machine allow it.",
     ),
 ]
 
@@ -53,48 +56,94 @@ def run(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", help="A diffusers folder, a hub id, or builtin:NAME.", show_default=False
+            metavar="[MODEL]",
+            help="The full-precision model: a diffusers folder, a hub id, or builtin:NAME.",
+            show_default=False,
         ),
+    ] = None,
+    method: Annotated[
+        Literal["mpq-dm"] | None, typer.Option("--method", help="The method; mpq-dm is the only one.")
     ] = None,
     bits: Annotated[
         str | None,
-        typer.Option("--bits", metavar="w2a4", help="Mean bits of weights, bits of activations; or w4."),
+        typer.Option(
+            "--bits",
+            metavar="w2a4",
+            help="Mean bits per weight and bits per activation, 1 to 8; w4 quantizes weights only.",
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="DDIM steps, here and when the result is used.")
+        int | None,
+        typer.Option(
+            "--steps",
+            min=1,
+            help="DDIM sampling steps, here and when the result is used; more take longer and sample better.",
+        ),
     ] = None,
     eta: Annotated[
-        float | None, typer.Option("--eta", min=0, max=1, help="Fresh noise in each step.")
+        float | None,
+        typer.Option(
+            "--eta", min=0, max=1, help="Share of fresh noise in each sampling step: 0 is DDIM, 1 is DDPM."
+        ),
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option("--guidance", min=0, help="Classifier-free guidance scale.")
+        float | None,
+        typer.Option(
+            "--guidance",
+            min=0,
+            help="Classifier-free guidance scale; 1 is none, larger follows the condition more.",
+        ),
     ] = None,
     alloc: Annotated[
         Literal["kurtosis", "error", "uniform"] | None,
-        typer.Option("--alloc", help="What decides which rows get more bits and which fewer."),
+        typer.Option(
+            "--alloc",
+            help="What decides which rows (output channels) get one bit more or less: their outliers (kurtosis), "
+            "their output error, or nothing (uniform).",
+        ),
     ] = None,
     plus: Annotated[
-        bool, typer.Option("--plus", help="MPQ-DM+: a tenth of the rows one bit more, none fewer.")
+        bool, typer.Option("--plus", help="MPQ-DM+: a tenth of the rows gets one bit more, none fewer.")
     ] = False,
     search: Annotated[
-        Literal["paper", "code"] | None,
-        typer.Option("--search", help="Shares of rows tried by --alloc kurtosis."),
+        Literal["half", "tenth"] | None,
+        typer.Option(
+            "--search",
+            help="How many rows --alloc kurtosis may move: 0 to 50 % on each side (half), or 0 or 10 % (tenth).",
+        ),
     ] = None,
     profile: Annotated[
-        Literal["all", "paper"] | None,
-        typer.Option("--profile", help="Quantize all layers, or those of the paper."),
+        Literal["all", "main-path"] | None,
+        typer.Option(
+            "--profile",
+            help="Layers to quantize: all, or not the skip and downsampling convolutions and the attention of "
+            "unconditional UNets (main-path).",
+        ),
     ] = None,
-    no_trd: Annotated[bool, typer.Option("--no-trd", help="Leave relation distillation out.")] = False,
+    no_trd: Annotated[
+        bool, typer.Option("--no-trd", help="Fine-tune without TRD, the relation distillation.")
+    ] = False,
     trd_pool: Annotated[
-        int | None, typer.Option("--trd-pool", min=1, help="Largest side of the features it compares.")
+        int | None,
+        typer.Option(
+            "--trd-pool",
+            min=1,
+            help="Largest side, in pixels, to which features are pooled for TRD; memory grows with its fourth power.",
+        ),
     ] = None,
     trajectories: Annotated[
         int | None,
-        typer.Option("--trajectories", min=0, help="Sampling runs to fine-tune on; 0: calibrate only."),
+        typer.Option(
+            "--trajectories",
+            min=0,
+            help="Sampling runs to fine-tune on; more take longer and come closer to full precision. 0: calibrate "
+            "only.",
+        ),
     ] = None,
 ) -> None:
     """Quantize a model, pack it and measure it (default)."""
     shorthands = {
+        "method": ("--method", method),
         "model": ("MODEL", model),
         "bits": ("--bits", bits),
         "sampler.steps": ("--steps", steps),
@@ -108,7 +157,7 @@ def run(
         "train.trd_pool": ("--trd-pool", trd_pool),
         "train.trajectories": ("--trajectories", trajectories),
     }
-    execute("run", "quantize", options, shorthands)
+    execute("run", "quantize", recipe_of_method("quantize", options, method), shorthands)
 
 
 @app.command()
@@ -116,15 +165,15 @@ def run(
 def sample(
     options: MachineOptions,
     packed: PackedArgument,
-    n: Annotated[int, typer.Option("-n", "--images", min=1, help="How many.")] = 64,
+    n: Annotated[int, typer.Option("-n", "--images", min=1, help="Number of images.")] = 64,
     output: ImagesOutputOption = "samples.png",
     force: ForceOption = False,
     backend: BackendOption = "auto",
     batch_size: BatchSizeOption = 64,
 ) -> None:
-    """Draw images from a quantized model, with the sampler settings it was made for."""
+    """Sample images from a quantized model, with the sampler settings it was made for."""
     check_images_output(output, force=force, as_json=options.as_json)
-    from effcli.quantize.sampling import sample_packed
+    from effcli.quantize.pipeline import sample as sample_packed
 
     runtime = runtime_for(options)
     images = sample_packed(
@@ -141,17 +190,19 @@ def evaluate(
     packed: PackedArgument,
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="MODEL", help="The full-precision model (default: as recorded)."),
+        typer.Option(
+            "--model", metavar="MODEL", help="The full-precision model (default: the one that was quantized)."
+        ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", "--images", min=2, help="Images drawn by both models.")] = 512,
+    n: Annotated[int, typer.Option("-n", "--images", min=2, help="Images sampled by each model.")] = 512,
     features: FeatureSpaceOption = None,
     data: RealImagesOption = None,
     backend: BackendOption = "auto",
     batch_size: BatchSizeOption = 64,
 ) -> None:
-    """Measure a quantized model: Frechet distances to data and to the full-precision model, error from equal noise."""
+    """Measure a quantized model: Frechet distances to real images and to full precision, error from equal noise."""
     from effcli.metrics.distance_settings import DistanceSettings
-    from effcli.quantize.sampling import evaluate_packed
+    from effcli.quantize.pipeline import evaluate as evaluate_packed
 
     settings = DistanceSettings(n_images=n, batch_size=batch_size, features=features or "auto", data=data)
     result = evaluate_packed(
@@ -166,7 +217,7 @@ def evaluate(
 @app.command()
 @with_options()
 def inspect(options: Options, packed: PackedArgument) -> None:
-    """Say what is in a packed file: layers, bits of their rows, sizes, mean bits counted both ways."""
+    """Show what is in a packed file: layers, rows by bits, sizes, mean bits per weight and per parameter."""
     from effcli.quantize.weights import describe_layer, load_packed
 
     model = load_packed(packed)
@@ -194,14 +245,15 @@ def export(
         Path, typer.Option("--output", "-o", metavar="DIR", help="The diffusers folder to write.")
     ],
     dtype: Annotated[
-        Literal["fp32", "bf16", "fp16"], typer.Option("--dtype", help="Of the weights.")
+        Literal["fp32", "bf16", "fp16"],
+        typer.Option("--dtype", help="Number format of the exported weights."),
     ] = "fp16",
     force: ForceOption = False,
 ) -> None:
-    """Write an ordinary diffusers folder with the dequantized weights, which any tool loads."""
+    """Write an ordinary diffusers folder with the dequantized weights, for any tool."""
     from effcli.core.files import check_new_folder
-    from effcli.quantize.exporting import export_diffusers
+    from effcli.quantize.pipeline import export as export_packed
 
     check_new_folder(output, force=force)
-    export_diffusers(packed, output, dtype)
+    export_packed(packed, output, dtype)
     print_result({"output": str(output)}, [str(output)], as_json=options.as_json)

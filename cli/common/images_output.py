@@ -1,4 +1,4 @@
-"""Where verbs that draw images put them: one picture, a folder, or stdout."""
+"""Where verbs that sample images put them: one picture, a folder, or stdout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 ImagesOutputOption = Annotated[
     str,
-    typer.Option("--output", "-o", metavar="FILE|DIR|-", help="A grid as PNG, a folder, or - for stdout."),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE|DIR|-",
+        help="Where the images go: a grid in one .png file, a folder with one PNG per image, or - for a grid on "
+        "stdout.",
+    ),
 ]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 def pool_to(features: Tensor, side: int | None) -> Tensor:
     """Average-pool maps ``[B, C, h, w]`` so that neither side exceeds ``side``; None leaves them.
 
-    A relation map has (h w)^2 entries an image: 64x64 features of 8 images take 537 MB, pooled to 16x16 2 MB.
+    A relation map has (h w)^2 entries per image: 64x64 features of 8 images take 537 MB, pooled to 16x16 2 MB.
     """
     height, width = features.shape[-2:]
     if side is None or max(height, width) <= side:
@@ -37,7 +37,8 @@ def log_relation(features: Tensor, temperature: float = 1.0) -> Tensor:
 def relation_distillation(
     student: Tensor, teacher: Tensor, *, temperature: float = 1.0, reduction: Literal["sum", "mean"] = "sum"
 ) -> Tensor:
-    """KL(p_teacher || p_student) between the relation maps of two feature maps (TRD of MPQ-DM, section 3.6).
+    """KL(p_teacher || p_student) between the relation maps of two feature maps (TRD; docs/methods/mpq-dm.md, Relation
+    distillation).
 
     Args:
         student: ``[B, C, h, w]``; gradients flow through it alone.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from effcli.quantize.loading import load
+    from effcli.quantize.packed_unet import load
 
 __all__ = ["load"]
 
@@ -13,7 +13,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     """Import :func:`load`, and torch with it, on first use only."""
     if name == "load":
-        from effcli.quantize.loading import load
+        from effcli.quantize.packed_unet import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
 """How many bits each output channel of a layer gets: OMQ of MPQ-DM, and the error-driven alternative.
 
 Of a layer's c_out rows (output channels) equally many get N+1 and N-1 bits, so the mean stays exactly N. MPQ-DM
-ranks the rows by kurtosis and searches how many to move (section 3.3; released code `quant_layer.py:430-506`); the
-error-driven split moves the rows for which it pays (spec section 9.1).
+ranks the rows by kurtosis and searches how many to move (docs/methods/mpq-dm.md, Bit allocation); the error-driven
+split moves the rows for which it lowers the error (Error-driven allocation, there).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 
 GROUPS_PER_LAYER = 10
 SMALLEST_MAXIMUM = 1e-5
-SEARCHES: Mapping[str, tuple[int, ...]] = {"paper": (0, 1, 2, 3, 4, 5), "code": (0, 1)}
-"""Group counts g that are tried: up to half of the rows on each side, or what the released script tries."""
+SEARCHES: Mapping[str, tuple[int, ...]] = {"half": (0, 1, 2, 3, 4, 5), "tenth": (0, 1)}
+"""Group counts g that are tried: up to half of the rows on each side, or none and a tenth."""
 
 
 def smoothing(weight_maxima: Tensor, input_maxima: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def split_by_rank(ranking: Tensor, bits: int, n_moved: int) -> Tensor:
 
 
 def allocate_by_kurtosis(
-    ranking: Tensor, errors: Mapping[int, Tensor], bits: int, groups: Iterable[int] = SEARCHES["paper"]
+    ranking: Tensor, errors: Mapping[int, Tensor], bits: int, groups: Iterable[int] = SEARCHES["half"]
 ) -> Tensor:
     """OMQ: the split by kurtosis whose layer output is closest to the full-precision one.
 

@@ -1,4 +1,4 @@
-"""Codes of 1 to 8 bits, packed row by row without gaps (spec section 9.3).
+"""Codes of 1 to 8 bits, packed row by row without gaps (docs/methods/mpq-dm.md, Packed file).
 
 Inside a row codes follow one another in little-endian bit order; each row begins at a byte. Rows are independently
 addressable, whatever their widths.
@@ -36,7 +36,7 @@ def unpack_rows(packed: Array, bits: int, n_codes: int) -> Array:
     """
     if packed.shape[1] != row_bytes(n_codes, bits):
         raise ValueError(
-            f"{packed.shape[1]} bytes a row, {n_codes} codes of {bits} bits need {row_bytes(n_codes, bits)}"
+            f"{packed.shape[1]} bytes per row, {n_codes} codes of {bits} bits need {row_bytes(n_codes, bits)}"
         )
     planes = np.unpackbits(packed, axis=1, bitorder="little", count=n_codes * bits)
     return np.packbits(planes.reshape(packed.shape[0], n_codes, bits), axis=2, bitorder="little")[..., 0]

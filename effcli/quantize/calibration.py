@@ -1,7 +1,7 @@
 """From a full-precision UNet to a quantized one: inputs caught from its own samples, layers replaced, first ranges.
 
 All layers initialise one after another in a single forward pass, so that each sees inputs that the layers before it
-have quantized already (MPQ-DM, sections 3.3 and 3.7). What is done to a layer then is the method's.
+have quantized already (docs/methods/mpq-dm.md, Procedure). What is done to a layer then is the method's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from effcli.quantize.fake_quantization.layers import (
     replace_module,
 )
 from effcli.quantize.fake_quantization.quantizer import RangeMethod, find_range, top_code
-from effcli.quantize.recipe import InputsSection
+from effcli.quantize.recipe import CalibrationInputsSection
 
 _RANGE_ELEMENTS = 1 << 16
 """Activations that a range is found on; the extremes are always among them."""
@@ -41,19 +41,20 @@ _RANGE_ELEMENTS = 1 << 16
 
 @torch.no_grad()
 def collect_inputs(
-    guided: Guided, sampler: SamplerSettings, settings: InputsSection, batch_size: int, run: Run
+    guided: Guided, sampler: SamplerSettings, settings: CalibrationInputsSection, batch_size: int, run: Run
 ) -> dict[str, Tensor]:
-    """What the network is called with while it samples: ``n_inputs`` rows drawn from all steps of ``n_images`` samples.
+    """What the network is called with while it samples: ``n_inputs`` random rows from all steps of ``n_images``
+    samples.
 
     Args:
         guided: the full-precision model.
         sampler: how it samples.
         settings: how many images and inputs.
-        batch_size: images drawn at a time.
+        batch_size: images sampled at a time.
         run: seeds, progress, stopping.
 
     Returns:
-        ``x`` ``[N, C, H, W]``, ``t`` int64 ``[N]``, and the condition's arguments, a row each.
+        ``x`` ``[N, C, H, W]``, ``t`` int64 ``[N]``, and the condition's arguments, one row per input.
     """
     scheduler = ddim_scheduler(guided.scheduler_config, sampler.steps)
     generator = run.runtime.generator("calibrate")
@@ -119,7 +120,7 @@ def wrap_layers(
         widths: mean bits of weights, bits of activations; the first three layers and the last have 8.
         profile: which layers; see :func:`effcli.quantize.fake_quantization.layers.find_layers`.
         rank: of the low-rank update of each weight; 0 for none.
-        per_step_activations: an activation scale a timestep, or one for all.
+        per_step_activations: one activation scale per timestep, or one for all.
         integer_zeros: zero-points are rounded where they are used.
     """
     student = copy.deepcopy(model.unet).requires_grad_(False)
@@ -156,7 +157,7 @@ def initialise(
         advance: called after each layer.
 
     Returns:
-        a row a layer: its path, and what ``start`` returned.
+        one row per layer: its path, and what ``start`` returned.
     """
     report: dict[str, dict[str, Any]] = {}
     hooks = []
@@ -183,7 +184,7 @@ def initialise(
 
 
 def set_activation_range(layer: QuantizedLayer, x: Tensor, method: RangeMethod) -> None:
-    """Find one range for the layer's smoothed inputs and give it to every step."""
+    """Find one range for the layer's smoothed inputs and use it for every step."""
     if layer.activation_bits is None:
         return
     values = (x * per_channel(layer.in_scale, x, layer.layer)).flatten()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
-from effcli.core.run import Run
+from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.models import Decode
@@ -15,6 +16,55 @@ from effcli.diffusion.sampling import draw_images
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.features import FeatureSpace, choose_features, real_moments
 from effcli.metrics.frechet import frechet_distance
+
+
+def compare(
+    teacher: Guided,
+    student: nn.Module,
+    sampler: SamplerSettings,
+    settings: DistanceSettings,
+    decode: Decode,
+    runtime: Runtime,
+    *,
+    stage: Callable[[str, Callable[[], Tensor]], Tensor] = lambda name, compute: compute(),
+    check_stop: Callable[[], None] = lambda: None,
+    show_progress: bool = False,
+) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """Sample from both models with the same noise and measure.
+
+    Args:
+        teacher: the full-precision model.
+        student: its quantized UNet.
+        sampler: how both sample.
+        settings: number of images, features, real images.
+        decode: to images in -1..1.
+        runtime: device, precision, seeds.
+        stage: computes a value, or finds it where an interrupted run left it.
+        check_stop: called before each batch; raises to stop.
+        show_progress: whether there are progress bars.
+
+    Returns:
+        the metrics of :func:`measure`, the student's images and the teacher's, ``[N, C, H, W]``.
+    """
+    space = choose_features(settings, teacher.sample_shape)
+
+    def images_of(name: str, unet: nn.Module) -> Tensor:
+        return stage(
+            f"evaluate {name}".replace(" ", "-"),
+            lambda: draw_images(
+                teacher.with_unet(unet),
+                sampler,
+                settings.n_images,
+                settings.batch_size,
+                runtime,
+                title=f"evaluate, {name}",
+                show_progress=show_progress,
+                check_stop=check_stop,
+            ),
+        )
+
+    theirs, ours = images_of("full precision", teacher.unet), images_of("quantized", student)
+    return measure(ours, theirs, settings, space, decode), ours, theirs
 
 
 def measure(
@@ -30,9 +80,9 @@ def measure(
         decode: to images in -1..1, in which all but ``mse_to_fp`` is measured.
 
     Returns:
-        ``mse_to_fp``, the same over the variance of the reference; ``feature_mse_to_fp``, the mean squared distance of
-        an image pair's features over their variance; ``fd_fp``; ``fd`` and ``fd_full_precision``,
-        None where there are no real images.
+        ``mse_to_fp``; ``mse_to_fp_relative``, the same over the variance of the reference; ``feature_mse_to_fp``, the
+        mean squared distance between the features of an image pair over their variance; ``fd_fp``; ``fd`` and
+        ``fd_full_precision``, None where there are no real images.
     """
     decoded = to_bytes(decode(images))
     ours, theirs = space.features(decoded), space.features(to_bytes(decode(reference)))
@@ -49,32 +99,3 @@ def measure(
     metrics["fd"] = None if real is None else frechet_distance(ours, real)
     metrics["fd_full_precision"] = None if real is None else frechet_distance(theirs, real)
     return metrics
-
-
-def evaluate(
-    teacher: Guided,
-    student: nn.Module,
-    sampler: SamplerSettings,
-    settings: DistanceSettings,
-    decode: Decode,
-    run: Run,
-) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Draw from both models and measure; returns the metrics, the student's images and the teacher's."""
-    space = choose_features(settings, teacher.sample_shape)
-    images = {}
-    for name, unet in (("full precision", teacher.unet), ("quantized", student)):
-        images[name] = run.stage(
-            f"evaluate {name}".replace(" ", "-"),
-            lambda unet=unet, name=name: draw_images(
-                teacher.with_unet(unet),
-                sampler,
-                settings.n_images,
-                settings.batch_size,
-                run.runtime,
-                title=f"evaluate, {name}",
-                show_progress=run.show_progress,
-                check_stop=run.check_stop,
-            ),
-        )
-    ours, theirs = images["quantized"], images["full precision"]
-    return measure(ours, theirs, settings, space, decode), ours, theirs

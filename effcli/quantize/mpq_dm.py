@@ -1,7 +1,7 @@
 """MPQ-DM as a method of `effcli quantize`: mixed bits by the rows' outliers, then relation distillation.
 
-The rules that share out bits are in `allocation.py`, the training in `fine_tuning.py`, the simulated layers in
-`layers.py`.
+docs/methods/mpq-dm.md. The rules that share out bits are in `allocation.py`, the fine-tuning in `training.py` and
+`losses.py`, the simulated layers in `fake_quantization/`.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def wrap_for(recipe: MpqDmRecipe, model: DiffusionModel) -> nn.Module:
 def allocate_bits(
     student: nn.Module, teacher: Guided, inputs: dict[str, Tensor], recipe: MpqDmRecipe, run: Run
 ) -> dict[str, Any]:
-    """Widths and first ranges of all layers; returns the state they are in and a row a layer."""
+    """Widths and first ranges of all layers; returns the state they are in and one row per layer."""
     n_layers = sum(1 for _ in quantized_layers(student))
     with progress_bar("allocate", n_layers, unit="layers", show=run.show_progress) as advance:
         rows = initialise(
@@ -121,7 +121,7 @@ def start_layer(layer: QuantizedLayer, x: Tensor, recipe: MpqDmRecipe) -> dict[s
         return {"rows": {str(bits): len(layer.row_bits)}}
     rows = layer.smoothed_weight().flatten(1)
     ranges = {b: find_range(rows, top_code(b), settings.range_method) for b in (bits - 1, bits, bits + 1)}
-    errors = row_errors(layer, x, ranges, quantize_input=recipe.allocation.search == "paper")
+    errors = row_errors(layer, x, ranges, quantize_input=recipe.allocation.search == "half")
     row_bits = allocate(rows, errors, bits, recipe.allocation)
     scale, zero = (
         torch.stack([ranges[int(b)][part][i] for i, b in enumerate(row_bits.tolist())]) for part in (0, 1)
@@ -155,13 +155,13 @@ def allocate(rows: Tensor, errors: dict[int, Tensor], bits: int, settings: Alloc
 def row_errors(
     layer: QuantizedLayer, x: Tensor, ranges: dict[int, tuple[Tensor, Tensor]], *, quantize_input: bool
 ) -> dict[int, Tensor]:
-    """|| W_o X - Q(W_o; b) Q(X) ||^2 of each row o at each width b (section 3.3, step 4).
+    """|| W_o X - Q(W_o; b) Q(X) ||^2 of each row o at each width b (docs/methods/mpq-dm.md, Bit allocation).
 
     Args:
         layer: with smoothing and activation range set.
         x: its input.
         ranges: b -> scale and zero-point of each row.
-        quantize_input: as in the paper; the released code leaves X as it is.
+        quantize_input: whether Q(X) is used, or X as it is.
 
     Returns:
         b -> ``[c_out]``.

@@ -1,31 +1,37 @@
-"""`effcli quantize run`: the steps, in order, whatever the method."""
+"""The verbs of `effcli quantize` step by step, whatever the method: run, sample, eval, export."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from effcli import __version__
-from effcli.core.evidence.result import Result
+from effcli.core.errors import InputError
+from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.plan import Plan
 from effcli.core.registry import load_method
 from effcli.core.run import Run
-from effcli.core.runtime import DTYPES, create_runtime
+from effcli.core.runtime import DTYPES, Runtime, create_runtime
 from effcli.data.image_sets import to_bytes
 from effcli.data.picture_grid import save_grid
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
-from effcli.diffusion.models import DiffusionModel, load_decoder, load_model
+from effcli.diffusion.models import DiffusionModel, load_decoder, load_model, save_folder
+from effcli.diffusion.sampler_settings import SamplerSettings
+from effcli.diffusion.sampling import draw_images
+from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.features import choose_features
 from effcli.quantize.calibration import check_weights
-from effcli.quantize.evaluation import evaluate
+from effcli.quantize.evaluation import compare
 from effcli.quantize.fake_quantization.layers import quantized_layers
-from effcli.quantize.loading import unet_of
 from effcli.quantize.packed_layer import codes_of_layer, with_dtype_of_file
-from effcli.quantize.recipe import QuantizeRecipe
+from effcli.quantize.packed_unet import Backend, dequantize, unet_of
+from effcli.quantize.recipe import ConditionSection, QuantizeRecipe
 from effcli.quantize.weights import PackedModel, about_unet, load_packed, save_packed
 
 N_PICTURES = 32
@@ -48,6 +54,9 @@ def method_of(recipe: QuantizeRecipe) -> QuantizeMethod:
     """The module of the recipe's method."""
     method: QuantizeMethod = load_method(recipe)
     return method
+
+
+# --- run ---------------------------------------------------------------------------------------------------
 
 
 def plan_run(recipe: QuantizeRecipe) -> Plan[DiffusionModel]:
@@ -77,11 +86,20 @@ def run(recipe: QuantizeRecipe, model: DiffusionModel, run: Run) -> Result:
     run.runtime.barrier()
     packed = load_packed(file)
     decode = load_decoder(model, run.runtime.device)
-    quantized = unet_of(packed, device=run.runtime.device)
-    metrics, ours, theirs = evaluate(teacher, quantized, recipe.sampler, recipe.eval, decode, run)
+    metrics, ours, theirs = compare(
+        teacher,
+        unet_of(packed, device=run.runtime.device),
+        recipe.sampler,
+        recipe.eval,
+        decode,
+        run.runtime,
+        stage=run.stage,
+        check_stop=run.check_stop,
+        show_progress=run.show_progress,
+    )
     return run.finish(
         {**packed.sizes(), **metrics, **facts},
-        lambda: pictures(decode(ours[:N_PICTURES]), decode(theirs[:N_PICTURES]), recipe, run),
+        lambda: save_pictures(decode(ours[:N_PICTURES]), decode(theirs[:N_PICTURES]), recipe, run),
     )
 
 
@@ -125,7 +143,7 @@ def pack(student: nn.Module, model: DiffusionModel, recipe: QuantizeRecipe) -> P
     return PackedModel(about, layers, others, **about_unet(model.unet, model.scheduler_config))
 
 
-def pictures(ours: Tensor, theirs: Tensor, recipe: QuantizeRecipe, run: Run) -> dict[str, str]:
+def save_pictures(ours: Tensor, theirs: Tensor, recipe: QuantizeRecipe, run: Run) -> dict[str, str]:
     """Save images of both models from the same noise, in -1..1; returns caption -> file."""
     figures: dict[str, str] = {}
     if ours.shape[1] not in (1, 3):
@@ -137,3 +155,98 @@ def pictures(ours: Tensor, theirs: Tensor, recipe: QuantizeRecipe, run: Run) -> 
         save_grid(to_bytes(images), run.file(name), n_columns=8)
         figures[caption] = name
     return figures
+
+
+# --- of a packed model -------------------------------------------------------------------------------------
+
+
+def sample(
+    place: str | Path,
+    n_images: int,
+    runtime: Runtime,
+    *,
+    backend: Backend = "auto",
+    batch_size: int = 64,
+    show_progress: bool = False,
+) -> Tensor:
+    """Images of a packed model, uint8 ``[n_images, C, H, W]``, with the sampler it was made for."""
+    packed = load_packed(place)
+    unet = unet_of(packed, backend, device=runtime.device, dtype=runtime.dtype)
+    model = DiffusionModel(unet, packed.scheduler_config, str(place))
+    if packed.unet_class != "UNet2DModel":
+        model = load_model(packed.about["source"]["id"])  # for its text encoder and its decoder
+    guided = _guided_as_packed(model, packed).with_unet(unet)
+    sampler = SamplerSettings(**packed.about["sampler"])
+    images = draw_images(guided, sampler, n_images, batch_size, runtime, show_progress=show_progress)
+    return to_bytes(load_decoder(model, runtime.device)(images))
+
+
+def evaluate(
+    place: str | Path,
+    full_precision: str | None,
+    settings: DistanceSettings,
+    runtime: Runtime,
+    *,
+    backend: Backend = "auto",
+    show_progress: bool = False,
+) -> Result:
+    """Compare a packed model with its full-precision model, and with real images; see `evaluation.measure`.
+
+    Raises:
+        InputError: the full-precision model is not there, or is another one than was quantized.
+    """
+    started = time.perf_counter()
+    packed = load_packed(place)
+    source = packed.about["source"]
+    model = load_model(full_precision or source["id"])
+    if source["sha256"] is not None and model.sha256 != source["sha256"]:
+        raise InputError("has other weights than the model that was quantized", place=model.source)
+    metrics, _, _ = compare(
+        _guided_as_packed(model, packed).with_unet(model.unet.to(runtime.device)),
+        unet_of(packed, backend, device=runtime.device, dtype=runtime.dtype),
+        SamplerSettings(**packed.about["sampler"]),
+        settings,
+        load_decoder(model, runtime.device),
+        runtime,
+        show_progress=show_progress,
+    )
+    return result_of_verb(
+        "quantize",
+        "eval",
+        packed.about["method"],
+        recipe=packed.about["bits"],
+        output=str(place),
+        metrics={**packed.sizes(), **metrics},
+        runtime=runtime,
+        total_s=time.perf_counter() - started,
+    )
+
+
+def export(place: str | Path, folder: Path, dtype: str) -> None:
+    """Write a pipeline folder (`model_index.json`, `unet/`, `scheduler/`) with the dequantized weights.
+
+    Activations are not quantized there: other tools have no such thing. A conditional model's text encoder and decoder
+    stay with the model it came from.
+
+    Args:
+        place: as of :func:`effcli.quantize.load`.
+        folder: where to.
+        dtype: of the weights: fp32, bf16 or fp16.
+
+    Raises:
+        InputError: the packed model cannot be read.
+        RunError: the folder cannot be written.
+    """
+    packed = load_packed(place)
+    save_folder(folder, dequantize(packed), packed.scheduler_config, dtype=DTYPES[dtype])
+
+
+def _guided_as_packed(model: DiffusionModel, packed: PackedModel) -> Guided:
+    condition = ConditionSection(**packed.about["condition"])
+    return Guided(
+        model,
+        model.unet,
+        guidance=packed.about["sampler"]["guidance"],
+        prompts=condition.prompts,
+        null_class=condition.null_class,
+    )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from effcli.core.recipe import Recipe, Section
+from effcli.core.recipe import CompatRecipe, Recipe, Section, Switch
+from effcli.core.recipe_changes import Renamed
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.quantize.bit_widths import BitWidths, parse_bits
+
+RENAMED = (
+    Renamed("allocation.search", "allocation.search", {"paper": "half", "code": "tenth"}),
+    Renamed("allocation.profile", "allocation.profile", {"paper": "main-path"}),
+)
 
 
 class ConditionSection(Section):
@@ -17,10 +23,11 @@ class ConditionSection(Section):
 
     prompts: str | None = Field(
         None,
-        description="Text file, one prompt a line, for text-conditional models; null uses a few general ones.",
+        description="Text file with one prompt per line, for text-conditional models; null uses eight general prompts.",
     )
     null_class: int | None = Field(
-        None, description="Label that means no class, for guidance of class-conditional models."
+        None,
+        description="Class label that means no class; class-conditional models need it for sampler.guidance.",
     )
 
 
@@ -29,75 +36,115 @@ class AllocationSection(Section):
 
     rule: Literal["kurtosis", "error", "uniform"] = Field(
         "kurtosis",
-        description="kurtosis: the rows' outliers decide (MPQ-DM, OMQ). error: their output errors do. uniform: none.",
+        description="What decides which rows get one bit more and which one bit less. kurtosis: the outliers of a row "
+        "(OMQ of MPQ-DM); error: its output error; uniform: no row changes.",
     )
     plus: bool = Field(
-        False, description="MPQ-DM+: a tenth of the rows get a bit more and none fewer; with rule kurtosis."
+        False,
+        description="MPQ-DM+: the tenth of the rows with the highest kurtosis gets one bit more and no row fewer; "
+        "without effect where rule is uniform.",
     )
-    search: Literal["paper", "code"] = Field(
-        "paper",
-        description="Shares of rows that kurtosis tries to move: 0..50 % a side, or 0 and 10 % as released.",
+    search: Literal["half", "tenth"] = Field(
+        "half",
+        description="How many rows the rule kurtosis may move. half: 0, 10, ..., 50 % on each side, with quantized "
+        "inputs; tenth: 0 or 10 %, with inputs in full precision.",
     )
-    profile: Literal["all", "paper"] = Field(
+    profile: Literal["all", "main-path"] = Field(
         "all",
-        description="Layers that are quantized: all, or as published without skip and downsampling convolutions "
-        "and the attention of unconditional UNets.",
+        description="Which layers are quantized. all: every convolution and linear layer; main-path: skip and "
+        "downsampling convolutions, and the attention of unconditional UNets, stay in full precision.",
     )
 
 
-class InputsSection(Section):
+class CalibrationInputsSection(Section):
     """Inputs of the network that ranges are found with, from the model's own samples."""
 
-    n_images: int = Field(32, ge=1, description="Images whose every sampling step is a candidate.")
-    n_inputs: int = Field(128, ge=1, description="Network inputs drawn from those to find ranges with.")
+    n_images: int = Field(
+        32, ge=1, description="Images that are sampled; each of their sampling steps is a candidate input."
+    )
+    n_inputs: int = Field(
+        128, ge=1, description="Network inputs chosen at random from those; ranges are found on them."
+    )
 
 
-class CalibrationSection(InputsSection):
-    """Activations seen before training."""
+class CalibrationSection(CalibrationInputsSection):
+    """The ranges before fine-tuning."""
 
-    smoothing: bool = Field(True, description="Share outliers between activations and weights (SmoothQuant).")
-    range_method: Literal["mse", "max"] = Field("mse", description="How the first ranges are found.")
+    smoothing: bool = Field(
+        True,
+        description="Move outliers of the activations into the weights, per input channel (SmoothQuant).",
+    )
+    range_method: Literal["mse", "max"] = Field(
+        "mse",
+        description="How ranges are found. mse: the range with the smallest mean error to the power 2.4; "
+        "max: from the smallest to the largest value.",
+    )
 
 
-class TrainSection(Section):
-    """The fine-tuning on the full-precision model's own trajectories."""
+class QuantizeTrainSection(Section):
+    """The fine-tuning on the full-precision model's own sampling runs."""
 
     trajectories: int = Field(
-        40, ge=0, description="Sampling runs E; each gives S optimiser steps. 0: calibrated only."
+        40,
+        ge=0,
+        description="Sampling runs to fine-tune on; each gives one optimiser step per sampling step. 0: calibrate "
+        "only.",
     )
-    batch_size: int = Field(16, ge=1, description="Images a trajectory, over all processes.")
-    rank: int = Field(32, ge=1, description="Rank of the merged low-rank update of each weight.")
+    batch_size: int = Field(16, ge=1, description="Images per trajectory, over all processes.")
+    rank: int = Field(32, ge=1, description="Rank of the low-rank update of each weight.")
     lora_rate_divisor: float = Field(
-        2500.0, gt=0, description="A layer's low-rank learning rate is its mean weight scale over this."
+        2500.0,
+        gt=0,
+        description="The learning rate of a layer's low-rank update is its mean weight scale divided by this.",
     )
     weight_scale_rate: float = Field(
-        1e-6, gt=0, description="Learning rate of weight scales and zero-points."
+        1e-6, gt=0, description="Learning rate of the scales and zero-points of weights."
     )
     activation_scale_rate: float = Field(
-        5e-4, gt=0, description="Learning rate of activation scales and zero-points."
+        5e-4, gt=0, description="Learning rate of the scales and zero-points of activations."
     )
     zero_points: Literal["integer", "float"] = Field(
         "integer",
-        description="While training: integer, as they are used; or float as published, and rounded when packed.",
+        description="Zero-points in training. integer: rounded wherever they are used, as in the packed file; "
+        "float: fractions, rounded only when the model is packed.",
     )
     per_step_activations: bool = Field(
-        True, description="An activation scale a sampling step, or one for all."
+        True,
+        description="One scale and zero-point of a layer's activations per sampling step; false: one for all steps.",
     )
-    trd: bool = Field(True, description="Time-smoothed relation distillation beside the output error.")
-    trd_weight: float = Field(100.0, ge=0, description="Weight of TRD.")
-    trd_window: int = Field(2, ge=1, description="Consecutive steps N whose features are averaged.")
-    trd_temperature: float = Field(1.0, gt=0, description="tau, by which similarities are divided.")
+    trd: bool = Field(
+        True, description="Add TRD, the time-smoothed relation distillation, to the error of the prediction."
+    )
+    trd_weight: float = Field(100.0, ge=0, description="Weight of TRD beside the error of the prediction.")
+    trd_window: int = Field(
+        2, ge=1, description="Consecutive sampling steps whose features are averaged for TRD."
+    )
+    trd_temperature: float = Field(
+        1.0,
+        gt=0,
+        description="Temperature tau of TRD, by which cosine similarities are divided; larger flattens.",
+    )
     trd_pool: int | None = Field(
-        16, ge=1, description="Features are pooled to at most this side; null leaves them."
+        16,
+        ge=1,
+        description="Largest side, in pixels, to which features are pooled for TRD; null: not pooled. Memory grows "
+        "with "
+        "the fourth power.",
     )
-    trd_reduction: Literal["sum", "mean"] = Field("sum", description="Over rows and images.")
-    trd_detached: bool = Field(False, description="As released: TRD without a gradient, so without effect.")
+    trd_reduction: Literal["sum", "mean"] = Field(
+        "sum", description="TRD as the sum or the mean over all pixels and images of a batch."
+    )
+    trd_detached: bool = Field(
+        False, description="Compute TRD without a gradient: it is logged and has no effect on training."
+    )
 
 
 class PackingSection(Section):
-    """The file."""
+    """The packed file."""
 
-    other_dtype: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="Of what is not quantized.")
+    other_dtype: Literal["fp16", "bf16", "fp32"] = Field(
+        "fp16", description="Number format of everything that is not quantized: biases, norms, embeddings."
+    )
 
 
 class QuantizeRecipe(Recipe):
@@ -105,14 +152,20 @@ class QuantizeRecipe(Recipe):
 
     task: Literal["quantize"] = Field("quantize", description="The command this recipe is for.")
     model: str = Field(
-        "builtin:fashion-diffusion", description="A diffusers folder, a hub id, or builtin:NAME."
+        "builtin:fashion-diffusion",
+        description="The full-precision model: a diffusers folder, a hub id, or builtin:NAME.",
     )
     bits: str = Field(
-        "w2a4", description="Mean bits of weights and bits of activations: w2a4; w4 is weights alone."
+        "w2a4",
+        description="Mean bits per weight and bits per activation, 1 to 8: w2a4; w4 quantizes weights only.",
     )
-    sampler: SamplerSettings = Field(SamplerSettings(), description="How images are drawn, here and later.")
-    condition: ConditionSection = Field(ConditionSection(), description="For conditional models.")
-    packing: PackingSection = Field(PackingSection(), description="The file.")
+    sampler: SamplerSettings = Field(
+        SamplerSettings(), description="How the model samples, here and when the result is used."
+    )
+    condition: ConditionSection = Field(
+        ConditionSection(), description="What a conditional model is asked for."
+    )
+    packing: PackingSection = Field(PackingSection(), description="The packed file.")
     eval: DistanceSettings = Field(DistanceSettings(), description="What is measured at the end.")
 
     @field_validator("bits")
@@ -127,10 +180,19 @@ class QuantizeRecipe(Recipe):
         return parse_bits(self.bits)
 
 
-class MpqDmRecipe(QuantizeRecipe):
-    """MPQ-DM."""
+class MpqDmRecipe(QuantizeRecipe, CompatRecipe):
+    """MPQ-DM; its switches are those of docs/methods/mpq-dm.md, Switches."""
 
+    switches: ClassVar = {
+        "allocation.search": Switch(paper="half", released="tenth", ours="half"),
+        "allocation.profile": Switch(paper="main-path", released="main-path", ours="all"),
+        "train.zero_points": Switch(paper="float", released="float", ours="integer"),
+        "train.trd_detached": Switch(paper=False, released=True, ours=False),
+        "train.trd_pool": Switch(paper=None, released=None, ours=16),
+    }
     method: Literal["mpq-dm"] = Field("mpq-dm", description="The method.")
     allocation: AllocationSection = Field(AllocationSection(), description="Bits of each row.")
-    calibration: CalibrationSection = Field(CalibrationSection(), description="The first ranges.")
-    train: TrainSection = Field(TrainSection(), description="The fine-tuning.")
+    calibration: CalibrationSection = Field(
+        CalibrationSection(), description="The ranges before fine-tuning."
+    )
+    train: QuantizeTrainSection = Field(QuantizeTrainSection(), description="The fine-tuning.")

@@ -1,7 +1,8 @@
-"""Fine-tuning of a quantized UNet on the full-precision model's own trajectories (MPQ-DM, sections 3.5 and 3.6).
+"""Fine-tuning of a quantized UNet on the full-precision model's own trajectories.
 
-Both models see the same x_t. The student learns the teacher's prediction and, over a window of consecutive steps, how
-alike the pixels of the last decoder block's features are (TRD). x_{t-1} follows from the teacher's prediction alone.
+docs/methods/mpq-dm.md, Low-rank fine-tuning and Relation distillation. Both models see the same x_t. The student learns
+the teacher's prediction and, over a window of consecutive steps, the similarities between the pixels of the last
+decoder block's features (TRD). x_{t-1} follows from the teacher's prediction alone.
 """
 
 from __future__ import annotations
@@ -17,32 +18,34 @@ from effcli.core.run import Run, Stateful
 from effcli.core.runtime import share_of
 from effcli.diffusion.conditioning import Condition, Guided
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
-from effcli.nn.relations import pool_to, relation_distillation
 from effcli.quantize.fake_quantization.layers import quantized_layers
-from effcli.quantize.recipe import MpqDmRecipe, TrainSection
+from effcli.quantize.losses import FeatureWindow, task_loss, time_smoothed_relations
+from effcli.quantize.recipe import MpqDmRecipe, QuantizeTrainSection
 
 
-class Walk:
-    """Where a trajectory is: x_t, its condition, and the features of the steps before in the window of TRD."""
+class Trajectory:
+    """Where a sampling run is: x_t, its condition, and the earlier features in the window of TRD."""
 
     def __init__(self) -> None:
         self.x = torch.zeros(0)
         self.condition: Condition = {}
-        self.student_features: list[Tensor] = []
-        self.teacher_features: list[Tensor] = []
+        self.window = FeatureWindow()
 
     def begin(self, noise: Tensor, condition: Condition) -> None:
         """Start anew from noise."""
         self.x, self.condition = noise, condition
-        self.student_features, self.teacher_features = [], []
+        self.window.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""
-        return dict(self.__dict__)
+        window = self.window
+        features = {"student_features": window.student, "teacher_features": window.teacher}
+        return {"x": self.x, "condition": self.condition, **features}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a checkpoint's state."""
-        self.__dict__.update(state)
+        self.x, self.condition = state["x"], state["condition"]
+        self.window.student, self.window.teacher = state["student_features"], state["teacher_features"]
 
 
 def fine_tune(guided: Guided, student: nn.Module, recipe: MpqDmRecipe, run: Run) -> None:
@@ -60,42 +63,42 @@ def fine_tune(guided: Guided, student: nn.Module, recipe: MpqDmRecipe, run: Run)
     total_steps = settings.trajectories * len(timesteps)
     optimizer = torch.optim.AdamW(parameter_groups(student, settings))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(1, total_steps))
-    walk = Walk()
+    trajectory = Trajectory()
     share = share_of(settings.batch_size, runtime.world)
     learner = guided.with_unet(runtime.wrap(student))
     state: dict[str, Stateful] = {
         "student": student,
         "optimizer": optimizer,
         "schedule": schedule,
-        "walk": walk,
+        "walk": trajectory,
     }
     with features_of(guided.unet) as of_teacher, features_of(student) as of_student:
         for step in run.steps("fine-tune", total_steps, state):
             position = step % len(timesteps)
             if position == 0:
                 noise = torch.randn(share, *guided.sample_shape)
-                walk.begin(noise.to(guided.device), guided.draw(share, torch.default_generator))
+                trajectory.begin(noise.to(guided.device), guided.draw(share, torch.default_generator))
             t = timesteps[position]
             with torch.no_grad(), runtime.autocast():
-                target = guided.predictor(walk.condition)(walk.x, t)
+                target = guided.predictor(trajectory.condition)(trajectory.x, t)
             with runtime.autocast():
-                prediction = learner.predictor(walk.condition)(walk.x, t)
-            task_loss = (prediction - target).square().sum()
-            trd_loss = _trd(walk, of_student.pop(), of_teacher.pop(), settings)
-            run.log("fine-tune", step, every=10, task_loss=task_loss.detach(), trd_loss=trd_loss.detach())
+                prediction = learner.predictor(trajectory.condition)(trajectory.x, t)
+            task = task_loss(prediction, target)
+            trd = time_smoothed_relations(trajectory.window, of_student.pop(), of_teacher.pop(), settings)
+            run.log("fine-tune", step, every=10, task_loss=task.detach(), trd_loss=trd.detach())
             optimizer.zero_grad(set_to_none=True)
-            (task_loss + settings.trd_weight * trd_loss).backward()
+            (task + settings.trd_weight * trd).backward()
             optimizer.step()
             schedule.step()
             keep_scales_positive(student)
-            fresh = torch.randn(walk.x.shape).to(guided.device) if recipe.sampler.eta > 0 else None
-            walk.x = scheduler.step(
-                target, t, walk.x, eta=recipe.sampler.eta, variance_noise=fresh
+            fresh = torch.randn(trajectory.x.shape).to(guided.device) if recipe.sampler.eta > 0 else None
+            trajectory.x = scheduler.step(
+                target, t, trajectory.x, eta=recipe.sampler.eta, variance_noise=fresh
             ).prev_sample
 
 
-def parameter_groups(student: nn.Module, settings: TrainSection) -> list[dict[str, Any]]:
-    """What is trained and at which rate: each layer's low-rank update at its mean weight scale / 2500."""
+def parameter_groups(student: nn.Module, settings: QuantizeTrainSection) -> list[dict[str, Any]]:
+    """What is trained, with learning rates; a low-rank update's is its layer's mean weight scale over the divisor."""
     groups: list[dict[str, Any]] = []
     weight_ranges: list[Tensor] = []
     activation_ranges: list[Tensor] = []
@@ -136,26 +139,3 @@ def features_of(unet: nn.Module) -> Iterator[list[Tensor]]:
         yield caught
     finally:
         hook.remove()
-
-
-def _trd(walk: Walk, student: Tensor, teacher: Tensor, settings: TrainSection) -> Tensor:
-    """TRD on the mean of the window's features, at the last step of each window; 0 at the others.
-
-    The features of earlier steps are constants: the weights that made them have changed since. (As released, those of
-    the present step are too, and the loss has no gradient.)
-    """
-    zero = student.new_zeros((), dtype=torch.float32)
-    if not settings.trd or settings.trd_weight == 0:
-        return zero
-    ours = pool_to(student.float(), settings.trd_pool)
-    theirs = pool_to(teacher.detach().float(), settings.trd_pool)
-    if len(walk.student_features) + 1 < settings.trd_window:
-        walk.student_features.append(ours.detach())
-        walk.teacher_features.append(theirs)
-        return zero
-    ours = torch.stack([*walk.student_features, ours.detach() if settings.trd_detached else ours]).mean(0)
-    theirs = torch.stack([*walk.teacher_features, theirs]).mean(0)
-    walk.student_features, walk.teacher_features = [], []
-    return relation_distillation(
-        ours, theirs, temperature=settings.trd_temperature, reduction=settings.trd_reduction
-    )

@@ -2,7 +2,7 @@
 
 For each quantized layer L (its path in the UNet)::
 
-    L.qw{b}        uint8 [n_b, ceil(K b / 8)]   the rows of b bits, in increasing row number (see packing.py)
+    L.qw{b}        uint8 [n_b, ceil(K b / 8)]   the rows of b bits, in increasing row number (see bit_packing.py)
     L.row_bits     uint8 [c_out]                the authority on which rows those are
     L.scale, L.zero              float32 [c_out]
     L.in_scale                   float32 [c_in]

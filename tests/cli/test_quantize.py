@@ -93,7 +93,7 @@ def test_export_gives_a_pipeline_that_diffusers_loads(run: Path, tmp_path: Path)
 def test_weights_alone_and_the_options_of_the_paper(place: Path, model: Path) -> None:
     for name, options in {
         "w4": ("--bits", "w4"),
-        "kurtosis": ("--alloc", "kurtosis", "--search", "code", "--profile", "paper"),
+        "kurtosis": ("--alloc", "kurtosis", "--search", "tenth", "--profile", "main-path"),
         "plus": ("--plus", "--no-trd"),
     }.items():
         done = effcli("quantize", model, *SMALL, *options, "-o", name, "--json", cwd=place)

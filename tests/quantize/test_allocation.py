@@ -1,4 +1,4 @@
-"""OMQ and the error-driven split: closed forms, brute force, and the synthetic experiment of the spec."""
+"""OMQ and the error-driven split: closed forms, brute force, and the synthetic experiment of docs/methods/mpq-dm.md."""
 
 import itertools
 
@@ -103,7 +103,7 @@ def test_smoothing_is_exact_and_leaves_dead_channels_alone():
 
 
 def relative_errors(case, bits, seed):
-    """Section 7's experiment: squared output error over that of uniform bits, for random, kurtosis and error-driven."""
+    """Squared output error over that of uniform bits; docs/methods/mpq-dm.md, Synthetic allocation experiment."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(512, 288, generator=g) * torch.exp(2 * torch.rand(288, generator=g))
     weight = 0.05 * torch.randn(200, 288, generator=g)

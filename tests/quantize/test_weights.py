@@ -1,4 +1,4 @@
-"""The packed file: exact round trip, the size the spec says, and every way it can be wrong."""
+"""The packed file: exact round trip, the size that docs/methods/mpq-dm.md says, and every way it can be wrong."""
 
 import json
 import struct
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from effcli.core.errors import InputError
 from effcli.quantize.bit_packing import row_bytes
 from effcli.quantize.fake_quantization.layers import quantized_layers
-from effcli.quantize.loading import dequantize, load
+from effcli.quantize.packed_unet import dequantize, load
 from effcli.quantize.pipeline import pack
 from effcli.quantize.weights import FILE_NAME, load_packed, save_packed, tensors_of
 from tests.quantize.quantized_tiny import calibrated, full_precision, recipe_of, vary_scales

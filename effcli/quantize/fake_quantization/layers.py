@@ -1,10 +1,11 @@
 """The layers of a UNet that are quantized: which they are, and how one computes while it is trained.
 
-A quantized layer computes with simulated low-bit numbers (MPQ-DM, sections 3.1, 3.4 and 3.5)::
+A quantized layer computes with simulated low-bit numbers (docs/methods/mpq-dm.md, Uniform quantizer, Activation scales
+per sampling step, Low-rank fine-tuning)::
 
     y = Q(x delta; d_a[s], z_a[s]) Q((W + B A) / delta; d_w, z_w)^T + b
 
-with one width, scale and zero-point a row (output channel) of W, and one scale and zero-point of the activations a
+with one width, scale and zero-point per row (output channel) of W, and one scale and zero-point of the activations per
 sampling step s. delta moves outliers of the inputs into the weights.
 """
 
@@ -25,7 +26,7 @@ from effcli.quantize.fake_quantization.quantizer import codes_of, fake_quantize,
 
 log = logging.getLogger(__name__)
 
-Profile = Literal["all", "paper"]
+Profile = Literal["all", "main-path"]
 N_FIRST, N_LAST = 3, 1
 EDGE_BITS = 8
 _KEPT_NAMES = ("conv_shortcut", "skip")
@@ -64,7 +65,8 @@ class StepClock:
         if distances[self.index] > 0 and not self._has_warned:
             self._has_warned = True
             log.warning(
-                "timestep %g is none of the %d that this model was quantized for: the nearest one's ranges are used",
+                "timestep %g is not one of the %d that this model was quantized for; the ranges of the nearest one "
+                "are used",
                 timestep,
                 len(self.timesteps),
             )
@@ -75,7 +77,7 @@ class StepClock:
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
         if isinstance(timestep, Tensor) and timestep.numel() > 1:
             if not bool((timestep == timestep.flatten()[0]).all()):
-                raise InputError("a quantized UNet takes one timestep a call", place="timestep")
+                raise InputError("a quantized UNet takes one timestep per call", place="timestep")
             timestep = timestep.flatten()[0]
         self.set_to(float(timestep))
 
@@ -96,12 +98,12 @@ class FoundLayer:
 
 
 def find_layers(unet: nn.Module, profile: Profile = "all") -> list[FoundLayer]:
-    """The layers to quantize, in module order (section 3.2, with diffusers' names).
+    """The layers to quantize, in module order (docs/methods/mpq-dm.md, Quantized layers).
 
     Args:
         unet: a UNet of diffusers.
-        profile: ``paper`` leaves out what the released code does: skip convolutions, downsampling convolutions, and
-            in unconditional UNets the attention projections.
+        profile: ``main-path`` leaves out what the released code leaves out: skip convolutions, downsampling
+            convolutions, and in unconditional UNets the attention projections.
 
     Raises:
         InputError: there is no such layer.
@@ -112,15 +114,15 @@ def find_layers(unet: nn.Module, profile: Profile = "all") -> list[FoundLayer]:
         for name, module in unet.named_modules()
         if (isinstance(module, nn.Conv2d) and module.groups == 1) or isinstance(module, nn.Linear)
     ]
-    if profile == "paper":
-        found = [(n, m) for n, m in found if not _left_out_in_paper(n, conditional)]
+    if profile == "main-path":
+        found = [(n, m) for n, m in found if not _off_the_main_path(n, conditional)]
     if not found:
         raise InputError("this model has no convolution or linear layer to quantize")
     edges = {*range(N_FIRST), *range(len(found) - N_LAST, len(found))}
     return [FoundLayer(name, module, i in edges) for i, (name, module) in enumerate(found)]
 
 
-def _left_out_in_paper(name: str, conditional: bool) -> bool:
+def _off_the_main_path(name: str, conditional: bool) -> bool:
     parts = name.split(".")
     if parts[-1] in _KEPT_NAMES or ("downsamplers" in parts and parts[-1] == "conv"):
         return True

@@ -135,7 +135,7 @@ def _gradients(
 
 
 def find_range(x: Tensor, top: Tensor, method: RangeMethod = "mse") -> tuple[Tensor, Tensor]:
-    """Initial d and z of each row (section 3.1 of the code above).
+    """Initial d and z of each row (docs/methods/mpq-dm.md, Uniform quantizer).
 
     ``max`` covers the row and zero. ``mse`` shrinks both ends of the row's range together, by 0, 1, ..., 79 %, and
     keeps what gives the smallest mean |x - Q(x)|^2.4.

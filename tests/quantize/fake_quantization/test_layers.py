@@ -25,15 +25,15 @@ def test_first_three_and_last_are_the_edges():
     assert edges == ["conv_in", "time_embedding.linear_1", "time_embedding.linear_2", "conv_out"]
 
 
-def test_profile_of_the_paper_leaves_out_what_the_released_code_does():
+def test_the_main_path_leaves_out_what_the_released_code_does():
     names = {layer.name for layer in find_layers(tiny_unet(), "all")}
-    paper = {layer.name for layer in find_layers(tiny_unet(), "paper")}
+    paper = {layer.name for layer in find_layers(tiny_unet(), "main-path")}
     left_out = names - paper
     assert "down_blocks.0.downsamplers.0.conv" in left_out
     assert any(name.endswith("conv_shortcut") for name in left_out)
     assert any("attentions" in name for name in left_out)
     assert any("upsamplers" in name for name in paper)
-    conditional = {layer.name for layer in find_layers(tiny_conditional_unet(), "paper")}
+    conditional = {layer.name for layer in find_layers(tiny_conditional_unet(), "main-path")}
     assert any("attentions" in name for name in conditional)
 
 
@@ -86,7 +86,7 @@ def released_unet(name):
 )
 def test_layers_and_sizes_of_the_released_models(name, n_layers, low, edge, total):
     unet = released_unet(name)
-    found = find_layers(unet, "paper")
+    found = find_layers(unet, "main-path")
     assert len(found) == n_layers
     assert sum(layer.layer.weight.numel() for layer in found if layer.is_edge) == edge
     if total is not None:
@@ -182,7 +182,7 @@ def test_the_clock_reads_the_timestep_and_goes_to_the_nearest():
             assert clock.index == index
         unet(x, timestep=0)
         assert clock.index == 3
-        with pytest.raises(InputError, match="one timestep a call"):
+        with pytest.raises(InputError, match="one timestep per call"):
             unet(torch.zeros(2, 1, 8, 8), torch.tensor([1, 2]))
         with clock.held():
             unet(torch.zeros(2, 1, 8, 8), torch.tensor([1, 2]))
@@ -194,7 +194,7 @@ def test_other_timesteps_are_warned_of_once(warnings_logged):
     for t in (48, 16, 40, 20):
         clock.set_to(t)
     assert len(warnings_logged) == 1
-    assert "timestep 40 is none of the 2" in warnings_logged[0]
+    assert "timestep 40 is not one of the 2" in warnings_logged[0]
 
 
 def test_a_copy_of_a_unet_has_a_clock_of_its_own():

@@ -7,8 +7,8 @@ from torch import nn
 from effcli.quantize.fake_quantization.layers import StepClock
 from effcli.quantize.integer.layer import IntegerLayer, _int8_product, default_kernel
 from effcli.quantize.integer.lean_unet import LeanResnetBlock
-from effcli.quantize.loading import load
 from effcli.quantize.packed_layer import LayerCodes, PackedLayer
+from effcli.quantize.packed_unet import load
 from effcli.quantize.pipeline import pack
 from effcli.quantize.weights import save_packed
 from tests.diffusion.tiny_models import tiny_unet
