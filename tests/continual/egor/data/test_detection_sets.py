@@ -21,7 +21,7 @@ from effcli.continual.egor.data.detection_sets import (
 )
 from effcli.continual.egor.data.garment_scenes import GARMENT_SCENES, garment_scenes
 from effcli.core.errors import InputError
-from tests.cli.coco_squares import annotation, categories, save_squares
+from tests.cli.coco_squares import SIDE, annotation, categories, save_squares
 from tests.data_root import data_file
 
 
@@ -180,3 +180,29 @@ def test_the_stamp_scenes_are_read_in_place() -> None:
 def test_the_blood_cells_are_read_in_place() -> None:
     found = load_detection(str(data_file("bccd/bccd_coco.tar")), "eval")
     assert found.counts() == {"RBC": 643, "WBC": 63, "Platelets": 52}
+
+
+def test_parts_by_other_names_and_hidden_files(tmp_path: Path) -> None:
+    save_squares(tmp_path / "set", parts=("Train", "Valid"))
+    (tmp_path / "set/annotations/._instances_Train.json").write_bytes(b"x")
+    assert has_parts(str(tmp_path / "set"))
+    train, held = (load_detection(str(tmp_path / "set"), split) for split in ("train", "eval"))  # type: ignore[arg-type]
+    assert len(train) == len(held) == 12 and not torch.equal(train.read(0), held.read(0))
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        for child in (tmp_path / "set").iterdir():
+            archive.add(child, child.name)
+    assert torch.equal(load_detection(str(tmp_path / "set.tar"), "eval").read(0), held.read(0))
+
+
+def test_a_damaged_image_is_left_out_of_learning_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_squares(tmp_path / "set")
+    for part in ("train", "eval"):
+        file = tmp_path / "set" / part / "3.png"
+        file.write_bytes(file.read_bytes()[:200])
+    train = load_detection(str(tmp_path / "set"), "train")
+    assert len(train) == 11 and "3.png" not in train.names and train.read(3).shape == (3, SIDE, SIDE)
+    assert any("train/3.png" in message for message in caplog.messages)
+    with pytest.raises(InputError, match=r"eval/3\.png"):
+        load_detection(str(tmp_path / "set"), "eval")
