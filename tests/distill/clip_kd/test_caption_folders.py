@@ -52,7 +52,7 @@ def test_classes_by_parts_with_hidden_folders_and_strays(
     train = load_captions(tmp_path, "train")
     assert (train.classes, train.labels) == (("cat", "dog"), (0, 0, 1, 1))
     assert caplog.messages == [f"{tmp_path / 'Training'}: left out: 1 picture beside the class folders"]
-    assert all("/Test/" in image.place for image in load_captions(tmp_path, "eval").images)  # type: ignore[union-attr]
+    assert all("/Test/" in image.place for image in load_captions(tmp_path, "eval").images)
 
 
 def test_captions_beside_by_parts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -186,7 +186,7 @@ def test_parts_by_other_names_and_hidden_files(tmp_path: Path) -> None:
     save_squares(tmp_path / "set", parts=("Train", "Valid"))
     (tmp_path / "set/annotations/._instances_Train.json").write_bytes(b"x")
     assert has_parts(str(tmp_path / "set"))
-    train, held = (load_detection(str(tmp_path / "set"), split) for split in ("train", "eval"))  # type: ignore[arg-type]
+    train, held = (load_detection(str(tmp_path / "set"), split) for split in ("train", "eval"))
     assert len(train) == len(held) == 12 and not torch.equal(train.read(0), held.read(0))
     with tarfile.open(tmp_path / "set.tar", "w") as archive:
         for child in (tmp_path / "set").iterdir():
