@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from effcli.core.errors import RunError, UsageError
+from effcli.core.errors import InputError, RunError, UsageError
 
 _PART = ".part-"
 LOCK_FILE = ".lock"
@@ -42,6 +43,27 @@ def write_text(destination: Path, text: str) -> None:
     """Write ``text`` atomically as UTF-8; names of files that are not UTF-8 are written with escapes."""
     with atomic_path(destination) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def read_json(file: Path, *, hint: str | None = None) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        file: where.
+        hint: of the error, what the file should be.
+
+    Raises:
+        InputError: it is not there, or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", place=str(file), hint=hint) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"is not valid JSON: {error}", place=str(file), hint=hint) from None
+    if not isinstance(content, dict):
+        raise InputError("is not a JSON object", place=str(file), hint=hint)
+    return content
 
 
 def remove_parts(folder: Path) -> None:

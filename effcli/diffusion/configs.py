@@ -9,7 +9,6 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
@@ -37,21 +36,6 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
     return plain
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        InputError: it is missing, or not a JSON object.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read: {error}", place=str(file)) from None
-    if not isinstance(content, dict):
-        raise InputError("is not a JSON object", place=str(file))
-    return content
 
 
 def check_unet_config(unet_class: Callable[..., Any], config: Mapping[str, Any], place: str) -> None:

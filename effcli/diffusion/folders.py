@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from effcli.core.errors import InputError
+from effcli.core.files import read_json
 from effcli.core.tensor_file import require_finite
-from effcli.diffusion.configs import check_scheduler_config, check_unet_config, read_json
+from effcli.diffusion.configs import check_scheduler_config, check_unet_config
 from effcli.diffusion.notices import say_once
 from effcli.diffusion.schedulers import CLASSES, DISTILLED_TIMESTEPS
 from effcli.diffusion.weight_files import check_no_adapter, find_weights

@@ -15,9 +15,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from effcli.core.errors import InputError
-from effcli.core.files import sha256
+from effcli.core.files import read_json, sha256
 from effcli.core.tensor_file import read_pickled_tensors
-from effcli.diffusion.configs import read_json
 
 _STEM = r"(?P<stem>diffusion_pytorch_model|model|pytorch_model)"  # of diffusers; of transformers, either kind
 _SINGLE = re.compile(_STEM + r"(?:\.(?P<variant>\w+))?\.(?P<kind>safetensors|bin)")

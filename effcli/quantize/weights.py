@@ -28,10 +28,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, Validat
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
-from effcli.core.files import make_folder, write_text
+from effcli.core.files import make_folder, read_json, write_text
 from effcli.core.tensor_file import save_tensors
 from effcli.core.weight_file import Count, Header, first_mistake, make_within, one_line, read_weights
-from effcli.diffusion.configs import check_scheduler_config, config_of, plain_config, read_json
+from effcli.diffusion.configs import check_scheduler_config, config_of, plain_config
 from effcli.diffusion.models import build_unet
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.quantize.bit_packing import pack_rows, row_bytes, unpack_rows

@@ -81,7 +81,7 @@ def generate_objects(
     """
     device = run.runtime.device
     if settings.source is not None:
-        pictures, boxes, labels = _read(Path(settings.source), number, about)
+        pictures, boxes, labels = read_objects(Path(settings.source), number, about.classes)
         seen: dict[str, Tensor] = {settings.save: confidences(detector, pictures, boxes, labels, device)}
     else:
         if not BatchNormPrior(detector).n_layers:
@@ -127,12 +127,17 @@ def _kept(scores: Tensor, labels: Tensor, least: float, about: About) -> Tensor:
     return kept
 
 
-def _read(run: Path, number: int, about: About) -> tuple[Tensor, Tensor, Tensor]:
+def read_objects(run: Path, number: int, classes: tuple[str, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures, boxes and labels that an increment of a run generated, of ``classes``.
+
+    Raises:
+        InputError: there are none, they are damaged, or of other classes.
+    """
     file = file_of(run, number)
     if not file.is_file():
         raise InputError("holds no generated objects", place=str(run), hint="name a run of --method egor")
     metadata, tensors = read_tensors(file, str(file))
-    if tuple(metadata.get("classes", "").split("\n")) != about.classes:
+    if tuple(metadata.get("classes", "").split("\n")) != classes:
         raise InputError("are objects of other classes than the detector's", place=str(file))
     pictures, labels = tensors.get("pictures", torch.empty(0)), tensors.get("labels", torch.empty(0))
     n, side = len(labels) if labels.ndim else 0, pictures.shape[-1] if pictures.ndim else 0
@@ -142,6 +147,6 @@ def _read(run: Path, number: int, about: About) -> tuple[Tensor, Tensor, Tensor]
         "labels": torch.empty(n, dtype=torch.long, device="meta"),
     }
     check_tensors(wanted, tensors, str(file))
-    if n and not 0 <= int(labels.min()) <= int(labels.max()) < len(about.classes):
-        raise InputError(f"has labels outside of 0 to {len(about.classes) - 1}", place=str(file))
+    if n and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+        raise InputError(f"has labels outside of 0 to {len(classes) - 1}", place=str(file))
     return pictures, tensors["boxes"], labels

@@ -128,8 +128,9 @@ def _ours(file: Path, place: str) -> tuple[Detector, About]:
 
 
 def _gfl_config(content: Mapping[str, Any], place: str) -> GflConfig:
+    settings = {key: value for key, value in content.items() if key != "kind"}
     try:
-        return TypeAdapter(GflConfig).validate_python({k: v for k, v in content.items() if k != "kind"})
+        return TypeAdapter(GflConfig).validate_json(json.dumps(settings))
     except ValidationError as error:
         raise InputError(f"its metadata are damaged: config.{first_mistake(error)}", place=place) from None
 

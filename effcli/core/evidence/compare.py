@@ -79,7 +79,7 @@ def _read_recipe(run: Path) -> dict[str, Any]:
     file = run / "recipe.yaml"
     try:
         recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"cannot be read: {' '.join(str(error).split())}", place=str(file)) from None
     if not isinstance(recipe, dict):
         raise UsageError("is not a recipe", place=str(file))

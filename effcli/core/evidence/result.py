@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from effcli.core.errors import UsageError
+from effcli.core.files import read_json
 
 if TYPE_CHECKING:
     from effcli.core.runtime import Runtime
@@ -73,6 +75,23 @@ def result_of_verb(
     )
 
 
+class _ResultFile(BaseModel):
+    """The types of what is in ``result.json``."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    task: str
+    verb: str
+    method: str
+    recipe: str
+    output: str
+    metrics: dict[str, Any]
+    timing: dict[str, float | None]
+    environment: dict[str, Any]
+    schema_: int = Field(alias="schema")
+    figures: dict[str, str] = Field(default_factory=dict)
+
+
 def finite(value: Any) -> Any:
     """Make ``value`` fit for JSON at any depth: NaN and inf become None, arrays and tensors lists or numbers."""
     if isinstance(value, dict):
@@ -102,15 +121,22 @@ def read_result(path: Path) -> dict[str, Any]:
         UsageError: the directory holds no finished run.
     """
     file = path / "result.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not file.is_file():
         state = "an unfinished run" if (path / "recipe.yaml").exists() else "not a run directory"
-        raise UsageError(f"{state}: there is no result.json", place=str(path)) from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot be read: {error}", place=str(file)) from None
-    if not isinstance(content, dict) or not content.keys() >= _KEYS:
-        raise UsageError("is not the result of an effcli run", place=str(file))
-    if content["schema"] != SCHEMA:
+        raise UsageError(f"{state}: there is no result.json", place=str(path))
+    content = read_json(file)
+    if content.keys() >= _KEYS and content["schema"] != SCHEMA:
         raise UsageError("was written by another version of effcli", place=str(file))
+    try:
+        _ResultFile.model_validate(content)
+        found = dict(numbers(content["metrics"]))
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        what = f"is not the result of an effcli run: {where}: {error.errors()[0]['msg']}"
+        raise UsageError(what, place=str(file)) from None
+    except (OverflowError, RecursionError):
+        raise UsageError("is not the result of an effcli run", place=str(file)) from None
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise UsageError(f"{name} is {value}", place=str(file))
     return content

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
-from effcli.core.files import make_folder, write_text
+from effcli.core.files import make_folder, read_json, write_text
 from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file, require_finite, save_tensors
 from effcli.core.weight_file import check_tensors, make_within
 from effcli.distill.clip.compact import FORMAT, check_config, checked_preprocess, read_compact
@@ -33,6 +33,7 @@ from effcli.distill.clip.views import Preprocess
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 HUB_PREFIX = "hf-hub:"
+_HINT = "an open_clip configuration"
 
 Tokenizer = Callable[[list[str]], Tensor]
 """From texts to token numbers, int64 ``[B, context length]``."""
@@ -115,9 +116,9 @@ def new_clip(name: str) -> ClipModel:
     """
     path = Path(name)
     if path.is_dir():
-        written = _read_json(path / CONFIG_FILE)
+        written = read_json(path / CONFIG_FILE, hint=_HINT)
         return _model(_part(written, "model_cfg", path), checked_preprocess(written, str(path)), name, path)
-    config = _read_json(path) if path.suffix == ".json" else named_config(name)
+    config = read_json(path, hint=_HINT) if path.suffix == ".json" else named_config(name)
     return _model(config, {}, name)
 
 
@@ -212,7 +213,7 @@ def _tokenizer(config: Mapping[str, Any], folder: Path | None) -> Tokenizer:
 def _load_folder(folder: Path, source: str) -> ClipModel:
     from open_clip.factory import _find_checkpoint_in_dir
 
-    written = _read_json(folder / CONFIG_FILE)
+    written = read_json(folder / CONFIG_FILE, hint=_HINT)
     config, settings = (
         _part(written, "model_cfg", folder),
         checked_preprocess(written, str(folder / CONFIG_FILE)),
@@ -313,18 +314,6 @@ def _as_input_errors(place: str) -> Iterator[None]:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot be read: {_short(error)}", place=str(file), hint="an open_clip configuration"
-        ) from None
-    if not isinstance(content, dict):
-        raise InputError("is no open_clip configuration", place=str(file))
-    return content
 
 
 def _part(content: Mapping[str, Any], key: str, folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effcli.core.errors import RunError
+from effcli.core.errors import NonFiniteError, RunError
 from effcli.core.files import make_folder, write_error, write_text
 from effcli.core.progress import progress_bar
 from effcli.core.run import Run
@@ -29,6 +29,7 @@ CHUNK_ROWS = 64
 """Rows that are embedded, written and marked as done together."""
 
 VERSION = 1
+_CHECKED_ROWS = 2**14
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,13 @@ class TeacherCache:
         embeddings = self._open(things)
         if embeddings is None:
             raise RunError("what the teacher embedded is gone", place=str(self.folder))
+        for first in range(0, things.n, _CHECKED_ROWS):
+            if not np.isfinite(embeddings[first : first + _CHECKED_ROWS]).all():
+                raise RunError(
+                    f"the teacher's embeddings of {things.name} are not finite",
+                    place=str(self._file(things, ".npy")),
+                    hint="delete the file, and they are computed again; they should fit into fp16",
+                )
         return embeddings
 
     def _compute(self, things: Things, run: Run) -> None:
@@ -98,7 +106,11 @@ class TeacherCache:
                 run.check_stop()  # all ranks together, also one that has nothing left to do
                 chunk = chunks[min(start + runtime.rank, len(chunks) - 1)]
                 rows = range(chunk * CHUNK_ROWS, min((chunk + 1) * CHUNK_ROWS, things.n))
-                embeddings[rows.start : rows.stop] = things.embed(rows).half().cpu().numpy()
+                found = things.embed(rows).half()
+                if not bool(found.isfinite().all()):
+                    what = f"the teacher's embeddings of {things.name} are not finite in fp16"
+                    raise NonFiniteError(what, place=f"{things.name} {rows.start} to {rows.stop - 1}")
+                embeddings[rows.start : rows.stop] = found.cpu().numpy()
                 embeddings.flush()
                 done[chunk] = 1
                 for _ in chunks[start : start + runtime.world]:
@@ -127,13 +139,13 @@ class TeacherCache:
         file = self._file(things, ".npy")
         if not self._has_shape(file, things):
             return None
-        embeddings: np.ndarray = np.load(file, mmap_mode="r")
+        embeddings: np.ndarray = np.lib.format.open_memmap(file, mode="r")
         return embeddings
 
     def _has_shape(self, file: Path, things: Things) -> bool:
         try:
-            found = np.load(file, mmap_mode="r")
-        except (OSError, ValueError, EOFError):
+            found = np.lib.format.open_memmap(file, mode="r")
+        except Exception:  # a damaged header can fail in any way; what is damaged is computed again
             return False
         return bool(found.shape == (things.n, self.dim) and found.dtype == np.float16)
 

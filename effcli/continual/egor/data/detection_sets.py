@@ -210,13 +210,15 @@ def _words(name: str) -> list[str]:
 
 def _parsed(data: bytes, place: str) -> dict[str, Any]:
     try:
-        content = json.loads(data)
-    except (ValueError, UnicodeDecodeError) as error:
+        content: Any = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"is no JSON: {error}", place=place) from None
-    missing = [key for key in ("images", "annotations", "categories") if key not in content]
-    if not isinstance(content, dict) or missing:
+    names = ("images", "annotations", "categories")
+    missing = [key for key in names if not isinstance(content, dict) or key not in content]
+    if missing:
         raise InputError(f"has no {missing[0]!r}, so it is not of COCO's form", place=place)
-    return content
+    found: dict[str, Any] = content
+    return found
 
 
 def _is_of_part(folder: str, annotations: Path) -> bool:
