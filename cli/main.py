@@ -17,6 +17,7 @@ from effcli.core.errors import (
 )
 from effcli.core.registry import TASKS
 from effcli.core.stop import interrupts_after_imports
+from effcli.core.threads import wait_passively
 
 from .common.groups import LazyGroup
 from .common.output import give_up_stdout, print_error, print_error_json, print_traceback
@@ -55,6 +56,7 @@ def root(
 
 def main() -> None:
     """Run the command line and leave with its exit code (0, 1, 2, 3, 4 or 130)."""
+    wait_passively()
     arguments = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     wants_json, verbose = "--json" in arguments, not {"-v", "--verbose"}.isdisjoint(arguments)
     try:

@@ -29,7 +29,7 @@ def verify(
     ] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seeds", help="Use these seeds. Repeatable.")] = None,
     device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
+    threads: ThreadsOption = "auto",
 ) -> None:
     """Run a claim's arms and seeds (those not there yet) and say whether it holds.
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from effcli import __version__
-from effcli.core.runtime import available_devices, create_runtime, describe_device, hardware_bf16
+from effcli.core.runtime import Runtime, available_devices, create_runtime, describe_device, hardware_bf16
+from effcli.core.threads import NUMBERS, WAITING
 
 _LIBRARIES = (
     *("torch", "torchvision", "accelerate", "safetensors", "numba", "numpy", "pillow", "torchmetrics"),
@@ -31,7 +32,7 @@ def examine() -> dict[str, Any]:
     """Everything ``effcli doctor`` prints, and what a bug report needs."""
     from effcli.nn.selective_scan import available_backends
 
-    automatic = create_runtime()
+    automatic = create_runtime(threads="auto")
     devices = available_devices()
     return {
         "effcli": __version__,
@@ -40,6 +41,8 @@ def examine() -> dict[str, Any]:
         "cpu": {
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "threads_chosen": _how_threads_are_chosen(automatic),
+            "threads_waiting": {name: os.environ[name] for name in WAITING if name in os.environ},
             "capability": torch.backends.cpu.get_cpu_capability(),
             "bf16": hardware_bf16(torch.device("cpu")),
         },
@@ -52,6 +55,20 @@ def examine() -> dict[str, Any]:
             for name, why in _OPTIONAL.items()
         },
     }
+
+
+def _how_threads_are_chosen(runtime: Runtime) -> str:
+    """What ``--threads auto`` does here."""
+    given = [f"{name}={os.environ[name]}" for name in NUMBERS if name in os.environ]
+    if given:
+        return f"fixed by {' '.join(given)}"
+    if runtime.tuners.is_fixed:
+        return "fixed: " + (
+            "there is one core" if runtime.device.type == "cpu" else f"the work is on {runtime.device}"
+        )
+    return (
+        f"1 or {runtime.tuners.most}, whichever is faster for the steps of each loop (--threads N fixes it)"
+    )
 
 
 def _version(name: str) -> str:

@@ -24,6 +24,16 @@ from .output import configure_logging, give_up_stdout
 
 RUN = "Run"
 
+
+def _threads(text: str) -> int | Literal["auto"]:
+    """The value of ``--threads``."""
+    if text == "auto":
+        return "auto"
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is not auto or a number of threads, 1 or more")
+    return int(text)
+
+
 RecipeOption = Annotated[
     str,
     typer.Option(
@@ -54,8 +64,14 @@ SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, help="Root of all randomness.", rich_help_panel=RUN)
 ]
 ThreadsOption = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, help="CPU threads (default: all cores).", rich_help_panel=RUN),
+    Any,  # int | Literal["auto"]
+    typer.Option(
+        "--threads",
+        metavar="auto|N",
+        parser=_threads,
+        help="CPU threads (auto: the faster of 1 and all).",
+        rich_help_panel=RUN,
+    ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 ResumeOption = Annotated[
@@ -107,7 +123,7 @@ class MachineOptions(Options):
     device: DeviceOption = "auto"
     precision: PrecisionOption = None
     seed: SeedOption = None
-    threads: ThreadsOption = None
+    threads: ThreadsOption = "auto"
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def scores_of(scores: Scores, images: ImageSet, runtime: Runtime) -> Tensor:
     """Scores of all images, on the CPU."""
     found = []
     for part in images.images.split(EVAL_BATCH):
-        with runtime.autocast():
+        with runtime.tuner("evaluate").step(len(part)), runtime.autocast():
             found.append(scores(part.to(runtime.device)).float().cpu())
     return torch.cat(found)
 

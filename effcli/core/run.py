@@ -137,7 +137,13 @@ class Run:
         return saved["value"]  # type: ignore[index, no-any-return]
 
     def steps(
-        self, stage: str, total_steps: int, state: Mapping[str, Stateful], *, unit: str = "steps"
+        self,
+        stage: str,
+        total_steps: int,
+        state: Mapping[str, Stateful],
+        *,
+        unit: str = "steps",
+        beside: int = 0,
     ) -> Iterator[int]:
         """Yield the step numbers still to do, from the checkpoint's step to ``total_steps - 1``.
 
@@ -150,6 +156,7 @@ class Run:
             total_steps: number of steps of the whole loop.
             state: everything that the loop changes, by name; with several ranks the same in all of them.
             unit: what a step is called in messages.
+            beside: threads and processes that work beside the loop, such as those that read its batches.
 
         Raises:
             InterruptedRunError: a signal came; the checkpoint is written.
@@ -157,10 +164,12 @@ class Run:
         """
         first = self._restore(stage, total_steps, state)
         saved_s, saved_step = time.monotonic(), first
+        tuner = self.runtime.tuner(stage, beside)
         with progress_bar(stage, total_steps, first, unit, show=self.show_progress) as advance:
             for step in range(first, total_steps):
                 self.runtime.seed_step(stage, step)
-                yield step
+                with tuner.step():
+                    yield step
                 advance()
                 done = step + 1
                 stop = self.runtime.any_rank(self._stop.requested)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import hashlib
 import os
 import random
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from effcli.core.errors import EffcliError, UsageError
+from effcli.core.threads import ThreadTuner, ThreadTuners, number_is_given
 
 Precision = Literal["fp32", "bf16", "fp16"]
 M = TypeVar("M", bound=nn.Module)
@@ -37,6 +39,7 @@ class Runtime:
         precision: what autocast uses; ``fp32`` means no autocast.
         seed: the root of all randomness.
         rank, world: this process among ``world`` processes (0 and 1 outside ``torchrun``).
+        tuners: which number of threads each loop gets.
     """
 
     device: torch.device
@@ -44,6 +47,9 @@ class Runtime:
     seed: int
     rank: int = 0
     world: int = 1
+    tuners: ThreadTuners = field(
+        default_factory=lambda: ThreadTuners(1, _set_threads, is_fixed=True), compare=False, repr=False
+    )
 
     @property
     def is_main(self) -> bool:
@@ -154,10 +160,20 @@ class Runtime:
         unit = 1 if sys.platform == "darwin" else 2**10  # what ru_maxrss counts in
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
+    def tuner(self, loop: str, beside: int = 0) -> ThreadTuner:
+        """What times the steps of a loop and chooses its number of threads, unless that is fixed.
+
+        Args:
+            loop: its name; the same name gives the same tuner.
+            beside: threads and processes that work beside the loop.
+        """
+        return self.tuners.of(loop, beside)
+
     def describe(self) -> dict[str, Any]:
         """The ``environment`` block of a result."""
         from effcli import __version__
 
+        steps_by_threads = self.tuners.describe()
         return {
             "effcli": __version__,
             "torch": str(torch.__version__),
@@ -166,7 +182,7 @@ class Runtime:
             "threads": torch.get_num_threads(),
             "world": self.world,
             "seed": self.seed,
-        }
+        } | ({"steps_by_threads": steps_by_threads} if steps_by_threads else {})
 
 
 def create_runtime(
@@ -174,7 +190,7 @@ def create_runtime(
     device: str = "auto",
     precision: str = "auto",
     seed: int = 0,
-    threads: int | None = None,
+    threads: int | Literal["auto"] | None = None,
     bf16_is_safe: bool = True,
 ) -> Runtime:
     """Build the runtime from the options.
@@ -184,7 +200,8 @@ def create_runtime(
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; ``auto`` is bf16 where the hardware computes in it
             and the task says it is safe, else fp32.
         seed: the root of all randomness.
-        threads: CPU threads; None leaves PyTorch's choice.
+        threads: CPU threads; None leaves PyTorch's choice; ``auto`` measures the steps of each loop (on the CPU, in
+            one process, and unless the environment sets the number: ``OMP_NUM_THREADS``).
         bf16_is_safe: whether the task keeps its quality in bf16.
 
     Raises:
@@ -197,9 +214,23 @@ def create_runtime(
     arithmetic = _choose_precision(precision, chosen, bf16_is_safe)
     if world > 1:
         accelerator(cpu=chosen.type == "cpu")
-    if threads is not None:
+    if isinstance(threads, int):
         torch.set_num_threads(threads)  # after Accelerate, which sets it too
-    return Runtime(chosen, arithmetic, seed, rank, world)
+    is_fixed = threads != "auto" or number_is_given() or world > 1 or chosen.type != "cpu"
+    most = torch.get_num_threads() if is_fixed else _most_threads()
+    tuners = ThreadTuners(most, _set_threads, is_fixed=is_fixed)
+    return Runtime(chosen, arithmetic, seed, rank, world, tuners)
+
+
+@functools.cache
+def _most_threads() -> int:
+    """PyTorch's choice, before a tuner made another."""
+    return torch.get_num_threads()
+
+
+def _set_threads(threads: int) -> None:
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 def use_one_thread() -> None:

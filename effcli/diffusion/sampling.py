@@ -46,6 +46,7 @@ def draw_images(
     condition = guided.draw(n_images, runtime.generator("condition"))
     parts: list[tuple[int, Tensor]] = []
     starts = range(0, n_images, batch_size)
+    tuner = runtime.tuner("sample")
     n_rounds = math.ceil(len(starts) / runtime.world)
     with progress_bar(title, n_rounds, unit="batches", show=show_progress) as advance:
         for turn in range(n_rounds):
@@ -56,7 +57,7 @@ def draw_images(
             rows = slice(start, start + batch_size)
             predict = guided.predictor({name: value[rows] for name, value in condition.items()})
             fresh = runtime.generator("fresh", start) if sampler.eta > 0 else None
-            with runtime.autocast():
+            with tuner.step(len(noise[rows])), runtime.autocast():
                 images = sample(
                     predict, scheduler, noise[rows].to(guided.device), eta=sampler.eta, generator=fresh
                 )

@@ -134,5 +134,6 @@ class Enhancer:
         if self.strength == 0:
             return x.float().clone()
         batch = x.float().reshape(-1, *x.shape[-3:])
-        bright = torch.cat([self.brighten(picture[None]) for picture in batch])
+        with self.runtime.tuner("enhance").step(batch.numel()):
+            bright = torch.cat([self.brighten(picture[None]) for picture in batch])
         return torch.lerp(batch, bright, self.strength).reshape(x.shape)

@@ -40,13 +40,14 @@ def play(
     done, running = np.zeros(copies, int), np.zeros(copies)
     observations = env.reset(derive_seed(runtime.seed, "play", name) % 2**31)
     found: list[float] = []
+    tuner = runtime.tuner("play")
     for step in range(MOST_STEPS * int(wanted.max())):
         if step % 200 == 0:
             check()
-        with torch.no_grad():
+        with tuner.step(), torch.no_grad():
             x = torch.as_tensor(observations, device=runtime.device).float()
             actions = decide(x).argmax(-1).cpu().numpy()
-        result = env.step(actions)
+            result = env.step(actions)
         running += result.rewards
         for copy in np.flatnonzero(result.terminated | result.truncated):
             if done[copy] < wanted[copy]:

@@ -16,7 +16,7 @@ from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError, Us
 from effcli.core.evidence.result import Result
 from effcli.core.plan import Plan
 from effcli.core.registry import load_method
-from effcli.core.run import Run
+from effcli.core.run import Run, Stateful
 from effcli.core.runtime import Runtime
 from effcli.rl_distill.environments import EnvironmentFailure, make_environments
 from effcli.rl_distill.evaluation import play
@@ -194,7 +194,7 @@ def train(recipe: RlDistillRecipe, name: str, run: Run) -> Trained:
     begun = run.has_begun(name)
     says = -(-group.n_updates // LINES)
     is_first = True
-    for update in _guarded(run, name, group, clock):
+    for update in _guarded(run, name, group, clock, recipe.env.workers):
         if is_first and begun and update:
             group.restart(update)
             run.say(f"{name}: goes on with new episodes")
@@ -220,10 +220,11 @@ def train(recipe: RlDistillRecipe, name: str, run: Run) -> Trained:
     return Trained(group, clock)
 
 
-def _guarded(run: Run, name: str, group: Group, clock: Clock) -> Iterator[int]:
+def _guarded(run: Run, name: str, group: Group, clock: Clock, workers: int) -> Iterator[int]:
     """The updates still to do; where an environment failed, the checkpoint is written before the run fails."""
+    state: dict[str, Stateful] = {"group": group, "clock": clock}
     try:
-        yield from run.steps(name, group.n_updates, {"group": group, "clock": clock}, unit="updates")
+        yield from run.steps(name, group.n_updates, state, unit="updates", beside=workers)
     except InterruptedRunError as error:
         if clock.failure is None:
             raise

@@ -42,7 +42,7 @@ def find(
             run.check_stop()
         some = [images[i] for i in range(first, min(first + BATCH, len(images)))]
         stacked, sizes = stack([image for image, _, _ in some])
-        with torch.no_grad(), runtime.autocast():
+        with runtime.tuner("detect").step(len(some)), torch.no_grad(), runtime.autocast():
             seen = detector.detect(detector.normalise(stacked.to(runtime.device)), sizes, threshold)
         for one, (_, _, scale) in zip(seen, some, strict=True):
             found.append(Detections((one.boxes / scale).cpu(), one.scores.cpu(), one.labels.cpu()))

@@ -124,7 +124,7 @@ def verify(
     data: Path | None,
     seeds: Sequence[int] | None = None,
     device: str = "auto",
-    threads: int | None = None,
+    threads: int | Literal["auto"] | None = None,
     show_progress: bool = False,
     announce: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:

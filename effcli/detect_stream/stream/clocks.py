@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -293,8 +294,8 @@ def warm_up(detector: StreamDetector, arrival: Arrival) -> None:
     if arrival.frame is None:
         return
     prepared = detector.prepare(arrival.frame, 0)
-    for i in range(WARM_UPS):
-        detector.detect(prepared, i)
+    numbers = count()
+    detector.tuner.warm_up(lambda: detector.detect(prepared, next(numbers)), WARM_UPS)
     detector.reset()
     detector.scene_changes = 0
 

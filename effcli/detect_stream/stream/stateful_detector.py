@@ -114,6 +114,7 @@ class StreamDetector:
         self.config = self.network.config
         self.ego_motion = ego_motion
         self.calibration, self.size, self.runtime = calibration, size, runtime
+        self.tuner = runtime.tuner("detect", beside=1)  # on the real clock a thread reads frames
         self.fit: Fit = fit_of(size, calibration, self.config)
         self._sizes = torch.tensor([[self.fit.height, self.fit.width]])
         matrices = self.fit.matrices()[None].to(runtime.device)
@@ -138,9 +139,13 @@ class StreamDetector:
         self._tracker = BoxTracker()
         self._odometry.reset()
 
-    @torch.inference_mode()
     def detect(self, prepared: Prepared, number: int) -> Detected:
         """Detect in the frame with a number; numbers of frames that were left out are skipped."""
+        with self.tuner.step():
+            return self._detect(prepared, number)
+
+    @torch.inference_mode()
+    def _detect(self, prepared: Prepared, number: int) -> Detected:
         clock = _Clock()
         network, device = self.network, self.runtime.device
         with clock.stage("extract_ms"):

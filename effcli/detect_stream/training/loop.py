@@ -39,7 +39,7 @@ def fit(network: StreamDsgn, clips: Clips, recipe: StreamDsgnRecipe, run: Run) -
     )
     state: dict[str, Any] = {"network": network, "optimizer": optimizer}
     batches = _Prefetched(clips, recipe, run)
-    for step in run.steps("train", settings.steps, state):
+    for step in run.steps("train", settings.steps, state, beside=1):
         rate, momentum = one_cycle(step, settings.steps, settings.learning_rate, _MOMENTA)
         set_rate(optimizer, rate)
         for group in optimizer.param_groups:

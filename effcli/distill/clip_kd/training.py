@@ -100,7 +100,7 @@ def fit(
         state["loss"] = learnt
     network.train()
     ahead: Iterator[Batch] | None = None
-    for step in run.steps("train", n_steps, state):
+    for step in run.steps("train", n_steps, state, beside=recipe.data.workers):
         if ahead is None:
             ahead = batches.from_step(step, n_steps, recipe.data.workers)
         set_rate(optimizer, warmup_cosine(step, n_steps, settings.learning_rate, settings.warmup_steps))
