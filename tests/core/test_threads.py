@@ -342,9 +342,9 @@ def test_measuring_changes_nothing_but_the_number_of_threads(
     before, after = trained(tmp_path / "fixed", fixed), trained(tmp_path / "tuned", tuned)
     assert before["metrics"] == after["metrics"]
     assert set(asked) == {1, 2}
-    steps = after["environment"]["steps_by_threads"]  # type: ignore[index]
+    steps = after["environment"]["steps_by_threads"]
     assert sum(n for loop in ("train", "tune") for n in steps[loop].values()) == len(asked)
-    assert "steps_by_threads" not in before["environment"]  # type: ignore[operator]
+    assert "steps_by_threads" not in before["environment"]
 
 
 def test_a_fixed_number_stays(tmp_path: Path) -> None:
@@ -352,6 +352,6 @@ def test_a_fixed_number_stays(tmp_path: Path) -> None:
     try:
         result = trained(tmp_path / "two", create_runtime(device="cpu", precision="fp32", threads=2))
         assert torch.get_num_threads() == 2
-        assert result["environment"]["threads"] == 2  # type: ignore[index]
+        assert result["environment"]["threads"] == 2
     finally:
         torch.set_num_threads(before)
