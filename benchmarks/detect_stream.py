@@ -23,18 +23,19 @@ from torch import Tensor
 
 from effcli.core.memory import keep_freed_memory
 from effcli.core.runtime import DTYPES, create_runtime
-from effcli.detect_stream.data.labelled_sequences import drawn
-from effcli.detect_stream.data.stereo_drives import Drive, Preset
-from effcli.detect_stream.evaluation.streaming_ap import percentiles
+from effcli.detect_stream.data.drive_sets import drawn_sequences
+from effcli.detect_stream.data.synthetic_drives import Drive, Preset
+from effcli.detect_stream.evaluation.stream_summary import percentiles
 from effcli.detect_stream.network.config import FULL, TINY, NetworkConfig
+from effcli.detect_stream.network.convolution_3d import Conv3d
 from effcli.detect_stream.network.cost_volume import cost_volume, plane_depths
 from effcli.detect_stream.network.ego_motion import bev_motion
-from effcli.detect_stream.network.folded_convolution import Conv3d
-from effcli.detect_stream.network.folded_network import fast_network
-from effcli.detect_stream.network.streamdsgn import StreamDsgn, View, seen_from_above  # type: ignore[attr-defined]
+from effcli.detect_stream.network.inference_network import fast_network
+from effcli.detect_stream.network.space_volume import seen_from_above
+from effcli.detect_stream.network.streamdsgn import CameraView, StreamDsgn
+from effcli.detect_stream.sources.frame_source import SequenceSource
 from effcli.detect_stream.stream.clocks import run_wall, warm_up
-from effcli.detect_stream.stream.frame_sources import SequenceSource
-from effcli.detect_stream.stream.stateful_detector import StreamDetector
+from effcli.detect_stream.stream.stream_detector import StreamDetector
 from effcli.detect_stream.weights import load_detector
 
 
@@ -72,7 +73,7 @@ class Naive:
             if isinstance(module, Conv3d):
                 module.folded = False
 
-    def frame(self, left: Tensor, right: Tensor, view: View, before: Tensor) -> Tensor:
+    def frame(self, left: Tensor, right: Tensor, view: CameraView, before: Tensor) -> Tensor:
         """The scores of a frame, with every feature computed and every plane swept by itself."""
         network = self.network
         of_left = network.image_network(left)[:, :, ::4, ::4]
@@ -132,7 +133,7 @@ def convolutions(repeats: int) -> dict[str, float]:
 def streaming(weights: str, fps: float, threads: int, precision: str) -> dict[str, Any]:
     """A drive in real time."""
     runtime = create_runtime(device="cpu", precision=precision, seed=0, threads=threads)
-    source = SequenceSource(drawn([Drive(2_000_000, 60)], threads)[0], fps)
+    source = SequenceSource(drawn_sequences([Drive(2_000_000, 60)], threads)[0], fps)
     detector = StreamDetector(
         load_detector(weights), source.calibration, (128, 416), runtime, fps, limits_of(0.1)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -36,27 +37,34 @@ app = typer.Typer(
 
 
 WeightsOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--weights",
         "-w",
         metavar="RUN|FILE|builtin:NAME",
-        help="The detector; a .pth is one of the released code.",
+        help="The detector: a run of `train`, its file, a .pth checkpoint of the released code, or builtin:NAME.",
+        show_default="builtin:street-tiny",
     ),
 ]
 LatencyOption = Annotated[
     str | None,
     typer.Option(
-        "--simulate-latency", metavar="MS|FILE", help="Of the virtual clock (default: what was measured)."
+        "--simulate-latency",
+        metavar="MS|FILE",
+        help="Milliseconds per frame on the virtual clock, or a file with one number per line, used in turn (default: "
+        "what was measured).",
     ),
 ]
 EgoOption = Annotated[
     Literal["on", "off", "pictures"] | None,
     typer.Option(
         "--ego-motion",
-        help="The cameras' own motion: from oxts/, or where there is none from the pictures; always from the pictures "
-        "(default: on, if the detector was trained with it).",
+        help="Use the cameras' own motion. on: from oxts/, or from the pictures where there is none; pictures: always "
+        "from the pictures; off: not (default: as the detector was trained).",
     ),
+]
+MethodOption = Annotated[
+    Literal["streamdsgn"] | None, typer.Option("--method", help="The method that learns; there is one.")
 ]
 
 
@@ -68,87 +76,115 @@ def run(
         str | None,
         typer.Argument(
             metavar="[SOURCE]",
-            help="A KITTI Tracking sequence (ROOT/0000), a folder with left/ right/ calib.txt, a left folder or "
-            "video, - for stdin, or synthetic:N:PRESET (default: a synthetic drive).",
+            help="A KITTI Tracking sequence (ROOT/0000), a folder with left/, right/ and calib.txt, a left folder or "
+            "video, - for stdin, or synthetic:N:PRESET for the N-th synthetic drive (default: a synthetic drive).",
             show_default=False,
         ),
     ] = None,
     right: Annotated[
-        str | None, typer.Argument(metavar="[RIGHT]", help="The right folder or video.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[RIGHT]",
+            help="The right folder or video, if SOURCE is the left one.",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Also write streaming.jsonl and KITTI results here."
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Also write streaming.jsonl and results in KITTI's form here.",
         ),
     ] = None,
     video: Annotated[
         Path | None,
-        typer.Option("--video", metavar="FILE", help="Draw the boxes: FILE.gif, FILE.webp or FILE.mp4."),
-    ] = None,
-    weights: Annotated[
-        str | None,
         typer.Option(
-            "--weights",
-            "-w",
-            metavar="RUN|FILE|builtin:NAME",
-            help="The detector; a .pth is one of the released code.",
+            "--video",
+            metavar="FILE",
+            help="Also write the pictures with boxes drawn on them: FILE.gif, FILE.webp or FILE.mp4.",
         ),
     ] = None,
+    weights: WeightsOption = None,
     calib: Annotated[
-        str | None, typer.Option("--calib", metavar="FILE", help="Calibration with P2 and P3.")
+        str | None,
+        typer.Option(
+            "--calib",
+            metavar="FILE",
+            help="Calibration with lines P2: and P3: of 12 numbers (default: calib.txt in SOURCE).",
+        ),
     ] = None,
-    fps: Annotated[float | None, typer.Option("--fps", min=0.1, help="Frames a second.")] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            "--fps", min=0.1, help="Frames per second of the source (default: as it says, else 10)."
+        ),
+    ] = None,
     clock: Annotated[
-        Literal["wall", "sim"] | None, typer.Option("--clock", help="Real time, or a virtual clock.")
+        Literal["wall", "sim"] | None,
+        typer.Option(
+            "--clock",
+            help="wall: frames are due in real time, and those overtaken by newer ones are dropped; sim: the same on a "
+            "virtual clock (default: wall).",
+        ),
     ] = None,
     simulate_latency: LatencyOption = None,
     score: Annotated[
-        float | None, typer.Option("--score", min=0, max=1, help="Least score of a box.")
+        float | None,
+        typer.Option(
+            "--score",
+            min=0,
+            max=1,
+            help="Lowest score of a box that is shown; raising it shows fewer boxes (default: 0.3).",
+        ),
     ] = None,
     horizon: Annotated[
         str | None,
         typer.Option(
             "--horizon",
             metavar="MS|auto",
-            help="Boxes for so long after the capture (auto: when they are there).",
+            help="Move boxes at their velocities to this many milliseconds after the capture; auto: to the age that "
+            "results currently have (default: boxes for the next frame).",
         ),
     ] = None,
     ego_motion: EgoOption = None,
-    frames: Annotated[int | None, typer.Option("--frames", min=1, help="Stop after so many.")] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, help="Stop after this many frames.")
+    ] = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Detect in a stream (default): one JSON line an output, the summary last."""
+    """Detect in a stream (default): one JSON line per output, the summary last."""
     shorthands = {
-        "stream.weights": ("--weights", weights),
+        "weights": ("--weights", weights),
         "stream.clock": ("--clock", clock),
         "stream.score": ("--score", score),
         "stream.horizon": ("--horizon", _horizon(horizon)),
         "stream.ego_motion": ("--ego-motion", _ego_setting(ego_motion)),
     }
     recipe = cast("StreamDsgnRecipe", resolve_recipe("detect-stream", options, shorthands))
-    from effcli.detect_stream.stream.frame_sources import open_source
-    from effcli.detect_stream.stream.session import (
-        StreamOptions,
-        check_options,
-        detect_stream,
-        plan_stream,
-        read_latencies,
-        stdin_pipe,
-    )
-    from effcli.detect_stream.weights import load_detector
+    from effcli.detect_stream import pipeline
+    from effcli.detect_stream.stream.run_options import RunOptions, read_latencies
 
-    latencies_s = None if simulate_latency is None else read_latencies(simulate_latency)
-    settings = StreamOptions(recipe.stream, latencies_s, frames, output, video, force)
-    opened = open_source(source, right, calib, fps, stdin_pipe(), frames)
-    check_options(settings, opened)
-    detector = load_detector(recipe.stream.weights)
+    run_options = RunOptions(
+        source=source,
+        right=right,
+        calibration=calib,
+        fps=fps,
+        pipe=sys.stdin.buffer,
+        latencies_s=None if simulate_latency is None else read_latencies(simulate_latency),
+        most_frames=frames,
+        output=output,
+        video=video,
+        force=force,
+    )
+    plan = pipeline.plan_run(recipe, run_options)
     if dry_run:
-        print_plan(recipe, plan_stream(opened, detector, settings), as_json=options.as_json)
+        print_plan(recipe, plan.facts, as_json=options.as_json)
         return
     runtime = runtime_for(options, recipe)
-    result = detect_stream(opened, detector, settings, runtime, lambda line: print(line, flush=True))
+    result = pipeline.run(recipe, plan.inputs, run_options, runtime, lambda line: print(line, flush=True))
     _print_summary(result, options, is_moved_on=recipe.stream.horizon is not None)
     if result.metrics["interrupted"]:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -203,13 +239,23 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", metavar="DIR|synthetic:N", help="A folder of KITTI Tracking, or N synthetic drives."
+            "--data",
+            metavar="DIR|synthetic:N",
+            help="What is learned from: a folder of KITTI Tracking, or N synthetic drives (default: synthetic:64 of "
+            "four presets).",
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Optimiser steps (default: the recipe's).")
+    ] = None,
+    method: MethodOption = None,
 ) -> None:
     """Learn a detector from labelled sequences."""
-    shorthands = {"data.source": ("--data", data), "train.steps": ("--steps", steps)}
+    shorthands = {
+        "data.source": ("--data", data),
+        "train.steps": ("--steps", steps),
+        "method": ("--method", method),
+    }
     execute("train", "detect-stream", options, shorthands)
 
 
@@ -217,37 +263,56 @@ def train(
 @with_options()
 def evaluate(
     options: MachineOptions,
-    weights: WeightsOption = "builtin:street-tiny",
+    weights: WeightsOption = None,
     data: Annotated[
         str,
-        typer.Option("--data", metavar="DIR|synthetic:N:PRESET", help="Labelled sequences."),
+        typer.Option(
+            "--data",
+            metavar="DIR|synthetic:N:PRESET",
+            help="Labelled sequences: a folder of KITTI Tracking, or N synthetic drives.",
+        ),
     ] = "synthetic:8",
     split: Annotated[
-        Literal["all", "paper", "sequences"],
-        typer.Option("--split", help="Of a folder: all of it, the paper's clips, or sequences held out."),
+        Literal["all", "clips", "sequences"],
+        typer.Option(
+            "--split",
+            help="What of a folder is measured on. all: everything; clips: every second clip of 40 frames; sequences: "
+            "those that training with this split holds out.",
+        ),
     ] = "all",
     simulate_latency: LatencyOption = None,
-    paper: Annotated[
-        bool, typer.Option("--paper", help="No frame meets its own output, however fast (the paper's rule).")
-    ] = False,
+    pairing: Annotated[
+        Literal["sap", "asap"],
+        typer.Option(
+            "--pairing",
+            help="Which output meets a frame's truth. sap: the latest that was finished at its capture; asap: the "
+            "same, but never the frame's own (as the released code).",
+        ),
+    ] = "sap",
     truncation: Annotated[
-        Literal["graded", "released"],
-        typer.Option("--truncation", help="KITTI Tracking's 0, 1, 2 as 0, 0.3, 0.6, or as they are."),
+        Literal["graded", "fraction"],
+        typer.Option(
+            "--truncation",
+            help="How KITTI Tracking's truncation 0, 1, 2 is read. graded: as 0, 0.3, 0.6; fraction: as it stands, so "
+            "that objects with 1 or 2 do not count (as the released code).",
+        ),
     ] = "graded",
     ego_motion: EgoOption = None,
 ) -> None:
     """Measure on labelled sequences: AP, and sAP on a virtual clock."""
-    from effcli.detect_stream.evaluation.measuring import Measure, evaluate_detector
-    from effcli.detect_stream.stream.session import read_latencies
-    from effcli.detect_stream.weights import load_detector
+    from effcli.detect_stream import pipeline
+    from effcli.detect_stream.evaluation.sequence_evaluation import MeasureSettings
+    from effcli.detect_stream.recipe import DEFAULT_WEIGHTS
+    from effcli.detect_stream.stream.run_options import read_latencies
 
-    how = Measure(
+    settings = MeasureSettings(
         None if simulate_latency is None else read_latencies(simulate_latency),
-        "paper" if paper else "streaming",
+        pairing,
         truncation,
         _ego_setting(ego_motion),
     )
-    result = evaluate_detector(load_detector(weights), weights, data, split, how, runtime_for(options))
+    runtime = runtime_for(options)
+    result = pipeline.evaluate(weights or DEFAULT_WEIGHTS, data, split, settings, runtime)
     if options.as_json:
         print_result(result.to_json(), [], as_json=True)
         return
@@ -268,16 +333,28 @@ def _number(value: float | None) -> str:
 @with_options()
 def synth(
     options: Options,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A new folder.")],
-    drives: Annotated[int, typer.Option("--drives", "-n", min=1, help="How many sequences.")] = 4,
-    frames: Annotated[int, typer.Option("--frames", min=3, help="Of each, at ten a second.")] = 40,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write; new or empty.")
+    ],
+    drives: Annotated[int, typer.Option("--drives", "-n", min=1, help="Number of sequences.")] = 4,
+    frames: Annotated[
+        int, typer.Option("--frames", min=3, help="Frames per sequence, at 10 per second.")
+    ] = 40,
     preset: Annotated[
-        str, typer.Option("--preset", metavar="street|straight|turn|...", help="What the drives are like.")
+        str,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="What the drives are like: street, straight, turn, fast-ego (15 to 25 m/s), static (nothing moves) or "
+            "crowded.",
+        ),
     ] = "street",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Other numbers give other drives.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Which drives: another number, other drives.")
+    ] = 0,
 ) -> None:
     """Write synthetic drives as a data set of KITTI Tracking: stereo pairs, labels, depth, poses."""
-    from effcli.detect_stream.data.synthesis import write_drives
+    from effcli.detect_stream.data.drive_sets import write_drives
 
     written = write_drives(output, drives, frames, preset, seed, not options.quiet)
     print_result({"output": str(output), **written}, [str(output)], as_json=options.as_json)

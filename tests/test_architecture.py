@@ -178,6 +178,7 @@ METHOD_PROTOCOLS = {
     ("distill", "run"): "DistillMethod",
     ("distill", "train"): "TrainedMethod",
     ("continual", "run"): "ContinualMethod",
+    ("detect-stream", "train"): "StreamMethod",
     ("rl-distill", "run"): "RlMethod",
 }
 

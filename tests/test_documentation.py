@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from effcli.detect_stream.data.kitti_tracking import write_sequence
-from effcli.detect_stream.data.stereo_drives import Drive
+from effcli.detect_stream.data.synthetic_drives import Drive
 from tests.cli.coco_squares import save_squares
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 from tests.distill.clip.tiny_clips import save_pairs
@@ -45,7 +45,7 @@ SHORTENED = {
     "effcli continual --method egor --detector first/": f"effcli continual --method egor {_BRIEF} --detector first/",
     "effcli detect-stream --video": "effcli detect-stream --frames 4 --video",
     "effcli detect-stream eval --data synthetic:8": "effcli detect-stream eval --data kitti",
-    "effcli detect-stream train --data": "effcli detect-stream train -s data.split=all -s data.eval=null --steps 1 "
+    "effcli detect-stream train --data": "effcli detect-stream train -s data.split=all -s eval.data=null --steps 1 "
     "-s train.batch_size=1 --data",
     "effcli rl-distill -o": f"effcli rl-distill {_QUICK} -o",
     "effcli rl-distill --env ALE/Pong-v5 --steps 10M": f"effcli rl-distill --env ALE/Pong-v5 {_QUICK} "

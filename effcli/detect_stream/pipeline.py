@@ -1,98 +1,360 @@
-"""The steps of `effcli detect-stream train`: sequences, training, a look at sequences that were not learnt."""
+"""The steps of the verbs of `effcli detect-stream`: train, eval, run; each from its inputs to its result."""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from itertools import chain
+from typing import Any, Protocol
 
 import torch
 
-from effcli.core.evidence.result import Result
+from effcli.core.errors import RecipeError
+from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.plan import Plan
+from effcli.core.registry import load_method
 from effcli.core.run import Run
-from effcli.detect_stream.data.labelled_sequences import PosedByPictures, labelled_sequences, parse_synthetic
+from effcli.core.runtime import Runtime
+from effcli.core.weight_file import check_tensors
+from effcli.detect_stream.data.drive_sets import Part, parse_synthetic
+from effcli.detect_stream.data.labelled_sequences import labelled_sequences
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
-from effcli.detect_stream.evaluation.measuring import Measure, measure, pictures_of
+from effcli.detect_stream.evaluation.sequence_evaluation import MeasureSettings, measure, pictures_of
+from effcli.detect_stream.evaluation.stream_summary import summary_of_stream
+from effcli.detect_stream.network.box_decoding import Limits
+from effcli.detect_stream.network.config import NetworkConfig
+from effcli.detect_stream.network.ego_motion import ego_motion_of
 from effcli.detect_stream.network.streamdsgn import StreamDsgn, n_parameters
-from effcli.detect_stream.recipe import StreamDsgnRecipe
+from effcli.detect_stream.recipe import DEFAULT_WEIGHTS, Split, StreamDsgnRecipe, StreamRunSection
+from effcli.detect_stream.sources.frame_source import (
+    Arrival,
+    FrameSource,
+    has_labels,
+    limited,
+    of_one_size,
+    up_to_first_good,
+)
+from effcli.detect_stream.sources.open_source import open_source
+from effcli.detect_stream.stream.clocks import StreamRecord, run_simulated, run_wall, warm_up
+from effcli.detect_stream.stream.output_files import StreamFiles
+from effcli.detect_stream.stream.publishing import Aim, Publisher
+from effcli.detect_stream.stream.rectification import warn_if_not_rectified
+from effcli.detect_stream.stream.run_options import RunOptions, check_options
+from effcli.detect_stream.stream.stream_detector import StreamDetector
+from effcli.detect_stream.stream.video import Pictures, write_stream_video
 from effcli.detect_stream.training.clips import Clips
 from effcli.detect_stream.training.loop import fit
+from effcli.detect_stream.training.posed_sequences import PosedByPictures
 from effcli.detect_stream.weights import (
     FILE_NAME,
-    Detector,
+    TrainedDetector,
     load_detector,
-    load_stereo,
-    load_weights,
+    require_same_stereo,
     save_detector,
 )
 
+log = logging.getLogger(__name__)
 
-def plan_train(recipe: StreamDsgnRecipe) -> Plan[list[StereoSequence] | None]:
-    """Sequences on the disk (None: synthetic ones, which the run makes), and what :func:`train` would do."""
-    config = recipe.network.config()
-    network = StreamDsgn(config)
-    content: dict[str, Any] = {
+_MOST_NAMED = 10
+_LEAST_SCORE = 0.1
+"""Of boxes that are followed, and counted where labels are known, though they may not be shown."""
+MOST_KEPT = 36_000
+"""Outputs of a live stream that its summary is made of: an hour at 10 frames per second."""
+
+
+class StreamMethod(Protocol):
+    """What the module of a method has: its network, which :class:`StreamDetector` and the training loop use."""
+
+    create: Callable[[NetworkConfig], StreamDsgn]
+
+
+# --- train ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """What a training needs that is on the disk.
+
+    Attributes:
+        sequences: what is learned from; None: synthetic drives, which the run draws.
+        held_out: what is measured on; None: synthetic drives, or nothing is measured.
+        init: the detector that the training starts from, if any.
+        stereo: the detector whose stereo parts are kept as they are, if any.
+    """
+
+    sequences: list[StereoSequence] | None
+    held_out: list[StereoSequence] | None
+    init: TrainedDetector | None
+    stereo: TrainedDetector | None
+
+
+def plan_train(recipe: StreamDsgnRecipe) -> Plan[TrainInputs]:
+    """What is on the disk, loaded and checked, and what :func:`train` would do with it.
+
+    Raises:
+        RecipeError: the recipe has ``weights``, which a training does not start from.
+        InputError: data or weights are not there, damaged, or of another network.
+    """
+    if recipe.weights != DEFAULT_WEIGHTS:
+        raise RecipeError(
+            f"{recipe.weights} would not be used: a training starts from train.init", place="weights"
+        )
+    with torch.device("meta"):  # shapes alone
+        network = load_method(recipe).create(recipe.network.config())
+    init, stereo = (
+        None if source is None else load_detector(source)
+        for source in (recipe.train.init, recipe.train.frozen_stereo)
+    )
+    if init is not None:
+        check_tensors(network.state_dict(), init.network.state_dict(), str(recipe.train.init))
+    if stereo is not None:
+        require_same_stereo(network.config, stereo.network.config, str(recipe.train.frozen_stereo))
+    sequences = _on_disk(recipe.data.source, "train", recipe.data.split)
+    held_out = _on_disk(recipe.eval.data, "eval", recipe.data.split)
+    facts: dict[str, Any] = {
         "data": recipe.data.source,
-        "eval_data": recipe.data.eval,
+        "eval_data": recipe.eval.data,
         "parameters": n_parameters(network, training=True),
         "inference_parameters": n_parameters(network, training=False),
         "steps": recipe.train.steps,
         "frames": recipe.train.steps * recipe.train.batch_size,
     }
-    sequences: list[StereoSequence] | None = None
-    if parse_synthetic(recipe.data.source) is None:
-        sequences = labelled_sequences(recipe.data.source, "train", recipe.data.split)
-        content |= {"sequences": len(sequences), "frames_in_data": sum(len(one) for one in sequences)}
-    return Plan(content, sequences)
+    if sequences is not None:
+        facts |= {"sequences": len(sequences), "frames_in_data": sum(len(one) for one in sequences)}
+    return Plan(facts, TrainInputs(sequences, held_out, init, stereo))
 
 
-def train(recipe: StreamDsgnRecipe, sequences: list[StereoSequence] | None, run: Run) -> Result:
+def _on_disk(source: str | None, part: Part, split: Split) -> list[StereoSequence] | None:
+    """Sequences of a folder; None for synthetic drives, which take time to draw, and for no source."""
+    if source is None or parse_synthetic(source) is not None:
+        return None
+    return labelled_sequences(source, part, split)
+
+
+def train(recipe: StreamDsgnRecipe, inputs: TrainInputs, run: Run) -> Result:
     """Learn from sequences; the detector goes to ``model/``."""
+    sequences = inputs.sequences or _drawn(recipe.data.source, "train", run)
+    clips = _clips(sequences, recipe, run)
+    network = _initial_network(recipe, inputs, run)
+    fit(network, clips, recipe, run)
+    run.runtime.on_main(lambda: save_detector(run.file(FILE_NAME), network, recipe.loss.target))
+    metrics: dict[str, Any] = {"parameters": n_parameters(network, training=False)}
+    if recipe.eval.data is None:
+        return run.finish(metrics)
+    detector = TrainedDetector(network, recipe.loss.target)
+
+    @cache
+    def held_out() -> list[StereoSequence]:
+        return inputs.held_out or _drawn(str(recipe.eval.data), "eval", run)
+
+    metrics |= run.stage("measure", lambda: _measured(detector, held_out(), recipe, run))
+    return run.finish(metrics, lambda: _draw(detector, held_out()[0], run))
+
+
+def _drawn(source: str, part: Part, run: Run) -> list[StereoSequence]:
+    return labelled_sequences(source, part, "all", torch.get_num_threads(), run.check_stop)
+
+
+def _clips(sequences: list[StereoSequence], recipe: StreamDsgnRecipe, run: Run) -> Clips:
+    """The frames to learn from; poses that the network needs and that are not recorded are found in the pictures."""
     config = recipe.network.config()
-    n_threads = torch.get_num_threads()
-    if sequences is None:
-        sequences = labelled_sequences(
-            recipe.data.source, "train", recipe.data.split, n_threads, run.check_stop
-        )
     n_without = sum(one.pose(0) is None for one in sequences)
     if config.ego_motion and n_without:
         run.say(f"{n_without} sequences have no poses (oxts); they are found in the pictures")
         sequences = [PosedByPictures(one, config) if one.pose(0) is None else one for one in sequences]
     clips = Clips(sequences, config, recipe.data.truncation)
     run.say(f"{len(sequences)} sequences, {len(clips)} frames to learn from")
+    return clips
+
+
+def _initial_network(recipe: StreamDsgnRecipe, inputs: TrainInputs, run: Run) -> StreamDsgn:
+    """Random weights, or those that the recipe starts from."""
     run.runtime.seed_all("network")
-    network = StreamDsgn(config)
-    if recipe.weights is not None:
-        load_weights(network, load_detector(recipe.weights).network.state_dict(), recipe.weights)
-    if recipe.stereo_weights is not None:
-        load_stereo(network, recipe.stereo_weights)
-    fit(network, clips, recipe, run)
-    run.runtime.on_main(lambda: save_detector(run.file(FILE_NAME), network, recipe.loss.target))
-    metrics: dict[str, Any] = {"parameters": n_parameters(network, training=False)}
-    if recipe.data.eval is None:
-        return run.finish(metrics)
-    metrics |= run.stage("measure", _measured, network, recipe, run)
-    return run.finish(metrics, lambda: _draw(network, recipe, run))
+    network: StreamDsgn = load_method(recipe).create(recipe.network.config())
+    if inputs.init is not None:
+        network.load_state_dict(inputs.init.network.state_dict())
+    if inputs.stereo is not None:
+        network.stereo_parts().load_state_dict(inputs.stereo.network.stereo_parts().state_dict())
+    return network
 
 
-def _measured(network: StreamDsgn, recipe: StreamDsgnRecipe, run: Run) -> dict[str, Any]:
-    """On sequences that were not learnt, at a latency that drops no frame."""
-    assert recipe.data.eval is not None
-    n_threads = torch.get_num_threads()
-    sequences = labelled_sequences(recipe.data.eval, "eval", recipe.data.split, n_threads, run.check_stop)
-    how = Measure(truncation=recipe.data.truncation)
-    detector = Detector(network, recipe.loss.target)
-    found = measure(detector, sequences, how, run.runtime, run.check_stop)
+def _measured(
+    detector: TrainedDetector, sequences: list[StereoSequence], recipe: StreamDsgnRecipe, run: Run
+) -> dict[str, Any]:
+    """On held-out sequences, at a latency that drops no frame."""
+    settings = MeasureSettings(truncation=recipe.data.truncation)
+    found = measure(detector, sequences, settings, run.runtime, run.check_stop)
     run.say(f"centre-distance AP at 2 m: {found['ap']}, streaming {found['sap']}")
     return found
 
 
-def _draw(network: StreamDsgn, recipe: StreamDsgnRecipe, run: Run) -> dict[str, str]:
-    """Some frames of the first sequence that was not learnt, for the report."""
-    assert recipe.data.eval is not None
-    sequence = labelled_sequences(recipe.data.eval, "eval", recipe.data.split)[0]
-    picture = pictures_of(Detector(network, recipe.loss.target), sequence, run.runtime)
-    file = run.file("pictures/detections.png")
-    picture.save(file)
-    return {
-        "Boxes of the next frame (coloured) and the truth (white), from above at the right": "pictures/detections.png"
+def _draw(detector: TrainedDetector, sequence: StereoSequence, run: Run) -> dict[str, str]:
+    """Some frames of a held-out sequence, for the report."""
+    file = "pictures/detections.png"
+    pictures_of(detector, sequence, run.runtime).save(run.file(file))
+    return {"Boxes of the next frame (coloured) and the truth (white), from above at the right": file}
+
+
+# --- eval -----------------------------------------------------------------------------------------------
+
+
+def evaluate(weights: str, data: str, split: Split, settings: MeasureSettings, runtime: Runtime) -> Result:
+    """Measure a detector on labelled sequences.
+
+    Args:
+        weights: as of :func:`~effcli.detect_stream.weights.load_detector`.
+        data: a folder of KITTI Tracking, or synthetic drives by name.
+        split: of a folder; the held-out part is measured on.
+        settings: how it is measured.
+        runtime: where.
+    """
+    detector = load_detector(weights)
+    started = time.perf_counter()
+    metrics = measure(detector, labelled_sequences(data, "eval", split), settings, runtime)
+    return result_of_verb(
+        "detect-stream",
+        "eval",
+        "streamdsgn",
+        recipe=weights,
+        output=weights,
+        metrics=metrics,
+        runtime=runtime,
+        total_s=time.perf_counter() - started,
+    )
+
+
+# --- run ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """An open stream and the detector to show it to."""
+
+    source: FrameSource
+    detector: TrainedDetector
+
+
+def plan_run(recipe: StreamDsgnRecipe, options: RunOptions) -> Plan[RunInputs]:
+    """The source, opened, and the detector, loaded; and what :func:`run` would do with them.
+
+    Raises:
+        InputError: there is no such source or detector, or it is damaged.
+        UsageError: options do not fit together.
+    """
+    source = open_source(
+        options.source,
+        options.right,
+        options.calibration,
+        options.fps,
+        options.pipe or BytesIO(),
+        options.most_frames,
+    )
+    check_options(options, recipe.stream, source)
+    detector = load_detector(recipe.weights)
+    known, most = source.n_frames, options.most_frames
+    facts = {
+        "source": source.name,
+        "fps": source.fps,
+        "frames": known if known is None or most is None else min(known, most),
+        "has_labels": has_labels(source),
+        "target": detector.target,
+        "parameters": n_parameters(detector.network, training=False),
     }
+    return Plan(facts, RunInputs(source, detector))
+
+
+def run(
+    recipe: StreamDsgnRecipe,
+    inputs: RunInputs,
+    options: RunOptions,
+    runtime: Runtime,
+    publish: Callable[[str], None],
+) -> Result:
+    """Detect in a stream until it ends.
+
+    Args:
+        recipe: its section ``stream`` says how.
+        inputs: of :func:`plan_run`.
+        options: what is written.
+        runtime: where.
+        publish: called with a line of JSON for each output.
+
+    Raises:
+        InputError: there is no frame that can be read.
+    """
+    source = inputs.source
+    arrivals = limited(source.frames(), options.most_frames)
+    pictures = None if options.video is None else Pictures(source, options.most_frames)
+    if pictures is not None:
+        arrivals = pictures.watch(arrivals)
+    first = up_to_first_good(arrivals)
+    detector = _stream_detector(recipe, inputs, first[-1], runtime)
+    arrivals = of_one_size(chain(first, arrivals), detector.size)
+    with ExitStack() as stack:
+        files = None
+        if options.output is not None:
+            files = stack.enter_context(StreamFiles(options.output, source.name))
+        publisher = Publisher(source.name, recipe.stream.score, publish, files)
+        record = _on_clock(source, detector, arrivals, recipe.stream, options, publisher)
+    for number, reason in record.damaged[:_MOST_NAMED]:
+        log.warning("frame %d is left out: %s", number, reason)
+    written = [] if files is None else files.paths
+    if options.video is not None and pictures is not None:
+        write_stream_video(options.video, source, record, pictures, recipe.stream.score)
+        written = [*written, str(options.video)]
+    result = result_of_verb(
+        "detect-stream",
+        "run",
+        "streamdsgn",
+        recipe=recipe.weights,
+        output=options.output or options.video or "",
+        metrics={**summary_of_stream(source, record, detector), "files": written},
+        runtime=runtime,
+        total_s=record.outputs[-1].finished_s if record.outputs else 0.0,
+    )
+    result.environment["load_average"] = round(os.getloadavg()[0], 2)
+    return result
+
+
+def _stream_detector(
+    recipe: StreamDsgnRecipe, inputs: RunInputs, arrival: Arrival, runtime: Runtime
+) -> StreamDetector:
+    """The detector for pictures such as the first good one, warmed up on it."""
+    source, frame = inputs.source, arrival.frame
+    assert frame is not None
+    first_pose = None if source.sequence is None else source.sequence.pose(0)
+    detector = StreamDetector(
+        inputs.detector,
+        source.calibration,
+        (frame.left.shape[0], frame.left.shape[1]),
+        runtime,
+        source.fps,
+        Limits(score=min(recipe.stream.score, _LEAST_SCORE)),
+        ego_motion=ego_motion_of(
+            recipe.stream.ego_motion, inputs.detector.network.config.ego_motion, first_pose
+        ),
+    )
+    warn_if_not_rectified(frame, detector.fit, detector.config)
+    warm_up(detector, arrival)
+    return detector
+
+
+def _on_clock(
+    source: FrameSource,
+    detector: StreamDetector,
+    arrivals: Iterator[Arrival],
+    settings: StreamRunSection,
+    options: RunOptions,
+    publisher: Publisher,
+) -> StreamRecord:
+    aim = Aim(settings.horizon)
+    if settings.clock == "sim":
+        return run_simulated(source, detector, arrivals, options.latencies_s, publisher, aim)
+    most_kept = MOST_KEPT if source.is_live and options.video is None else None
+    return run_wall(source, detector, arrivals, publisher, most_kept, aim)

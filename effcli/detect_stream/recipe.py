@@ -2,148 +2,248 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from effcli.core.recipe import Recipe, Section
-from effcli.detect_stream.network.config import NETWORKS, NetworkConfig
+from effcli.core.recipe import CompatRecipe, Section, Switch
+from effcli.core.recipe_changes import Renamed
+from effcli.detect_stream.network.config import NETWORKS, NetworkConfig, folds_into_map
+
+DEFAULT_WEIGHTS = "builtin:street-tiny"
+
+Split = Literal["sequences", "clips", "all"]
+"""How a folder of KITTI Tracking is divided into what is learned from and what is measured on."""
+
+Truncation = Literal["graded", "fraction"]
+"""How KITTI Tracking's truncation 0, 1 and 2 is read: as 0, 0.3 and 0.6, or as it stands."""
+
+Target = Literal["next", "now"]
+"""Whose boxes a detector gives: those of the next frame or of this one."""
 
 
-class NetworkSection(Section):
+class StreamNetworkSection(Section):
     """The network."""
 
     size: Literal["tiny", "base", "full"] = Field(
-        "tiny", description="Two CPU cores, one GPU, or the paper's."
+        "tiny",
+        description="tiny: 0.35 million parameters, for two CPU cores; base: 1.4 million, for one GPU; full: the "
+        "released architecture, 3.6 million.",
     )
     fusion: Literal["flow", "concat", "none"] = Field(
-        "flow", description="FFF; two frames side by side without motion; or one frame alone."
+        "flow",
+        description="How the last frame is used. flow: feature-flow fusion (FFF); concat: two maps side by side, "
+        "without motion; none: one frame alone.",
     )
     bev: Literal["large-kernel", "hourglass"] = Field(
-        "large-kernel", description="LKBB, or the 3x3 hourglass of the paper's baseline."
+        "large-kernel",
+        description="The network on the bird's-eye-view map. large-kernel: LKBB; hourglass: the 3x3 convolutions of "
+        "the paper's baseline.",
     )
     ego_motion: bool = Field(
-        False, description="Take the cameras' own motion out before FFF looks for motion (ours)."
+        False,
+        description="true: the cameras' own motion is removed before FFF looks for motion and added again (ours).",
     )
-    compat: bool | None = Field(
-        None, description="The released code's own ways (spec sheet 3.5-3.9); null: in size full alone."
+    quirks: bool | None = Field(
+        None,
+        description="true: compute as the released code does: a constant 1 instead of the hourglass's skips, depth off "
+        "by half a plane, a drifting warp, the first shift among equals, anchors from edge to edge; false: none of "
+        "these; null: true for size full, which does not run without them, else false.",
     )
 
     def config(self) -> NetworkConfig:
         """The architecture."""
         chosen = NETWORKS[self.size]
         update: dict[str, Any] = {"fusion": self.fusion, "bev": self.bev, "ego_motion": self.ego_motion}
-        if self.compat is not None:
-            update["compat"] = self.compat
+        if self.quirks is not None:
+            update["compat"] = self.quirks
         return chosen.model_copy(update=update)
 
 
-class DataSection(Section):
-    """Sequences with labels."""
+class StreamDataSection(Section):
+    """Labelled sequences to learn from."""
 
     source: str = Field(
         "synthetic:64",
-        description="Folder of KITTI Tracking, or synthetic:N or synthetic:N:PRESET+PRESET for N drives.",
+        description="What is learned from: a folder of KITTI Tracking, or N synthetic drives as synthetic:N or "
+        "synthetic:N:PRESET+PRESET.",
     )
-    split: Literal["paper", "sequences", "all"] = Field(
+    split: Split = Field(
         "sequences",
-        description="KITTI: clips of 40 frames in turn (the paper's), whole sequences held out, or all.",
+        description="How a folder of KITTI Tracking is divided. sequences: whole sequences are held out; clips: every "
+        "second clip of 40 frames is held out, so both parts show the same streets; all: nothing is held out.",
     )
-    eval: str | None = Field(
-        "synthetic:8",
-        description="Measured at the end: a source as above; null: the split's other part, or nothing.",
-    )
-    truncation: Literal["graded", "released"] = Field(
+    truncation: Truncation = Field(
         "graded",
-        description="KITTI Tracking's truncation 0, 1, 2 as 0, 0.3, 0.6, or as shares (released: 1 and 2 go).",
+        description="How KITTI Tracking's truncation 0, 1 or 2 is read. graded: as 0, 0.3 and 0.6 of the object; "
+        "fraction: as it stands, so that objects with 1 or 2 are neither learned nor counted.",
     )
 
 
-class AugmentSection(Section):
-    """Chance in training."""
+class StreamAugmentSection(Section):
+    """Random changes of the training samples."""
 
-    mirror: float = Field(0.5, ge=0, le=1, description="Share of the samples that are mirrored.")
-    turn: bool = Field(True, description="Volumes are turned by up to 0.1 rad and scaled by up to 3 %.")
+    flip: float = Field(
+        0.5, ge=0, le=1, description="Share of the training samples that are mirrored, 0 to 1."
+    )
+    turn: bool = Field(
+        True, description="true: scenes are rotated by up to 0.1 rad and scaled by up to 3 %, at random."
+    )
     paste: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Share of the samples that get objects of another moment (released 0.9); costs another frame each.",
+        description="Share of the training samples, 0 to 1, into which tracks of another moment of the same cameras "
+        "are pasted; each costs reading one more sample.",
     )
     forget: float = Field(
-        0.1, ge=0, le=1, description="Share of the samples that are learnt as the first frame of a scene."
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of the training samples, 0 to 1, that are treated as the first frame of a scene.",
     )
 
 
-class LossSection(Section):
-    """Weights of the losses."""
+class StreamLossSection(Section):
+    """Weights of the loss terms; that of the scores is 1."""
 
-    target: Literal["next", "now"] = Field(
-        "next", description="Learn the boxes of the next frame, or of this one."
+    target: Target = Field(
+        "next",
+        description="Whose boxes are learned. next: those of the next frame; now: those of this frame.",
     )
-    box: float = Field(0.5, ge=0, description="Of codes.")
-    overlap: float = Field(1.0, ge=0, description="Of 3D overlap.")
-    direction: float = Field(0.2, ge=0, description="Of half turns.")
-    depth: float = Field(1.0, ge=0, description="Of depth.")
-    motion: float = Field(0.2, ge=0, description="Of motion consistency (MCL); 0: without.")
+    box: float = Field(0.5, ge=0, description="Weight of the box codes (smooth L1).")
+    overlap: float = Field(1.0, ge=0, description="Weight of 1 - 3D intersection over union.")
+    direction: float = Field(
+        0.2, ge=0, description="Weight of the half turn that a box faces (cross-entropy)."
+    )
+    depth: float = Field(1.0, ge=0, description="Weight of the pixels' depth (cross-entropy).")
+    motion: float = Field(
+        0.2, ge=0, description="Weight of motion consistency (MCL); 0 leaves it out; needs target next."
+    )
     motion_by: Literal["track", "overlap"] = Field(
-        "track", description="How an object is found again for MCL: by its track, or by its place (released)."
+        "track",
+        description="How MCL finds an object in earlier frames. track: by its track id; overlap: by the box that "
+        "overlaps it most, which loses small fast objects.",
     )
 
 
-class TrainSection(Section):
+class StreamTrainSection(Section):
     """The optimisation: Adam on one cycle."""
 
+    init: str | None = Field(
+        None,
+        description="Weights that the training starts from: a run, a file or builtin:NAME; null: random weights.",
+    )
+    frozen_stereo: str | None = Field(
+        None,
+        description="A run, file or builtin:NAME whose parts up to the bird's-eye-view map are used and kept as they "
+        "are, so that only what follows is learned; null: everything is learned.",
+    )
     steps: int = Field(3000, ge=1, description="Optimiser steps.")
-    batch_size: int = Field(4, ge=1, description="Frames a step.")
-    learning_rate: float = Field(2e-3, gt=0, description="Peak, at two fifths of the steps.")
-    weight_decay: float = Field(0.01, ge=0, description="Decoupled.")
-    grad_clip: float = Field(10.0, gt=0, description="Largest norm of the gradient.")
+    batch_size: int = Field(4, ge=1, description="Frames per step, over all processes.")
+    learning_rate: float = Field(
+        2e-3, gt=0, description="Peak learning rate, reached after 40 % of the steps."
+    )
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay, per unit of learning rate.")
+    grad_clip: float = Field(
+        10.0, gt=0, description="Largest norm of the gradient; longer ones are shortened to it."
+    )
 
 
-class StreamSection(Section):
+class StreamEvalSection(Section):
+    """The measurement at the end of a training."""
+
+    data: str | None = Field(
+        "synthetic:8",
+        description="What is measured on: a source as in data.source, of which the held-out part is taken; null: "
+        "nothing is measured.",
+    )
+
+
+class StreamRunSection(Section):
     """How a stream is run."""
 
-    weights: str = Field(
-        "builtin:street-tiny", description="The detector: a run of train, its file, or builtin:NAME."
+    clock: Literal["wall", "sim"] = Field(
+        "wall",
+        description="wall: frames are due in real time, and those overtaken by newer ones are dropped; sim: the "
+        "same on a virtual clock.",
     )
-    clock: Literal["wall", "sim"] = Field("wall", description="Real time, or a virtual clock.")
-    score: float = Field(0.3, ge=0, le=1, description="Least score of a box.")
+    score: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="Lowest score of a box that is shown, 0 to 1; raising it shows fewer boxes.",
+    )
     horizon: float | Literal["auto"] | None = Field(
         None,
-        description="Boxes for so many milliseconds after the capture, for when they are there (auto), or for the "
-        "next frame (null).",
+        description="Boxes are moved at their velocities to this many milliseconds after the capture; auto: to the age "
+        "that results currently have; null: they stay those of the detector's target.",
     )
     ego_motion: bool | Literal["pictures"] | None = Field(
         None,
-        description="Use the cameras' own motion or do not: from poses, or from the pictures where there are none; "
-        "always from the pictures; null: as the detector was trained.",
+        description="Whether the cameras' own motion is used. true: from poses, or from the pictures where there are "
+        "none; pictures: always from the pictures; false: not; null: as the detector was trained.",
     )
 
 
-class StreamDsgnRecipe(Recipe):
+class StreamDsgnRecipe(CompatRecipe):
     """A streaming detector: its training, and how it is run."""
 
+    switches: ClassVar[Mapping[str, Switch]] = {
+        "network.quirks": Switch(paper=True, released=True, ours=None),
+        "data.split": Switch(paper="clips", released="clips", ours="sequences"),
+        "data.truncation": Switch(paper="fraction", released="fraction", ours="graded"),
+        "augment.paste": Switch(paper=0.9, released=0.9, ours=0.0),
+        "augment.forget": Switch(paper=0.0, released=0.0, ours=0.1),
+        "loss.motion_by": Switch(paper="overlap", released="overlap", ours="track"),
+    }
     task: Literal["detect-stream"] = Field("detect-stream", description="The command this recipe is for.")
     method: Literal["streamdsgn"] = Field("streamdsgn", description="The method.")
-    weights: str | None = Field(
-        None, description="Go on from these: a file, a run or builtin:NAME; null: random."
+    weights: str = Field(
+        DEFAULT_WEIGHTS,
+        description="The detector that `run` uses: a run of `train`, its file, a .pth checkpoint of the released code, "
+        "or builtin:NAME. `train` starts from train.init instead.",
     )
-    stereo_weights: str | None = Field(
-        None,
-        description="Take the parts up to the map seen from above from these and keep them; learn only what follows.",
+    network: StreamNetworkSection = Field(StreamNetworkSection(), description="The network.")
+    data: StreamDataSection = Field(StreamDataSection(), description="Labelled sequences to learn from.")
+    augment: StreamAugmentSection = Field(
+        StreamAugmentSection(), description="Random changes of the training samples."
     )
-    network: NetworkSection = Field(NetworkSection(), description="The network.")
-    data: DataSection = Field(DataSection(), description="What is learnt from.")
-    augment: AugmentSection = Field(AugmentSection(), description="Chance.")
-    loss: LossSection = Field(LossSection(), description="What is minimised.")
-    train: TrainSection = Field(TrainSection(), description="The optimisation.")
-    stream: StreamSection = Field(StreamSection(), description="How a stream is run.")
+    loss: StreamLossSection = Field(StreamLossSection(), description="Weights of the loss terms.")
+    train: StreamTrainSection = Field(StreamTrainSection(), description="The optimisation.")
+    eval: StreamEvalSection = Field(
+        StreamEvalSection(), description="The measurement at the end of a training."
+    )
+    stream: StreamRunSection = Field(StreamRunSection(), description="How a stream is run.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> StreamDsgnRecipe:
+        if self.compat == "paper":
+            raise ValueError(
+                "compat: paper: the full text of the paper was not available; use released or ours"
+            )
         if self.loss.motion and self.loss.target == "now":
             raise ValueError(
                 "loss.motion: compares the next frame with the last ones, so it needs target next"
             )
+        config = self.network.config()
+        if not folds_into_map(config):
+            raise ValueError(
+                f"network.quirks: size {self.network.size} has {config.grid.cells[0]} layers, which only the released "
+                "hourglass makes a multiple of 4; set true or null"
+            )
         return self
+
+
+RENAMED = (
+    Renamed("data.eval", "eval.data"),
+    Renamed("weights", "train.init", when="stream.weights"),
+    Renamed("stream.weights", "weights"),
+    Renamed("stereo_weights", "train.frozen_stereo"),
+    Renamed("network.compat", "network.quirks"),
+    Renamed("data.split", "data.split", {"paper": "clips"}),
+    Renamed("data.truncation", "data.truncation", {"released": "fraction"}),
+    Renamed("augment.mirror", "augment.flip"),
+)
+"""Keys and values of version 0.1 that are written differently now."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Json
-from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import (
@@ -18,14 +16,14 @@ from effcli.core.tensor_file import (
     read_pickled_tensors,
     save_tensors,
 )
-from effcli.core.weight_file import Header, build_network, check_tensors, read_weights
+from effcli.core.weight_file import Header, build_network, read_weights
 from effcli.detect_stream.network.config import NetworkConfig
 from effcli.detect_stream.network.streamdsgn import StreamDsgn
+from effcli.detect_stream.recipe import Target
 from effcli.detect_stream.released_weights import convert_released
 
 FORMAT, VERSION = "effcli-streamdsgn", "1"
 FILE_NAME = "model/streamdsgn.safetensors"
-Target = Literal["next", "now"]
 
 
 class DetectorHeader(Header):
@@ -39,7 +37,7 @@ class DetectorHeader(Header):
 
 
 @dataclass(frozen=True)
-class Detector:
+class TrainedDetector:
     """A network and what it was trained for.
 
     Attributes:
@@ -68,7 +66,7 @@ def save_detector(
     save_tensors(file, tensors, metadata)
 
 
-def load_detector(source: str) -> Detector:
+def load_detector(source: str) -> TrainedDetector:
     """Read a detector.
 
     Args:
@@ -89,37 +87,26 @@ def load_detector(source: str) -> Detector:
             hint="name a run of `effcli detect-stream train`, its file, or builtin:street-tiny",
         )
     if file.suffix in (".pth", ".pt"):
-        return Detector(convert_released(read_pickled_tensors(file, source), source).eval(), "next")
+        return TrainedDetector(convert_released(read_pickled_tensors(file, source), source).eval(), "next")
     return _load(file, source)
 
 
-def _load(file: Path, place: str) -> Detector:
+def _load(file: Path, place: str) -> TrainedDetector:
     header, tensors = read_weights(file, place, DetectorHeader)
     network = build_network(lambda: StreamDsgn(header.config), tensors, place)
-    return Detector(network, header.target)
+    return TrainedDetector(network, header.target)
 
 
-def load_stereo(network: StreamDsgn, source: str) -> None:
-    """Take the parts up to the map seen from above from another detector, whatever follows them there.
+def require_same_stereo(ours: NetworkConfig, other: NetworkConfig, place: str) -> None:
+    """Make sure that two networks agree in the parts up to the bird's-eye-view map, whatever follows them.
 
     Raises:
-        InputError: there is none, it is damaged, or it is of another size.
+        InputError: they do not.
     """
-    other = load_detector(source).network
-    ours = network.config
     later = {"fusion": ours.fusion, "bev": ours.bev, "ego_motion": ours.ego_motion}
-    if other.config.model_copy(update=later) != ours:
+    if other.model_copy(update=later) != ours:
         raise InputError(
-            "its map seen from above is not that of this network", place=source, hint="see network.size"
+            "its parts up to the bird's-eye-view map are not those of this network",
+            place=place,
+            hint="see network.size and network.quirks",
         )
-    load_weights(network.stereo_parts(), other.stereo_parts().state_dict(), source)
-
-
-def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], place: str) -> None:
-    """Fill a network or a part of one.
-
-    Raises:
-        InputError: the tensors are not those of this architecture.
-    """
-    check_tensors(network.state_dict(), tensors, place)
-    network.load_state_dict(dict(tensors))

@@ -221,8 +221,8 @@ def test_bad_input(pair: Path, place: Path) -> None:
     assert "needs a calibration" in refused(pair, "left", "right")
     assert "no preset" in refused(place, "synth", "-o", "x", "--preset", "no")
     assert "PRESET" in refused(place, "synthetic:0")
-    assert "real clock" in refused(pair, "-", "--calib", "calib.txt", "--clock", "sim")
-    assert "virtual clock" in refused(pair, ".", "--simulate-latency", "60")
+    assert "live sources need --clock wall" in refused(pair, "-", "--calib", "calib.txt", "--clock", "sim")
+    assert "virtual clock only" in refused(pair, ".", "--simulate-latency", "60")
     assert "expected milliseconds" in refused(pair, ".", "--clock", "sim", "--simulate-latency", "soon")
     assert "known ending" in refused(pair, ".", "--video", "play.txt")
     assert "holds no detector" in refused(pair, ".", "-w", "nowhere")
@@ -246,7 +246,7 @@ def test_training_on_a_folder_and_measuring(place: Path, tmp_path: Path) -> None
         "--threads",
         "1",
     ]
-    words += ["-s", "data.eval=kitti", "-s", "seed=3"]
+    words += ["-s", "eval.data=kitti", "-s", "seed=3"]
     done = effcli("detect-stream", "train", *words, "-o", tmp_path / "run", cwd=place)
     assert done.code == 0, done.stderr
     metrics = json.loads((tmp_path / "run/result.json").read_text())["metrics"]
@@ -258,18 +258,27 @@ def test_training_on_a_folder_and_measuring(place: Path, tmp_path: Path) -> None
     weights = [(tmp_path / name / "model/streamdsgn.safetensors").read_bytes() for name in ("run", "again")]
     assert weights[0] == weights[1]
     done = effcli(
-        "detect-stream", "eval", "-w", tmp_path / "run", "--data", "kitti", "--paper", "--json", cwd=place
+        "detect-stream",
+        "eval",
+        "-w",
+        tmp_path / "run",
+        "--data",
+        "kitti",
+        "--pairing",
+        "asap",
+        "--json",
+        cwd=place,
     )
     assert done.code == 0, done.stderr
     assert done.json["metrics"]["frames"] == 12
 
 
 def test_only_what_follows_the_map_is_learnt(place: Path, tmp_path: Path) -> None:
-    words = ["--data", "kitti", "-s", "data.split=all", "-s", "data.eval=null", "-s", "train.batch_size=1"]
-    words += ["--threads", "1", "--steps", "2", "-s", "stereo_weights=builtin:street-tiny"]
+    words = ["--data", "kitti", "-s", "data.split=all", "-s", "eval.data=null", "-s", "train.batch_size=1"]
+    words += ["--threads", "1", "--steps", "2", "-s", "train.frozen_stereo=builtin:street-tiny"]
     given = load_detector("builtin:street-tiny").network
     for form in (
-        ["weights=builtin:street-tiny"],
+        ["train.init=builtin:street-tiny"],
         ["network.fusion=none", "network.bev=hourglass", "loss.motion=0"],
     ):
         settings = [word for one in form for word in ("-s", one)]

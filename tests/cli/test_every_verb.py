@@ -171,7 +171,7 @@ VERBS = [
     ),
     Verb(
         "detect-stream train",
-        "--data kitti -s data.split=all -s data.eval=null --steps 1 -s train.batch_size=1 -o OUT",
+        "--data kitti -s data.split=all -s eval.data=null --steps 1 -s train.batch_size=1 -o OUT",
         keys=frozenset(RESULT),
         wrong="--data nowhere -o deep/er/OUT",
     ),

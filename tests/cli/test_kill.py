@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from effcli.detect_stream.data.kitti_tracking import write_sequence
-from effcli.detect_stream.data.stereo_drives import Drive
+from effcli.detect_stream.data.synthetic_drives import Drive
 from tests.cli.effcli_process import effcli, start
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 from tests.distill.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
@@ -57,7 +57,7 @@ def set_(**values: object) -> list[str]:
 COMMANDS = {
     "detect-stream train": [
         *("detect-stream", "train", "--data", "kitti", "--steps", "5"),
-        *set_(data__split="all", data__eval="null", train__batch_size=1),
+        *set_(data__split="all", eval__data="null", train__batch_size=1),
     ],
     "enhance train": [
         *("enhance", "train", "-r", "small", "--data", "pairs", "--steps", "30"),

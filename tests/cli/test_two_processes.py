@@ -47,7 +47,7 @@ def test_enhance_train_gives_the_weights_of_one_process(pairs: Path, tmp_path: P
 
 def test_detect_stream_train_has_the_gradients_of_one_process(tmp_path: Path) -> None:
     words = (
-        f"detect-stream train --data synthetic:2 {SAME} --steps 1 -s data.eval=null -s train.batch_size=2 "
+        f"detect-stream train --data synthetic:2 {SAME} --steps 1 -s eval.data=null -s train.batch_size=2 "
         "-s augment.forget=0 -o"
     ).split()
     assert effcli(*words, "one", cwd=tmp_path).code == 0

@@ -3,78 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from effcli.core.errors import InputError
 from effcli.detect_stream.data.boxes3d import from_camera, to_camera
+from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects, objects_of
 
-UNKNOWN_2D = (-1.0, -1.0, -1.0, -1.0)
-
-
-@dataclass(frozen=True)
-class Objects:
-    """The objects of one frame.
-
-    Attributes:
-        kinds: ``Car``, ``Pedestrian``, ``Cyclist``, ``Van``, ``DontCare`` and so on.
-        boxes: in the ground frame of :mod:`effcli.detect_stream.data.boxes3d`, ``[N, 7]``.
-        image_boxes: left, top, right, bottom in pixels of the left image, ``[N, 4]``.
-        track_ids: the same number for the same object over time, -1 for none, ``[N]``.
-        truncated: KITTI Tracking has the whole numbers 0, 1 and 2 here, KITTI Object a share, ``[N]``.
-        occluded: 0 visible, 1 partly, 2 largely occluded, 3 unknown, ``[N]``.
-        scores: of detections, 1 for labels, ``[N]``.
-    """
-
-    kinds: tuple[str, ...]
-    boxes: np.ndarray
-    image_boxes: np.ndarray
-    track_ids: np.ndarray
-    truncated: np.ndarray
-    occluded: np.ndarray
-    scores: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.kinds)
-
-    def pick(self, chosen: np.ndarray | Sequence[int]) -> Objects:
-        """Some of them, by a mask or by numbers."""
-        rows = np.arange(len(self))[np.asarray(chosen)] if len(chosen) else np.zeros(0, int)
-        parts = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "kinds"}
-        return Objects(tuple(self.kinds[i] for i in rows), **parts)
+_GRADES = (0.0, 0.3, 0.6)
 
 
-def no_objects() -> Objects:
-    """An empty frame."""
-    return objects_of((), np.zeros((0, 7)))
-
-
-def objects_of(
-    kinds: Sequence[str],
-    boxes: np.ndarray,
-    *,
-    image_boxes: np.ndarray | None = None,
-    track_ids: np.ndarray | None = None,
-    truncated: np.ndarray | None = None,
-    occluded: np.ndarray | None = None,
-    scores: np.ndarray | None = None,
-) -> Objects:
-    """Objects; what is not given is unknown, or 1 for scores."""
-    n = len(kinds)
-    return Objects(
-        tuple(kinds),
-        np.asarray(boxes, float).reshape(n, 7),
-        np.tile(UNKNOWN_2D, (n, 1)) if image_boxes is None else np.asarray(image_boxes, float).reshape(n, 4),
-        np.full(n, -1) if track_ids is None else np.asarray(track_ids, int),
-        np.zeros(n) if truncated is None else np.asarray(truncated, float),
-        np.zeros(n, int) if occluded is None else np.asarray(occluded, int),
-        np.ones(n) if scores is None else np.asarray(scores, float),
-    )
-
-
-def read_tracking_labels(path: Path) -> dict[int, Objects]:
+def read_tracking_labels(path: Path) -> dict[int, FrameObjects]:
     """Frame -> objects of a file of KITTI Tracking, ``label_02/0000.txt``; frames without a row are not there.
 
     Raises:
@@ -89,7 +29,7 @@ def read_tracking_labels(path: Path) -> dict[int, Objects]:
     return {frame: _objects(found) for frame, found in rows.items()}
 
 
-def read_object_labels(path: Path) -> Objects:
+def read_object_labels(path: Path) -> FrameObjects:
     """The objects of a file of KITTI Object, one image, with a score in a 16th column or not.
 
     Raises:
@@ -103,7 +43,7 @@ def read_object_labels(path: Path) -> Objects:
     return _objects(rows)
 
 
-def tracking_lines(frame: int, objects: Objects, *, with_scores: bool = False) -> list[str]:
+def tracking_lines(frame: int, objects: FrameObjects, *, with_scores: bool = False) -> list[str]:
     """Rows of KITTI Tracking, 17 columns, or 18 with scores."""
     return [
         f"{frame} {track} {line}"
@@ -111,12 +51,12 @@ def tracking_lines(frame: int, objects: Objects, *, with_scores: bool = False) -
     ]
 
 
-def object_lines(objects: Objects) -> list[str]:
+def object_lines(objects: FrameObjects) -> list[str]:
     """Rows of KITTI Object with scores, 16 columns."""
     return list(_rows(objects, True))
 
 
-def _rows(objects: Objects, with_scores: bool) -> Iterable[str]:
+def _rows(objects: FrameObjects, with_scores: bool) -> Iterable[str]:
     xyz, hwl, rotation_y = to_camera(objects.boxes)
     alpha = rotation_y - np.arctan2(xyz[:, 0], xyz[:, 2])
     for i, kind in enumerate(objects.kinds):
@@ -141,7 +81,7 @@ def _lines(path: Path) -> Iterable[tuple[str, list[str]]]:
             yield f"{path}:{number}", line.split()
 
 
-def _objects(rows: Sequence[Sequence[str]]) -> Objects:
+def _objects(rows: Sequence[Sequence[str]]) -> FrameObjects:
     """Of lists (track, type, truncated, occluded, alpha, 4 of the 2D box, h w l, x y z, rotation_y[, score], place)."""
     kinds = tuple("Person" if row[1] == "Person_sitting" else row[1] for row in rows)
     numbers = np.array([_floats(row[2:-1], row[-1]) for row in rows]).reshape(len(rows), -1)
@@ -172,3 +112,11 @@ def _whole(word: str, place: str) -> int:
         return int(word)
     except ValueError:
         raise InputError(f"{word!r} is not a whole number", place=place) from None
+
+
+def grade(truncated: np.ndarray) -> np.ndarray:
+    """KITTI Tracking's 0, 1 and 2 as shares 0, 0.3 and 0.6; other numbers as they are."""
+    found = truncated.astype(float).copy()
+    for whole, share in enumerate(_GRADES):
+        found[truncated == whole] = share
+    return found

@@ -13,7 +13,8 @@ from effcli.core.files import make_folder
 from effcli.data.images import check_picture, read_grey_samples, read_rgb
 from effcli.data.picture_folders import is_hidden, list_pictures, say_left_out
 from effcli.detect_stream.data.boxes3d import project
-from effcli.detect_stream.data.kitti_labels import Objects, no_objects, read_tracking_labels, tracking_lines
+from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects
+from effcli.detect_stream.data.kitti_labels import read_tracking_labels, tracking_lines
 from effcli.detect_stream.data.stereo_calibration import (
     StereoCalibration,
     read_calibration,
@@ -64,7 +65,7 @@ class KittiSequence:
         """
         return read_pair(self.left[i], self.right[i])
 
-    def objects(self, i: int) -> Objects:
+    def objects(self, i: int) -> FrameObjects:
         """Labels of the frame."""
         return (self._labels or {}).get(self.numbers[i], no_objects())
 

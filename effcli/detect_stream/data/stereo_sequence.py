@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from effcli.detect_stream.data.kitti_labels import Objects
+from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 
 FPS = 10.0
@@ -48,7 +48,7 @@ class StereoSequence(Protocol):
     def frame(self, i: int) -> StereoFrame:
         """The pair with number ``i``, from 0."""
 
-    def objects(self, i: int) -> Objects:
+    def objects(self, i: int) -> FrameObjects:
         """Its labelled objects; empty where there are none or no labels."""
 
     def depth(self, i: int) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from effcli.detect_stream.data.kitti_labels import Objects
+from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.nn.rotated_boxes import pairwise
 
 Measure = Literal["3d", "bev", "centre"]
@@ -59,7 +59,7 @@ def height_scale(focal_px: float) -> float:
     return 1.0 if abs(scale - 1) < 0.05 else scale
 
 
-def similarities(found: Objects, true: Objects, measure: Measure) -> np.ndarray:
+def similarities(found: FrameObjects, true: FrameObjects, measure: Measure) -> np.ndarray:
     """Overlap, or minus the distance of the centres, of all pairs: ``[G, D]``."""
     if measure == "centre":
         delta = true.boxes[:, None, :2] - found.boxes[None, :, :2]
@@ -69,7 +69,7 @@ def similarities(found: Objects, true: Objects, measure: Measure) -> np.ndarray:
     return pairwise(measure, a, b).numpy()
 
 
-def _frame(found: Objects, true: Objects, kind: str, rule: Rule) -> _Frame:
+def _frame(found: FrameObjects, true: FrameObjects, kind: str, rule: Rule) -> _Frame:
     own = np.array([one in (kind, NEUTRAL.get(kind)) for one in true.kinds], bool)
     truth = true.pick(own)
     mine = found.pick(np.array([one == kind for one in found.kinds], bool))
@@ -88,7 +88,7 @@ def _frame(found: Objects, true: Objects, kind: str, rule: Rule) -> _Frame:
 
 
 def precision_curve(
-    found: Sequence[Objects], true: Sequence[Objects], kind: str, rule: Rule
+    found: Sequence[FrameObjects], true: Sequence[FrameObjects], kind: str, rule: Rule
 ) -> np.ndarray | None:
     """Precision at 41 points of recall, each the best at that recall or above; None where there are no objects.
 

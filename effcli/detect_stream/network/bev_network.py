@@ -11,7 +11,7 @@ from effcli.detect_stream.network.image_network import conv_bn
 from effcli.nn.batch_norm import SyncedBatchNorm2d
 
 
-class ChannelNorm(nn.Module):
+class CellLayerNorm(nn.Module):
     """Layer norm over the channels of each cell."""
 
     def __init__(self, channels: int) -> None:
@@ -43,7 +43,7 @@ class LargeKernelAttention(nn.Module):
         return y
 
 
-class FeedForward(nn.Module):
+class LargeKernelFeedForward(nn.Module):
     """Twice as many channels, a depth-wise 3x3 convolution, and back."""
 
     def __init__(self, channels: int) -> None:
@@ -64,7 +64,7 @@ class LargeKernelBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = SyncedBatchNorm2d(channels), SyncedBatchNorm2d(channels)
-        self.attention, self.feed_forward = LargeKernelAttention(channels), FeedForward(channels)
+        self.attention, self.feed_forward = LargeKernelAttention(channels), LargeKernelFeedForward(channels)
         self.scale1 = nn.Parameter(torch.full((channels,), 0.01))
         self.scale2 = nn.Parameter(torch.full((channels,), 0.01))
 
@@ -84,10 +84,10 @@ class LargeKernelNetwork(nn.Module):
         self.stem = conv_bn(channels, config.bev_stem, 1)
         self.down1 = _down(config.bev_stem, width1)
         self.blocks1 = nn.Sequential(*(LargeKernelBlock(width1) for _ in range(n1)))
-        self.norm1 = ChannelNorm(width1)
+        self.norm1 = CellLayerNorm(width1)
         self.down2 = _down(width1, width2)
         self.blocks2 = nn.Sequential(*(LargeKernelBlock(width2) for _ in range(n2)))
-        self.norm2 = ChannelNorm(width2)
+        self.norm2 = CellLayerNorm(width2)
         self.up1, self.up2 = _up(width2, up1), _up(up1, up2)
 
     def forward(self, x: Tensor) -> Tensor:

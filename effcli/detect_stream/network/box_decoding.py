@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from effcli.detect_stream.data.boxes3d import cut_to_image, image_boxes
-from effcli.detect_stream.data.kitti_labels import Objects, objects_of
+from effcli.detect_stream.data.frame_objects import FrameObjects, objects_of
 from effcli.detect_stream.network.anchors import anchors_of, decode, with_direction
 from effcli.detect_stream.network.config import CLASSES, NetworkConfig
-from effcli.detect_stream.network.streamdsgn import Outputs
+from effcli.detect_stream.network.streamdsgn import HeadOutputs
 from effcli.nn.rotated_boxes import rotated_nms
 
 
@@ -33,7 +33,7 @@ class Limits:
     most: int = 500
 
 
-def boxes_of(outputs: Outputs, config: NetworkConfig, limits: Limits) -> tuple[Tensor, Tensor, Tensor]:
+def boxes_of(outputs: HeadOutputs, config: NetworkConfig, limits: Limits) -> tuple[Tensor, Tensor, Tensor]:
     """The boxes of one frame.
 
     Args:
@@ -67,7 +67,7 @@ def boxes_of(outputs: Outputs, config: NetworkConfig, limits: Limits) -> tuple[T
 
 def as_objects(
     boxes: Tensor, scores: Tensor, labels: Tensor, projection: np.ndarray, size: tuple[int, int]
-) -> Objects:
+) -> FrameObjects:
     """Boxes as objects, with what a camera sees of them; those outside the picture go.
 
     Args:

@@ -19,6 +19,8 @@ Channels = Annotated[int, Field(ge=1, le=2**16)]
 _Blocks = Annotated[int, Field(ge=0, le=64)]
 _MOST_CELLS = 2**27
 _POOLED_STEP = 4
+LAYERS_PER_CHANNEL = 4
+"""Layers of the volume that are averaged into one channel of the map seen from above."""
 
 
 class GridConfig(Section):
@@ -100,6 +102,10 @@ class NetworkConfig(Section):
             )
         if max(self.pool_sides, default=1) > min(self.height, self.width) // _POOLED_STEP:
             raise ValueError(f"squares of {max(self.pool_sides)} are larger than the map that is pooled")
+        if not folds_into_map(self):
+            raise ValueError(
+                f"{self.grid.cells[0]} layers are not a multiple of 4, as they are without compat"
+            )
         return self
 
     @property
@@ -113,6 +119,11 @@ class NetworkConfig(Section):
         _, rows, columns = self.grid.cells
         x, y = self.grid.x, self.grid.y
         return (x[1] - x[0]) / columns, (y[1] - y[0]) / rows
+
+
+def folds_into_map(config: NetworkConfig) -> bool:
+    """Whether the layers of the volume can be averaged in fours; with ``compat`` the hourglass rounds them up."""
+    return config.compat or config.grid.cells[0] % LAYERS_PER_CHANNEL == 0
 
 
 FULL = NetworkConfig(

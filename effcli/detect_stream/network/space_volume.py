@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.detect_stream.network.config import NetworkConfig
-from effcli.detect_stream.network.folded_convolution import ConvBn3d
+from effcli.detect_stream.network.convolution_3d import ConvBn3d
 from effcli.detect_stream.network.image_network import ROW_STEP
 from effcli.nn.weighted_rows import WeightedRows, corners_of, samples
 

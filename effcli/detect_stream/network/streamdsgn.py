@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from effcli.detect_stream.network.anchors import CODE_SIZE, PER_CELL
 from effcli.detect_stream.network.bev_network import bev_network
 from effcli.detect_stream.network.config import CLASSES, NetworkConfig
+from effcli.detect_stream.network.convolution_3d import Conv3d, ConvBn3d
 from effcli.detect_stream.network.cost_volume import cost_volume, matched_planes
 from effcli.detect_stream.network.ego_motion import ego_flow, moved_map
 from effcli.detect_stream.network.feature_flow import ConcatFusion, FlowFusion, feature_flow
-from effcli.detect_stream.network.folded_convolution import Conv3d, ConvBn3d
 from effcli.detect_stream.network.image_network import ROW_STEP, ImageNetwork, conv_bn
 from effcli.detect_stream.network.space_volume import (
     Cells,
@@ -30,7 +30,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class View:
+class CameraView:
     """The cameras of a batch, for the pixels that the network sees.
 
     Attributes:
@@ -43,7 +43,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Outputs:
+class HeadOutputs:
     """What the head says, for all anchors in their order.
 
     Attributes:
@@ -68,7 +68,7 @@ class Head(nn.Module):
         self.codes = nn.Conv2d(channels, PER_CELL * CODE_SIZE, 3, padding=1)
         self.directions = nn.Conv2d(channels, PER_CELL * 2, 1)
 
-    def forward(self, x: Tensor) -> Outputs:
+    def forward(self, x: Tensor) -> HeadOutputs:
         """From ``[B, C, Y, X]``."""
         tower = self.score_tower(x)
         found = (
@@ -76,7 +76,7 @@ class Head(nn.Module):
             (self.codes(self.box_tower(x)), CODE_SIZE),
             (self.directions(tower), 2),
         )
-        return Outputs(*(_by_anchor(y, size) for y, size in found))
+        return HeadOutputs(*(_by_anchor(y, size) for y, size in found))
 
 
 def _by_anchor(x: Tensor, size: int) -> Tensor:
@@ -155,7 +155,7 @@ class StreamDsgn(nn.Module):
         """The parts that make the map seen from above; they are the same whatever follows it."""
         return nn.ModuleDict({name: getattr(self, name) for name in STEREO_PARTS})
 
-    def view(self, calibrations: Tensor, sizes: Tensor, points: Tensor | None = None) -> View:
+    def view(self, calibrations: Tensor, sizes: Tensor, points: Tensor | None = None) -> CameraView:
         """Where the cells are seen.
 
         Args:
@@ -170,7 +170,7 @@ class StreamDsgn(nn.Module):
         ]
         where, seen = (torch.stack(part) for part in zip(*found, strict=True))
         size = (self.config.n_planes, self.config.height // ROW_STEP, self.config.width // ROW_STEP)
-        return View(
+        return CameraView(
             Cells(where, seen, size, align_corners=True),
             (calibrations[:, 0, 0, 3] - calibrations[:, 1, 0, 3]).abs(),
         )
@@ -184,7 +184,7 @@ class StreamDsgn(nn.Module):
         # the gradient of batch norm is slow in channels-last where channels are few
         return x if self.training else x.contiguous(memory_format=torch.channels_last)
 
-    def volume(self, left: Tensor, right: Tensor, view: View) -> Tensor:
+    def volume(self, left: Tensor, right: Tensor, view: CameraView) -> Tensor:
         """The volume ``[n B, Z, C, Y, X]`` of normalised pictures ``[n B, 3, H, W]``; every n-th has the same view."""
         neck = self.image_network.neck(torch.cat([left, right]))
         if self.training:  # batch norm has to see both pictures at once
@@ -224,7 +224,7 @@ class StreamDsgn(nn.Module):
 
     def detect(
         self, now: Tensor, before: Tensor | None, flow: Tensor | None = None, forget: Tensor | None = None
-    ) -> Outputs:
+    ) -> HeadOutputs:
         """Boxes from maps seen from above ``[B, C, Y, X]``.
 
         Args:
@@ -238,19 +238,23 @@ class StreamDsgn(nn.Module):
             fused = self.fusion(now, before, self.flow(now, before) if flow is None else flow)
             if forget is not None:
                 fused = torch.where(forget[:, None, None, None], now, fused)
-        found: Outputs = self.head(self.bev(fused))
+        found: HeadOutputs = self.head(self.bev(fused))
         return found
 
-    def bev_map(self, left: Tensor, right: Tensor, view: View) -> Tensor:
+    def bev_map(self, left: Tensor, right: Tensor, view: CameraView) -> Tensor:
         """The map seen from above ``[B, C, Y, X]`` of normalised pictures."""
         return seen_from_above(self.volume(left, right, view))
 
     def forward(
-        self, left: Tensor, right: Tensor, view: View, before: Tensor | None = None
-    ) -> tuple[Outputs, Tensor]:
+        self, left: Tensor, right: Tensor, view: CameraView, before: Tensor | None = None
+    ) -> tuple[HeadOutputs, Tensor]:
         """Boxes and the map to keep for the next frame."""
         now = self.bev_map(left, right, view)
         return self.detect(now, before), now
+
+
+create = StreamDsgn
+"""The network of the method, from its architecture."""
 
 
 def n_parameters(network: StreamDsgn, *, training: bool) -> int:

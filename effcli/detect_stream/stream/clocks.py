@@ -6,74 +6,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
 
 import numpy as np
 
 from effcli.core.memory import keep_freed_memory
 from effcli.core.runtime import use_one_thread
-from effcli.detect_stream.data.boxes3d import to_camera
-from effcli.detect_stream.data.kitti_labels import Objects
-from effcli.detect_stream.stream.frame_sources import Arrival, FrameSource
-from effcli.detect_stream.stream.stateful_detector import Detected, Prepared, StreamDetector
+from effcli.detect_stream.sources.frame_source import Arrival, FrameSource
+from effcli.detect_stream.stream.output import StreamOutput
+from effcli.detect_stream.stream.stream_detector import DetectedFrame, PreparedFrame, StreamDetector
 
 WARM_UPS = 5
 _POLL_S = 0.2
 
 
-@dataclass(frozen=True)
-class Output:
-    """What was published for a frame.
-
-    Attributes:
-        frame: its number.
-        target_frame: the one whose boxes these are.
-        captured_s, started_s, finished_s: seconds after the first frame.
-        dropped: frames left out since the output before.
-        detected: the result.
-        read_ms: for reading and preparing the frame, in another thread where the clock is real.
-        target_s: the moment that is published, seconds after the first frame.
-        objects: what is published: the result, or where its boxes are at another moment.
-    """
-
-    frame: int
-    target_frame: int
-    captured_s: float
-    started_s: float
-    finished_s: float
-    dropped: int
-    detected: Detected
-    read_ms: float
-    target_s: float
-    objects: Objects
-
-    @property
-    def latency_ms(self) -> float:
-        """From the start of the work to its end."""
-        return 1000 * (self.finished_s - self.started_s)
-
-    @property
-    def age_ms(self) -> float:
-        """From the capture of the frame to the result: latency and waiting."""
-        return 1000 * (self.finished_s - self.captured_s)
-
-    def above(self, score: float) -> Output:
-        """With boxes of at least this score alone; those below serve the evaluation."""
-        keep = self.objects.scores >= score
-        objects, velocities = self.detected.objects.pick(keep), self.detected.velocities[keep]
-        kept = replace(self.detected, objects=objects, velocities=velocities)
-        return replace(self, detected=kept, objects=self.objects.pick(keep))
-
-    def at(self, moment_s: float) -> Output:
-        """The same, but what is published is where boxes are at another moment, at constant velocity."""
-        objects = moved(self.objects, self.detected.velocities, moment_s - self.target_s)
-        return replace(self, objects=objects, target_s=moment_s)
-
-
 @dataclass
-class Stream:
+class StreamRecord:
     """All that came of a run.
 
     Attributes:
@@ -85,14 +34,14 @@ class Stream:
         was_stopped: whether it ended before the source did.
     """
 
-    outputs: deque[Output] = field(default_factory=deque)
+    outputs: deque[StreamOutput] = field(default_factory=deque)
     processed: int = 0
     frames: int = 0
     damaged: list[tuple[int, str]] = field(default_factory=list)
     mailbox_drops: int = 0
     was_stopped: bool = False
 
-    def add(self, output: Output) -> None:
+    def add(self, output: StreamOutput) -> None:
         """One more."""
         self.outputs.append(output)
         self.processed += 1
@@ -101,7 +50,7 @@ class Stream:
 @dataclass(frozen=True)
 class _Letter:
     number: int
-    prepared: Prepared
+    prepared: PreparedFrame
     captured_s: float
     read_ms: float
 
@@ -148,10 +97,10 @@ def run_wall(
     source: FrameSource,
     detector: StreamDetector,
     arrivals: Iterator[Arrival],
-    publish: Callable[[Output], None],
+    publish: Callable[[StreamOutput], None],
     most_kept: int | None = None,
-    aim: Callable[[Output], Output] = lambda output: output,
-) -> Stream:
+    aim: Callable[[StreamOutput], StreamOutput] = lambda output: output,
+) -> StreamRecord:
     """On the real clock: a thread reads and prepares, this one detects.
 
     Args:
@@ -162,7 +111,7 @@ def run_wall(
         most_kept: so many outputs are in what is returned, the last ones; None keeps all.
         aim: what is published of each output.
     """
-    stream, mailbox, stop = Stream(deque(maxlen=most_kept)), Mailbox(), threading.Event()
+    stream, mailbox, stop = StreamRecord(deque(maxlen=most_kept)), Mailbox(), threading.Event()
     started = time.perf_counter()
     reader = _Reader(source, detector, arrivals, stream, mailbox, stop, started)
     threading.Thread(target=reader.run, daemon=True, name="reader").start()
@@ -191,7 +140,7 @@ class _Reader:
     source: FrameSource
     detector: StreamDetector
     arrivals: Iterator[Arrival]
-    stream: Stream
+    stream: StreamRecord
     mailbox: Mailbox
     stop: threading.Event
     started: float
@@ -228,9 +177,9 @@ def run_simulated(
     detector: StreamDetector,
     arrivals: Iterator[Arrival],
     latencies_s: Sequence[float] | None,
-    publish: Callable[[Output], None],
-    aim: Callable[[Output], Output] = lambda output: output,
-) -> Stream:
+    publish: Callable[[StreamOutput], None],
+    aim: Callable[[StreamOutput], StreamOutput] = lambda output: output,
+) -> StreamRecord:
     """On a virtual clock, faster or slower than the real one; with given latencies the same every time.
 
     Args:
@@ -241,7 +190,7 @@ def run_simulated(
         publish: called with each output.
         aim: what is published of each output.
     """
-    stream = Stream()
+    stream = StreamRecord()
     waiting = _Waiting(arrivals, source.fps, stream)
     free, last = 0.0, -1
     while (chosen := waiting.newest(free)) is not None:
@@ -264,7 +213,7 @@ def run_simulated(
 class _Waiting:
     """Frames that were captured up to a moment of a virtual clock; of those the newest is taken."""
 
-    def __init__(self, arrivals: Iterator[Arrival], fps: float, stream: Stream) -> None:
+    def __init__(self, arrivals: Iterator[Arrival], fps: float, stream: StreamRecord) -> None:
         self._arrivals, self._fps, self._stream = arrivals, fps, stream
         self._next = self._advance()
 
@@ -300,48 +249,6 @@ def warm_up(detector: StreamDetector, arrival: Arrival) -> None:
     detector.scene_changes = 0
 
 
-def json_line(output: Output, name: str) -> dict[str, Any]:
-    """An output as one line of JSON."""
-    return {
-        "seq": name,
-        "frame": output.frame,
-        "target_frame": output.target_frame,
-        "t_capture": round(output.captured_s, 4),
-        "t_start": round(output.started_s, 4),
-        "t_finish": round(output.finished_s, 4),
-        "t_target": round(output.target_s, 4),
-        "latency_ms": round(output.latency_ms, 2),
-        "age_ms": round(output.age_ms, 2),
-        "dropped": output.dropped,
-        "history": output.detected.history,
-        "objects": _objects(output.objects, output.detected.velocities),
-    }
-
-
-def moved(objects: Objects, velocities: np.ndarray, seconds: float) -> Objects:
-    """Objects some seconds later, or earlier, at constant velocity."""
-    boxes = objects.boxes.copy()
-    boxes[:, :2] += velocities * seconds
-    return replace(objects, boxes=boxes)
-
-
-def _objects(objects: Objects, velocities: np.ndarray) -> list[dict[str, Any]]:
-    xyz, hwl, rotation_y = to_camera(objects.boxes)
-    return [
-        {
-            "id": int(objects.track_ids[i]),
-            "cls": objects.kinds[i],
-            "score": round(float(objects.scores[i]), 4),
-            "xyz": [round(float(v), 3) for v in xyz[i]],
-            "hwl": [round(float(v), 3) for v in hwl[i]],
-            "ry": round(float(rotation_y[i]), 4),
-            "bbox": [round(float(v), 1) for v in objects.image_boxes[i]],
-            "velocity": [round(float(0 - velocities[i, 1]), 2), round(float(velocities[i, 0]), 2)],
-        }
-        for i in range(len(objects))
-    ]
-
-
 def _output(
     source: FrameSource,
     detector: StreamDetector,
@@ -349,10 +256,10 @@ def _output(
     begun: float,
     finished: float,
     last: int,
-    detected: Detected,
-) -> Output:
+    detected: DetectedFrame,
+) -> StreamOutput:
     ahead = 1 if detector.target == "next" else 0
-    return Output(
+    return StreamOutput(
         letter.number,
         letter.number + ahead,
         letter.captured_s,

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from effcli.detect_stream.data.boxes3d import NEAR_M, corners, ground_to_camera, project
-from effcli.detect_stream.data.kitti_labels import Objects
+from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 
 COLOURS = {"Car": (255, 96, 64), "Pedestrian": (255, 208, 0), "Cyclist": (64, 208, 255)}
@@ -19,7 +19,11 @@ _EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4)
 
 
 def draw(
-    left: np.ndarray, calibration: StereoCalibration, found: Objects, truth: Objects | None, caption: str
+    left: np.ndarray,
+    calibration: StereoCalibration,
+    found: FrameObjects,
+    truth: FrameObjects | None,
+    caption: str,
 ) -> Image.Image:
     """One picture.
 
@@ -50,7 +54,7 @@ def draw(
 
 def _draw_boxes(
     pen: ImageDraw.ImageDraw,
-    objects: Objects,
+    objects: FrameObjects,
     projection: np.ndarray,
     colour: tuple[int, int, int],
     width: int,
@@ -67,7 +71,7 @@ def _draw_boxes(
                 pen.line([(float(x), float(y)) for x, y in ends], fill=colour, width=width)
 
 
-def _from_above(found: Objects, truth: Objects | None, height: int) -> Image.Image:
+def _from_above(found: FrameObjects, truth: FrameObjects | None, height: int) -> Image.Image:
     """The ground before the cameras, which are at the bottom."""
     scale = height / _AHEAD_M
     width = round(2 * _SIDE_M * scale)
@@ -96,7 +100,7 @@ def _ground_points(shape: np.ndarray, scale: float, width: int, height: int) -> 
     return [(width / 2 - float(y) * scale, height - float(x) * scale) for x, y, _ in shape]
 
 
-def sheet(pictures: Sequence[Image.Image]) -> Image.Image:
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
     """Some pictures below each other."""
     width, height = max(p.width for p in pictures), sum(p.height for p in pictures)
     canvas = Image.new("RGB", (width, height), (24, 26, 30))

@@ -7,7 +7,7 @@ from typing import Any
 
 from effcli.core.files import make_folder, write_error
 from effcli.detect_stream.data.kitti_labels import object_lines, tracking_lines
-from effcli.detect_stream.stream.clocks import Output
+from effcli.detect_stream.stream.output import StreamOutput
 
 
 class StreamFiles:
@@ -34,7 +34,7 @@ class StreamFiles:
         """Of everything."""
         return [str(self._files[0]), str(self._data), str(self._files[1])]
 
-    def add(self, line: str, output: Output) -> None:
+    def add(self, line: str, output: StreamOutput) -> None:
         """Write an output, which is ``line`` in JSON."""
         objects = output.detected.objects
         rows = tracking_lines(output.target_frame, objects, with_scores=True)

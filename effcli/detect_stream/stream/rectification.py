@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from effcli.detect_stream.data.stereo_sequence import StereoFrame
+from effcli.detect_stream.network.config import NetworkConfig
+from effcli.detect_stream.network.frame_fitting import FrameFit, fitted_pair
+
+log = logging.getLogger(__name__)
+
 _ROWS = 4
 _BLOCK = 16
 _LEAST_TEXTURE = 4.0
+_MOST_ROWS_OFF = 1.0
 
 
 def row_offset(left: Tensor, right: Tensor, n_disparities: int = 64) -> float:
@@ -43,3 +52,14 @@ def row_offset(left: Tensor, right: Tensor, n_disparities: int = 64) -> float:
     halves = zip(rows.chunk(2, 3), textured.chunk(2, 3), strict=True)
     offsets = [float(half[mask].median()) for half, mask in halves if mask.sum() >= 4]
     return max(offsets, key=abs, default=0.0)
+
+
+def warn_if_not_rectified(frame: StereoFrame, fit: FrameFit, config: NetworkConfig) -> None:
+    """Log a warning if the right picture of a frame is more than a row off, in the network's pixels."""
+    offset = row_offset(*fitted_pair(frame, fit, config))
+    if abs(offset) > _MOST_ROWS_OFF:
+        rows = offset * frame.left.shape[0] / fit.scaled[0]
+        log.warning(
+            "left and right do not look rectified: the same things are about %.0f rows apart; distances will be wrong",
+            abs(rows),
+        )

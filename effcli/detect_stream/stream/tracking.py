@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from effcli.detect_stream.data.kitti_labels import Objects
+from effcli.detect_stream.data.frame_objects import FrameObjects
 
 ACCELERATION_M_S2 = 3.0
 """Standard deviation of what changes the velocity."""
@@ -107,7 +107,7 @@ class BoxTracker:
         self._tracks = _no_tracks()
 
     def follow(
-        self, objects: Objects, flow: np.ndarray | None, seconds: float
+        self, objects: FrameObjects, flow: np.ndarray | None, seconds: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Take in the next output.
 

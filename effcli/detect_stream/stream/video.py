@@ -11,11 +11,11 @@ from PIL import Image
 
 from effcli.core.files import make_folder
 from effcli.data.moving_pictures import write_video
-from effcli.detect_stream.data.kitti_labels import no_objects
-from effcli.detect_stream.evaluation.streaming_ap import pair_outputs
-from effcli.detect_stream.stream.clocks import Stream
+from effcli.detect_stream.data.frame_objects import no_objects
+from effcli.detect_stream.sources.frame_source import Arrival, FrameSource, has_labels, limited
+from effcli.detect_stream.stream.clocks import StreamRecord
 from effcli.detect_stream.stream.drawing import draw
-from effcli.detect_stream.stream.frame_sources import Arrival, FrameSource, has_labels, limited
+from effcli.detect_stream.stream.output_pairing import pair_outputs
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Pictures:
 
 
 def write_stream_video(
-    path: Path, source: FrameSource, stream: Stream, pictures: Pictures, score: float
+    path: Path, source: FrameSource, stream: StreamRecord, pictures: Pictures, score: float
 ) -> None:
     """Draw what was known at the moment of each frame.
 
@@ -77,7 +77,9 @@ def write_stream_video(
         log.warning("the video has only the first %d MiB of pictures", MOST_BYTES // 2**20)
 
 
-def _drawn(source: FrameSource, stream: Stream, pictures: Pictures, score: float) -> Iterator[Image.Image]:
+def _drawn(
+    source: FrameSource, stream: StreamRecord, pictures: Pictures, score: float
+) -> Iterator[Image.Image]:
     outputs = [one.above(score) for one in stream.outputs]
     pairing = pair_outputs(
         [one.finished_s for one in outputs], [one.frame for one in outputs], stream.frames, source.fps

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from effcli.detect_stream.data.boxes3d import wrap_angle
-from effcli.detect_stream.data.kitti_labels import Objects
+from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.data.stereo_sequence import StereoFrame
 from effcli.detect_stream.training.clips import Sample
 
@@ -28,7 +28,7 @@ def mirrored(sample: Sample) -> Sample:
     return Sample((frames[0], frames[1]), None, (objects[0], objects[1], objects[2], objects[3]), fit, motion)
 
 
-def mirrored_objects(objects: Objects, width: int) -> Objects:
+def mirrored_objects(objects: FrameObjects, width: int) -> FrameObjects:
     """Objects of a mirrored scene; 2D boxes are mirrored in the same picture, as KITTI's tools do."""
     boxes = objects.boxes.copy()
     boxes[:, 1] *= -1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from effcli.data.epochs import draws_of, item_of
-from effcli.detect_stream.recipe import AugmentSection
+from effcli.detect_stream.recipe import StreamAugmentSection
 from effcli.detect_stream.training.augmentation import mirrored, random_turn
 from effcli.detect_stream.training.clips import ClipBatch, Clips, collate
 from effcli.detect_stream.training.tracklet_paste import with_tracklets
@@ -17,7 +17,7 @@ def batch_of_step(
     clips: Clips,
     step: int,
     batch_size: int,
-    augment: AugmentSection,
+    augment: StreamAugmentSection,
     seed: int,
     *,
     rank: int = 0,
@@ -31,7 +31,7 @@ def batch_of_step(
         sample = clips.sample(item)
         if augment.paste and rng.random() < augment.paste:
             sample = with_tracklets(sample, item, clips, rng)
-        if rng.random() < augment.mirror:
+        if rng.random() < augment.flip:
             sample = mirrored(sample)
         samples.append(sample)
         turns.append(random_turn(rng) if augment.turn else np.eye(3))

@@ -4,39 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from effcli.detect_stream.data.frame_fitting import Fit, fit_of, fitted_depth, fitted_pair
-from effcli.detect_stream.data.kitti_labels import Objects
+from effcli.detect_stream.data.frame_objects import FrameObjects
+from effcli.detect_stream.data.kitti_labels import grade
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.stereo_sequence import StereoFrame, StereoSequence
+from effcli.detect_stream.losses import ObjectTensors
 from effcli.detect_stream.network.config import CLASSES, NetworkConfig
 from effcli.detect_stream.network.ego_motion import bev_motion
+from effcli.detect_stream.network.frame_fitting import FrameFit, fit_of, fitted_depth, fitted_pair
+from effcli.detect_stream.recipe import Truncation
 
-Truncation = Literal["graded", "released"]
 MERGED = {"Van": "Car", "Person": "Pedestrian"}
 TIMES = ("next", "now", "before", "before2")
 OFFSETS = (1, 0, -1, -2)
-_GRADES = (0.0, 0.3, 0.6)
-
-
-@dataclass(frozen=True)
-class Known:
-    """The labelled objects of a frame, as tensors.
-
-    Attributes:
-        boxes: in the ground frame, ``[N, 7]``.
-        labels: numbers of their classes, ``[N]``.
-        ids: of their tracks, ``[N]``.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    ids: Tensor
 
 
 @dataclass(frozen=True)
@@ -54,8 +39,8 @@ class Sample:
 
     frames: tuple[StereoFrame, StereoFrame]
     depth: np.ndarray | None
-    objects: tuple[Objects, Objects, Objects, Objects]
-    fit: Fit
+    objects: tuple[FrameObjects, FrameObjects, FrameObjects, FrameObjects]
+    fit: FrameFit
     motion: np.ndarray | None = None
 
 
@@ -73,7 +58,7 @@ class Clips:
         self, sequences: Sequence[StereoSequence], config: NetworkConfig, truncation: Truncation = "graded"
     ) -> None:
         self.sequences, self.config, self.truncation = sequences, config, truncation
-        self._fits: dict[int, Fit] = {}
+        self._fits: dict[int, FrameFit] = {}
         self.index = [
             (k, i)
             for k, sequence in enumerate(sequences)
@@ -111,7 +96,7 @@ class Clips:
         )
 
 
-def learnable(objects: Objects, config: NetworkConfig, truncation: Truncation) -> Objects:
+def learnable(objects: FrameObjects, config: NetworkConfig, truncation: Truncation) -> FrameObjects:
     """The objects that are learnt: of the three classes, in the volume, not nearly outside the picture."""
     kinds = tuple(MERGED.get(kind, kind) for kind in objects.kinds)
     share = objects.truncated
@@ -128,18 +113,10 @@ def learnable(objects: Objects, config: NetworkConfig, truncation: Truncation) -
     return replace(chosen, kinds=tuple(MERGED.get(kind, kind) for kind in chosen.kinds))
 
 
-def grade(truncated: np.ndarray) -> np.ndarray:
-    """KITTI Tracking's 0, 1 and 2 as shares 0, 0.3 and 0.6; other numbers as they are."""
-    found = truncated.astype(float).copy()
-    for whole, share in enumerate(_GRADES):
-        found[truncated == whole] = share
-    return found
-
-
-def known_of(objects: Objects) -> Known:
+def object_tensors(objects: FrameObjects) -> ObjectTensors:
     """Objects as tensors."""
     labels = [CLASSES.index(kind) for kind in objects.kinds]
-    return Known(
+    return ObjectTensors(
         torch.from_numpy(objects.boxes).float().reshape(-1, 7),
         torch.tensor(labels, dtype=torch.long),
         torch.from_numpy(objects.track_ids).long(),
@@ -165,7 +142,7 @@ class ClipBatch:
     sizes: Tensor
     calibrations: Tensor
     depth: Tensor
-    objects: tuple[tuple[Known, ...], ...]
+    objects: tuple[tuple[ObjectTensors, ...], ...]
     turns: Tensor
     motions: Tensor | None
 
@@ -177,7 +154,7 @@ def collate(samples: Sequence[Sample], turns: Sequence[np.ndarray], config: Netw
     nothing = torch.zeros(config.height, config.width)
     depths = [nothing if s.depth is None else fitted_depth(s.depth, s.fit, config) for s in samples]
     objects = tuple(
-        tuple(known_of(turned(one, turn)) for one in s.objects)
+        tuple(object_tensors(turned(one, turn)) for one in s.objects)
         for s, turn in zip(samples, turns, strict=True)
     )
     return ClipBatch(
@@ -201,7 +178,7 @@ def _motions(samples: Sequence[Sample], turns: Sequence[np.ndarray]) -> Tensor |
     return torch.from_numpy(np.stack(found)).float()
 
 
-def turned(objects: Objects, turn: np.ndarray) -> Objects:
+def turned(objects: FrameObjects, turn: np.ndarray) -> FrameObjects:
     """Objects after a rotation about the vertical axis and a scaling, a 3x3 matrix."""
     scale = float(np.cbrt(np.linalg.det(turn)))
     angle = float(np.arctan2(turn[1, 0], turn[0, 0]))

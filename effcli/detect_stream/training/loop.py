@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime, use_one_thread
+from effcli.detect_stream.losses import ObjectTensors, depth_loss, frame_losses, total_loss
 from effcli.detect_stream.network.anchors import anchors_of, assign
-from effcli.detect_stream.network.folded_network import fast_network
+from effcli.detect_stream.network.inference_network import fast_network
 from effcli.detect_stream.network.space_volume import cell_centres, frustum_cells, seen_from_above
-from effcli.detect_stream.network.streamdsgn import Outputs, StreamDsgn
-from effcli.detect_stream.recipe import LossSection, StreamDsgnRecipe
+from effcli.detect_stream.network.streamdsgn import HeadOutputs, StreamDsgn
+from effcli.detect_stream.recipe import StreamDsgnRecipe
 from effcli.detect_stream.training.batches import batch_of_step
-from effcli.detect_stream.training.clips import ClipBatch, Clips, Known
-from effcli.detect_stream.training.losses import depth_loss, frame_losses
+from effcli.detect_stream.training.clips import ClipBatch, Clips
 from effcli.nn.schedules import one_cycle, set_rate
 
 _PREFETCH = 3
@@ -30,7 +30,7 @@ def fit(network: StreamDsgn, clips: Clips, recipe: StreamDsgnRecipe, run: Run) -
     network.to(runtime.device).train()
     if network.depth_head is not None and not _learns_depth(recipe):
         network.depth_head.requires_grad_(False)  # ranks wait for every gradient that they expect
-    if recipe.stereo_weights is not None:
+    if recipe.train.frozen_stereo is not None:
         network.stereo_parts().requires_grad_(False)
     wrapped = runtime.wrap(_Losses(network, recipe, runtime))
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -45,7 +45,7 @@ def fit(network: StreamDsgn, clips: Clips, recipe: StreamDsgnRecipe, run: Run) -
         for group in optimizer.param_groups:
             group["betas"] = (momentum, 0.99)
         terms = wrapped(batches.get(step))
-        total = weighted(terms, recipe.loss)
+        total = total_loss(terms, recipe.loss)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(parameters, settings.grad_clip)
@@ -57,20 +57,7 @@ def fit(network: StreamDsgn, clips: Clips, recipe: StreamDsgnRecipe, run: Run) -
 
 def _learns_depth(recipe: StreamDsgnRecipe) -> bool:
     """Depth teaches the parts before the map seen from above."""
-    return recipe.loss.depth > 0 and recipe.stereo_weights is None
-
-
-def weighted(terms: dict[str, Tensor], weights: LossSection) -> Tensor:
-    """The sum that is minimised."""
-    factors = {
-        "score": 1.0,
-        "box": weights.box,
-        "overlap": weights.overlap,
-        "direction": weights.direction,
-        "depth": weights.depth,
-        "motion": weights.motion,
-    }
-    return torch.stack([factors[name] * term for name, term in terms.items()]).sum()
+    return recipe.loss.depth > 0 and recipe.train.frozen_stereo is None
 
 
 class _Losses(nn.Module):
@@ -81,7 +68,7 @@ class _Losses(nn.Module):
         self.network, self.weights, self.runtime = network, recipe.loss, runtime
         self.learns_depth = _learns_depth(recipe)
         self.kept: StreamDsgn | None = None  # makes the maps where that is not learnt
-        if recipe.stereo_weights is not None:
+        if recipe.train.frozen_stereo is not None:
             self.kept = fast_network(network, runtime.dtype)
         self.forget = recipe.augment.forget
 
@@ -121,7 +108,7 @@ class _Losses(nn.Module):
         on_average = self.runtime.mean_over_ranks({"known": n_known})["known"]
         return n_known / on_average if on_average else 0.0
 
-    def _outputs(self, batch: ClipBatch) -> tuple[Outputs, Tensor | None]:
+    def _outputs(self, batch: ClipBatch) -> tuple[HeadOutputs, Tensor | None]:
         network = self.network
         device = network.mean.device
         n = len(batch.sizes)
@@ -155,8 +142,8 @@ class _Losses(nn.Module):
             return outputs, network.depth_head(frustum.sample(volume[:n]))
 
 
-def _to(known: Known, device: torch.device) -> Known:
-    return Known(known.boxes.to(device), known.labels.to(device), known.ids.to(device))
+def _to(known: ObjectTensors, device: torch.device) -> ObjectTensors:
+    return ObjectTensors(known.boxes.to(device), known.labels.to(device), known.ids.to(device))
 
 
 class _Prefetched:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from effcli.detect_stream.data.boxes3d import cut_to_image, image_boxes
-from effcli.detect_stream.data.kitti_labels import Objects
+from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.stereo_sequence import StereoFrame
 from effcli.detect_stream.network.config import CLASSES
@@ -113,11 +113,11 @@ def _tracks(donor: Sample) -> list[_Track]:
     return found
 
 
-def _foreign(one: Objects) -> Objects:
+def _foreign(one: FrameObjects) -> FrameObjects:
     return replace(one, track_ids=one.track_ids + _FOREIGN_IDS)
 
 
-def _seen(donor: Sample, one: Objects, calibration: StereoCalibration) -> bool:
+def _seen(donor: Sample, one: FrameObjects, calibration: StereoCalibration) -> bool:
     """Whether enough of the donor's depth lies on the object, and the object is large enough to matter."""
     rows, columns = _rectangle(one, calibration.left, donor.frames[0].left.shape[:2])
     if rows.stop - rows.start < _LEAST_PIXELS or columns.stop - columns.start < _LEAST_PIXELS:
@@ -127,13 +127,13 @@ def _seen(donor: Sample, one: Objects, calibration: StereoCalibration) -> bool:
     return int(_on_object(donor.depth[rows, columns], one).sum()) >= _LEAST_DEPTHS
 
 
-def _on_object(depth: np.ndarray, one: Objects) -> np.ndarray:
+def _on_object(depth: np.ndarray, one: FrameObjects) -> np.ndarray:
     middle, half = one.boxes[0, 0], np.hypot(one.boxes[0, 3], one.boxes[0, 4]) / 2 + _DEPTH_SLACK_M
     found: np.ndarray = (depth > 0) & (np.abs(depth - middle) <= half)
     return found
 
 
-def _stands_free(present: list[Objects], new: list[Objects]) -> bool:
+def _stands_free(present: list[FrameObjects], new: list[FrameObjects]) -> bool:
     """Whether it overlaps nothing seen from above, in any frame."""
     for old, one in zip(present, new, strict=True):
         if not len(old):
@@ -145,7 +145,10 @@ def _stands_free(present: list[Objects], new: list[Objects]) -> bool:
 
 
 def _in_front(
-    present: list[Objects], new: list[Objects], calibration: StereoCalibration, size: tuple[int, ...]
+    present: list[FrameObjects],
+    new: list[FrameObjects],
+    calibration: StereoCalibration,
+    size: tuple[int, ...],
 ) -> bool:
     """Whether nothing nearer is in its way, and it hides less than 0.7 of what is farther."""
     for old, one in zip(present, new, strict=True):
@@ -162,27 +165,29 @@ def _in_front(
     return True
 
 
-def _rectangle(one: Objects, projection: np.ndarray, size: tuple[int, ...]) -> tuple[slice, slice]:
+def _rectangle(one: FrameObjects, projection: np.ndarray, size: tuple[int, ...]) -> tuple[slice, slice]:
     """Rows and columns of the pixels of an object."""
     flat = image_boxes(one.boxes, projection)
     left, top, right, bottom = np.nan_to_num(cut_to_image(flat, size[0], size[1])[0])
     return slice(int(top), int(np.ceil(bottom)) + 1), slice(int(left), int(np.ceil(right)) + 1)
 
 
-def _copy(target: np.ndarray, source: np.ndarray, one: Objects, projection: np.ndarray) -> None:
+def _copy(target: np.ndarray, source: np.ndarray, one: FrameObjects, projection: np.ndarray) -> None:
     place = _rectangle(one, projection, source.shape[:2])
     target[place] = source[place]
 
 
-def _copy_depth(target: np.ndarray, source: np.ndarray, one: Objects, calibration: StereoCalibration) -> None:
+def _copy_depth(
+    target: np.ndarray, source: np.ndarray, one: FrameObjects, calibration: StereoCalibration
+) -> None:
     """The object's depth; what else is in the rectangle is no longer known."""
     place = _rectangle(one, calibration.left, source.shape[:2])
     patch = source[place]
     target[place] = np.where(_on_object(patch, one), patch, 0)
 
 
-def _joined(old: Objects, one: Objects) -> Objects:
-    return Objects(
+def _joined(old: FrameObjects, one: FrameObjects) -> FrameObjects:
+    return FrameObjects(
         old.kinds + one.kinds,
         *(
             np.concatenate([getattr(old, name), getattr(one, name)])

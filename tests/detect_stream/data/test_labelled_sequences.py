@@ -1,4 +1,4 @@
-"""The paper's split, and names of synthetic drives."""
+"""The split of the released code, and names of synthetic drives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import time
 import pytest
 
 from effcli.core.errors import InterruptedRunError, UsageError
-from effcli.detect_stream.data.labelled_sequences import clip_starts, labelled_sequences, parse_synthetic
+from effcli.detect_stream.data.drive_sets import parse_synthetic
+from effcli.detect_stream.data.labelled_sequences import clip_starts, labelled_sequences
 
 FRAMES = (
     154,
@@ -35,7 +36,7 @@ FRAMES = (
 """With a scan, of the 21 sequences of KITTI Tracking."""
 
 
-def test_the_split_of_the_paper() -> None:
+def test_the_split_of_the_released_code() -> None:
     clips = [clip for n in FRAMES for clip in clip_starts(n)]
     for part, n_frames, n_clips in (("train", 4291, 101), ("eval", 3673, 88)):
         own = [length for _, length, its_part in clips if its_part == part]

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from effcli.detect_stream.data.boxes3d import cut_to_image, image_boxes
-from effcli.detect_stream.data.kitti_labels import Objects, read_tracking_labels, tracking_lines
+from effcli.detect_stream.data.frame_objects import FrameObjects
+from effcli.detect_stream.data.kitti_labels import read_tracking_labels, tracking_lines
 from effcli.detect_stream.data.kitti_tracking import KittiSequence
-from effcli.detect_stream.data.labelled_sequences import PosedByPictures
 from effcli.detect_stream.evaluation.kitti_ap import Rule, average_precision, precision_curve
-from effcli.detect_stream.evaluation.streaming_ap import pair_outputs, simulate
 from effcli.detect_stream.network.config import TINY
+from effcli.detect_stream.stream.output_pairing import pair_outputs
+from effcli.detect_stream.training.posed_sequences import PosedByPictures
 from tests.data_root import data_file
+from tests.detect_stream.simulated_outputs import simulate
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def sequence(tmp_path_factory: pytest.TempPathFactory) -> KittiSequence:
 
 
 @pytest.fixture(scope="module")
-def labels(tmp_path_factory: pytest.TempPathFactory) -> list[dict[int, Objects]]:
+def labels(tmp_path_factory: pytest.TempPathFactory) -> list[dict[int, FrameObjects]]:
     root = tmp_path_factory.mktemp("labels")
     with tarfile.open(data_file("kitti-stereo-sequence/kitti_tracking_labels_0002-0015.tar.gz")) as archive:
         archive.extractall(root, filter="data")
@@ -100,7 +102,7 @@ def test_motion_is_smooth_in_the_world(sequence: KittiSequence) -> None:
 
 
 def test_real_labels_as_detections_are_perfect_and_late_ones_are_not(
-    labels: list[dict[int, Objects]],
+    labels: list[dict[int, FrameObjects]],
 ) -> None:
     assert len(labels) == 14
     rule = Rule("centre", 0.5)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from effcli.detect_stream.data.kitti_labels import Objects, no_objects, objects_of
+from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects, objects_of
 from effcli.detect_stream.evaluation.kitti_ap import (
     LEVELS,
     Rule,
@@ -18,7 +18,7 @@ from effcli.detect_stream.evaluation.kitti_ap import (
 )
 
 
-def scene(n: int, seed: int, kinds: tuple[str, ...] = ("Car",)) -> Objects:
+def scene(n: int, seed: int, kinds: tuple[str, ...] = ("Car",)) -> FrameObjects:
     """Objects that are far apart, high enough to be easy."""
     rng = np.random.default_rng(seed)
     boxes = np.stack(
@@ -29,7 +29,7 @@ def scene(n: int, seed: int, kinds: tuple[str, ...] = ("Car",)) -> Objects:
     return objects_of([kinds[i % len(kinds)] for i in range(n)], boxes, image_boxes=flat)
 
 
-def ap(found: list[Objects], true: list[Objects], rule: Rule, kind: str = "Car") -> float:
+def ap(found: list[FrameObjects], true: list[FrameObjects], rule: Rule, kind: str = "Car") -> float:
     curve = precision_curve(found, true, kind, rule)
     assert curve is not None
     return average_precision(curve)
@@ -107,7 +107,7 @@ def test_nothing() -> None:
     assert precision_curve([no_objects()], true, "Cyclist", Rule("3d", 0.7)) is None
 
 
-def slow_curve(found: list[Objects], true: list[Objects], threshold: float) -> list[float]:
+def slow_curve(found: list[FrameObjects], true: list[FrameObjects], threshold: float) -> list[float]:
     """Precision at every distinct score, without neutral objects: what the 41 points are picked from."""
     points = []
     for least in sorted({float(s) for one in found for s in one.scores}, reverse=True):

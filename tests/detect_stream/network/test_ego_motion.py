@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from effcli.core.runtime import Runtime
-from effcli.detect_stream.data.stereo_drives import Drive
+from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.network.box_decoding import Limits
 from effcli.detect_stream.network.config import TINY
 from effcli.detect_stream.network.ego_motion import EgoSetting, bev_motion, ego_flow, ego_motion_of, moved_map
 from effcli.detect_stream.network.streamdsgn import StreamDsgn
-from effcli.detect_stream.stream.stateful_detector import StreamDetector
+from effcli.detect_stream.stream.stream_detector import StreamDetector
 from effcli.detect_stream.training.augmentation import mirrored, random_turn
 from effcli.detect_stream.training.clips import Clips, collate
-from effcli.detect_stream.weights import Detector, load_detector
+from effcli.detect_stream.weights import TrainedDetector, load_detector
 
 
 def moved(points: np.ndarray, motion: np.ndarray) -> np.ndarray:
@@ -89,7 +89,7 @@ def test_a_detector_uses_poses_as_it_was_trained_or_as_it_is_told() -> None:
     network = StreamDsgn(config).eval()
     network.load_state_dict(plain.network.state_dict())
 
-    def found(detector: Detector, setting: EgoSetting) -> np.ndarray:
+    def found(detector: TrainedDetector, setting: EgoSetting) -> np.ndarray:
         used = ego_motion_of(setting, detector.network.config.ego_motion, drive.pose(0))
         machine = StreamDetector(
             detector, drive.calibration, (128, 416), runtime, 10.0, Limits(score=0.05), ego_motion=used
@@ -99,7 +99,7 @@ def test_a_detector_uses_poses_as_it_was_trained_or_as_it_is_told() -> None:
         return result.velocities
 
     with_poses = found(plain, True)
-    assert np.array_equal(found(Detector(network, "next"), None), with_poses)
+    assert np.array_equal(found(TrainedDetector(network, "next"), None), with_poses)
     without = found(plain, None)
     assert without.shape != with_poses.shape or not np.allclose(without, with_poses)
     speed = np.linalg.norm(drive.pose(1)[:3, 3] - drive.pose(0)[:3, 3]) * 10

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effcli.detect_stream.data.kitti_labels import Objects, no_objects, objects_of
-from effcli.detect_stream.data.stereo_drives import calibration_of_drives
+from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects, objects_of
 from effcli.detect_stream.data.stereo_sequence import StereoFrame
-from effcli.detect_stream.stream.clocks import Output, Stream, run_simulated, run_wall
-from effcli.detect_stream.stream.frame_sources import Arrival
-from effcli.detect_stream.stream.stateful_detector import Detected
+from effcli.detect_stream.data.synthetic_drives import calibration_of_drives
+from effcli.detect_stream.sources.frame_source import Arrival
+from effcli.detect_stream.stream.clocks import StreamRecord, run_simulated, run_wall
+from effcli.detect_stream.stream.output import StreamOutput
+from effcli.detect_stream.stream.stream_detector import DetectedFrame
 
 BLANK = StereoFrame(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8))
 
@@ -39,23 +40,23 @@ class Sleeper:
     def prepare(self, frame: StereoFrame, number: int, pose: Any = None) -> str:
         return "prepared"
 
-    def detect(self, prepared: str, number: int) -> Detected:
+    def detect(self, prepared: str, number: int) -> DetectedFrame:
         assert prepared == "prepared"
         if number == self.fails_at:
             raise RuntimeError("broken detector")
         self.seen.append(number)
         time.sleep(self.seconds)
-        return Detected(no_objects(), np.zeros((0, 2)), 1, {})
+        return DetectedFrame(no_objects(), np.zeros((0, 2)), 1, {})
 
 
-def wall(source: Source, detector: Sleeper) -> Stream:
-    outputs: list[Output] = []
+def wall(source: Source, detector: Sleeper) -> StreamRecord:
+    outputs: list[StreamOutput] = []
     stream = run_wall(source, detector, source.frames(), outputs.append)  # type: ignore[arg-type]
     assert outputs == list(stream.outputs)
     return stream
 
 
-def simulated(source: Source, latencies: list[float]) -> Stream:
+def simulated(source: Source, latencies: list[float]) -> StreamRecord:
     return run_simulated(source, Sleeper(), source.frames(), latencies, lambda output: None)  # type: ignore[arg-type]
 
 
@@ -68,7 +69,7 @@ def test_a_fast_detector_sees_every_frame_in_real_time() -> None:
 
 
 def test_of_a_stream_without_an_end_the_last_outputs_are_kept() -> None:
-    published: list[Output] = []
+    published: list[StreamOutput] = []
     stream = run_wall(Source(8, 50.0), Sleeper(), Source(8, 50.0).frames(), published.append, most_kept=3)  # type: ignore[arg-type]
     assert list(stream.outputs) == published[-3:]
     assert stream.processed == len(published) > 3
@@ -114,16 +115,16 @@ def test_a_failure_of_one_thread_ends_the_other() -> None:
 class Walker(Sleeper):
     """Finds one car, which comes nearer by two metres a second."""
 
-    def detect(self, prepared: str, number: int) -> Detected:
-        return Detected(car_at((number + 1) / 10), np.array([[-2.0, 0.0]]), 1, {})
+    def detect(self, prepared: str, number: int) -> DetectedFrame:
+        return DetectedFrame(car_at((number + 1) / 10), np.array([[-2.0, 0.0]]), 1, {})
 
 
-def car_at(moment_s: float) -> Objects:
+def car_at(moment_s: float) -> FrameObjects:
     return objects_of(["Car"], np.array([[20 - 2 * moment_s, 0, 0, 4, 1.6, 1.5, 0]]))
 
 
 def test_what_is_published_is_aimed_at_a_moment_and_the_result_stays() -> None:
-    source, published = Source(6, 10.0), list[Output]()
+    source, published = Source(6, 10.0), list[StreamOutput]()
     stream = run_simulated(
         source,  # type: ignore[arg-type]
         Walker(),  # type: ignore[arg-type]

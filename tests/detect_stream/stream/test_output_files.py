@@ -13,27 +13,29 @@ from PIL import Image
 
 from effcli.core.errors import RunError
 from effcli.core.runtime import create_runtime
-from effcli.detect_stream.data.kitti_labels import no_objects
-from effcli.detect_stream.data.stereo_drives import Drive
-from effcli.detect_stream.recipe import StreamSection
-from effcli.detect_stream.stream import session as streaming
+from effcli.detect_stream.data.frame_objects import no_objects
+from effcli.detect_stream.data.synthetic_drives import Drive
+from effcli.detect_stream.pipeline import RunInputs, run
+from effcli.detect_stream.recipe import StreamDsgnRecipe
+from effcli.detect_stream.sources.pipe_source import PipeSource
+from effcli.detect_stream.sources.video_source import VideoSource
 from effcli.detect_stream.stream import video as stream_video
-from effcli.detect_stream.stream.clocks import Output
-from effcli.detect_stream.stream.frame_sources import PipeSource, VideoSource
+from effcli.detect_stream.stream.output import StreamOutput
 from effcli.detect_stream.stream.output_files import StreamFiles
-from effcli.detect_stream.stream.stateful_detector import Detected
+from effcli.detect_stream.stream.run_options import RunOptions
+from effcli.detect_stream.stream.stream_detector import DetectedFrame
 from effcli.detect_stream.weights import load_detector
 
 
-def output(frame: int) -> Output:
-    return Output(
+def output(frame: int) -> StreamOutput:
+    return StreamOutput(
         frame,
         frame + 1,
         0.0,
         0.0,
         0.1,
         0,
-        Detected(no_objects(), np.zeros((0, 2)), 1, {}),
+        DetectedFrame(no_objects(), np.zeros((0, 2)), 1, {}),
         0.0,
         0.1,
         no_objects(),
@@ -65,11 +67,12 @@ def test_no_more_than_so_many_pictures_of_a_pipe_are_kept(
         for i in range(3)
     )
     monkeypatch.setattr(stream_video, "MOST_BYTES", 416 * 128 * 3 + 1)
-    options = streaming.StreamOptions(StreamSection(), video=tmp_path / "play.gif")
+    options = RunOptions(video=tmp_path / "play.gif")
+    source = PipeSource(io.BytesIO(data), drive.calibration, None)
     with caplog.at_level(logging.WARNING, logger="effcli"):
-        result = streaming.detect_stream(
-            PipeSource(io.BytesIO(data), drive.calibration, None),
-            load_detector("builtin:street-tiny"),
+        result = run(
+            StreamDsgnRecipe(),
+            RunInputs(source, load_detector("builtin:street-tiny")),
             options,
             create_runtime(device="cpu", threads=1),
             lambda line: None,

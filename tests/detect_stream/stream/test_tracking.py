@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from effcli.detect_stream.data.kitti_labels import Objects, no_objects, objects_of
+from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects, objects_of
 from effcli.detect_stream.stream import tracking
 from effcli.detect_stream.stream.tracking import BoxTracker
 
 
-def at(*places: tuple[float, float], kinds: str = "", scores: tuple[float, ...] = ()) -> Objects:
+def at(*places: tuple[float, float], kinds: str = "", scores: tuple[float, ...] = ()) -> FrameObjects:
     """Boxes at X, Y; ``kinds`` has a letter for each, C or P."""
     names = [{"C": "Car", "P": "Pedestrian"}[letter] for letter in kinds or "C" * len(places)]
     boxes = np.array([[x, y, 0, 4, 1.6, 1.5, 0] for x, y in places]).reshape(-1, 7)
     return objects_of(names, boxes, scores=np.array(scores) if scores else None)
 
 
-def ids_of(tracker: BoxTracker, objects: Objects, seconds: float = 0.1) -> list[int]:
+def ids_of(tracker: BoxTracker, objects: FrameObjects, seconds: float = 0.1) -> list[int]:
     return [int(i) for i in tracker.follow(objects, None, seconds)[0]]
 
 

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effcli.detect_stream.data.labelled_sequences import PosedByPictures
-from effcli.detect_stream.data.stereo_drives import Drive
+from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.network.config import TINY
 from effcli.detect_stream.network.ego_motion import bev_motion
 from effcli.detect_stream.stream.stereo_points import Camera, corners, disparities, sampled, smoothed
@@ -21,6 +20,7 @@ from effcli.detect_stream.stream.visual_odometry import (
     planar_motion,
     rotation,
 )
+from effcli.detect_stream.training.posed_sequences import PosedByPictures
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:

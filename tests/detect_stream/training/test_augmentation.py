@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from effcli.detect_stream.data.boxes3d import cut_to_image, image_boxes
-from effcli.detect_stream.data.stereo_drives import Drive
+from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.network.config import TINY
-from effcli.detect_stream.recipe import AugmentSection
+from effcli.detect_stream.recipe import StreamAugmentSection
 from effcli.detect_stream.training.batches import batch_of_step
 from effcli.detect_stream.training.clips import Clips
 from effcli.detect_stream.training.tracklet_paste import paste, with_tracklets
@@ -64,10 +64,10 @@ def test_nothing_overlaps_and_no_class_grows_beyond_seven() -> None:
 
 
 def test_batches_with_pasting_follow_from_the_seed() -> None:
-    all_clips, section = clips(), AugmentSection(paste=1.0)
+    all_clips, section = clips(), StreamAugmentSection(paste=1.0)
     one, same = (batch_of_step(all_clips, 3, 2, section, 5) for _ in range(2))
     assert one.left.equal(same.left)
-    plain = batch_of_step(all_clips, 3, 2, AugmentSection(), 5)
+    plain = batch_of_step(all_clips, 3, 2, StreamAugmentSection(), 5)
     assert sum(len(moments[1].ids) for moments in one.objects) > sum(
         len(moments[1].ids) for moments in plain.objects
     )

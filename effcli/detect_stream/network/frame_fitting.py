@@ -15,7 +15,7 @@ from effcli.detect_stream.network.config import NetworkConfig
 
 
 @dataclass(frozen=True)
-class Fit:
+class FrameFit:
     """How pictures of one size become those of the network.
 
     Attributes:
@@ -37,16 +37,16 @@ class Fit:
         return torch.from_numpy(both).float()
 
 
-def fit_of(size: tuple[int, int], calibration: StereoCalibration, config: NetworkConfig) -> Fit:
+def fit_of(size: tuple[int, int], calibration: StereoCalibration, config: NetworkConfig) -> FrameFit:
     """The fit of pictures of a height and width: never enlarged."""
     factor = min(1.0, config.width / size[1])
     height, width = round(size[0] * factor), min(round(size[1] * factor), config.width)
     top = max(0, height - config.height)
     moved = (calibration if factor == 1 else calibration.scaled(factor)).moved(0, top)
-    return Fit((height, width), top, min(height, config.height), width, moved)
+    return FrameFit((height, width), top, min(height, config.height), width, moved)
 
 
-def fitted(pictures: np.ndarray, fit: Fit, config: NetworkConfig) -> Tensor:
+def fitted(pictures: np.ndarray, fit: FrameFit, config: NetworkConfig) -> Tensor:
     """Pictures uint8 ``[B, H, W, 3]`` as ``[B, 3, height, width]``."""
     x = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
     if tuple(x.shape[2:]) != fit.scaled:
@@ -55,13 +55,13 @@ def fitted(pictures: np.ndarray, fit: Fit, config: NetworkConfig) -> Tensor:
     return F.pad(x, (0, config.width - x.shape[3], 0, config.height - x.shape[2]))
 
 
-def fitted_pair(frame: StereoFrame, fit: Fit, config: NetworkConfig) -> tuple[Tensor, Tensor]:
+def fitted_pair(frame: StereoFrame, fit: FrameFit, config: NetworkConfig) -> tuple[Tensor, Tensor]:
     """Left and right uint8 ``[3, height, width]``."""
     both = fitted(np.stack([frame.left, frame.right]), fit, config)
     return both[0], both[1]
 
 
-def fitted_depth(depth: np.ndarray, fit: Fit, config: NetworkConfig) -> Tensor:
+def fitted_depth(depth: np.ndarray, fit: FrameFit, config: NetworkConfig) -> Tensor:
     """Depth ``[H, W]`` for the network's pixels: of those that fall together the nearest; 0 stays unknown."""
     rows, columns = np.nonzero(depth > 0)
     factor_y, factor_x = fit.scaled[0] / depth.shape[0], fit.scaled[1] / depth.shape[1]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.runtime import Runtime
-from effcli.detect_stream.data.kitti_labels import Objects, no_objects
-from effcli.detect_stream.data.labelled_sequences import labelled_sequences
+from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects
+from effcli.detect_stream.data.kitti_labels import grade
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
 from effcli.detect_stream.evaluation.kitti_ap import height_scale
-from effcli.detect_stream.evaluation.streaming_ap import Pairing, pair_outputs, percentiles
-from effcli.detect_stream.evaluation.tables import (
+from effcli.detect_stream.evaluation.precision_tables import (
     Scored,
     joined,
     of_pairing,
@@ -25,18 +22,21 @@ from effcli.detect_stream.evaluation.tables import (
     summary,
     velocity_error,
 )
+from effcli.detect_stream.evaluation.stream_summary import percentiles
 from effcli.detect_stream.network.box_decoding import Limits
 from effcli.detect_stream.network.ego_motion import EgoSetting, ego_motion_of
-from effcli.detect_stream.stream.clocks import Output, run_simulated
-from effcli.detect_stream.stream.drawing import draw, sheet
-from effcli.detect_stream.stream.frame_sources import SequenceSource
-from effcli.detect_stream.stream.stateful_detector import StreamDetector
-from effcli.detect_stream.training.clips import Truncation, grade
-from effcli.detect_stream.weights import Detector
+from effcli.detect_stream.recipe import Truncation
+from effcli.detect_stream.sources.frame_source import SequenceSource
+from effcli.detect_stream.stream.clocks import run_simulated
+from effcli.detect_stream.stream.drawing import draw, stacked
+from effcli.detect_stream.stream.output import StreamOutput
+from effcli.detect_stream.stream.output_pairing import Pairing, pair_outputs
+from effcli.detect_stream.stream.stream_detector import StreamDetector
+from effcli.detect_stream.weights import TrainedDetector
 
 
 @dataclass(frozen=True)
-class Measure:
+class MeasureSettings:
     """How detectors are measured.
 
     Attributes:
@@ -47,7 +47,7 @@ class Measure:
     """
 
     latencies_s: tuple[float, ...] | None = (0.06,)
-    pairing: Pairing = "streaming"
+    pairing: Pairing = "sap"
     truncation: Truncation = "graded"
     ego_motion: EgoSetting = None
 
@@ -60,16 +60,16 @@ class _Seen:
     same_frame: Scored
     streaming: Scored
     constant_velocity: Scored
-    outputs: list[Objects]
-    truth: list[Objects]
+    outputs: list[FrameObjects]
+    truth: list[FrameObjects]
     ages_ms: list[float]
     n_dropped: int
 
 
 def measure(
-    detector: Detector,
+    detector: TrainedDetector,
     sequences: Sequence[StereoSequence],
-    how: Measure,
+    how: MeasureSettings,
     runtime: Runtime,
     check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def measure(
 
 
 def _machine(
-    detector: Detector, sequence: StereoSequence, setting: EgoSetting, score: float, runtime: Runtime
+    detector: TrainedDetector, sequence: StereoSequence, setting: EgoSetting, score: float, runtime: Runtime
 ) -> StreamDetector:
     size = sequence.frame(0).left.shape
     return StreamDetector(
@@ -127,7 +127,9 @@ def _machine(
     )
 
 
-def _of_sequence(detector: Detector, sequence: StereoSequence, how: Measure, runtime: Runtime) -> _Seen:
+def _of_sequence(
+    detector: TrainedDetector, sequence: StereoSequence, how: MeasureSettings, runtime: Runtime
+) -> _Seen:
     source = SequenceSource(sequence)
     machine = _machine(detector, sequence, how.ego_motion, 0.05, runtime)
     stream = run_simulated(source, machine, source.frames(), how.latencies_s, lambda output: None)
@@ -150,7 +152,9 @@ def _of_sequence(detector: Detector, sequence: StereoSequence, how: Measure, run
     )
 
 
-def moved_on(outputs: Sequence[Output], pairing: Sequence[int | None], fps: float) -> list[Objects]:
+def moved_on(
+    outputs: Sequence[StreamOutput], pairing: Sequence[int | None], fps: float
+) -> list[FrameObjects]:
     """What each frame's truth meets, moved at constant velocity to the moment of that frame."""
     found = []
     for frame, k in enumerate(pairing):
@@ -162,7 +166,7 @@ def moved_on(outputs: Sequence[Output], pairing: Sequence[int | None], fps: floa
 
 
 def pictures_of(
-    detector: Detector, sequence: StereoSequence, runtime: Runtime, n_pictures: int = 4
+    detector: TrainedDetector, sequence: StereoSequence, runtime: Runtime, n_pictures: int = 4
 ) -> Image.Image:
     """Some frames of a sequence with what was detected for them one frame before, or in them, below each other."""
     source = SequenceSource(sequence)
@@ -170,7 +174,7 @@ def pictures_of(
     stream = run_simulated(source, machine, source.frames(), (0.0,), lambda output: None)
     made = {one.target_frame: one.detected.objects for one in stream.outputs}
     chosen = np.linspace(1, len(sequence) - 1, n_pictures).astype(int).tolist()
-    return sheet(
+    return stacked(
         [
             draw(sequence.frame(i).left, sequence.calibration, made[i], sequence.objects(i), f"frame {i}")
             for i in chosen
@@ -179,31 +183,7 @@ def pictures_of(
     )
 
 
-def _read(objects: Objects, truncation: Truncation) -> Objects:
-    if truncation == "released":
+def _read(objects: FrameObjects, truncation: Truncation) -> FrameObjects:
+    if truncation == "fraction":
         return objects
     return replace(objects, truncated=grade(objects.truncated))
-
-
-def evaluate_detector(
-    detector: Detector,
-    weights: str,
-    data: str,
-    split: Literal["paper", "sequences", "all"],
-    how: Measure,
-    runtime: Runtime,
-) -> Result:
-    """Measure a detector on labelled sequences of a source (see :func:`sources.labelled_sequences`)."""
-    started = time.perf_counter()
-    sequences = labelled_sequences(data, "eval", split)
-    metrics = measure(detector, sequences, how, runtime)
-    return result_of_verb(
-        "detect-stream",
-        "eval",
-        "streamdsgn",
-        recipe=weights,
-        output=weights,
-        metrics=metrics,
-        runtime=runtime,
-        total_s=time.perf_counter() - started,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +11,27 @@ from torch import Tensor
 
 from effcli.detect_stream.network.anchors import Assignment, decode, direction_bin, encode
 from effcli.detect_stream.network.config import CLASSES, NetworkConfig
-from effcli.detect_stream.training.clips import Known
+from effcli.detect_stream.recipe import StreamLossSection
 from effcli.nn.rotated_boxes import iou_3d, pairwise
 
 ALPHA, GAMMA, BETA = 0.25, 2.0, 1 / 9
 LEAST_POSITIVES = 10
 _DEPTH_PARTS = 4
+
+
+@dataclass(frozen=True)
+class ObjectTensors:
+    """The labelled objects of a frame, as tensors.
+
+    Attributes:
+        boxes: in the ground frame, ``[N, 7]``.
+        labels: numbers of their classes, ``[N]``.
+        ids: of their tracks, ``[N]``.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ids: Tensor
 
 
 def score_loss(scores: Tensor, classes: Tensor) -> Tensor:
@@ -94,7 +110,7 @@ def _moved(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat([a[:, :3] - b[:, :3], torch.sin(a[:, 6:] - b[:, 6:])], 1)
 
 
-def same_objects(targets: Known, others: Known) -> Tensor:
+def same_objects(targets: ObjectTensors, others: ObjectTensors) -> Tensor:
     """For each target the row of the same track among others, -1 where there is none: ``[N]``."""
     if not len(others.ids) or not len(targets.ids):
         return torch.full((len(targets.ids),), -1, device=targets.ids.device)
@@ -102,7 +118,7 @@ def same_objects(targets: Known, others: Known) -> Tensor:
     return torch.where(same.any(1), same.to(torch.uint8).argmax(1), -1)
 
 
-def overlapping_objects(targets: Known, others: Known) -> Tensor:
+def overlapping_objects(targets: ObjectTensors, others: ObjectTensors) -> Tensor:
     """As released: the row that overlaps the target most from above, if the two have the same size within 10 cm."""
     if not len(others.ids) or not len(targets.ids):
         return torch.full((len(targets.ids),), -1, device=targets.ids.device)
@@ -111,7 +127,7 @@ def overlapping_objects(targets: Known, others: Known) -> Tensor:
     return torch.where((best > 0) & alike, which, -1)
 
 
-def histories(objects: Sequence[Known], by_overlap: bool) -> tuple[Tensor, Tensor, Tensor]:
+def histories(objects: Sequence[ObjectTensors], by_overlap: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Where the objects of t+1 were before.
 
     Args:
@@ -126,7 +142,7 @@ def histories(objects: Sequence[Known], by_overlap: bool) -> tuple[Tensor, Tenso
     ids = torch.where(rows >= 0, now.ids[rows.clamp(min=0)] if len(now.ids) else rows, -1)
     places, known = [], []
     for others in objects[1:]:
-        row = same_objects(Known(following.boxes, following.labels, ids), others)
+        row = same_objects(ObjectTensors(following.boxes, following.labels, ids), others)
         found = row >= 0
         boxes = others.boxes[row.clamp(min=0)] if len(others.boxes) else following.boxes
         places.append(torch.where(found[:, None], boxes, following.boxes))
@@ -178,8 +194,8 @@ def frame_losses(
     directions: Tensor,
     anchors: Tensor,
     assignment: Assignment,
-    objects: Sequence[Known],
-    targets: Known,
+    objects: Sequence[ObjectTensors],
+    targets: ObjectTensors,
     *,
     motion: bool,
     by_overlap: bool,
@@ -212,3 +228,16 @@ def frame_losses(
             past[:, 0], past[:, 1], past[:, 2], known2[which[use]].float(), len(positive),
         )  # fmt: skip
     return found
+
+
+def total_loss(terms: dict[str, Tensor], weights: StreamLossSection) -> Tensor:
+    """The sum that is minimised."""
+    factors = {
+        "score": 1.0,
+        "box": weights.box,
+        "overlap": weights.overlap,
+        "direction": weights.direction,
+        "depth": weights.depth,
+        "motion": weights.motion,
+    }
+    return torch.stack([factors[name] * term for name, term in terms.items()]).sum()

@@ -16,15 +16,11 @@ from effcli.detect_stream.data.boxes3d import (
     project,
     to_camera,
 )
-from effcli.detect_stream.data.kitti_labels import (
-    objects_of,
-    read_object_labels,
-    read_tracking_labels,
-    tracking_lines,
-)
+from effcli.detect_stream.data.frame_objects import objects_of
+from effcli.detect_stream.data.kitti_labels import read_object_labels, read_tracking_labels, tracking_lines
 from effcli.detect_stream.data.kitti_tracking import KittiSequence, write_sequence
 from effcli.detect_stream.data.stereo_calibration import read_calibration, write_calibration
-from effcli.detect_stream.data.stereo_drives import PRESETS, Drive
+from effcli.detect_stream.data.synthetic_drives import PRESETS, Drive
 
 
 @pytest.fixture(scope="module")
@@ -58,22 +54,22 @@ def test_the_right_picture_moved_by_disparity_is_the_left_one(drive: Drive) -> N
 
 
 def test_boxes_bound_what_they_show(drive: Drive) -> None:
-    from effcli.detect_stream.data import stereo_drives
+    from effcli.detect_stream.data import synthetic_drives
 
     seen: dict[str, np.ndarray] = {}
-    original = stereo_drives.cast  # type: ignore[attr-defined]
+    original = synthetic_drives.cast  # type: ignore[attr-defined]
 
     def spy(*args: object) -> dict[str, np.ndarray]:
         result = original(*args)  # type: ignore[arg-type]
         seen.setdefault("nearest", result["nearest"])
         return result
 
-    stereo_drives.cast = spy  # type: ignore[attr-defined,assignment]
+    synthetic_drives.cast = spy  # type: ignore[attr-defined,assignment]
     try:
         fresh = Drive(3, 6, noise=0.0)
         objects = fresh.objects(2)
     finally:
-        stereo_drives.cast = original  # type: ignore[attr-defined]
+        synthetic_drives.cast = original  # type: ignore[attr-defined]
     assert len(objects) >= 3
     for track, box in zip(objects.track_ids, objects.image_boxes, strict=True):
         rows, columns = np.nonzero(seen["nearest"] == track)

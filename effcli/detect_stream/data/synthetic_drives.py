@@ -10,7 +10,7 @@ import numpy as np
 from effcli.core.errors import UsageError
 from effcli.detect_stream.data.boxes3d import cut_to_image, from_camera, image_boxes
 from effcli.detect_stream.data.drive_renderer import CAR, CYCLIST, GROUND_Y, PEDESTRIAN, STATIC, cast
-from effcli.detect_stream.data.kitti_labels import Objects, objects_of
+from effcli.detect_stream.data.frame_objects import FrameObjects, objects_of
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.stereo_sequence import FPS, StereoFrame
 
@@ -111,7 +111,7 @@ class Drive:
         sun = np.array([rng.uniform(-1, 1), -rng.uniform(0.5, 1.2), rng.uniform(-1, 1)])
         self._sun = sun / np.linalg.norm(sun)
         self._gains = 1 + rng.uniform(-0.05, 0.05, 2) * (noise > 0)
-        self._cache: dict[int, tuple[StereoFrame, Objects, np.ndarray]] = {}
+        self._cache: dict[int, tuple[StereoFrame, FrameObjects, np.ndarray]] = {}
 
     def __len__(self) -> int:
         return self.n_frames
@@ -120,7 +120,7 @@ class Drive:
         """The pair."""
         return self._drawn(i)[0]
 
-    def objects(self, i: int) -> Objects:
+    def objects(self, i: int) -> FrameObjects:
         """Cars, pedestrians and cyclists of which at least one pixel is seen."""
         return self._drawn(i)[1]
 
@@ -147,14 +147,14 @@ class Drive:
         boxes = from_camera(xyz, sizes[:, [2, 1, 0]], places[:, 2] - yaw)
         return tuple(actor.kind.name for actor in self._actors), boxes
 
-    def _drawn(self, i: int) -> tuple[StereoFrame, Objects, np.ndarray]:
+    def _drawn(self, i: int) -> tuple[StereoFrame, FrameObjects, np.ndarray]:
         if i not in self._cache:
             while len(self._cache) >= 4:
                 del self._cache[next(iter(self._cache))]
             self._cache[i] = self._draw(i)
         return self._cache[i]
 
-    def _draw(self, i: int) -> tuple[StereoFrame, Objects, np.ndarray]:
+    def _draw(self, i: int) -> tuple[StereoFrame, FrameObjects, np.ndarray]:
         kinds, boxes = self.in_camera(i)
         rows = np.array([_row_of(actor, actor.path[i]) for actor in self._actors] + self._buildings)
         x, z, yaw = self._ego[i]
@@ -176,7 +176,7 @@ class Drive:
         objects = self._labels(kinds, boxes, left or {})
         return StereoFrame(*pictures), objects, (left or {})["depth"]
 
-    def _labels(self, kinds: tuple[str, ...], boxes: np.ndarray, seen: dict[str, np.ndarray]) -> Objects:
+    def _labels(self, kinds: tuple[str, ...], boxes: np.ndarray, seen: dict[str, np.ndarray]) -> FrameObjects:
         n = len(kinds)
         visible, covered = seen["visible"][:n], seen["covered"][:n]
         flat = image_boxes(boxes, self.calibration.left)

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from effcli.core.runtime import Runtime
-from effcli.detect_stream.data.frame_fitting import Fit, fit_of, fitted_pair
-from effcli.detect_stream.data.kitti_labels import Objects
+from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.stereo_sequence import StereoFrame
 from effcli.detect_stream.network.box_decoding import Limits, as_objects, boxes_of
 from effcli.detect_stream.network.ego_motion import EgoMotion, bev_motion
-from effcli.detect_stream.network.folded_network import fast_network
-from effcli.detect_stream.network.streamdsgn import View
+from effcli.detect_stream.network.frame_fitting import FrameFit, fit_of, fitted_pair
+from effcli.detect_stream.network.inference_network import fast_network
+from effcli.detect_stream.network.streamdsgn import CameraView
 from effcli.detect_stream.stream.tracking import BoxTracker
 from effcli.detect_stream.stream.visual_odometry import VisualOdometry
-from effcli.detect_stream.weights import Detector
+from effcli.detect_stream.weights import TrainedDetector
 
 MOST_FRAMES_APART = 3
 """Farther apart, the last frame says nothing about motion."""
@@ -32,7 +32,7 @@ _THUMBNAIL = 8
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedFrame:
     """A frame as the network takes it; made where there is time for it, such as in a reader's thread.
 
     Attributes:
@@ -48,7 +48,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Detected:
+class DetectedFrame:
     """What was found in a frame.
 
     Attributes:
@@ -60,7 +60,7 @@ class Detected:
         stages_ms: milliseconds of each part.
     """
 
-    objects: Objects
+    objects: FrameObjects
     velocities: np.ndarray
     history: int
     stages_ms: dict[str, float]
@@ -100,7 +100,7 @@ class StreamDetector:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: TrainedDetector,
         calibration: StereoCalibration,
         size: tuple[int, int],
         runtime: Runtime,
@@ -115,23 +115,23 @@ class StreamDetector:
         self.ego_motion = ego_motion
         self.calibration, self.size, self.runtime = calibration, size, runtime
         self.tuner = runtime.tuner("detect", beside=1)  # on the real clock a thread reads frames
-        self.fit: Fit = fit_of(size, calibration, self.config)
+        self.fit: FrameFit = fit_of(size, calibration, self.config)
         self._sizes = torch.tensor([[self.fit.height, self.fit.width]])
         matrices = self.fit.matrices()[None].to(runtime.device)
-        self._view: View = self.network.view(matrices, self._sizes.to(runtime.device))
+        self._view: CameraView = self.network.view(matrices, self._sizes.to(runtime.device))
         self._odometry = VisualOdometry(self.fit.calibration, (self.fit.height, self.fit.width), fps)
         self._memory: _Memory | None = None
         self._tracker = BoxTracker()
         self.scene_changes = 0
 
-    def prepare(self, frame: StereoFrame, number: int, pose: np.ndarray | None = None) -> Prepared:
+    def prepare(self, frame: StereoFrame, number: int, pose: np.ndarray | None = None) -> PreparedFrame:
         """Scale and cut the frame with a number, and note or find out where the cameras are."""
         left, right = fitted_pair(frame, self.fit, self.config)
         if self.ego_motion != "poses":
             pose = self._odometry.track(left, right, number) if self.ego_motion == "pictures" else None
         small = left.float().mean(0)[None, None]
         thumbnail = torch.nn.functional.avg_pool2d(small, _THUMBNAIL)[0, 0].numpy()
-        return Prepared(left, right, thumbnail, pose)
+        return PreparedFrame(left, right, thumbnail, pose)
 
     def reset(self) -> None:
         """Forget all frames: another stream begins."""
@@ -139,13 +139,13 @@ class StreamDetector:
         self._tracker = BoxTracker()
         self._odometry.reset()
 
-    def detect(self, prepared: Prepared, number: int) -> Detected:
+    def detect(self, prepared: PreparedFrame, number: int) -> DetectedFrame:
         """Detect in the frame with a number; numbers of frames that were left out are skipped."""
         with self.tuner.step():
             return self._detect(prepared, number)
 
     @torch.inference_mode()
-    def _detect(self, prepared: Prepared, number: int) -> Detected:
+    def _detect(self, prepared: PreparedFrame, number: int) -> DetectedFrame:
         clock = _Clock()
         network, device = self.network, self.runtime.device
         with clock.stage("extract_ms"):
@@ -173,9 +173,9 @@ class StreamDetector:
             track_ids, velocities = self._tracker.follow(objects, seen, gap / self.fps)
         self._memory = _Memory(number, now, prepared.thumbnail, prepared.pose)
         found = replace(objects, track_ids=track_ids)
-        return Detected(found, velocities, 1 if before is None else 2, clock.stages_ms)
+        return DetectedFrame(found, velocities, 1 if before is None else 2, clock.stages_ms)
 
-    def _last(self, prepared: Prepared, number: int) -> tuple[Tensor | None, int, Tensor | None]:
+    def _last(self, prepared: PreparedFrame, number: int) -> tuple[Tensor | None, int, Tensor | None]:
         """The last frame's map; how many frames ago that was; how the cameras moved since, where that is used."""
         memory = self._memory
         if memory is None or not 0 < number - memory.number <= MOST_FRAMES_APART:
@@ -189,7 +189,7 @@ class StreamDetector:
         motion = torch.from_numpy(bev_motion(memory.pose, prepared.pose))
         return memory.bev, gap, motion[None].to(memory.bev.device)
 
-    def _velocities(self, objects: Objects, flow: Tensor | None) -> np.ndarray | None:
+    def _velocities(self, objects: FrameObjects, flow: Tensor | None) -> np.ndarray | None:
         """The flow at each box, metres a second; None where there is none."""
         if flow is None:
             return None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from effcli.detect_stream.evaluation.streaming_ap import pair_outputs, percentiles, simulate
+from effcli.detect_stream.evaluation.stream_summary import percentiles
+from effcli.detect_stream.stream.output_pairing import pair_outputs
+from tests.detect_stream.simulated_outputs import simulate
 
 
 def paired(latency_s: float, n: int = 10, **options: str) -> list[int | None]:
@@ -26,9 +28,9 @@ def test_a_detector_slower_than_a_frame() -> None:
     assert paired(0.15)[3] == 1
 
 
-def test_no_latency_meets_the_frame_itself_but_not_by_the_papers_rule() -> None:
+def test_no_latency_meets_the_frame_itself_but_not_by_the_rule_of_asap() -> None:
     assert paired(0.0) == list(range(10))
-    assert paired(0.0, pairing="paper") == [None, *range(9)]
+    assert paired(0.0, pairing="asap") == [None, *range(9)]
 
 
 def test_percentiles() -> None:

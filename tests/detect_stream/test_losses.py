@@ -8,6 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from effcli.detect_stream.losses import (
+    ObjectTensors,
+    box_losses,
+    depth_loss,
+    histories,
+    motion_loss,
+    score_loss,
+    smooth_l1,
+)
 from effcli.detect_stream.network.anchors import (
     anchors_of,
     assign,
@@ -17,15 +26,6 @@ from effcli.detect_stream.network.anchors import (
     with_direction,
 )
 from effcli.detect_stream.network.config import FULL, TINY
-from effcli.detect_stream.training.clips import Known
-from effcli.detect_stream.training.losses import (
-    box_losses,
-    depth_loss,
-    histories,
-    motion_loss,
-    score_loss,
-    smooth_l1,
-)
 
 CAR = torch.tensor([20.0, 3.0, -0.9, 3.9, 1.6, 1.5, 0.2])
 
@@ -106,7 +106,9 @@ def test_motion_loss_of_constant_acceleration_has_its_first_term_alone() -> None
 def test_motion_loss_moves_the_prediction_alone() -> None:
     parts = [part.clone().requires_grad_() for part in moving(0.7)]
     before2, before, now, following = parts
-    known = [Known(part.detach(), torch.zeros(1, dtype=torch.long), torch.tensor([7])) for part in parts]
+    known = [
+        ObjectTensors(part.detach(), torch.zeros(1, dtype=torch.long), torch.tensor([7])) for part in parts
+    ]
     places, use, use2 = histories([known[3], known[2], known[1], known[0]], by_overlap=False)
     assert use.all() and use2.all()
     motion_loss(following, places[:, 0], places[:, 1], places[:, 2], use2.float(), 1).backward()
@@ -115,11 +117,19 @@ def test_motion_loss_moves_the_prediction_alone() -> None:
 
 
 def test_tracks_find_what_places_do_not() -> None:
-    fast = [Known(CAR[None] + torch.tensor([9.0 * k, 0, 0, 0, 0, 0, 0]), torch.zeros(1).long(), torch.tensor([3]))
-            for k in (0, -1, -2, -3)]  # fmt: skip
+    ahead = torch.tensor([9.0, 0, 0, 0, 0, 0, 0])
+    fast = [
+        ObjectTensors(CAR[None] + k * ahead, torch.zeros(1).long(), torch.tensor([3]))
+        for k in (0, -1, -2, -3)
+    ]
     assert histories(fast, by_overlap=False)[1].tolist() == [True]
     assert histories(fast, by_overlap=True)[1].tolist() == [False]
-    gone = [fast[0], fast[1], Known(torch.zeros(0, 7), torch.zeros(0).long(), torch.zeros(0).long()), fast[3]]
+    gone = [
+        fast[0],
+        fast[1],
+        ObjectTensors(torch.zeros(0, 7), torch.zeros(0).long(), torch.zeros(0).long()),
+        fast[3],
+    ]
     assert histories(gone, by_overlap=False)[1].tolist() == [False]
 
 

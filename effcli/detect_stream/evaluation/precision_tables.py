@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from effcli.detect_stream.data.kitti_labels import Objects, no_objects
+from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects
 from effcli.detect_stream.evaluation.kitti_ap import (
     LEVELS,
     LOOSE,
@@ -34,11 +34,13 @@ class Scored:
         true: labels.
     """
 
-    found: Sequence[Objects]
-    true: Sequence[Objects]
+    found: Sequence[FrameObjects]
+    true: Sequence[FrameObjects]
 
 
-def of_pairing(outputs: Sequence[Objects], pairing: Sequence[int | None], truth: Sequence[Objects]) -> Scored:
+def of_pairing(
+    outputs: Sequence[FrameObjects], pairing: Sequence[int | None], truth: Sequence[FrameObjects]
+) -> Scored:
     """What a frame's truth meets: the output it is paired with, or nothing."""
     found = [no_objects() if k is None else outputs[k] for k in pairing]
     return Scored(found, truth)
@@ -114,7 +116,9 @@ def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def velocity_error(outputs: Sequence[Objects], truth: Sequence[Objects], ahead: int) -> float | None:
+def velocity_error(
+    outputs: Sequence[FrameObjects], truth: Sequence[FrameObjects], ahead: int
+) -> float | None:
     """Mean error of the displacement from frame t to t+1 of the objects that are found, metres a frame.
 
     An object counts if a box of its class and at least 0.3 is within 2 m of it at t+1; None where none does.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from effcli.detect_stream.network.folded_convolution import Conv3d, ConvBn3d
+from effcli.detect_stream.network.convolution_3d import Conv3d, ConvBn3d
 
 
 def layers_of(volume: Tensor, channels_together: bool) -> Tensor:

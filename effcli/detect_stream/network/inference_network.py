@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
-from effcli.detect_stream.network.folded_convolution import Conv3d, ConvBn3d
+from effcli.detect_stream.network.convolution_3d import Conv3d, ConvBn3d
 from effcli.detect_stream.network.streamdsgn import StreamDsgn
 
 

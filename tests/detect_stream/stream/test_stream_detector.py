@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from effcli.core.runtime import Runtime
-from effcli.detect_stream.data.frame_fitting import fitted_pair
-from effcli.detect_stream.data.stereo_drives import Drive
+from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.network.box_decoding import Limits, boxes_of
-from effcli.detect_stream.stream.stateful_detector import Detected, StreamDetector
+from effcli.detect_stream.network.frame_fitting import fitted_pair
+from effcli.detect_stream.stream.stream_detector import DetectedFrame, StreamDetector
 from effcli.detect_stream.weights import load_detector
 
 LIMITS = Limits(score=0.05)
@@ -24,7 +24,7 @@ def stream() -> tuple[StreamDetector, Drive]:
     return StreamDetector(detector, drive.calibration, (128, 416), runtime, 10.0, LIMITS), drive
 
 
-def shown(stream: tuple[StreamDetector, Drive], *numbers: int) -> list[Detected]:
+def shown(stream: tuple[StreamDetector, Drive], *numbers: int) -> list[DetectedFrame]:
     detector, drive = stream
     detector.reset()
     return [detector.detect(detector.prepare(drive.frame(i), i), i) for i in numbers]

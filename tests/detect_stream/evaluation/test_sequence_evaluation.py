@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from effcli.detect_stream.data.kitti_labels import Objects, objects_of
-from effcli.detect_stream.evaluation.measuring import moved_on
-from effcli.detect_stream.evaluation.streaming_ap import pair_outputs, simulate
-from effcli.detect_stream.stream.clocks import Output
-from effcli.detect_stream.stream.stateful_detector import Detected
+from effcli.detect_stream.data.frame_objects import FrameObjects, objects_of
+from effcli.detect_stream.evaluation.sequence_evaluation import moved_on
+from effcli.detect_stream.stream.output import StreamOutput
+from effcli.detect_stream.stream.output_pairing import pair_outputs
+from effcli.detect_stream.stream.stream_detector import DetectedFrame
+from tests.detect_stream.simulated_outputs import simulate
 
 FPS, N_FRAMES = 10.0, 12
 START, VELOCITY = np.array([20.0, 1.0]), np.array([-7.0, 2.0])
 
 
-def truth(frame: int) -> Objects:
+def truth(frame: int) -> FrameObjects:
     return objects_of(["Car"], np.array([[*(START + VELOCITY * frame / FPS), 0, 4, 1.6, 1.5, 0.3]]))
 
 
@@ -22,10 +23,10 @@ def test_late_outputs_of_an_object_at_constant_velocity_are_moved_onto_it() -> N
     runs = simulate([0.17, 0.26], N_FRAMES, FPS)
     outputs = []
     for frame, begun, done in runs:
-        detected = Detected(truth(frame + 1), VELOCITY[None], 2, {})
+        detected = DetectedFrame(truth(frame + 1), VELOCITY[None], 2, {})
         times = (frame / FPS, begun, done)
         outputs.append(
-            Output(frame, frame + 1, *times, 0, detected, 0.0, (frame + 1) / FPS, detected.objects)
+            StreamOutput(frame, frame + 1, *times, 0, detected, 0.0, (frame + 1) / FPS, detected.objects)
         )
     pairing = pair_outputs([done for _, _, done in runs], [frame for frame, _, _ in runs], N_FRAMES, FPS)
     found = moved_on(outputs, pairing, FPS)

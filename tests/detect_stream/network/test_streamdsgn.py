@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effcli.detect_stream.data.stereo_drives import Drive
+from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.network.anchors import anchors_of
 from effcli.detect_stream.network.config import BASE, FULL, TINY, NetworkConfig
+from effcli.detect_stream.network.convolution_3d import conv3d_as_2d
 from effcli.detect_stream.network.cost_volume import cost_volume, matched_planes, plane_depths, window_starts
 from effcli.detect_stream.network.feature_flow import feature_flow, shift_similarities, warp
-from effcli.detect_stream.network.folded_convolution import conv3d_as_2d
-from effcli.detect_stream.network.folded_network import fast_network
 from effcli.detect_stream.network.image_network import convolved_where_read
+from effcli.detect_stream.network.inference_network import fast_network
 from effcli.detect_stream.network.space_volume import Cells, SpaceVolume
 from effcli.detect_stream.network.streamdsgn import DepthHead, Head, StreamDsgn, n_parameters
 

@@ -1,0 +1,79 @@
+"""What the command line says about one stream beyond the recipe, and whether it fits together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from effcli.core.errors import UsageError
+from effcli.core.files import check_new_file, check_new_folder
+from effcli.data.moving_pictures import check_video
+from effcli.detect_stream.recipe import StreamRunSection
+from effcli.detect_stream.sources.frame_source import FrameSource
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where frames come from, and what is written.
+
+    Attributes:
+        source: as of :func:`~effcli.detect_stream.sources.open_source.open_source`.
+        right: the right folder or video.
+        calibration: its file; None looks where it should be.
+        fps: frames per second; None as the source says.
+        pipe: standard input.
+        latencies_s: of the virtual clock, seconds, in turn; None takes what was measured.
+        most_frames: stop after this many; None at the end.
+        output: folder for streaming.jsonl and results in KITTI's form.
+        video: moving picture to write.
+        force: overwrite them.
+    """
+
+    source: str | None = None
+    right: str | None = None
+    calibration: str | None = None
+    fps: float | None = None
+    pipe: BinaryIO | None = None
+    latencies_s: tuple[float, ...] | None = None
+    most_frames: int | None = None
+    output: Path | None = None
+    video: Path | None = None
+    force: bool = False
+
+
+def read_latencies(text: str) -> tuple[float, ...]:
+    """Latencies in seconds from milliseconds on the command line, or from a file with one number per line.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    try:
+        words = [text] if not Path(text).is_file() else Path(text).read_text(encoding="utf-8").split()
+        values = tuple(float(word) / 1000 for word in words)
+    except (ValueError, OSError):
+        values = ()
+    if not values or not all(0 <= value < 3600 for value in values):
+        raise UsageError("expected milliseconds, or a file with one number per line", place=text)
+    return values
+
+
+def check_options(options: RunOptions, settings: StreamRunSection, source: FrameSource) -> None:
+    """Make sure, before any work, that everything can be written and fits together.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if options.video is not None:
+        check_video(options.video)
+        check_new_file(options.video, force=options.force)
+    if options.output is not None:
+        check_new_folder(options.output, force=options.force)
+    if settings.clock == "sim" and source.is_live:
+        raise UsageError("live sources need --clock wall", place="--clock sim")
+    if options.latencies_s is not None and settings.clock != "sim":
+        raise UsageError(
+            "latencies are simulated on the virtual clock only",
+            place="--simulate-latency",
+            hint="--clock sim",
+        )
