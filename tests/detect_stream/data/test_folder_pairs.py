@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from effcli.core.errors import InputError
-from effcli.detect_stream.data.kitti_tracking import paired_pictures, read_pair
+from effcli.detect_stream.data.folder_pairs import paired_pictures, read_pair
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
-from effcli.detect_stream.stream.frame_sources import PipeSource
+from effcli.detect_stream.sources.pipe_source import PipeSource
 
 RAMP_16 = np.arange(0, 65536, 512, dtype=np.uint16).reshape(8, 16)
 
