@@ -119,7 +119,7 @@ def _packed(folder: Path) -> list[Path]:
 
 
 def _read_packed(folder: Path) -> Any:
-    from effcli.quantize.loading import load
+    from effcli.quantize.packed_unet import load
 
     return load(folder, "simulate")
 
