@@ -1,4 +1,4 @@
-"""What is minimised (spec sheet 3.10): scores, boxes, overlap, directions, depth, and the consistency of motion."""
+"""Every loss of the room (docs/methods/streamdsgn.md, Losses, Motion-consistency loss and Depth loss)."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def same_objects(targets: ObjectTensors, others: ObjectTensors) -> Tensor:
 
 
 def overlapping_objects(targets: ObjectTensors, others: ObjectTensors) -> Tensor:
-    """As released: the row that overlaps the target most from above, if the two have the same size within 10 cm."""
+    """For each target the row that overlaps it most in bird's-eye view, if the sizes differ by less than 10 cm."""
     if not len(others.ids) or not len(targets.ids):
         return torch.full((len(targets.ids),), -1, device=targets.ids.device)
     best, which = pairwise("bev", targets.boxes, others.boxes).max(1)
@@ -132,7 +132,7 @@ def histories(objects: Sequence[ObjectTensors], by_overlap: bool) -> tuple[Tenso
 
     Args:
         objects: at t+1, t, t-1 and t-2.
-        by_overlap: find an object at t by its place (released); by its track else.
+        by_overlap: find an object at t by the box that overlaps it most, not by its track.
 
     Returns:
         Boxes at t, t-1 and t-2 ``[N, 3, 7]``, whether t and t-1 are known and whether t-2 is too, ``[N]`` each.

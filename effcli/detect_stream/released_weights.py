@@ -79,7 +79,7 @@ def convert_released(state: Mapping[str, Tensor], place: str) -> StreamDsgn:
             missing.append(released)
     if missing:
         raise InputError(
-            f"is no checkpoint of the released StreamDSGN: {missing[0]} is missing or of another shape"
+            f"not a checkpoint of the released StreamDSGN: {missing[0]} is missing or of another shape"
             + (f", and {len(missing) - 1} more" if missing[1:] else ""),
             place=place,
         )

@@ -82,7 +82,7 @@ def load_detector(source: str) -> TrainedDetector:
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         raise InputError(
-            "holds no detector",
+            "not a detector",
             place=source,
             hint="name a run of `effcli detect-stream train`, its file, or builtin:street-tiny",
         )

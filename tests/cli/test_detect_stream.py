@@ -182,7 +182,7 @@ def test_a_pipe_that_is_closed_early_or_holds_rubbish(pair: Path) -> None:
     assert parsed(done)[1]["metrics"]["frames"] == 3
     for wrong, message in (
         (b"", "no frame can be read"),
-        (b"rubbish\n", "no JSON"),
+        (b"rubbish\n", "not JSON"),
         (b'{"w": 0}\n', "neither w"),
     ):
         done = piped(pair, wrong)
@@ -225,7 +225,7 @@ def test_bad_input(pair: Path, place: Path) -> None:
     assert "virtual clock only" in refused(pair, ".", "--simulate-latency", "60")
     assert "expected milliseconds" in refused(pair, ".", "--clock", "sim", "--simulate-latency", "soon")
     assert "known ending" in refused(pair, ".", "--video", "play.txt")
-    assert "holds no detector" in refused(pair, ".", "-w", "nowhere")
+    assert "not a detector" in refused(pair, ".", "-w", "nowhere")
     (pair / "calib.txt").write_text("P2: 1 2\n")
     assert "P2 has 2 numbers" in refused(pair, ".")
     shutil.copy(place / "kitti/training/calib/0000.txt", pair / "calib.txt")

@@ -1,4 +1,4 @@
-"""Synthetic drives by name, ``synthetic:N:PRESET``: drawn into memory, or written as a data set of KITTI Tracking."""
+"""Synthetic drives by name, ``synthetic:N:PRESET``: generated in memory, or written as a data set of KITTI Tracking."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def drives_named(name: SyntheticName, part: Part) -> list[Drive]:
 def drawn_sequences(
     drives: Sequence[Drive], n_threads: int, check_stop: Callable[[], None] = lambda: None
 ) -> list[StereoSequence]:
-    """Drives drawn whole, several at once; ``check_stop`` may leave by an error after each."""
+    """Drives generated whole, several at once; ``check_stop`` may leave by an error after each."""
     pool, found = ThreadPoolExecutor(max(1, n_threads)), []
     try:
         for sequence in pool.map(_drawn, drives):
@@ -146,7 +146,7 @@ def write_drives(
     """
     if preset not in get_args(Preset):
         raise UsageError(
-            f"no preset {preset!r}", place="--preset", hint=f"there are: {', '.join(get_args(Preset))}"
+            f"no preset {preset!r}", place="--preset", hint=f"available: {', '.join(get_args(Preset))}"
         )
     check_new_folder(folder, force=False)
     make_folder(folder)

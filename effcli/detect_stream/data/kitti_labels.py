@@ -1,4 +1,4 @@
-"""Labels and results in the text form of KITTI: 15 columns an object, frame and track before them, a score behind."""
+"""Labels and results in the text form of KITTI: 15 columns per object, frame and track before them, a score behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_tracking_labels(path: Path) -> dict[int, FrameObjects]:
     """Frame -> objects of a file of KITTI Tracking, ``label_02/0000.txt``; frames without a row are not there.
 
     Raises:
-        InputError: a line has fewer than 17 columns, or something that is no number.
+        InputError: a line has fewer than 17 columns, or something that is not a number.
     """
     rows: dict[int, list[list[str]]] = {}
     for place, words in _lines(path):
@@ -33,7 +33,7 @@ def read_object_labels(path: Path) -> FrameObjects:
     """The objects of a file of KITTI Object, one image, with a score in a 16th column or not.
 
     Raises:
-        InputError: a line has fewer than 15 columns, or something that is no number.
+        InputError: a line has fewer than 15 columns, or something that is not a number.
     """
     rows = []
     for place, words in _lines(path):
@@ -103,7 +103,7 @@ def _floats(words: Sequence[str], place: str) -> list[float]:
     try:
         found = [float(word) for word in words[:15]]
     except ValueError as error:
-        raise InputError(f"something is no number: {error}", place=place) from None
+        raise InputError(f"not a number: {error}", place=place) from None
     return found if len(found) == 15 else [*found, 1.0]
 
 

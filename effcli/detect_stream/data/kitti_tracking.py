@@ -81,7 +81,7 @@ class KittiSequence:
             return None
         points = np.fromfile(scan, np.float32)
         if len(points) % 4:
-            raise InputError("is not a scan: its size is no multiple of 16 bytes", place=str(scan))
+            raise InputError("not a LiDAR scan: its size is not a multiple of 16 bytes", place=str(scan))
         return depth_of_points(points.reshape(-1, 4)[:, :3], self.calibration, check_picture(self.left[i]))
 
     def pose(self, i: int) -> np.ndarray | None:
@@ -102,7 +102,7 @@ def training_folder(root: Path) -> Path:
         if (folder / LEFT).is_dir():
             return folder
     raise InputError(
-        "is no folder of KITTI Tracking", place=str(root), hint="it holds image_02/, image_03/ and calib/"
+        "not a folder of KITTI Tracking", place=str(root), hint="it holds image_02/, image_03/ and calib/"
     )
 
 
@@ -130,7 +130,7 @@ def _poses_of(file: Path, calibration: StereoCalibration) -> dict[int, np.ndarra
     try:
         rows = np.loadtxt(file, ndmin=2)
     except ValueError as error:
-        raise InputError(f"is no GPS/IMU file: {error}", place=str(file)) from None
+        raise InputError(f"not a GPS/IMU file: {error}", place=str(file)) from None
     if rows.shape[1] not in (30, 31):
         raise InputError(f"has {rows.shape[1]} columns, not 30", place=str(file))
     numbers = [int(row[0]) for row in rows] if rows.shape[1] == 31 else [-1 - i for i in range(len(rows))]

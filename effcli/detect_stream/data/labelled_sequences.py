@@ -1,4 +1,4 @@
-"""Sequences by name: folders of KITTI Tracking, and drives that are made when they are asked for."""
+"""Sequences by name: folders of KITTI Tracking, and synthetic drives."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def labelled_sequences(
         source: a folder of KITTI Tracking, or synthetic drives by name.
         part: of the split, and which drives.
         split: of folders: every second clip of 40 frames held out, whole sequences held out, or no split.
-        n_threads: drives that are drawn at once.
+        n_threads: drives that are generated at once.
         check_stop: called after each drive; may leave by an error.
 
     Raises:

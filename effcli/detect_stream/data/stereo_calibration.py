@@ -113,7 +113,7 @@ def _numbers(text: str, key: str, place: str) -> np.ndarray:
     try:
         values = np.array([float(word) for word in text.split()])
     except ValueError:
-        raise InputError(f"{key} holds something that is no number", place=place) from None
+        raise InputError(f"{key} holds something that is not a number", place=place) from None
     if len(values) != _SIZES[key] or not np.isfinite(values).all():
         raise InputError(f"{key} has {len(values)} numbers, not {_SIZES[key]} finite ones", place=place)
     return values

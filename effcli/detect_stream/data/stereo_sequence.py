@@ -32,7 +32,7 @@ class StereoSequence(Protocol):
     Attributes:
         name: of the sequence.
         calibration: of its cameras.
-        fps: frames a second.
+        fps: frames per second.
         has_labels: whether :meth:`objects` knows anything.
     """
 

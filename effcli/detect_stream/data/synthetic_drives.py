@@ -26,11 +26,11 @@ _CAMERA_TO_WORLD_AXES = np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]], float)  # 
 
 @dataclass(frozen=True)
 class PresetRanges:
-    """From what a drive is drawn.
+    """The ranges from which a drive is generated.
 
     Attributes:
-        ego_speed: metres a second.
-        ego_yaw_rate: largest, radians a second.
+        ego_speed: metres per second.
+        ego_yaw_rate: largest, radians per second.
         n_actors: how many are near the way.
         changes: whether actors accelerate and turn.
         moves: whether actors move.
@@ -86,8 +86,8 @@ class Drive:
 
     Args:
         seed: which drive.
-        n_frames: its length, at ten frames a second.
-        preset: from what it is drawn.
+        n_frames: its length, at ten frames per second.
+        preset: the ranges from which it is generated.
         noise: standard deviation of the sensors, grey levels of 255; 0 also leaves out the difference of the two eyes.
     """
 
@@ -98,7 +98,7 @@ class Drive:
         self, seed: int, n_frames: int = CLIP_FRAMES, preset: Preset = "street", noise: float = 2.0
     ) -> None:
         if preset not in get_args(Preset):
-            raise UsageError(f"no preset {preset!r}, there are: {', '.join(get_args(Preset))}")
+            raise UsageError(f"no preset {preset!r}; available: {', '.join(get_args(Preset))}")
         self.name = f"{preset}-{seed}"
         self.seed, self.n_frames, self.noise = seed, n_frames, noise
         self.calibration = calibration_of_drives()

@@ -1,6 +1,6 @@
 """Average precision of 3D boxes as KITTI counts it: difficulties, neutral objects, 11 or 40 points of recall.
 
-Written from the rules of the benchmark's own evaluation (spec sheet 5.2); checked against a slow and obvious form.
+The rules are those of the benchmark's own evaluation (docs/methods/streamdsgn.md, KITTI average precision).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Rule:
     """What counts as found.
 
     Attributes:
-        measure: intersection over union in 3D or seen from above, or distance of the centres seen from above.
+        measure: intersection over union in 3D or in bird's-eye view, or distance of the centres in bird's-eye view.
         threshold: least overlap, or largest distance in metres.
         level: 0 easy, 1 moderate, 2 hard.
         height_scale: heights in the picture are multiplied by this before they are compared with KITTI's thresholds,

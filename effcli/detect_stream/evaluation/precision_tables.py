@@ -119,7 +119,7 @@ def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def velocity_error(
     outputs: Sequence[FrameObjects], truth: Sequence[FrameObjects], ahead: int
 ) -> float | None:
-    """Mean error of the displacement from frame t to t+1 of the objects that are found, metres a frame.
+    """Mean error of the displacement from frame t to t+1 of the objects that are found, metres per frame.
 
     An object counts if a box of its class and at least 0.3 is within 2 m of it at t+1; None where none does.
 

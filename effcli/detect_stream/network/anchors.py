@@ -1,4 +1,7 @@
-"""Anchors, which object each of them is to find, and the code of a box relative to an anchor (spec sheet 3.9)."""
+"""Anchors, which object each of them is to find, and the code of a box relative to an anchor.
+
+See docs/methods/streamdsgn.md, Anchors and box code.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,7 @@ class Assignment:
 
 
 def assign(anchors: Tensor, boxes: Tensor, labels: Tensor) -> Assignment:
-    """Give objects to anchors of their class by overlap seen from above, headings snapped to quarter turns.
+    """Give objects to anchors of their class by overlap in bird's-eye view, headings snapped to quarter turns.
 
     An anchor is positive above its class's upper threshold or if no other overlaps an object more, negative below the
     lower one, and else does not count.
@@ -139,7 +142,7 @@ def _aligned_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _aligned(boxes: Tensor) -> Tensor:
-    """Left, bottom, right, top seen from above, of boxes turned to the nearest quarter turn."""
+    """Left, bottom, right, top in bird's-eye view, of boxes turned to the nearest quarter turn."""
     quarter = (boxes[:, 6] % math.pi - math.pi / 2).abs() < math.pi / 4
     size = torch.where(quarter[:, None], boxes[:, [4, 3]], boxes[:, [3, 4]])
     return torch.cat([boxes[:, :2] - size / 2, boxes[:, :2] + size / 2], 1)

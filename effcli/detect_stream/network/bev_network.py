@@ -1,4 +1,7 @@
-"""Networks that look from above: the large-kernel backbone (LKBB) and the small-kernel one of the baseline (3.8)."""
+"""Networks on the bird's-eye-view map: LKBB and the baseline's hourglass.
+
+See docs/methods/streamdsgn.md, Large-kernel backbone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what the head says to objects: decoding, thresholds, non-maximum suppression (spec sheet 3.11, last lines)."""
+"""From the head's outputs to objects (docs/methods/streamdsgn.md, Post-processing)."""
 
 from __future__ import annotations
 

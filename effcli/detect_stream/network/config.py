@@ -14,13 +14,13 @@ CLASSES = ("Car", "Pedestrian", "Cyclist")
 
 
 Channels = Annotated[int, Field(ge=1, le=2**16)]
-"""Of a layer."""
+"""Number of channels of a layer."""
 
 _Blocks = Annotated[int, Field(ge=0, le=64)]
 _MOST_CELLS = 2**27
 _POOLED_STEP = 4
 LAYERS_PER_CHANNEL = 4
-"""Layers of the volume that are averaged into one channel of the map seen from above."""
+"""Layers of the volume that are averaged into one channel of the bird's-eye-view map."""
 
 
 class GridConfig(Section):
@@ -42,30 +42,30 @@ class GridConfig(Section):
 
 
 class NetworkConfig(Section):
-    """The architecture; spec sheet sections 3 and 10."""
+    """The architecture (docs/methods/streamdsgn.md, Network and Network sizes)."""
 
     height: int = Field(
         gt=0, le=2**14, multiple_of=32, description="Rows of the images that the network sees."
     )
-    width: int = Field(gt=0, le=2**14, multiple_of=32, description="Columns.")
-    stem_kernel: int = Field(ge=1, le=31, description="Of the first convolution.")
+    width: int = Field(gt=0, le=2**14, multiple_of=32, description="Columns of these images.")
+    stem_kernel: int = Field(ge=1, le=31, description="Kernel size of the first convolution.")
     widths: tuple[Channels, Channels, Channels, Channels] = Field(
         description="Channels of the stages of the image network."
     )
-    blocks: PositiveInt = Field(le=64, description="Residual blocks a stage.")
+    blocks: PositiveInt = Field(le=64, description="Residual blocks per stage.")
     pool_sides: tuple[PositiveInt, ...] = Field(description="Sides of the squares that are pooled (SPP).")
-    pool_channels: Channels = Field(description="Channels of each.")
+    pool_channels: Channels = Field(description="Channels of each pooled map.")
     up_channels: tuple[Channels, Channels] = Field(description="Channels on the way to full resolution.")
     neck_channels: Channels = Field(description="Channels of the 3x3 convolution there.")
     stereo_channels: Channels = Field(description="Channels of the features that are matched.")
     window: Channels | None = Field(
-        description="Of these, how many each plane sees (depth-wise plane sweep); null: all."
+        description="How many of the stereo channels each plane sees (depth-wise plane sweep); null: all."
     )
     n_planes: int = Field(ge=2, le=2**12, description="Depths at which left and right are matched.")
     depth: tuple[float, float] = Field(description="Nearest and farthest depth, metres.")
     grid: GridConfig = Field(description="The volume.")
     volume_channels: Channels = Field(description="Channels of the volume.")
-    bev_stem: Channels = Field(description="Channels of the first convolution seen from above.")
+    bev_stem: Channels = Field(description="Channels of the first convolution on the bird's-eye-view map.")
     bev_widths: tuple[Channels, Channels] = Field(
         description="Channels at a half and a quarter of the cells."
     )
@@ -83,12 +83,12 @@ class NetworkConfig(Section):
     head_channels: Channels = Field(description="Channels of the detection head.")
     ego_motion: bool = Field(
         False,
-        description="What the cameras moved is taken out before FFF looks for motion, and added again (ours).",
+        description="Whether the cameras' own motion is removed before FFF looks for motion and added again (ours).",
     )
     compat: bool = Field(
         False,
-        description="The released code's own ways: 1 instead of the skips of the hourglass, half a plane of depth, a "
-        "drifting warp, first shift among equals, anchors from edge to edge.",
+        description="The released code's quirks: a constant 1 instead of the hourglass's skips, depth off by half a "
+        "plane, a drifting warp, the first shift among equals, anchors from edge to edge.",
     )
 
     @model_validator(mode="after")

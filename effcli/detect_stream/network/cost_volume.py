@@ -1,4 +1,7 @@
-"""The plane sweep: left features beside right ones shifted by the disparity of each depth (spec sheet 3.4)."""
+"""The plane sweep: left features beside right ones shifted by each depth's disparity.
+
+See docs/methods/streamdsgn.md, Cost volume.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cameras' own motion on the map seen from above: beyond the paper, which leaves it in what it calls motion."""
+"""The cameras' own motion on the bird's-eye-view map: beyond the paper, which leaves it in what it calls motion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Feature-flow fusion (FFF): how the map seen from above moved, and where it will be next (spec sheet 3.7)."""
+"""Feature-flow fusion (FFF): how the bird's-eye-view map moved, and where it will be next.
+
+See docs/methods/streamdsgn.md, Feature-flow fusion.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def feature_flow(now: Tensor, before: Tensor, reach: int, *, first_wins: bool = 
     Args:
         now, before: maps ``[B, C, H, W]``.
         reach: farthest shift, in pooled cells.
-        first_wins: among equal similarities the first shift wins (released), not none at all.
+        first_wins: among equal similarities the first shift wins, not the zero shift.
 
     Returns:
         Cells to the right and down, ``[B, 2, H, W]``.
@@ -78,7 +81,7 @@ def warp(x: Tensor, flow: Tensor, *, drifting: bool = False) -> Tensor:
     Args:
         x: ``[B, C, H, W]``.
         flow: cells to the right and down, ``[B, 2, H, W]``.
-        drifting: as released, where no flow is not no motion: up to half a cell at the edges.
+        drifting: zero flow moves the map by up to half a cell at its edges, as in the released code.
     """
     height, width = x.shape[2:]
     rows = torch.arange(height, device=x.device, dtype=flow.dtype)

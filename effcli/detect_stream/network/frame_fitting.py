@@ -1,4 +1,7 @@
-"""Pictures as the network takes them: scaled to its width, the upper rows cut off, padded (spec sheet 3.2)."""
+"""Pictures as the network takes them: scaled to its width, the upper rows cut off, padded.
+
+See docs/methods/streamdsgn.md, Input images and Deviations without a switch.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class FrameFit:
     calibration: StereoCalibration
 
     def matrices(self) -> Tensor:
-        """Of the left and the right camera, float32 ``[2, 3, 4]``."""
+        """Projections of the left and the right camera, float32 ``[2, 3, 4]``."""
         both = np.stack([self.calibration.left, self.calibration.right])
         return torch.from_numpy(both).float()
 

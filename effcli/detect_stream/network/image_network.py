@@ -1,4 +1,4 @@
-"""From a picture to the features that are matched: ResNet, pyramid pooling, the way up (spec sheet 3.3, rows 1-3)."""
+"""From a picture to the features that are matched (docs/methods/streamdsgn.md, Image network)."""
 
 from __future__ import annotations
 

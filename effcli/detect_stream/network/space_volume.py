@@ -1,4 +1,4 @@
-"""From planes of depth to cells of space: projection, sampling, and the 3D hourglass (spec sheet 3.5 and 3.6)."""
+"""From planes of depth to cells of space (docs/methods/streamdsgn.md, Voxel sampling and 3D hourglass)."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def frustum_cells(config: NetworkConfig, projections: Tensor, turns: Tensor) -> 
 
 
 class Hourglass(nn.Module):
-    """Half and a quarter of the size and back, with skips; in compat mode as released, where a 1 is added instead."""
+    """Half and a quarter of the size and back, with skips; with compat a constant 1 is added instead."""
 
     def __init__(self, channels: int, compat: bool) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class Hourglass(nn.Module):
 
 
 class SpaceVolume(nn.Module):
-    """3D convolutions in the volume, and its fold to a map seen from above."""
+    """3D convolutions in the volume, whose layers :func:`seen_from_above` folds into channels."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()

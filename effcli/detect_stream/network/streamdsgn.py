@@ -1,4 +1,7 @@
-"""StreamDSGN: the boxes of the next frame from a stereo pair and the map of the one before (spec sheet 3.3)."""
+"""StreamDSGN: the boxes of the next frame from a stereo pair and the map of the last one.
+
+See docs/methods/streamdsgn.md, Network.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +112,7 @@ class StreamDsgn(nn.Module):
 
     Attributes:
         config: its architecture.
-        bev_channels: channels of the map seen from above.
+        bev_channels: channels of the bird's-eye-view map.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -137,7 +140,7 @@ class StreamDsgn(nn.Module):
         self._start()
 
     def _start(self) -> None:
-        """The released start of the weights."""
+        """Random weights (docs/methods/streamdsgn.md, Network)."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 out = module.weight.shape[0] if isinstance(module, nn.Conv2d) else module.weight.shape[1]
@@ -152,7 +155,7 @@ class StreamDsgn(nn.Module):
         nn.init.normal_(self.head.codes.weight, 0.0, 0.02)
 
     def stereo_parts(self) -> nn.ModuleDict:
-        """The parts that make the map seen from above; they are the same whatever follows it."""
+        """The parts up to the bird's-eye-view map; they are the same whatever follows it."""
         return nn.ModuleDict({name: getattr(self, name) for name in STEREO_PARTS})
 
     def view(self, calibrations: Tensor, sizes: Tensor, points: Tensor | None = None) -> CameraView:
@@ -176,7 +179,7 @@ class StreamDsgn(nn.Module):
         )
 
     def normalise(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """Pictures uint8 ``[B, 3, H, W]`` as the network takes them; what is no picture is 0."""
+        """Pictures uint8 ``[B, 3, H, W]`` as the network takes them; padding becomes 0."""
         x = (images.float() - self.mean) / self.std
         for i, (height, width) in enumerate(sizes.tolist()):
             x[i, :, int(height) :] = 0
@@ -225,7 +228,7 @@ class StreamDsgn(nn.Module):
     def detect(
         self, now: Tensor, before: Tensor | None, flow: Tensor | None = None, forget: Tensor | None = None
     ) -> HeadOutputs:
-        """Boxes from maps seen from above ``[B, C, Y, X]``.
+        """Boxes from bird's-eye-view maps ``[B, C, Y, X]``.
 
         Args:
             now: of this frame.
@@ -242,7 +245,7 @@ class StreamDsgn(nn.Module):
         return found
 
     def bev_map(self, left: Tensor, right: Tensor, view: CameraView) -> Tensor:
-        """The map seen from above ``[B, C, Y, X]`` of normalised pictures."""
+        """The bird's-eye-view map ``[B, C, Y, X]`` of normalised pictures."""
         return seen_from_above(self.volume(left, right, view))
 
     def forward(
@@ -258,7 +261,7 @@ create = StreamDsgn
 
 
 def n_parameters(network: StreamDsgn, *, training: bool) -> int:
-    """How many numbers are learnt; without ``training`` those that detection needs."""
+    """Number of learned values; without ``training`` those that detection needs."""
     return sum(
         parameter.numel()
         for name, parameter in network.named_parameters()

@@ -32,9 +32,9 @@ class FrameSource(Protocol):
     Attributes:
         name: for people.
         calibration: of the cameras.
-        fps: frames a second.
+        fps: frames per second.
         n_frames: how many come; None where that is not known.
-        is_live: frames come when they come; else one is due every 1 / fps seconds.
+        is_live: frames arrive when their sender sends them; else one is due every 1 / fps seconds.
         sequence: labels and poses, where they are known.
     """
 

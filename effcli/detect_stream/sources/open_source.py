@@ -36,12 +36,12 @@ def open_source(
             left/ and right/, a left folder or video, or ``-``.
         right: the right folder or video.
         calibration: file of the calibration; None looks where it should be.
-        fps: frames a second; None as the source says, else 10.
+        fps: frames per second; None as the source says, else 10.
         pipe: standard input.
         most_frames: of a synthetic drive.
 
     Raises:
-        InputError: there is no such thing, or it is damaged.
+        InputError: there is no such source, or it is damaged.
         UsageError: something is missing on the command line.
     """
     if source is None or parse_synthetic(source) is not None:
@@ -69,5 +69,7 @@ def _drive(source: str | None, most_frames: int | None) -> Drive:
 
 def _required(calibration: str | None, place: str) -> Path:
     if calibration is None:
-        raise UsageError("needs a calibration", place=place, hint="--calib FILE with lines P2: and P3:")
+        raise UsageError(
+            "needs a calibration", place=place, hint="--calib FILE with lines P2: and P3: of 12 numbers"
+        )
     return Path(calibration)

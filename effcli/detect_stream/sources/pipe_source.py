@@ -64,7 +64,7 @@ def _header(line: bytes, number: int) -> dict[str, Any]:
     try:
         content = json.loads(line)
     except ValueError:
-        raise InputError("the line before a frame is no JSON", place=place) from None
+        raise InputError("the line before a frame is not JSON", place=place) from None
     for names, most in ((("w", "h"), _LARGEST_PX), (("left_bytes", "right_bytes"), 2**28)):
         values: list[Any] = [content.get(name) for name in names] if isinstance(content, dict) else []
         if values and all(isinstance(v, int) and 0 < v <= most for v in values):

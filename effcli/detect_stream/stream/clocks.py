@@ -1,4 +1,4 @@
-"""Streaming: always the newest frame, results stamped with when they were there (spec sheet 13)."""
+"""Always the newest frame, on the real clock or a virtual one (docs/methods/streamdsgn.md, Streaming runner)."""
 
 from __future__ import annotations
 

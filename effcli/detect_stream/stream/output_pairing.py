@@ -25,7 +25,7 @@ def pair_outputs(
         finishes_s: when each output was finished, in order, seconds after the first frame.
         source_frames: the frame that each output was computed from.
         n_frames: of the sequence.
-        fps: frames a second.
+        fps: frames per second.
         pairing: the rule.
     """
     found: list[int | None] = []

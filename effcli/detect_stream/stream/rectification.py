@@ -1,4 +1,4 @@
-"""A quick look at whether a pair is rectified: whether the same things are in the same rows."""
+"""Whether a pair is rectified: whether the same points are in the same rows."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ def warn_if_not_rectified(frame: StereoFrame, fit: FrameFit, config: NetworkConf
     if abs(offset) > _MOST_ROWS_OFF:
         rows = offset * frame.left.shape[0] / fit.scaled[0]
         log.warning(
-            "left and right do not look rectified: the same things are about %.0f rows apart; distances will be wrong",
+            "left and right do not look rectified: the same points are about %.0f rows apart; distances will be wrong",
             abs(rows),
         )

@@ -49,12 +49,12 @@ class PreparedFrame:
 
 @dataclass(frozen=True)
 class DetectedFrame:
-    """What was found in a frame.
+    """The objects found in a frame.
 
     Attributes:
         objects: where they will be when the next frame comes, or are now, as the detector was trained; in the camera
             frame of that moment. Those that were followed from frame to frame have the numbers of their tracks.
-        velocities: along X and Y of the ground frame relative to the camera, metres a second, ``[N, 2]``; zero where
+        velocities: along X and Y of the ground frame relative to the camera, metres per second, ``[N, 2]``; zero where
             nothing is known yet.
         history: frames that the result stands on, 1 or 2.
         stages_ms: milliseconds of each part.
@@ -93,7 +93,7 @@ class StreamDetector:
         calibration: of the cameras.
         size: height and width of their pictures.
         runtime: where and in which precision.
-        fps: frames a second.
+        fps: frames per second.
         limits: which boxes are kept.
         ego_motion: how the cameras' own motion is known, if it is used.
     """
@@ -190,7 +190,7 @@ class StreamDetector:
         return memory.bev, gap, motion[None].to(memory.bev.device)
 
     def _velocities(self, objects: FrameObjects, flow: Tensor | None) -> np.ndarray | None:
-        """The flow at each box, metres a second; None where there is none."""
+        """The flow at each box, metres per second; None where there is none."""
         if flow is None:
             return None
         _, n_y, n_x = self.config.grid.cells

@@ -1,7 +1,7 @@
 """Boxes followed from output to output: which is which, and how fast each one moves.
 
-A Kalman filter a track, over place and velocity on the ground relative to the cameras, at constant velocity (spec sheet
-7, point 6, and 13: boxes for any moment). Both axes have the same noise, so each track needs three variances alone.
+One Kalman filter per track, over place and velocity on the ground relative to the cameras, at constant velocity
+(docs/methods/streamdsgn.md, Object tracking). Both axes have the same noise, so each track needs three variances alone.
 
 Symbols: p place, v velocity, ``spread`` the variances of p and v and their covariance.
 """
@@ -42,7 +42,7 @@ class _Tracks:
 
     Attributes:
         ids, kinds, missed: number, class and outputs since it was last seen, ``[M]``.
-        p, v: metres and metres a second along X and Y, ``[M, 2]``.
+        p, v: metres and metres per second along X and Y, ``[M, 2]``.
         spread: variance of p, covariance, variance of v, ``[M, 3]``.
     """
 
@@ -113,7 +113,7 @@ class BoxTracker:
 
         Args:
             objects: what was detected.
-            flow: velocities that the maps tell, relative to the cameras, metres a second, ``[N, 2]``; None where they
+            flow: velocities that the maps tell, relative to the cameras, metres per second, ``[N, 2]``; None where they
                 tell none.
             seconds: since the output before.
 

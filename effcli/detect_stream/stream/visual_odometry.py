@@ -48,7 +48,7 @@ class VisualOdometry:
     Args:
         calibration: of its pictures.
         size: height and width of what is picture in them, from the upper left.
-        fps: frames a second.
+        fps: frames per second.
     """
 
     def __init__(self, calibration: StereoCalibration, size: tuple[int, int], fps: float) -> None:

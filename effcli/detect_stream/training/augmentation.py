@@ -1,4 +1,4 @@
-"""Chance in training: mirrored scenes, and volumes turned and scaled (spec sheet 3.11); the same for all frames."""
+"""Random changes of training samples, the same for all frames (docs/methods/streamdsgn.md, Augmentation)."""
 
 from __future__ import annotations
 

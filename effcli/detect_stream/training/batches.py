@@ -1,4 +1,4 @@
-"""Batches of clips, drawn by chance that follows from the seed and the step."""
+"""Batches of samples; what is random in them follows from the seed and the step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is learnt from: a frame, the one before, and the objects around them in time."""
+"""Training samples: a frame, the one before, and the objects around them in time."""
 
 from __future__ import annotations
 
@@ -50,8 +50,7 @@ class Clips:
     Args:
         sequences: with labels.
         config: of the network.
-        truncation: what counts as too far outside the picture to be learnt: as KITTI Tracking's whole numbers are
-            (released), or 0, 0.3 and 0.6 for them.
+        truncation: how KITTI Tracking's truncation is read; objects with 0.98 or more are not learned.
     """
 
     def __init__(
@@ -70,11 +69,11 @@ class Clips:
         return len(self.index)
 
     def calibration(self, item: int) -> StereoCalibration:
-        """Of the cameras of the frame with a number, for the pictures as they are."""
+        """The cameras of a sample, for its pictures in their own size."""
         return self.sequences[self.index[item][0]].calibration
 
     def sample(self, item: int) -> Sample:
-        """The frame with a number."""
+        """The sample with a number."""
         k, i = self.index[item]
         sequence = self.sequences[k]
         frames = (sequence.frame(i), sequence.frame(i - 1))
@@ -97,7 +96,7 @@ class Clips:
 
 
 def learnable(objects: FrameObjects, config: NetworkConfig, truncation: Truncation) -> FrameObjects:
-    """The objects that are learnt: of the three classes, in the volume, not nearly outside the picture."""
+    """The objects that are learned: of the three classes, in the volume, not nearly outside the picture."""
     kinds = tuple(MERGED.get(kind, kind) for kind in objects.kinds)
     share = objects.truncated
     if truncation == "graded":
@@ -133,7 +132,7 @@ class ClipBatch:
         calibrations: ``[B, 2, 3, 4]``.
         depth: metres, 0 where unknown, ``[B, H, W]``.
         objects: for each sample at t+1, t, t-1 and t-2.
-        turns: 3x3 matrices from the ground frame to that in which boxes are learnt, ``[B, 3, 3]``.
+        turns: 3x3 matrices from the ground frame to that in which boxes are learned, ``[B, 3, 3]``.
         motions: of the ground since the frame before, in that frame, ``[B, 3]``; None where one is unknown.
     """
 

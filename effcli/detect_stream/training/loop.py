@@ -56,7 +56,7 @@ def fit(network: StreamDsgn, clips: Clips, recipe: StreamDsgnRecipe, run: Run) -
 
 
 def _learns_depth(recipe: StreamDsgnRecipe) -> bool:
-    """Depth teaches the parts before the map seen from above."""
+    """Whether depth is learned: it trains the parts before the bird's-eye-view map only."""
     return recipe.loss.depth > 0 and recipe.train.frozen_stereo is None
 
 

@@ -1,4 +1,5 @@
-"""Copy-paste of tracks in training: objects of another moment, in both pictures and all four frames (sheet 3.11).
+"""Copy-paste of tracks in training: objects of another moment, in both pictures and all four frames
+(docs/methods/streamdsgn.md, Augmentation).
 
 An object comes with its pixels at its own place, so its disparity stays right; that needs a donor seen by the same
 cameras. It stands on the donor's ground, which is taken to be the same.
@@ -35,13 +36,13 @@ class _Track:
 
 
 def with_tracklets(sample: Sample, item: int, clips: Clips, rng: np.random.Generator) -> Sample:
-    """A sample and what a donor can lend it, up to seven objects a class; itself where no donor fits.
+    """A sample and what a donor can lend it, up to seven objects per class; itself where no donor fits.
 
     Args:
         sample: the one with the number ``item``, before any other augmentation.
         item: its number.
         clips: where donors come from.
-        rng: chance.
+        rng: random numbers.
     """
     calibration = clips.calibration(item)
     for _ in range(_TRIES):
@@ -59,13 +60,13 @@ def with_tracklets(sample: Sample, item: int, clips: Clips, rng: np.random.Gener
 
 
 def paste(sample: Sample, donor: Sample, calibration: StereoCalibration, rng: np.random.Generator) -> Sample:
-    """Paste objects of ``donor`` in an order by chance, each if it stands free and hides little.
+    """Paste objects of ``donor`` in random order, each if it overlaps nothing and hides little.
 
     Args:
         sample: where they go.
         donor: where they come from: pictures of the same size, of the same cameras.
         calibration: of these cameras, in pixels of these pictures.
-        rng: chance.
+        rng: random numbers.
     """
     frames = [StereoFrame(f.left.copy(), f.right.copy()) for f in sample.frames]
     depth = None if sample.depth is None else sample.depth.copy()
@@ -134,7 +135,7 @@ def _on_object(depth: np.ndarray, one: FrameObjects) -> np.ndarray:
 
 
 def _stands_free(present: list[FrameObjects], new: list[FrameObjects]) -> bool:
-    """Whether it overlaps nothing seen from above, in any frame."""
+    """Whether it overlaps nothing in bird's-eye view, in any frame."""
     for old, one in zip(present, new, strict=True):
         if not len(old):
             continue

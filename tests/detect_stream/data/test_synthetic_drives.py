@@ -160,7 +160,7 @@ def test_calibrations_with_and_without_colons(tmp_path: Path, drive: Drive) -> N
     ("old", "new", "message"),
     [
         ("P3:", "Px:", "has no P3"),
-        ("P2: 2.4", "P2: x", "P2 holds something that is no number"),
+        ("P2: 2.4", "P2: x", "P2 holds something that is not a number"),
         ("Tr_velo_cam ", "Tr_velo_cam 1 ", "Tr_velo_cam has 13 numbers, not 12"),
     ],
 )
@@ -207,7 +207,7 @@ def test_labels_of_both_benchmarks(tmp_path: Path) -> None:
     with pytest.raises(EffcliError, match="5 columns, not 17"):
         read_tracking_labels(file)
     file.write_text("0 1 Car 0 0 x 1 2 3 4 1 1 1 1 1 1 1\n")
-    with pytest.raises(EffcliError, match="no number"):
+    with pytest.raises(EffcliError, match="not a number"):
         read_tracking_labels(file)
 
 
