@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +58,19 @@ def runtime_for(options: MachineOptions, recipe: Recipe | None = None) -> Runtim
     return create_runtime(device=options.device, precision=precision, seed=seed, threads=options.threads)
 
 
+@contextlib.contextmanager
+def _kept_log() -> Iterator[list[logging.LogRecord]]:
+    """What is logged inside; it is shown as ever."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[assignment, method-assign]
+    logging.getLogger("effcli").addHandler(handler)
+    try:
+        yield records
+    finally:
+        logging.getLogger("effcli").removeHandler(handler)
+
+
 def execute(verb: str, task: str, options: RunOptions, shorthands: dict[str, tuple[str, Any]]) -> None:
     """Resolve the recipe, open the run directory, run the task's pipeline, print the result.
 
@@ -76,7 +92,8 @@ def execute(verb: str, task: str, options: RunOptions, shorthands: dict[str, tup
     from effcli.core.run import open_run
 
     save_every, runtime = SaveEvery.parse(options.save_every), runtime_for(options, recipe)
-    plan = entry.plan_function(recipe)(recipe)
+    with _kept_log() as said:
+        plan = entry.plan_function(recipe)(recipe)
     if options.dry_run:
         print_plan(recipe, plan.facts, as_json=options.as_json)
         return
@@ -92,6 +109,7 @@ def execute(verb: str, task: str, options: RunOptions, shorthands: dict[str, tup
     )
     with run:
         if not run.is_finished:
+            run.log_earlier(said)
             entry.run_function(recipe)(recipe, plan.inputs, run)
     result = runtime.on_main(lambda: read_result(run.path))
     print_result(result, [str(run.path)], as_json=options.as_json)

@@ -120,6 +120,12 @@ class Run:
         if self._lock is not None:
             self._lock.close()
 
+    def log_earlier(self, records: Sequence[logging.LogRecord]) -> None:
+        """Write to the run's own log what was logged before it was open, such as what its data leave out."""
+        for record in records:
+            if self._log_handler is not None:
+                self._log_handler.handle(record)
+
     # --- work ------------------------------------------------------------------------------------------
 
     def stage(self, name: str, compute: Callable[..., T], *args: Any) -> T:

@@ -173,11 +173,35 @@ def test_what_does_not_fit_together_is_refused(place: Path) -> None:
     assert not (place / "refused").exists()
 
 
-def test_a_corrupt_picture_is_named_before_anything_is_made(place: Path, tmp_path: Path) -> None:
-    save_classes(tmp_path / "classes", "ab")
-    (tmp_path / "classes" / "b" / "99.png").write_bytes(b"no picture")
-    done = refused(tmp_path, "--data", "classes", "--tasks", "2", *SMALL, "-o", "run")
-    assert "99.png" in done.stderr and not (tmp_path / "run").exists()
+def test_corrupt_pictures_are_left_out_and_named_or_refused_before_anything_is_made(tmp_path: Path) -> None:
+    save_classes(tmp_path / "classes" / "Train", "ab")
+    save_classes(tmp_path / "classes" / "Val", "ab", n=4)
+    (tmp_path / "classes" / "Train" / "b" / "98.png").write_bytes(b"no picture")
+    (tmp_path / "classes" / "Train" / "b" / "._98.png").write_bytes(b"hidden")
+    (tmp_path / "classes" / "Train" / "notes.txt").touch()
+    words = ("--data", "classes", "--tasks", "2", *SMALL)
+    done = effcli("continual", *words, "-o", "run", cwd=tmp_path)
+    assert done.code == 0
+    said = ["classes/Train: left out: 1 .txt", "left out: classes/Train/b/98.png: not an image"]
+    for text in (done.stderr, (tmp_path / "run" / "log.txt").read_text()):
+        assert [text.count(line) for line in said] == [1, 1]
+    (tmp_path / "classes" / "Train" / "b" / "99.png").write_bytes(b"no picture")
+    assert "2 of 26 pictures cannot be read" in refused(tmp_path, *words, "-o", "run2").stderr
+    assert not (tmp_path / "run2").exists()
+    for number in (98, 99):
+        (tmp_path / "classes" / "Train" / "b" / f"{number}.png").unlink()
+    (tmp_path / "classes" / "Val" / "a" / "3.png").write_bytes(b"")
+    assert "Val/a/3.png: is empty" in refused(tmp_path, *words, "-o", "run2").stderr
+
+
+def test_the_folder_of_one_class_is_not_the_folder_of_its_task(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "run", tmp_path / "run")
+    (tmp_path / "classes").symlink_to(place / "classes")
+    save_classes(tmp_path / "new", "e")
+    done = refused(tmp_path, "--tasks-dir", "new/e", "--resume", "-o", "run")
+    assert "has no classes: its pictures lie in it directly" in done.stderr
+    assert f"the folder above it, {tmp_path / 'new'}" in done.stderr
+    assert (tmp_path / "run" / "result.json").is_file()
 
 
 def test_a_task_of_one_image_is_refused(tmp_path: Path) -> None:
