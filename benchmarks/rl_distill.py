@@ -2,10 +2,10 @@
 
     python benchmarks/rl_distill.py [--json FILE] [--steps 20000] [--atari-steps 1024] [--repeats 3] [--threads N]
 
-Environment steps a second, learning included, of one PPO policy here and of Stable-Baselines3's PPO (`pip install
+Environment steps per second, learning included, of one PPO policy here and of Stable-Baselines3's PPO (`pip install
 stable-baselines3`; left out without it): the same network, number of environments and settings, on CartPole with those
 of rl-baselines3-zoo, and on Pong with the Nature network, where the peer has gymnasium's Atari wrappers. Then three
-policies that learn alone and a group of three with decision attention, the latter also computed one policy after
+independent policies and a group of three with decision attention, the latter also computed one policy after
 another, which is the only way on Pong, where networks are convolutions. The group's overhead is over
 three runs of one policy.
 """
@@ -24,7 +24,7 @@ import torch
 
 from effcli.core.runtime import create_runtime
 from effcli.rl_distill.ppo import PpoGroup
-from effcli.rl_distill.recipe import EnvironmentSection, OpdSection, PpoRecipe, PpoSection
+from effcli.rl_distill.recipe import EnvironmentSection, OpdDaRecipe, OpdSection, PpoSection, RlTrainSection
 
 CARTPOLE = PpoSection(
     rollout=32,
@@ -50,9 +50,9 @@ def ours(
     precision: str = "fp32",
 ) -> float:
     """Seconds of training ``n`` policies."""
-    recipe = PpoRecipe(
+    recipe = OpdDaRecipe(
         env=EnvironmentSection(id=env, copies=COPIES, clip_rewards=env.startswith("ALE/")),
-        steps=steps,
+        train=RlTrainSection(env_steps=steps),
         policies=("normal",) * n,
         opd=OpdSection(targets=targets),
         ppo=settings,

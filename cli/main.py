@@ -22,6 +22,9 @@ from effcli.core.threads import wait_passively
 from .common.groups import LazyGroup
 from .common.output import give_up_stdout, print_error, print_error_json, print_traceback
 
+RENAMED_OPTIONS = {"--algo": "--method"}
+"""Options of version 0.1 -> what they are called now."""
+
 
 class _Root(LazyGroup):
     table = {name: (task.cli, task.summary) for name, task in TASKS.items()} | {
@@ -107,6 +110,9 @@ def _as_usage_error(error: typer.TyperException) -> UsageError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "effcli"
     text = " ".join(message.split()).replace("Value error, ", "")
+    old = getattr(error, "option_name", None)
+    if old in RENAMED_OPTIONS:
+        text = f"{old} is now called {RENAMED_OPTIONS[old]}"
     return UsageError(text, hint=f"{path} --help")
 
 

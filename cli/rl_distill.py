@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Train a group of policies that teach each other (OPD-DA), with PPO or DQN, in any gymnasium environment with "
-    "a list of actions. `effcli rl-distill` alone takes CartPole, and compares with policies that learn alone.",
+    "discrete actions. `effcli rl-distill` alone trains on CartPole and compares with independent policies.",
 )
 
 
@@ -30,54 +30,80 @@ def run(
     env: Annotated[
         str | None,
         typer.Option(
-            "--env", metavar="ID", help="A gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5, module:function."
+            "--env",
+            metavar="ID",
+            help="Environment: a gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5, or module:function.",
         ),
     ] = None,
-    algo: Annotated[Literal["ppo", "dqn"] | None, typer.Option("--algo", help="The algorithm.")] = None,
+    method: Annotated[
+        Literal["opd-da", "opd-da-dqn", "ppo", "dqn"] | None,
+        typer.Option(
+            "--method",
+            help="opd-da and opd-da-dqn: policies that teach each other, with PPO or DQN; ppo and dqn: independent "
+            "policies.",
+        ),
+    ] = None,
     policies: Annotated[
-        int | None, typer.Option("--policies", min=1, help="How many learn together.")
+        int | None,
+        typer.Option(
+            "--policies", metavar="N", min=1, help="Number of policies in the group, all of normal size."
+        ),
     ] = None,
     policy: Annotated[
         str | None,
-        typer.Option("--policy", metavar="small,large,large", help="Their sizes: small, normal or large."),
+        typer.Option(
+            "--policy",
+            metavar="small,large,large",
+            help="Size of each policy: small, normal or large (0.5, 1 or 2 times the usual width).",
+        ),
     ] = None,
     targets: Annotated[
         Literal["attention", "mean", "none"] | None,
-        typer.Option("--targets", help="How peers are weighted; none: each learns alone."),
+        typer.Option(
+            "--targets",
+            help="How peers are weighted: attention learns weights, mean weights all alike, none trains each policy by "
+            "itself.",
+        ),
     ] = None,
     steps: Annotated[
         str | None,
         typer.Option(
-            "--steps", metavar="200k|1M", help="Environment steps of each policy (an Atari step is 4 frames)."
+            "--steps",
+            metavar="200k|1M",
+            help="Environment steps of each policy, 1 or more (an Atari step is 4 frames).",
         ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=0, help="Step environments in processes (Atari: in so many threads)."),
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=0,
+            help="0 steps the environments of a policy in turn, 1 or more in processes (Atari: in N threads).",
+        ),
     ] = None,
     compare: Annotated[
         str | None,
         typer.Option(
-            "--compare", metavar="independent,mean", help="Also train these groups from the same seeds."
+            "--compare",
+            metavar="independent,mean",
+            help="Groups to train as well, with the same seeds; '' for none.",
         ),
     ] = None,
 ) -> None:
-    """Train a group, compare it, and play with the best (default)."""
+    """Train a group, compare it with others, and play episodes with each policy (default)."""
     shorthands: dict[str, tuple[str, Any]] = {
-        "method": ("--algo", algo),
+        "method": ("--method", method),
         "env.id": ("--env", env),
         "env.workers": ("--workers", workers),
         "policies": ("--policies", ["normal"] * policies if policies is not None else None),
         "opd.targets": ("--targets", targets),
-        "steps": ("--steps", None if steps is None else _number(steps)),
+        "train.env_steps": ("--steps", None if steps is None else _number(steps)),
         "compare": ("--compare", None if compare is None else [one for one in compare.split(",") if one]),
     }
     if policy is not None:
-        sizes = policy.split(",")
-        shorthands["policies"] = ("--policy", sizes)
-        if len(set(sizes)) > 1:
-            shorthands["opd.attention_input"] = ("--policy", "decision")
-    execute("run", "rl-distill", recipe_of_method("rl-distill", options, algo), shorthands)
+        shorthands["policies"] = ("--policy", policy.split(","))
+    execute("run", "rl-distill", recipe_of_method("rl-distill", options, method), shorthands)
 
 
 def _number(text: str) -> int | str:
@@ -86,15 +112,18 @@ def _number(text: str) -> int | str:
     factor = factors.get(text[-1:].lower(), 1)
     try:
         return round(float(text[:-1] if factor > 1 else text) * factor)
-    except ValueError:
+    except (ValueError, OverflowError):
         return text
 
 
 PlaceArgument = Annotated[
-    str, typer.Argument(metavar="RUN|FILE", help="Run of `effcli rl-distill`, or a policy's file.")
+    str, typer.Argument(metavar="RUN|FILE", help="Run directory of `effcli rl-distill`, or a policy file.")
 ]
 PolicyOption = Annotated[
-    int | None, typer.Option("--policy", min=1, help="Its number in the group (default: the best).")
+    int | None,
+    typer.Option(
+        "--policy", metavar="N", min=1, help="Number of the policy in its group, from 1 (default: the best)."
+    ),
 ]
 
 
@@ -103,16 +132,18 @@ PolicyOption = Annotated[
 def evaluate(
     options: MachineOptions,
     place: PlaceArgument,
-    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Games of each policy.")] = 100,
+    episodes: Annotated[
+        int, typer.Option("--episodes", "-n", metavar="N", min=1, help="Episodes of each policy.")
+    ] = 100,
     env: Annotated[
         str | None,
-        typer.Option("--env", metavar="ID", help="Another environment (default: that of the training)."),
+        typer.Option("--env", metavar="ID", help="Environment (default: the one of the training)."),
     ] = None,
 ) -> None:
-    """Play games with each policy's best actions; returns are those of the game, never clipped."""
-    from effcli.rl_distill.policy_verbs import evaluate_policies
+    """Play episodes with the best actions of each policy; returns are never clipped."""
+    from effcli.rl_distill import pipeline
 
-    result = evaluate_policies(place, episodes, env, runtime_for(options))
+    result = pipeline.evaluate(place, episodes, env, runtime_for(options))
     if options.as_json:
         print_result(result.to_json(), [], as_json=True)
     else:
@@ -125,21 +156,29 @@ def watch(
     options: MachineOptions,
     place: PlaceArgument,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="FILE.gif, FILE.webp or FILE.mp4.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to write: FILE.gif, FILE.webp or FILE.mp4."
+        ),
     ],
     policy: PolicyOption = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="A longer game is cut off.")] = 600,
+    steps: Annotated[
+        int,
+        typer.Option(
+            "--steps", metavar="N", min=1, help="Environment steps after which the episode is cut off."
+        ),
+    ] = 600,
     force: ForceOption = False,
 ) -> None:
-    """Play one game and write it as a moving picture."""
+    """Play one episode and write it as an animation or video."""
     from effcli.core.files import check_new_file, make_folder
     from effcli.data.moving_pictures import check_video
-    from effcli.rl_distill.policy_verbs import watch_policy
+    from effcli.rl_distill import pipeline
 
     check_video(output)
     check_new_file(output, force=force)
     make_folder(output.parent)
-    content = watch_policy(place, policy, output, steps, runtime_for(options))
+    content = pipeline.watch(place, policy, output, steps, runtime_for(options))
     print_result({"output": str(output), **content}, [str(output)], as_json=options.as_json)
 
 
@@ -149,27 +188,28 @@ def export(
     options: Options,
     place: PlaceArgument,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="FILE.onnx or FILE.safetensors.")
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="File to write: FILE.onnx or FILE.safetensors."),
     ],
     policy: PolicyOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Write one policy as a file, with what it was trained for inside."""
-    _check_ending(output, ".onnx", ".safetensors")
+    """Write one policy as a file that also says what it was trained for."""
+    _check_extension(output, ".onnx", ".safetensors")
     from effcli.core.files import check_new_file, make_folder
-    from effcli.rl_distill.policy_verbs import export_policy
+    from effcli.rl_distill import pipeline
     from effcli.rl_distill.weights import best_policy
 
     check_new_file(output, force=force)
     chosen = best_policy(place, policy)
     make_folder(output.parent)
-    export_policy(chosen, output)
+    pipeline.export(chosen, output)
     content = {"output": str(output), "policy": chosen.about.number}
     print_result(content, [str(output)], as_json=options.as_json)
 
 
-def _check_ending(output: Path, *endings: str) -> None:
-    if output.suffix not in endings:
+def _check_extension(output: Path, *known: str) -> None:
+    if output.suffix not in known:
         raise UsageError(
-            "has no known ending", place=str(output), hint=f"name a {' or a '.join(endings)} file"
+            f"unknown file extension {output.suffix!r}", place=str(output), hint=f"use {' or '.join(known)}"
         )

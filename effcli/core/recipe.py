@@ -199,8 +199,8 @@ def task_of(text: str, place: str) -> str:
     return kind_of(text, place)[0]
 
 
-def kind_of(text: str, place: str) -> tuple[str, str | None]:
-    """The task and the method that a recipe file names.
+def kind_of(text: str, place: str, renamed: Sequence[Renamed] = ()) -> tuple[str, str | None]:
+    """The task and the method that a recipe file names; ``renamed`` as in :func:`load_recipe`.
 
     Raises:
         RecipeError: it is not YAML or has no ``task:``.
@@ -210,7 +210,7 @@ def kind_of(text: str, place: str) -> tuple[str, str | None]:
         raise RecipeError(
             "has no 'task:' key", place=place, hint="say which command the file is for: task: enhance"
         )
-    method = content.get("method")
+    method = (upgraded(content, renamed) if is_of_run(place) else content).get("method")
     return str(content["task"]), None if method is None else str(method)
 
 

@@ -197,8 +197,10 @@ TASKS: dict[str, Task] = {
         ),
         Task(
             "rl-distill",
-            "A group of policies that teach each other (OPD-DA).",
+            "Train a group of policies that teach each other (OPD-DA).",
             (
+                Method("opd-da", f"{_RL}.ppo", f"{_RL}.recipe:OpdDaRecipe"),
+                Method("opd-da-dqn", f"{_RL}.dqn", f"{_RL}.recipe:OpdDaDqnRecipe"),
                 Method("ppo", f"{_RL}.ppo", f"{_RL}.recipe:PpoRecipe"),
                 Method("dqn", f"{_RL}.dqn", f"{_RL}.recipe:DqnRecipe"),
             ),

@@ -77,9 +77,10 @@ def _recipe_difference(path: Path, recipe: Recipe) -> str | None:
     file = path / "recipe.yaml"
     try:
         text = file.read_text(encoding="utf-8")
-        if (kind := kind_of(text, str(file))) != (recipe.task, recipe.method):
+        renamed = renamed_keys(recipe.task)
+        if (kind := kind_of(text, str(file), renamed)) != (recipe.task, recipe.method):
             return f"{kind[0]}, {kind[1]}"
-        old = load_recipe(type(recipe), text, str(file), renamed=renamed_keys(recipe.task))
+        old = load_recipe(type(recipe), text, str(file), renamed=renamed)
     except (OSError, UnicodeDecodeError, UsageError) as error:
         return f"its recipe.yaml cannot be read: {error}"
     return difference(old, recipe)

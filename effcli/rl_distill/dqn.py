@@ -1,4 +1,7 @@
-"""DQN (Mnih et al. 2015) for a group: every policy has its own replay memory, and its Q-values stay near its peers'."""
+"""DQN (Mnih et al. 2015) for a group: every policy has its own replay memory, and imitates its peers' Q-values.
+
+See docs/methods/opd-da.md, DQN integration.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,33 @@ import torch
 from torch import Tensor
 
 from effcli.core.runtime import Runtime
-from effcli.rl_distill.decision_attention import Peers, centred, mean_decisions, q_distance, ramp_up
 from effcli.rl_distill.group import Policy, PolicyGroup, observations_of
-from effcli.rl_distill.network_stack import NetworkStack, stacks_of
-from effcli.rl_distill.networks import QNetwork
-from effcli.rl_distill.recipe import DqnRecipe
+from effcli.rl_distill.losses import q_distance, td_error
+from effcli.rl_distill.network.policies import QNetwork
+from effcli.rl_distill.network.stack import NetworkStack, stacks_of
+from effcli.rl_distill.opd_da import Peers, centred, mean_decisions, ramp_up
+from effcli.rl_distill.recipe import DqnRecipe, OpdDaDqnRecipe
 from effcli.rl_distill.replay import Replay
 
-_LOOK_EVERY = 200  # gradient steps between two looks at the disagreement
+_COMPARE_EVERY = 200
+"""Gradient steps between two measurements of the disagreement."""
 
 
 class DqnPolicy(Policy):
-    """A member with a replay memory.
+    """A member of the group with a replay memory.
 
     Args:
-        number: in the group.
+        number: its index in the group, from 0.
         recipe: the settings.
-        runtime: where.
+        runtime: device, precision and seed.
     """
 
-    def __init__(self, number: int, recipe: DqnRecipe, runtime: Runtime) -> None:
+    def __init__(self, number: int, recipe: DqnRecipe | OpdDaDqnRecipe, runtime: Runtime) -> None:
         self.recipe = recipe
         super().__init__(number, recipe, runtime, QNetwork)
 
     def reset(self, update: int) -> None:
-        """Begin new episodes."""
+        """Start new episodes."""
         super().reset(update)
         if not hasattr(self, "replay"):
             size = self.recipe.dqn.replay
@@ -43,11 +48,11 @@ class DqnPolicy(Policy):
         self.replay.begin(self.observations)
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the network, and the environments, which begin anew."""
+        """Everything but the network, and the environments, which start new episodes."""
         return {**super().state_dict(), "replay": self.replay.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore it."""
         super().load_state_dict(state)
         self.replay.load_state_dict(state["replay"])
 
@@ -57,16 +62,18 @@ class DqnGroup(PolicyGroup):
 
     Args:
         recipe: the settings.
-        runtime: where.
-        together: False computes one policy after another, the slow form.
+        runtime: device, precision and seed.
+        together: False computes one policy after another: slower, for comparison.
 
     Attributes:
-        targets: target networks of the stacks.
+        targets: the target networks of each stack.
     """
 
     kind = "dqn"
 
-    def __init__(self, recipe: DqnRecipe, runtime: Runtime, *, together: bool = True) -> None:
+    def __init__(
+        self, recipe: DqnRecipe | OpdDaDqnRecipe, runtime: Runtime, *, together: bool = True
+    ) -> None:
         self.recipe = recipe
         policies = [DqnPolicy(number, recipe, runtime) for number in range(len(recipe.policies))]
         self.members = policies
@@ -83,13 +90,13 @@ class DqnGroup(PolicyGroup):
 
     @property
     def n_updates(self) -> int:
-        """Of the whole training."""
-        return -(-self.recipe.steps // self.steps_per_update)
+        """Updates of the whole training."""
+        return -(-self.recipe.train.env_steps // self.steps_per_update)
 
     def epsilon(self, step: int) -> float:
-        """The share of random actions at an environment step."""
+        """The share of random actions at an environment step, 0..1."""
         settings = self.recipe.dqn
-        progress = min(1.0, step / (settings.exploration * self.recipe.steps))
+        progress = min(1.0, step / (settings.exploration * self.recipe.train.env_steps))
         return settings.first_epsilon + progress * (settings.last_epsilon - settings.first_epsilon)
 
     def update(self, update: int) -> dict[str, float]:
@@ -109,61 +116,65 @@ class DqnGroup(PolicyGroup):
 
     @torch.no_grad()
     def act(self, stack: NetworkStack, epsilon: float) -> None:
-        """One step of all copies: at random with chance epsilon, else the action of the highest value."""
+        """One step of all copies: a random action with probability epsilon, else the one of the highest value."""
         policies = [self.members[m] for m in stack.members]
         n = self.recipe.env.copies
-        draws = [torch.rand(2, n, generator=policy.generator) for policy in policies]
-        chances = torch.stack(draws, 1)
-        actions = (chances[1] * policies[0].env.n_actions).long()
-        greedy = chances[0] >= epsilon
+        uniform = torch.stack([torch.rand(2, n, generator=policy.generator) for policy in policies], 1)
+        actions = (uniform[1] * policies[0].env.n_actions).long()
+        greedy = uniform[0] >= epsilon
         if bool(greedy.any()):
             q = stack(observations_of(policies, self.runtime.device))[1]
             actions = torch.where(greedy, q.argmax(-1).cpu(), actions)
-        for policy, chosen in zip(policies, actions.numpy(), strict=True):
-            step, rewards = policy.step(chosen)
-            policy.replay.add(chosen, rewards, step)
+        for policy, own_actions in zip(policies, actions.numpy(), strict=True):
+            step, rewards = policy.step(own_actions)
+            policy.replay.add(own_actions, rewards, step)
 
     def _learn(self, update: int, step: int) -> dict[str, float]:
         settings, n = self.recipe.dqn, len(self.policies)
         if settings.anneal:
             self.set_rate(settings.learning_rate * (1 - update / self.n_updates))
-        batches = [self._drawn(stack) for stack in self.stacks]
-        is_look = update % _LOOK_EVERY == 0 and n > 1
+        batches = [self._sampled(stack) for stack in self.stacks]
+        compares = update % _COMPARE_EVERY == 0 and n > 1
         seen = [batch[0] for batch in batches]
-        views = self.views(seen) if self.caches_peers or is_look else []
+        views = self.views(seen) if self.caches_peers or compares else []
         peers: Sequence[Peers | None] = [None] * len(seen)
         if self.distils:
             peers = self.peers(views) if self.caches_peers else self.live_peers(seen)
-        weight = ramp_up(step, self.recipe.steps, self.opd.ramp)
+        weight = ramp_up(step, self.recipe.train.env_steps, self.opd.ramp)
         terms = [self.terms(i, *one, weight) for i, one in enumerate(zip(batches, peers, strict=True))]
         self.descend(terms, settings.grad_clip)
         sums = {name: float(torch.cat([one[name].detach() for one in terms]).sum()) / n for name in terms[0]}
-        if is_look:
+        if compares:
             sums["disagreement"] = self.disagreement(views)
         return sums
 
-    def _drawn(self, stack: NetworkStack) -> tuple[Tensor, ...]:
-        """A batch of each policy's memory, ``[T, B, ...]``."""
+    def _sampled(self, stack: NetworkStack) -> tuple[Tensor, ...]:
+        """A batch from the replay memory of each policy, ``[T, B, ...]``."""
         size, device = self.recipe.dqn.batch_size, self.runtime.device
         policies = [self.members[m] for m in stack.members]
-        drawn = [policy.replay.draw(size, policy.generator, device) for policy in policies]
-        return tuple(torch.stack(part) for part in zip(*drawn, strict=True))
+        batches = [policy.replay.sample(size, policy.generator, device) for policy in policies]
+        return tuple(torch.stack(part) for part in zip(*batches, strict=True))
 
     def terms(
         self, i: int, batch: tuple[Tensor, ...], peers: Peers | None, weight: float
     ) -> dict[str, Tensor]:
-        """What the policies of stack i minimise, ``[T]`` each.
+        """The terms of the loss of the policies of stack i, ``[T]`` each (docs/methods/opd-da.md, Objective).
 
-        The squared TD error, and the distances from the targets that the peers make. TD's target is r + gamma
-        (1 - terminated) max_a Q'(s', a): an episode that was cut off goes on.
+        The TD target is r + gamma (1 - terminated) max_a Q'(s', a): a truncated episode continues.
+
+        Args:
+            i: index of the stack.
+            batch: observations, actions, rewards, next observations and terminated, ``[T, B, ...]`` each.
+            peers: features and decisions of the peers; None without distillation.
+            weight: the ramp w(t), 0..1.
         """
         stack, opd = self.stacks[i], self.opd
         observations, actions, rewards, following, terminated = batch
         with torch.no_grad():
             best = self.targets[i](following.float())[1].amax(-1)
-            wanted = rewards + self.recipe.dqn.gamma * (1 - terminated) * best
+            targets = rewards + self.recipe.dqn.gamma * (1 - terminated) * best
         features, q = stack(observations.float())
-        terms = {"td": (q.gather(-1, actions[..., None])[..., 0] - wanted).square().mean(-1)}
+        terms = {"td": td_error(q, actions, targets)}
         if peers is None:
             return terms
         alpha = self.weights_of(stack, features, q, peers)
@@ -174,14 +185,14 @@ class DqnGroup(PolicyGroup):
         return terms
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the training changes."""
+        """Everything that training changes."""
         return {
             **super().state_dict(),
             "targets": [target.weights.detach().clone() for target in self.targets],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore it."""
         super().load_state_dict(state)
         for target, weights in zip(self.targets, state["targets"], strict=True):
             target.copy_weights(weights)

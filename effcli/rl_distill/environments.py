@@ -1,7 +1,7 @@
-"""Copies of an environment that step together, whatever package it comes from.
+"""Copies of an environment that step together: gymnasium's, MinAtar's and Atari's behind one interface.
 
-All of them reset in the step after an episode's end (gymnasium's NEXT_STEP): the observation that comes with the end is
-the last one of the episode, and the action of the step after it is ignored.
+A copy resets in the step after its episode ends (gymnasium's NEXT_STEP autoreset): the observation returned with the
+end is the last one of the episode, and the action of the following step is ignored.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from effcli.core.errors import UsageError
 _PACKAGES = {"MinAtar": ("minatar.gym", "pip install 'effcli[minatar]'")}
 _ATARI = "ALE"
 SMALLEST_FRAME = 36
-"""Observations ``[C, H, W]`` of at least this many pixels a side are frames over time."""
+"""Observations ``[C, H, W]`` with sides of at least this many pixels are frames stacked over time."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of all copies gives.
+    """The result of one step of all E copies.
 
     Attributes:
         observations: ``[E, ...]``; where an episode ends, its last one.
-        rewards: of the game, float32 ``[E]``.
-        terminated: the episode ended by itself, bool ``[E]``.
-        truncated: it was cut off, bool ``[E]``.
-        valid: whether the action counted: not where a copy was reset instead, bool ``[E]``.
+        rewards: of the environment, never clipped, float32 ``[E]``.
+        terminated: the episode reached a terminal state, bool ``[E]``.
+        truncated: the episode was cut off, for example by a time limit, bool ``[E]``.
+        valid: False where the copy was reset and ignored the action, bool ``[E]``.
     """
 
     observations: np.ndarray
@@ -43,18 +43,18 @@ class Step:
     valid: np.ndarray
 
 
-class EnvironmentFailure(Exception):  # noqa: N818  it is not ours
-    """What an environment raised while it stepped."""
+class EnvironmentFailure(Exception):  # noqa: N818  not an error of effcli
+    """An environment raised an exception in a step."""
 
 
 class Environments:
     """Copies of one environment.
 
     Args:
-        env: of gymnasium's vector interface, which resets in the step after an end.
+        env: a gymnasium vector environment that resets in the step after an episode's end.
 
     Attributes:
-        n_actions: how many there are.
+        n_actions: number of actions.
         shape: of an observation.
         dtype: of an observation.
     """
@@ -73,16 +73,16 @@ class Environments:
         return int(self._env.num_envs)
 
     def reset(self, seed: int) -> np.ndarray:
-        """Begin episodes; copies get consecutive seeds."""
+        """Start new episodes; the copies get consecutive seeds."""
         observations, _ = self._env.reset(seed=seed)
         self._was_done = np.zeros(len(self), dtype=bool)
         return np.array(observations)
 
     def step(self, actions: np.ndarray) -> Step:
-        """One action each.
+        """Take one action in each copy.
 
         Raises:
-            EnvironmentFailure: the environment's own code failed.
+            EnvironmentFailure: the environment's own code raised an exception.
         """
         try:
             observations, rewards, terminated, truncated, _ = self._env.step(actions + self._first_action)
@@ -95,22 +95,22 @@ class Environments:
         return Step(np.array(observations), kept_rewards, terminated, truncated, valid)
 
     def picture(self, observations: np.ndarray) -> np.ndarray:
-        """What the first copy looks like, uint8 ``[H, W, 3]``: frames and grids by themselves, others as drawn."""
+        """The first copy as a picture, uint8 ``[H, W, 3]``: its frames or grid, or rendered by the environment."""
         first = observations[0]
         if first.ndim == 3 and min(first.shape[1:]) >= SMALLEST_FRAME:
             return np.repeat(first[-1][:, :, None], 3, 2).astype(np.uint8)
         if first.ndim == 3:
             return _coloured(first)
-        drawn: np.ndarray = np.asarray(self._env.render()[0], np.uint8)
-        return drawn
+        rendered: np.ndarray = np.asarray(self._env.render()[0], np.uint8)
+        return rendered
 
     def close(self) -> None:
-        """Free what they hold."""
+        """Close the environments."""
         self._env.close()
 
 
 def _coloured(grid: np.ndarray) -> np.ndarray:
-    """Planes ``[H, W, C]`` as colours, later planes over earlier ones, eight pixels a place."""
+    """Planes ``[H, W, C]`` as colours, later planes over earlier ones, eight pixels per cell."""
     hues = np.linspace(0, 2 * np.pi, grid.shape[-1], endpoint=False)
     palette = 128 + 127 * np.stack([np.cos(hues), np.cos(hues - 2.1), np.cos(hues + 2.1)], 1)
     picture = np.zeros((*grid.shape[:2], 3), np.uint8)
@@ -119,19 +119,20 @@ def _coloured(grid: np.ndarray) -> np.ndarray:
     return picture.repeat(8, 0).repeat(8, 1)
 
 
-def make_environments(name: str, copies: int, *, workers: int = 0, drawn: bool = False) -> Environments:
+def make_environments(name: str, copies: int, *, workers: int = 0, render: bool = False) -> Environments:
     """Make copies of an environment.
 
     Args:
-        name: a gymnasium id; ``MinAtar/NAME-v1``; ``ALE/NAME-v5``, which becomes ale-py's own vectorised one, with raw
-            rewards, whole games and no sticky actions; or ``module:function`` that makes a gymnasium environment.
-        copies: how many.
-        workers: 0 steps copies one after another, or all at once where the environment can; else in a process each, or
-            in so many threads for Atari.
-        drawn: whether :meth:`Environments.picture` will be asked for.
+        name: a gymnasium id; ``MinAtar/NAME-v1``; ``ALE/NAME-v5``, which is ale-py's own vectorised environment with
+            raw rewards, whole games and no sticky actions; or ``module:function`` that makes a gymnasium environment.
+        copies: number of copies, 1 or more.
+        workers: 0 steps the copies in turn, or all at once where the environment is vectorised; more steps each copy in
+            a process of its own, or all of them in this many threads for Atari.
+        render: whether :meth:`Environments.picture` will be called.
 
     Raises:
-        UsageError: there is no such environment, its actions are not numbers of a list, or its package is missing.
+        UsageError: the environment is unknown or its package is missing, its actions are not Discrete, or its
+            observations not a Box.
     """
     import gymnasium
 
@@ -145,31 +146,35 @@ def make_environments(name: str, copies: int, *, workers: int = 0, drawn: bool =
             env: Any = vector([make] * copies)
         else:
             spec = gymnasium.spec(name)
-            mode = "vector_entry_point" if spec.vector_entry_point and not drawn else "sync"
+            mode = "vector_entry_point" if spec.vector_entry_point and not render else "sync"
             mode = "async" if workers else mode
-            more: dict[str, Any] = {"render_mode": "rgb_array"} if drawn else {}
-            if drawn:
-                os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
+            more: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
+            if render:
+                os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame renders without a screen
             env = gymnasium.make_vec(name, num_envs=copies, vectorization_mode=mode, **more)
     except gymnasium.error.DependencyNotInstalled as error:
-        raise UsageError(f"needs a package: {' '.join(str(error).split())}", place=name) from None
+        raise UsageError(
+            f"needs a package that is not installed: {' '.join(str(error).split())}", place=name
+        ) from None
     except gymnasium.error.UnregisteredEnv as error:
         raise _unknown(name, error) from None
     except gymnasium.error.Error as error:
         raise UsageError(" ".join(str(error).split()), place=name) from None
-    if not isinstance(env.single_action_space, gymnasium.spaces.Discrete):
-        raise UsageError(
-            f"has actions of the kind {type(env.single_action_space).__name__}; only lists of actions (Discrete) can "
-            "be learnt here",
-            place=name,
-        )
-    if not isinstance(env.single_observation_space, gymnasium.spaces.Box):
-        raise UsageError(
-            f"has observations of the kind {type(env.single_observation_space).__name__}; only arrays (Box) can be "
-            "seen",
-            place=name,
-        )
+    _check_spaces(env, name)
     return Environments(env)
+
+
+def _check_spaces(env: Any, name: str) -> None:
+    from gymnasium.spaces import Box, Discrete
+
+    actions, observations = env.single_action_space, env.single_observation_space
+    if not isinstance(actions, Discrete):
+        kind = type(actions).__name__
+        what = "continuous action space" if isinstance(actions, Box) else "action space"
+        raise UsageError(f"{what} ({kind}); supported: Discrete", place=name)
+    if not isinstance(observations, Box):
+        kind = type(observations).__name__
+        raise UsageError(f"observation space {kind}; supported: Box (arrays of numbers)", place=name)
 
 
 def _atari(name: str, copies: int, workers: int) -> Any:
@@ -188,7 +193,7 @@ def _atari(name: str, copies: int, workers: int) -> Any:
 
 
 def _register(name: str) -> None:
-    """Packages whose environments are known only when they are asked."""
+    """Import the package that registers the environment, where gymnasium does not know it yet."""
     import gymnasium
 
     package = name.split("/")[0]
@@ -198,11 +203,13 @@ def _register(name: str) -> None:
     try:
         importlib.import_module(module).register_envs()
     except ImportError:
-        raise UsageError(f"needs the package {package}", place=name, hint=line) from None
+        raise UsageError(
+            f"needs the package {package}, which is not installed", place=name, hint=line
+        ) from None
 
 
 def _function(name: str) -> Any:
-    """What ``module:function`` names; the module may lie in the current folder."""
+    """The function ``module:function``; the module may be in the current folder."""
     module, _, function = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -222,6 +229,6 @@ def _unknown(name: str, error: Exception) -> UsageError:
     hint = (
         f"did you mean {near[0]!r}?"
         if near
-        else "give a gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5 or module:function"
+        else "name a gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5 or module:function"
     )
     return UsageError(f"no such environment: {' '.join(str(error).split())[:120]}", place=name, hint=hint)

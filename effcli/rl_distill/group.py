@@ -1,4 +1,4 @@
-"""What the members of a group have in common, whatever the algorithm."""
+"""A group of policies and how they learn from each other; what PPO and DQN have in common."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 
 from effcli.core.runtime import Runtime, derive_seed
 from effcli.nn.schedules import set_rate
-from effcli.rl_distill.decision_attention import DecisionAttention, Peers, disagreement
 from effcli.rl_distill.environments import Environments, Step, make_environments
-from effcli.rl_distill.network_stack import NetworkStack, stacks_of
-from effcli.rl_distill.networks import ActorCritic, QNetwork
+from effcli.rl_distill.network.policies import ActorCritic, QNetwork
+from effcli.rl_distill.network.stack import NetworkStack, stacks_of
+from effcli.rl_distill.opd_da import DecisionAttention, Peers, disagreement
 from effcli.rl_distill.recipe import OpdSection, RlDistillRecipe
 from effcli.rl_distill.returns import Returns
 
 
 class Policy:
-    """One member: network, environments and the chance that it acts by.
+    """One member of a group: its network, environments and RNG.
 
     Args:
-        number: in the group.
+        number: its index in the group, from 0.
         recipe: the settings.
-        runtime: where.
-        network: makes one from the shape of an observation, the number of actions and a size.
+        runtime: device, precision and seed.
+        network: makes the network from the shape of an observation, the number of actions and a size.
     """
 
     def __init__(
@@ -50,42 +50,43 @@ class Policy:
         self.reset(0)
 
     def reset(self, update: int) -> None:
-        """Begin new episodes, whose seeds follow from the update."""
+        """Start new episodes; their seeds follow from the update."""
         self.observations = self.env.reset(derive_seed(self.runtime.seed, "env", self.number, update) % 2**31)
         self.returns.restart()
 
     def step(self, actions: np.ndarray) -> tuple[Step, np.ndarray]:
-        """Act once in all copies; what came of it, and the rewards to learn from, float32 ``[E]``."""
+        """Act once in all copies; returns the step and the rewards to learn from, float32 ``[E]``."""
         step = self.env.step(actions)
         self.returns.add(step)
         self.observations = step.observations
         return step, np.sign(step.rewards) if self._clips else step.rewards
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the network, and the environments, which begin anew."""
+        """Everything but the network, and the environments, which start new episodes."""
         return {"generator": self.generator.get_state(), "returns": self.returns.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore it."""
         self.generator.set_state(state["generator"])
         self.returns.load_state_dict(state["returns"])
 
 
 class PolicyGroup:
-    """Policies that learn side by side, by whatever algorithm, and how they look at each other.
+    """Policies that learn side by side, and the attention between them.
 
     Args:
         recipe: the settings.
-        runtime: where.
+        runtime: device, precision and seed.
         policies: the members.
-        adam: makes their optimisers, and that of the attention, from parameters.
-        together: whether networks of one shape are computed together; False is the slow form.
+        adam: makes an optimiser from parameters: one per stack, and one for the attention.
+        together: True computes networks of one shape as one stack; False one after another, which is slower.
 
     Attributes:
         stacks: the networks of the policies.
-        optimizers: of each stack.
-        attention: whom they look at.
-        attention_means: mean weights of the last update, ``[T, T]``; None where nobody looks at anybody.
+        optimizers: one per stack.
+        attention: decision attention of the group.
+        attention_means: mean attention weights of the last update, ``[T, T]``; None before the first, or without
+            attention.
     """
 
     kind: str
@@ -98,24 +99,24 @@ class PolicyGroup:
         adam: Callable[[Any], torch.optim.Optimizer],
         together: bool,
     ) -> None:
-        self.opd, self.window, self.runtime = recipe.opd, recipe.eval.window, runtime
+        self.opd, self.window, self.runtime = recipe.distillation, recipe.eval.window, runtime
         self.policies = policies
         self.stacks = stacks_of([policy.network for policy in policies], runtime, together=together)
         self.optimizers = [adam([stack.weights]) for stack in self.stacks]
         torch.manual_seed(derive_seed(runtime.seed, "attention"))
         widths = [policy.network.n_features for policy in policies]
-        attention = DecisionAttention(widths, policies[0].env.n_actions, recipe.opd)
+        attention = DecisionAttention(widths, policies[0].env.n_actions, self.opd)
         self.attention = attention.to(runtime.device)
         self.attention_optimizer = adam(self.attention.parameters())
         self.attention_means: Tensor | None = None
 
     def restart(self, update: int) -> None:
-        """Begin new episodes, after an interruption."""
+        """Start new episodes, after an interruption."""
         for policy in self.policies:
             policy.reset(update)
 
     def set_rate(self, rate: float) -> None:
-        """Of all optimisers."""
+        """Set the learning rate of all optimisers."""
         for optimizer in (*self.optimizers, self.attention_optimizer):
             set_rate(optimizer, rate)
 
@@ -127,18 +128,18 @@ class PolicyGroup:
 
     @property
     def caches_peers(self) -> bool:
-        """Whether what peers say is computed once, without gradient."""
+        """Whether the peers' features and decisions are computed once, without gradient."""
         return self.distils and self.opd.detach == "peers"
 
     def views(
         self, observations: Sequence[Tensor], decided: Sequence[Tensor] | None = None
     ) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """What everybody makes of the states of each stack's policies.
+        """Features and decisions of all policies on the states of each stack's policies, without gradient.
 
         Args:
             observations: of each stack's policies, ``[T, N, ...]``.
-            decided: their own decisions there, ``[T, N, A]``, where they are known: whoever is alone in a stack is not
-                asked again, and has 0 for features, which nobody needs who does not attend to himself.
+            decided: their own decisions there, ``[T, N, A]``, where they are known. A stack of one policy is then not
+                evaluated again; its features are 0, which no policy reads unless it attends to itself.
         """
         found = []
         for i, one in enumerate(observations):
@@ -150,7 +151,7 @@ class PolicyGroup:
         return found
 
     def peers(self, views: Sequence[tuple[list[Tensor], list[Tensor]]]) -> list[Peers]:
-        """What the policies of each stack are compared with."""
+        """The peers of each stack's policies, from :meth:`views`."""
         returns = standardised([policy.returns.recent(self.window) for policy in self.policies])
         return [
             peers_from(stack.members, *one, returns, self.opd)
@@ -158,15 +159,15 @@ class PolicyGroup:
         ]
 
     def live_peers(self, observations: Sequence[Tensor]) -> list[Peers]:
-        """What the policies of each stack are compared with on states ``[T, B, ...]`` of each, with gradient."""
+        """The peers of each stack's policies on states ``[T, B, ...]`` of each, with gradient."""
         return self.peers([views_of(self.stacks, one) for one in observations])
 
     def descend(self, terms: Sequence[dict[str, Tensor]], largest: float | None) -> None:
-        """One step of every policy, and of the attention, down the sum of the terms of each stack.
+        """One optimiser step of every policy and of the attention on the sum of the terms.
 
         Args:
-            terms: of each stack, ``[T]`` each.
-            largest: norm of the gradient of a policy.
+            terms: of the loss of each stack, ``[T]`` each.
+            largest: gradient norm to clip each policy to; None does not clip.
         """
         self.attention_optimizer.zero_grad(set_to_none=True)
         torch.cat([value for one in terms for value in one.values()]).sum().backward()
@@ -176,11 +177,11 @@ class PolicyGroup:
         self.attention_optimizer.step()
 
     def disagreement(self, views: Sequence[tuple[list[Tensor], list[Tensor]]]) -> float:
-        """How far all are apart on each other's states."""
+        """Mean disagreement of the policies on each other's states, 0..1."""
         return float(np.mean([disagreement(decisions, self.kind) for _, decisions in views]))
 
     def weights_of(self, stack: NetworkStack, features: Tensor, decisions: Tensor, peers: Peers) -> Tensor:
-        """alpha of a stack's policies, ``[T, B, P]``, of which the means are noted."""
+        """alpha of a stack's policies, ``[T, B, P]``; its means go to :attr:`attention_means`."""
         alpha = self.attention.weights(features, decisions, peers)
         n = len(self.policies)
         matrix = torch.zeros(n, n) if self.attention_means is None else self.attention_means
@@ -191,7 +192,7 @@ class PolicyGroup:
         return alpha
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the training changes."""
+        """Everything that training changes."""
         return {
             "policies": [policy.state_dict() for policy in self.policies],
             "weights": [stack.weights.detach().clone() for stack in self.stacks],
@@ -201,7 +202,7 @@ class PolicyGroup:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore it."""
         for policy, own in zip(self.policies, state["policies"], strict=True):
             policy.load_state_dict(own)
         for stack, weights in zip(self.stacks, state["weights"], strict=True):
@@ -213,9 +214,9 @@ class PolicyGroup:
 
 
 def observations_of(policies: Sequence[Policy], device: torch.device) -> Tensor:
-    """What they see now, float32 ``[T, E, ...]``."""
-    seen = np.stack([policy.observations for policy in policies])
-    return torch.from_numpy(seen).to(device).float()
+    """Current observations of policies, float32 ``[T, E, ...]``."""
+    observations = np.stack([policy.observations for policy in policies])
+    return torch.from_numpy(observations).to(device).float()
 
 
 def views_of(
@@ -226,7 +227,7 @@ def views_of(
     Args:
         stacks: of all policies.
         observations: the states.
-        own: a stack whose decisions are known, and these; its features become 0.
+        own: a stack whose decisions are known, and these decisions; its features become 0.
     """
     n_rows, n_states = observations.shape[:2]
     flat = observations.flatten(0, 1).float()
@@ -244,7 +245,7 @@ def views_of(
 
 
 def peers_of(m: int, n: int, attention_self: str) -> tuple[int, ...]:
-    """Whom policy m learns from."""
+    """Indices of the peers of policy m in a group of n."""
     return tuple(b for b in range(n) if b != m or attention_self == "include")
 
 
@@ -255,28 +256,28 @@ def peers_from(
     returns: Tensor,
     settings: OpdSection,
 ) -> Peers:
-    """What the policies ``rows`` are compared with, from what everybody says of the states of each of them.
+    """The peers of the policies ``rows``, from features and decisions of all policies on the states of each of them.
 
     Args:
-        rows: numbers of T policies; one, where features have several widths.
+        rows: indices of T policies; T is 1 where features have several widths.
         features: of every policy, ``[T, N, F_b]``.
         decisions: of every policy, ``[T, N, A]``.
         returns: of every policy, standardised.
-        settings: the recipe's.
+        settings: `opd` of the recipe.
     """
     members = tuple(peers_of(m, len(features), settings.attention_self) for m in rows)
-    said = torch.stack([torch.stack([decisions[b][i] for b in of], 1) for i, of in enumerate(members)])
+    of_peers = torch.stack([torch.stack([decisions[b][i] for b in of], 1) for i, of in enumerate(members)])
     chosen: Tensor | tuple[Tensor, ...]
     if len({one.shape[-1] for one in features}) == 1:
         chosen = torch.stack([torch.stack([features[b][i] for b in of], 1) for i, of in enumerate(members)])
     else:
         chosen = tuple(features[b] for b in members[0])
-    weighed = torch.stack([returns[list(of)] for of in members])
-    return Peers(chosen, said, members, weighed[:, None].to(said.device))
+    own_returns = torch.stack([returns[list(of)] for of in members])
+    return Peers(chosen, of_peers, members, own_returns[:, None].to(of_peers.device))
 
 
 def standardised(returns: Sequence[float | None]) -> Tensor:
-    """Less their mean, over their deviation; 0 where a policy has none yet, or all are alike."""
+    """Returns minus their mean, divided by their standard deviation; 0 where one is missing or all are equal."""
     known = [value for value in returns if value is not None]
     if len(known) < max(2, len(returns)):
         return torch.zeros(len(returns))

@@ -2,165 +2,353 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from effcli.core.recipe import Recipe, Section
+from effcli.core.recipe_changes import Renamed
 
 Size = Literal["small", "normal", "large"]
 
+RENAMED = (
+    Renamed("method", "method", {"ppo": "opd-da", "dqn": "opd-da-dqn"}, when="opd"),
+    Renamed("steps", "train.env_steps"),
+)
+
 
 class EnvironmentSection(Section):
-    """Where policies act. A step is one action of one environment; an Atari step is four frames."""
+    """Where policies act."""
 
     id: str = Field(
-        "CartPole-v1", description="A gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5, or module:function."
+        "CartPole-v1",
+        description="The environment: a gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5, or module:function.",
     )
-    copies: int = Field(8, ge=1, description="Environments of each policy, side by side.")
+    copies: int = Field(
+        8,
+        ge=1,
+        description="Environments of each policy that step side by side, 1 or more. A policy collects this many "
+        "transitions per step.",
+    )
     workers: int = Field(
         0,
         ge=0,
-        description="0: one after another; else in a process each, or in this many threads for Atari.",
+        description="0 steps the copies of a policy in turn; 1 or more steps each in a process of its own, or all of "
+        "them in this many threads for Atari. The result is the same.",
     )
     clip_rewards: bool = Field(
-        False, description="Learn from the sign of rewards; returns are always those of the game."
+        False,
+        description="true learns from the sign of each reward (-1, 0, 1), as is usual for Atari; false from the "
+        "reward itself. Reported returns are never clipped.",
+    )
+
+
+class RlTrainSection(Section):
+    """How long policies learn."""
+
+    env_steps: int = Field(
+        100_000,
+        ge=1,
+        description="Environment steps of each policy, 1 or more: one action in one copy. An Atari step is four "
+        "frames. A group of three takes three times as many in total.",
     )
 
 
 class OpdSection(Section):
-    """Online policy distillation with decision attention (section 3 of the paper; what is not in it, inferred)."""
+    """Online policy distillation with decision attention; see docs/methods/opd-da.md."""
 
     targets: Literal["attention", "mean", "none"] = Field(
-        "attention", description="How peers are weighted: decision attention, all alike, or not at all."
+        "attention",
+        description="How peers are weighted: attention learns weights per state, mean weights all peers alike, none "
+        "trains every policy by itself.",
     )
-    decision_weight: float = Field(0.1, ge=0, description="lambda_d: of the distance from peers' decisions.")
-    feature_weight: float = Field(0.01, ge=0, description="lambda_f: of the distance from peers' features.")
-    temperature: float = Field(1.0, gt=0, description="tau of the decision loss; 3 in OKDDip.")
+    decision_weight: float = Field(
+        0.1,
+        ge=0,
+        description="lambda_d, 0 or more: weight of the distance between a policy's decisions and its target. Higher "
+        "values make policies imitate their peers more.",
+    )
+    feature_weight: float = Field(
+        0.01,
+        ge=0,
+        description="lambda_f, 0 or more: weight of the distance between a policy's features and its target.",
+    )
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        description="tau, above 0: softens the decisions in the KL divergence. Higher values make less likely actions "
+        "count more; OKDDip uses 3.",
+    )
     ramp: float = Field(
         0.27,
         ge=0,
         le=1,
-        description="Share of the steps in which the weights rise to their full size; 0: none.",
+        description="Share of the training, 0 to 1, during which both weights rise to their full size; 0 starts with "
+        "the full size.",
     )
     aggregate: Literal["logits", "probs"] = Field(
-        "logits", description="What is averaged over peers: logits, as OKDDip, or probabilities."
+        "logits",
+        description="What is averaged over peers: logits, as in OKDDip, or probs, the softened probabilities.",
     )
-    q_loss: Literal["mse", "kl"] = Field("mse", description="DQN's decision loss.")
+    q_loss: Literal["mse", "kl"] = Field(
+        "mse",
+        description="Distance between the Q-values of DQN: mse is the mean squared error over actions, kl the "
+        "divergence of their softmax.",
+    )
     q_centre: bool = Field(
-        False, description="Take each policy's mean off its Q-values first, as their scales differ (ours)."
+        False,
+        description="true subtracts the mean over actions from each policy's Q-values before they are compared, so "
+        "that their scales do not matter; false compares them as they are. Not part of the published method.",
     )
-    attention_dim: int = Field(16, ge=1, description="d: of queries and keys; 64 for images.")
+    attention_dim: int = Field(
+        16, ge=1, description="d, 1 or more: width of queries and keys. 64 suits the features of images."
+    )
     attention_scale: Literal["sqrt", "none"] = Field(
-        "sqrt", description="Divide by sqrt(d), or not, as OKDDip."
+        "sqrt",
+        description="sqrt divides attention scores by the square root of d; none leaves them as they are, as OKDDip.",
     )
     attention_self: Literal["exclude", "include"] = Field(
-        "exclude", description="Whether a policy may attend to itself."
+        "exclude",
+        description="Whether a policy is among its own peers: exclude leaves it out of the softmax, include keeps it, "
+        "as OKDDip.",
     )
     attention_input: Literal["feature", "decision"] = Field(
-        "feature", description="What queries and keys are made from; decision where sizes differ."
+        "feature",
+        description="What queries and keys are computed from: feature, the last hidden layer, or decision, the logits "
+        "or Q-values. Policies of different sizes need decision, which is then the default.",
     )
     attention_train: Literal["target", "none"] = Field(
-        "target", description="Attention learns through the targets, or stays as drawn at random."
+        "target",
+        description="target trains queries and keys through the distillation targets; none keeps their random "
+        "initial values.",
     )
     detach: Literal["peers", "none"] = Field(
         "peers",
-        description="none: targets are computed anew with gradient, and push peers, too, as OKDDip's.",
+        description="peers computes targets once per rollout or batch, without gradient; none computes them in every "
+        "minibatch with gradient, so that a target also moves the peers, as in OKDDip.",
     )
     value_weight: float = Field(
-        0.0, ge=0, description="Add this times each peer's standardised recent return to its weight (ours)."
+        0.0,
+        ge=0,
+        description="0 or more: adds this times a peer's standardised recent return to its attention score, so that "
+        "better peers count more. Not part of the published method.",
     )
     only_better: bool = Field(
         False,
-        description="PPO: imitate only where the own advantage is negative (ours, after Dual Policy Distillation).",
+        description="true imitates only in states where the policy's own advantage is negative (PPO only, after Dual "
+        "Policy Distillation); false imitates everywhere. Not part of the published method.",
     )
 
 
-class EvalSection(Section):
+ALONE = OpdSection(targets="none")
+"""What the methods without peers have in place of `opd`."""
+
+
+class RlEvalSection(Section):
     """How the result is measured."""
 
     episodes: int = Field(
-        20, ge=0, description="Games of each policy at the end, with its most likely actions."
+        20,
+        ge=0,
+        description="Episodes that each policy plays at the end with its most likely actions; 0 plays none.",
     )
-    window: int = Field(100, ge=1, description="Last episodes of the training that make a return.")
+    window: int = Field(
+        100,
+        ge=1,
+        description="A return is the mean over this many of the latest training episodes, 1 or more. Higher values "
+        "make curves smoother and slower.",
+    )
 
 
 class RlDistillRecipe(Recipe):
-    """What the recipes of both algorithms have."""
+    """What the recipes of all methods have."""
 
     task: Literal["rl-distill"] = Field("rl-distill", description="The command this recipe is for.")
     env: EnvironmentSection = Field(EnvironmentSection(), description="The environment.")
-    steps: int = Field(100_000, ge=1, description="Environment steps of each policy.")
+    train: RlTrainSection = Field(RlTrainSection(), description="The training.")
     policies: tuple[Size, ...] = Field(
-        ("normal", "normal", "normal"), min_length=1, description="The group: a size each."
+        ("normal", "normal", "normal"),
+        min_length=1,
+        description="One size per policy: small, normal or large networks (0.5, 1 and 2 times the usual width).",
     )
-    opd: OpdSection = Field(OpdSection(), description="How policies teach each other.")
-    compare: tuple[Literal["independent", "mean"], ...] = Field(
-        (), description="Also train these groups with the same seeds, to compare with."
-    )
-    eval: EvalSection = Field(EvalSection(), description="Measuring.")
+    eval: RlEvalSection = Field(RlEvalSection(), description="Measuring.")
 
     @property
-    def is_mixed(self) -> bool:
-        """Whether sizes differ."""
-        return len(set(self.policies)) > 1
+    def distillation(self) -> OpdSection:
+        """How policies teach each other."""
+        return ALONE
+
+    @property
+    def compared_groups(self) -> tuple[str, ...]:
+        """The groups that are trained with the same seeds to compare with."""
+        return ()
+
+
+class IndependentRecipe(RlDistillRecipe):
+    """Policies that learn side by side, each by itself."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_peers(cls, data: Any) -> Any:
+        found = [key for key in ("opd", "compare") if isinstance(data, Mapping) and key in data]
+        if found:
+            method = data.get("method", "this method")
+            raise ValueError(
+                f"{method} trains independent policies and has no {found[0]!r}; the methods opd-da and opd-da-dqn do"
+            )
+        return data
+
+
+class OpdRecipe(RlDistillRecipe):
+    """Policies that teach each other."""
+
+    opd: OpdSection = Field(OpdSection(), description="How policies teach each other.")
+    compare: tuple[Literal["independent", "mean"], ...] = Field(
+        (),
+        description="Groups that are also trained, with the same seeds, to compare with: independent (no peers) and "
+        "mean (all peers weighted alike).",
+    )
+
+    @property
+    def distillation(self) -> OpdSection:
+        """How policies teach each other."""
+        return self.opd
+
+    @property
+    def compared_groups(self) -> tuple[str, ...]:
+        """The groups that are trained with the same seeds to compare with."""
+        return self.compare
+
+    @model_validator(mode="before")
+    @classmethod
+    def _compare_decisions_where_sizes_differ(cls, data: Any) -> Any:
+        """Features of different widths have no common query, so the default there is `decision`."""
+        if not isinstance(data, Mapping) or not isinstance(sizes := data.get("policies"), list | tuple):
+            return data
+        opd = data.get("opd", {})
+        if all(size == sizes[0] for size in sizes) or not isinstance(opd, Mapping):
+            return data
+        return {**data, "opd": {"attention_input": "decision", **opd}}
 
     @model_validator(mode="after")
-    def _features_have_one_size(self) -> RlDistillRecipe:
-        if self.is_mixed and self.opd.attention_input == "feature" and self.opd.targets == "attention":
-            raise ValueError("opd.attention_input: sizes differ, so attention needs decision")
+    def _features_have_one_size(self) -> OpdRecipe:
+        is_mixed = len(set(self.policies)) > 1
+        if is_mixed and self.opd.attention_input == "feature" and self.opd.targets == "attention":
+            raise ValueError(
+                "opd.attention_input: policies of different sizes need 'decision', not 'feature'"
+            )
         return self
 
 
 class PpoSection(Section):
-    """Proximal policy optimisation, with the values of CleanRL."""
+    """Proximal policy optimisation; the defaults are CleanRL's."""
 
-    rollout: int = Field(128, ge=2, description="Steps of each environment between updates.")
-    epochs: int = Field(4, ge=1, description="Passes over a rollout.")
-    minibatches: int = Field(4, ge=1, description="Parts of a rollout.")
-    learning_rate: float = Field(2.5e-4, gt=0, description="Adam's; it falls to 0 on a line.")
-    gamma: float = Field(0.99, gt=0, le=1, description="Discount.")
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of generalised advantages.")
-    clip: float = Field(0.2, gt=0, description="Largest change of an action's probability; 0.1 for Atari.")
-    clip_values: bool = Field(True, description="Clip the change of values, too.")
-    entropy_weight: float = Field(0.01, ge=0, description="Of the entropy bonus.")
-    value_weight: float = Field(0.5, ge=0, description="Of the value loss.")
-    grad_clip: float = Field(0.5, gt=0, description="Largest norm of the gradient.")
-
-
-class PpoRecipe(RlDistillRecipe):
-    """A group of PPO policies."""
-
-    method: Literal["ppo"] = Field("ppo", description="The method.")
-    ppo: PpoSection = Field(PpoSection(), description="The algorithm.")
+    rollout: int = Field(
+        128,
+        ge=2,
+        description="Steps of each copy between two updates, 2 or more. A rollout has rollout x copies states.",
+    )
+    epochs: int = Field(4, ge=1, description="Passes over each rollout, 1 or more.")
+    minibatches: int = Field(4, ge=1, description="Gradient steps per pass, 1 or more: parts of a rollout.")
+    learning_rate: float = Field(
+        2.5e-4, gt=0, description="Initial learning rate of Adam, above 0; it falls linearly to 0."
+    )
+    gamma: float = Field(
+        0.99, gt=0, le=1, description="Discount per step, above 0 to 1. Higher values look further ahead."
+    )
+    gae_lambda: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="lambda of the generalised advantage estimate, 0 to 1. Higher values rely less on the critic.",
+    )
+    clip: float = Field(
+        0.2,
+        gt=0,
+        description="Clip range of the probability ratio, above 0; 0.1 is usual for Atari. Higher values allow larger "
+        "changes of the policy per update.",
+    )
+    clip_values: bool = Field(
+        True, description="true clips the change of the value estimates by the same range; false does not."
+    )
+    entropy_weight: float = Field(
+        0.01, ge=0, description="Weight of the entropy bonus, 0 or more. Higher values explore more."
+    )
+    value_weight: float = Field(0.5, ge=0, description="Weight of the value loss, 0 or more.")
+    grad_clip: float = Field(0.5, gt=0, description="Largest gradient norm of a policy, above 0.")
 
 
 class DqnSection(Section):
-    """Deep Q-learning, with the values of CleanRL."""
+    """Deep Q-learning; the defaults are CleanRL's."""
 
-    replay: int = Field(10_000, ge=100, description="Transitions that are kept; 100 000 and more for Atari.")
-    batch_size: int = Field(128, ge=1, description="Transitions a gradient step; 32 for Atari.")
+    replay: int = Field(
+        10_000,
+        ge=100,
+        description="Transitions in the replay memory of a policy, 100 or more; 100,000 and more for Atari.",
+    )
+    batch_size: int = Field(128, ge=1, description="Transitions per gradient step, 1 or more; 32 for Atari.")
     learning_starts: int = Field(
-        10_000, ge=1, description="Environment steps before the first gradient step."
+        10_000, ge=1, description="Environment steps before the first gradient step, 1 or more."
     )
-    train_every: int = Field(10, ge=1, description="Environment steps between gradient steps; 4 for Atari.")
+    train_every: int = Field(
+        10, ge=1, description="Environment steps between two gradient steps, 1 or more; 4 for Atari."
+    )
     target_every: int = Field(
-        500, ge=1, description="Environment steps between copies to the target network."
+        500, ge=1, description="Environment steps between two copies to the target network, 1 or more."
     )
-    learning_rate: float = Field(2.5e-4, gt=0, description="Adam's.")
+    learning_rate: float = Field(2.5e-4, gt=0, description="Learning rate of Adam, above 0.")
     anneal: bool = Field(
-        True, description="It falls to 0 on a line: else a good policy may be lost again at the end."
+        True,
+        description="true lets the learning rate fall linearly to 0, so that a good policy is not lost at the end; "
+        "false keeps it constant, as CleanRL does.",
     )
-    gamma: float = Field(0.99, gt=0, le=1, description="Discount.")
-    first_epsilon: float = Field(1.0, ge=0, le=1, description="Share of random actions at first.")
-    last_epsilon: float = Field(0.05, ge=0, le=1, description="And later.")
-    exploration: float = Field(0.5, gt=0, le=1, description="Share of the steps in which it falls on a line.")
-    grad_clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: any.")
+    gamma: float = Field(
+        0.99, gt=0, le=1, description="Discount per step, above 0 to 1. Higher values look further ahead."
+    )
+    first_epsilon: float = Field(1.0, ge=0, le=1, description="Share of random actions at the start, 0 to 1.")
+    last_epsilon: float = Field(
+        0.05, ge=0, le=1, description="Share of random actions after the exploration phase, 0 to 1."
+    )
+    exploration: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of the training, above 0 to 1, during which the share of random actions falls linearly.",
+    )
+    grad_clip: float | None = Field(
+        None, gt=0, description="Largest gradient norm of a policy, above 0; null does not clip."
+    )
 
 
-class DqnRecipe(RlDistillRecipe):
-    """A group of DQN policies."""
+_COPIES_OF_DQN = EnvironmentSection(copies=1)
 
-    method: Literal["dqn"] = Field("dqn", description="The method.")
-    env: EnvironmentSection = Field(EnvironmentSection(copies=1), description="The environment.")
+
+class PpoRecipe(IndependentRecipe):
+    """Independent PPO policies."""
+
+    method: Literal["ppo"] = Field("ppo", description="The method: independent PPO policies.")
+    ppo: PpoSection = Field(PpoSection(), description="The algorithm.")
+
+
+class DqnRecipe(IndependentRecipe):
+    """Independent DQN policies."""
+
+    method: Literal["dqn"] = Field("dqn", description="The method: independent DQN policies.")
+    env: EnvironmentSection = Field(_COPIES_OF_DQN, description="The environment.")
+    dqn: DqnSection = Field(DqnSection(), description="The algorithm.")
+
+
+class OpdDaRecipe(OpdRecipe):
+    """A group of PPO policies that teach each other."""
+
+    method: Literal["opd-da"] = Field("opd-da", description="The method: OPD-DA on PPO.")
+    ppo: PpoSection = Field(PpoSection(), description="The algorithm.")
+
+
+class OpdDaDqnRecipe(OpdRecipe):
+    """A group of DQN policies that teach each other."""
+
+    method: Literal["opd-da-dqn"] = Field("opd-da-dqn", description="The method: OPD-DA on DQN.")
+    env: EnvironmentSection = Field(_COPIES_OF_DQN, description="The environment.")
     dqn: DqnSection = Field(DqnSection(), description="The algorithm.")

@@ -1,4 +1,4 @@
-"""What DQN remembers: one array, written round and round."""
+"""The replay memory of DQN: a ring buffer of transitions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from effcli.rl_distill.environments import SMALLEST_FRAME, Step
 class Replay:
     """The last transitions of a policy.
 
-    Observations are kept once: the one that follows is the next row of the same copy. Frames that are stacked over time
-    (``[K, H, W]`` of bytes) are kept singly and stacked again when they are drawn, at an episode's start with its first
-    frame in the place of those before it.
+    Each observation is stored once: the next one is the next row of the same copy. Frames stacked over time
+    (``[K, H, W]`` of bytes) are stored singly and stacked again when they are sampled; at the start of an episode its
+    first frame stands for those before it.
 
     Args:
-        capacity: transitions, of all copies together.
+        capacity: transitions of all copies together.
         copies: environments side by side.
         shape: of an observation.
         dtype: of an observation.
@@ -41,11 +41,11 @@ class Replay:
         self.n_added = 0
 
     def __len__(self) -> int:
-        """Transitions that can be drawn, resets among them."""
+        """Number of stored transitions, including resets."""
         return min(self.n_added, self._rows - 1) * self._copies
 
     def begin(self, observations: np.ndarray) -> None:
-        """New episodes begin in all copies, and what was before them has no follower."""
+        """Start new episodes in all copies; the observation before has no follower."""
         if self.n_added:
             self.valid[(self.n_added - 1) % self._rows] = False
         row = self.n_added % self._rows
@@ -53,12 +53,12 @@ class Replay:
         self.age[row] = 0
 
     def add(self, actions: np.ndarray, rewards: np.ndarray, step: Step) -> None:
-        """What was done in the newest observations, and what came of it.
+        """Store one transition per copy, from the newest observations.
 
         Args:
             actions: int64 ``[E]``.
             rewards: to learn from, ``[E]``.
-            step: what the environments gave.
+            step: the result of the environments.
         """
         row, following = self.n_added % self._rows, (self.n_added + 1) % self._rows
         self.actions[row], self.rewards[row] = actions, rewards
@@ -71,14 +71,14 @@ class Replay:
     def _write(self, row: int, observations: np.ndarray) -> None:
         self.observations[row] = observations[:, -1] if self._stack else observations
 
-    def draw(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
-        """Transitions drawn with equal chances, with replacement.
+    def sample(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
+        """Sample transitions uniformly, with replacement.
 
         Returns:
-            Observations ``[n, ...]``, actions ``[n]``, rewards ``[n]``, following observations, and whether the episode
-            ended by itself ``[n]`` as floats.
+            observations ``[n, ...]``, actions ``[n]``, rewards ``[n]``, next observations ``[n, ...]``, and terminated
+            ``[n]`` as floats.
         """
-        rows, copies = self._drawn(n, generator)
+        rows, copies = self._sampled_places(n, generator)
         following = (rows + 1) % self._rows
         content = (
             self._read(rows, copies),
@@ -89,8 +89,8 @@ class Replay:
         )
         return tuple(torch.from_numpy(part).to(device) for part in content)
 
-    def _drawn(self, n: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of rows and copies whose transitions are whole."""
+    def _sampled_places(self, n: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of rows and copies whose transitions are complete."""
         n_rows = min(self.n_added, self._rows - 1)
         oldest = self.n_added - n_rows
         found: list[np.ndarray] = []
@@ -99,7 +99,7 @@ class Replay:
             numbers = torch.randint(n_rows * self._copies, (2 * missing + 8,), generator=generator).numpy()
             rows, copies = (oldest + numbers // self._copies) % self._rows, numbers % self._copies
             good = self.valid[rows, copies]
-            if self._stack:  # the frames before it must be there still
+            if self._stack:  # the frames before it must still be stored
                 behind = oldest + numbers // self._copies - oldest
                 good &= behind >= np.minimum(self.age[rows, copies], self._stack - 1)
             found.append(np.stack([rows[good], copies[good]]))
@@ -117,7 +117,7 @@ class Replay:
         return frames
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it."""
+        """Everything stored."""
         names = ("observations", "actions", "rewards", "terminated", "valid", "age")
         return {
             **{name: torch.from_numpy(getattr(self, name).copy()) for name in names},
@@ -125,7 +125,7 @@ class Replay:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore it."""
         self.n_added = int(state["n_added"])
         for name, value in state.items():
             if name != "n_added":

@@ -1,4 +1,4 @@
-"""What was earned: episodes as they end, curves over the training, and how sure a mean is."""
+"""Returns of episodes as they end, learning curves, and confidence intervals."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Returns:
 
     Attributes:
         ends: environment steps of the policy when each episode ended.
-        values: its return.
-        n_steps: environment steps so far, resets not counted.
+        values: the return of each episode.
+        n_steps: environment steps so far, without resets.
     """
 
     def __init__(self, copies: int) -> None:
@@ -38,19 +38,19 @@ class Returns:
             self._running[copy] = 0.0
 
     def restart(self) -> None:
-        """Forget the episodes that have begun."""
+        """Discard the episodes in progress."""
         self._running[:] = 0.0
 
     def recent(self, window: int) -> float | None:
-        """The mean of the last episodes; None before the first."""
+        """The mean return of the last ``window`` episodes; None before the first."""
         return float(np.mean(self.values[-window:])) if self.values else None
 
     def state_dict(self) -> dict[str, Any]:
-        """All that has been counted."""
+        """Everything counted so far."""
         return {"ends": list(self.ends), "values": list(self.values), "n_steps": self.n_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there, with new episodes."""
+        """Restore it, with new episodes."""
         self.ends, self.values = list(state["ends"]), list(state["values"])
         self.n_steps = int(state["n_steps"])
         self.restart()
@@ -61,7 +61,7 @@ def curve(
 ) -> np.ndarray:
     """The mean return of the last ``window`` episodes at ``n_points`` equally spaced steps, ``[n_points]``.
 
-    Before the first end it is that of the first episode; NaN without any.
+    Before the first episode ends it is the return of that episode; NaN without any.
     """
     if not values:
         return np.full(n_points, np.nan)
@@ -83,9 +83,9 @@ def area_under(points: np.ndarray) -> float:
 def bootstrap_interval(
     values: Sequence[float], *, level: float = 0.95, n: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """The percentile interval of the mean under resampling; the value twice where there is but one."""
+    """The percentile bootstrap interval of the mean; a single value gives itself twice."""
     data = np.asarray(values, float)
-    draws = np.random.default_rng(seed).integers(0, len(data), (n, len(data)))
-    means = data[draws].mean(1)
+    indices = np.random.default_rng(seed).integers(0, len(data), (n, len(data)))
+    means = data[indices].mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

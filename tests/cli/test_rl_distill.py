@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 SMALL = ["--steps", "1k", "-s", "ppo.epochs=1", "-s", "eval.episodes=2", "--device", "cpu", "--threads", "1"]
 SMALL_DQN = [
-    *("--algo", "dqn", "--steps", "600", "-s", "dqn.learning_starts=100", "-s", "dqn.replay=300"),
+    *("--method", "opd-da-dqn", "--steps", "600", "-s", "dqn.learning_starts=100", "-s", "dqn.replay=300"),
     *("-s", "eval.episodes=2", "--threads", "1"),
 ]
 
@@ -57,7 +57,7 @@ def test_a_run_has_the_metrics_and_the_files_of_the_contract(place: Path) -> Non
 def test_dqn_mean_targets_and_other_sizes(place: Path, tmp_path: Path) -> None:
     done = effcli("rl-distill", *SMALL_DQN, "--targets", "mean", "-o", tmp_path / "dqn", "--json", cwd=place)
     assert done.code == 0, done.stderr
-    assert done.json["method"] == "dqn"
+    assert done.json["method"] == "opd-da-dqn"
     words = (*SMALL, "--policy", "small,large,large", "--compare", "", "-o", tmp_path / "sizes", "--json")
     done = effcli("rl-distill", *words, cwd=place)
     assert done.code == 0, done.stderr
@@ -122,14 +122,18 @@ def test_an_exported_policy_decides_the_same(place: Path, tmp_path: Path) -> Non
     assert session.get_modelmeta().custom_metadata_map["env"] == "CartPole-v1"
 
 
-def test_what_cannot_be_learnt_is_refused(place: Path) -> None:
+def test_what_cannot_be_learned_is_refused(place: Path) -> None:
     assert "did you mean 'CartPole-v1'" in refused(place, "--env", "CartPol-v1").stderr
-    assert "has actions of the kind Box" in refused(place, "--env", "Pendulum-v1").stderr
+    assert (
+        "continuous action space (Box); supported: Discrete" in refused(place, "--env", "Pendulum-v1").stderr
+    )
     assert "steps" in refused(place, "--steps", "0").stderr
     assert "steps" in refused(place, "--steps", "many").stderr
+    assert "--algo is now called --method" in refused(place, "--algo", "dqn").stderr
+    assert "unknown file extension '.txt'" in refused(place, "export", "run", "-o", "a.txt").stderr
     other = refused(place, *SMALL, "--env", "Acrobot-v1", "-o", "run", "--resume")
     assert "env.id" in other.stderr
-    assert "holds no policy" in refused(place, "eval", ".").stderr
+    assert "contains no policies" in refused(place, "eval", ".").stderr
 
 
 def test_two_policies_with_attention_are_warned_of(place: Path, tmp_path: Path) -> None:
@@ -172,7 +176,7 @@ def test_an_environment_that_fails_costs_no_work(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "checkpoints" / "group.pt").is_file()
     done = effcli("rl-distill", *words, "--resume", cwd=tmp_path)
     assert done.code == 1  # it fails again, later
-    assert "goes on with new episodes" in done.stderr
+    assert "resumed with new episodes" in done.stderr
 
 
 def test_rewards_that_are_no_numbers_stop_the_run(tmp_path: Path) -> None:

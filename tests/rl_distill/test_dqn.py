@@ -1,4 +1,4 @@
-"""DQN, its memory, and a group of them."""
+"""DQN, its replay memory, and a group of DQN policies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from effcli.core.runtime import create_runtime
 from effcli.rl_distill.dqn import DqnGroup
 from effcli.rl_distill.environments import make_environments
-from effcli.rl_distill.recipe import DqnRecipe, DqnSection
+from effcli.rl_distill.recipe import DqnSection, OpdDaDqnRecipe
 from effcli.rl_distill.replay import Replay
 from tests.rl_distill.small_envs import CORRIDOR, FRAMES
 
@@ -25,8 +25,12 @@ def group(
     settings = DqnSection(
         replay=400, batch_size=16, learning_starts=64, train_every=4, target_every=40, learning_rate=3e-3
     )
-    recipe = DqnRecipe(
-        env={"id": CORRIDOR, "copies": copies}, steps=steps, policies=("normal",) * n, opd=opd, dqn=settings
+    recipe = OpdDaDqnRecipe(
+        env={"id": CORRIDOR, "copies": copies},
+        train={"env_steps": steps},
+        policies=("normal",) * n,
+        opd=opd,
+        dqn=settings,
     )
     runtime = create_runtime(device="cpu", precision="fp32", seed=seed, threads=1)
     return DqnGroup(recipe, runtime, together=together)
@@ -42,7 +46,7 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize("env", [CORRIDOR, FRAMES], ids=["vectors", "frames"])
 def test_the_memory_gives_back_what_was_seen(env: str) -> None:
-    """Every transition that can be drawn is one that happened: against a list of them all."""
+    """Every transition that can be sampled is one that happened: against a list of them all."""
     envs = make_environments(env, 3)
     replay = Replay(60, 3, envs.shape, envs.dtype)
     draws = np.random.default_rng(0)
@@ -62,7 +66,7 @@ def test_the_memory_gives_back_what_was_seen(env: str) -> None:
             )
             happened.setdefault(observations[copy].tobytes(), set()).add(row)
         observations = step.observations
-    x, actions_, rewards, following, terminated = replay.draw(400, torch.Generator().manual_seed(0), CPU)
+    x, actions_, rewards, following, terminated = replay.sample(400, torch.Generator().manual_seed(0), CPU)
     for i in range(400):
         row = (
             int(actions_[i]),

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from effcli.core.runtime import create_runtime
-from effcli.rl_distill.networks import ActorCritic
-from effcli.rl_distill.ppo import PpoGroup, Rollout, advantages_of, drawn_actions, ppo_terms
-from effcli.rl_distill.recipe import PpoRecipe, PpoSection
+from effcli.rl_distill.losses import ppo_terms
+from effcli.rl_distill.network.policies import ActorCritic
+from effcli.rl_distill.ppo import PpoGroup
+from effcli.rl_distill.recipe import OpdDaRecipe, PpoRecipe, PpoSection
+from effcli.rl_distill.rollout import Rollout, advantages_of, sample_actions
 from tests.rl_distill.small_envs import CORRIDOR, FRAMES
 
 
@@ -26,9 +28,9 @@ def group(
     clip: bool = False,
     **opd: Any,
 ) -> PpoGroup:
-    recipe = PpoRecipe(
+    recipe = OpdDaRecipe(
         env={"id": env, "copies": 4, "clip_rewards": clip},
-        steps=steps,
+        train={"env_steps": steps},
         policies=("normal",) * n,
         opd=opd,
         ppo=PpoSection(rollout=32, epochs=2, minibatches=2, learning_rate=1e-3),
@@ -111,11 +113,11 @@ def test_resets_do_not_count() -> None:
 def test_actions_come_as_often_as_they_should() -> None:
     p = torch.tensor([0.2, 0.5, 0.3])
     chance = torch.rand(3, 5000, generator=torch.Generator().manual_seed(0))
-    drawn = drawn_actions((p.log() + 3).expand(3, 5000, 3).numpy(), chance.numpy())
+    drawn = sample_actions((p.log() + 3).expand(3, 5000, 3).numpy(), chance.numpy())
     for one in torch.from_numpy(drawn):
         torch.testing.assert_close(torch.bincount(one, minlength=3) / 5000, p, atol=0.03, rtol=0)
     sure = np.log([[[1e-30, 1.0, 1e-30]] * 2])
-    assert drawn_actions(sure, np.array([[1e-9, 0.999999]])).tolist() == [[1, 1]]
+    assert sample_actions(sure, np.array([[1e-9, 0.999999]])).tolist() == [[1, 1]]
 
 
 def test_the_clipped_objective_by_hand() -> None:
@@ -160,6 +162,18 @@ def test_without_weights_each_member_is_plain_ppo_bit_for_bit(off: dict[str, Any
     for update in range(4):
         taught.update(update)
     assert not same(weights(taught)[0], weights(together)[0])
+
+
+def test_the_method_ppo_is_a_group_without_peers() -> None:
+    settings = {"env": {"id": CORRIDOR, "copies": 4}, "ppo": PpoSection(rollout=32, epochs=2, minibatches=2)}
+    runtime = create_runtime(device="cpu", precision="fp32", seed=0, threads=1)
+    recipes = PpoRecipe(**settings), OpdDaRecipe(opd={"targets": "none"}, **settings)
+    plain, group_without_peers = (PpoGroup(recipe, runtime) for recipe in recipes)
+    for update in range(2):
+        plain.update(update)
+        group_without_peers.update(update)
+    for ours, other in zip(weights(plain), weights(group_without_peers), strict=True):
+        assert same(ours, other)
 
 
 def test_policies_together_learn_what_they_learn_one_after_another() -> None:
@@ -285,9 +299,9 @@ def test_attention_learns_or_stays_as_it_was_drawn(how: str) -> None:
 
 
 def test_adapters_learn_under_plain_averages_too() -> None:
-    recipe = PpoRecipe(
+    recipe = OpdDaRecipe(
         env={"id": CORRIDOR, "copies": 2},
-        steps=256,
+        train={"env_steps": 256},
         policies=("small", "large", "large"),
         opd={"targets": "mean", "ramp": 0.0},
         ppo=PpoSection(rollout=16, epochs=1, minibatches=1),
@@ -320,9 +334,9 @@ def test_a_group_goes_on_where_it_was() -> None:
 
 
 def test_members_may_have_other_sizes() -> None:
-    recipe = PpoRecipe(
+    recipe = OpdDaRecipe(
         env={"id": CORRIDOR, "copies": 2},
-        steps=256,
+        train={"env_steps": 256},
         policies=("small", "large", "large"),
         opd={"attention_input": "decision"},
         ppo=PpoSection(rollout=16, epochs=1, minibatches=1),
@@ -332,8 +346,9 @@ def test_members_may_have_other_sizes() -> None:
     assert values["decision"] >= 0
     sizes = [sum(p.numel() for p in policy.network.parameters()) for policy in one.policies]
     assert sizes[0] * 4 < sizes[1] == sizes[2]
-    with pytest.raises(ValueError, match="sizes differ, so attention needs decision"):
-        PpoRecipe(policies=("small", "large"))
+    assert OpdDaRecipe(policies=("small", "large")).opd.attention_input == "decision"
+    with pytest.raises(ValueError, match="policies of different sizes need 'decision', not 'feature'"):
+        OpdDaRecipe(policies=("small", "large"), opd={"attention_input": "feature"})
 
 
 def test_frames_and_clipped_rewards() -> None:

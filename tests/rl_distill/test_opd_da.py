@@ -9,16 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from effcli.rl_distill.decision_attention import (
+from effcli.rl_distill.group import peers_from, peers_of, standardised
+from effcli.rl_distill.losses import decision_divergence, q_distance
+from effcli.rl_distill.opd_da import (
     DecisionAttention,
     centred,
-    decision_divergence,
     disagreement,
     mean_decisions,
-    q_distance,
     ramp_up,
 )
-from effcli.rl_distill.group import peers_from, peers_of, standardised
 from effcli.rl_distill.recipe import OpdSection
 
 B, F, A = 6, 8, 5

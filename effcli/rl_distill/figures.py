@@ -1,4 +1,4 @@
-"""Curves for the report."""
+"""The figures of the report: learning curves, disagreement and attention."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _COLOURS = {"group": "tab:blue", "independent": "tab:orange", "mean": "tab:green
 
 
 def draw_curves(groups: Mapping[str, Sequence[Policy]], recipe: RlDistillRecipe, run: Run) -> dict[str, str]:
-    """Return over steps: each policy, and the mean of each group."""
+    """Draw returns over environment steps, of each policy and the mean of each group; returns caption -> file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, policies in groups.items():
         points = [
-            curve(policy.returns.ends, policy.returns.values, recipe.steps, recipe.eval.window)
+            curve(policy.returns.ends, policy.returns.values, recipe.train.env_steps, recipe.eval.window)
             for policy in policies
         ]
-        x = np.linspace(recipe.steps / 50, recipe.steps, 50)
+        x = np.linspace(recipe.train.env_steps / 50, recipe.train.env_steps, 50)
         for one in points:
             axes.plot(x, one, color=_COLOURS[name], alpha=0.3, linewidth=1)
         axes.plot(x, np.mean(points, 0), color=_COLOURS[name], linewidth=2, label=name)
@@ -44,7 +44,7 @@ def draw_group(
     attention: Sequence[tuple[int, list[list[float]]]],
     run: Run,
 ) -> dict[str, str]:
-    """How far the policies of each group are apart, and at whom those that teach each other look."""
+    """Draw disagreement and mean attention weights over updates; returns caption -> file."""
     if not any(disagreement.values()):
         return {}
     from matplotlib.figure import Figure
@@ -65,10 +65,10 @@ def draw_group(
         for m in range(n):
             for b in range(n):
                 if matrices[:, m, b].any():
-                    right.plot(x, matrices[:, m, b], label=f"{m + 1} at {b + 1}")
+                    right.plot(x, matrices[:, m, b], label=f"{m + 1} to {b + 1}")
         right.legend(fontsize="small", ncols=2)
     right.set_xlabel("update")
-    right.set_ylabel("mean weight")
+    right.set_ylabel("mean attention weight")
     with atomic_path(run.file("group.png")) as temporary:
         figure.savefig(temporary, dpi=110)
-    return {"Disagreement, and which policy looks at which": "group.png"}
+    return {"Disagreement, and attention of each policy to its peers": "group.png"}

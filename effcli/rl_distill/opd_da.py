@@ -1,8 +1,8 @@
-"""Targets from peers, each policy with weights of its own, and the distances from them (OPD-DA, section 3).
+"""OPD-DA: distillation targets from peers, with attention weights of each policy's own.
 
 Symbols: f features ``[T, B, F]`` of T policies on B states of each, z decisions ``[T, B, A]`` (logits of PPO, Q-values
-of DQN), alpha weights ``[T, B, P]`` of P peers, tau the temperature. The equations of the paper were not available to
-us; the form is that of OKDDip (Chen et al., AAAI 2020), whose abstract it shares.
+of DQN), alpha weights ``[T, B, P]`` over P peers, tau the temperature. The equations of the paper were not available;
+docs/methods/opd-da.md, What the paper says, marks what is inferred and from where. The losses are in `losses.py`.
 """
 
 from __future__ import annotations
@@ -12,23 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.rl_distill.recipe import OpdSection
 
-RAMP = 5.0
+RAMP_SHARPNESS = 5.0
 
 
 @dataclass(frozen=True)
 class Peers:
-    """What the others make of the states of T policies; without gradient, unless the recipe says ``detach: none``.
+    """Features and decisions of the peers on the states of T policies; detached unless the recipe has ``detach: none``.
 
     Attributes:
-        features: of all peers, ``[T, B, P, F]``; where their sizes differ, T is 1 and each
-            is ``[1, B, F_b]``.
-        decisions: ``[T, B, P, A]``.
-        members: numbers of the peers of each policy; with ``attention_self=include`` it is among them itself.
+        features: of all peers, ``[T, B, P, F]``; where their sizes differ, T is 1 and each is ``[1, B, F_b]``.
+        decisions: of all peers, ``[T, B, P, A]``.
+        members: indices of the peers of each policy; with ``attention_self: include`` its own is among them.
         returns: recent return of each peer, standardised over the group, ``[T, 1, P]``.
     """
 
@@ -37,26 +35,27 @@ class Peers:
     members: tuple[tuple[int, ...], ...]
     returns: Tensor
 
-    def rows(self, chosen: Tensor) -> Peers:
-        """Of some of the states, numbers ``[T, b]`` of those of each policy."""
-        policy = torch.arange(len(chosen), device=chosen.device)[:, None]
+    def rows(self, indices: Tensor) -> Peers:
+        """The states with the given indices ``[T, b]`` of each policy."""
+        policy = torch.arange(len(indices), device=indices.device)[:, None]
         features = (
-            self.features[policy, chosen]
+            self.features[policy, indices]
             if isinstance(self.features, Tensor)
-            else tuple(one[policy, chosen] for one in self.features)
+            else tuple(one[policy, indices] for one in self.features)
         )
-        return Peers(features, self.decisions[policy, chosen], self.members, self.returns)
+        return Peers(features, self.decisions[policy, indices], self.members, self.returns)
 
 
 class DecisionAttention(nn.Module):
-    """One module for the group: alpha_mb = softmax_b(W_q f_m . W_k f_b / sqrt(d)).
+    """alpha_mb = softmax_b(W_q f_m . W_k f_b / sqrt(d)), one module for the whole group.
 
-    Where sizes differ, features are compared after a linear adapter a pair.
+    See docs/methods/opd-da.md, Decision attention. Where sizes differ, a peer's features pass through
+    one linear adapter per pair of policies.
 
     Args:
-        widths: of the features of each policy.
-        n_actions: how many.
-        settings: the recipe's.
+        widths: number of features of each policy.
+        n_actions: number of actions.
+        settings: `opd` of the recipe.
     """
 
     def __init__(self, widths: Sequence[int], n_actions: int, settings: OpdSection) -> None:
@@ -73,9 +72,9 @@ class DecisionAttention(nn.Module):
         )
 
     def weights(self, features: Tensor, decisions: Tensor, peers: Peers) -> Tensor:
-        """alpha ``[T, B, P]``; what a policy itself gives is detached, so it is not trained to be attractive.
+        """alpha ``[T, B, P]`` of the policies that have ``features`` and ``decisions``.
 
-        With ``detach: none`` it is not.
+        These are detached, so that a policy is not trained to be attractive, unless the recipe has ``detach: none``.
         """
         n = len(peers.members[0])
         if self.settings.targets == "mean":
@@ -86,15 +85,15 @@ class DecisionAttention(nn.Module):
             own, others = features, peers.features
         if self.settings.detach == "peers":
             own = own.detach()
-        seeking = self.query(own) @ self.key.weight  # q . W_k f_b = (W_k^T q) . f_b, without a key a peer
-        scores = (others @ seeking[..., None])[..., 0]
+        projected = self.query(own) @ self.key.weight  # q . W_k f_b = (W_k^T q) . f_b: no key per peer
+        scores = (others @ projected[..., None])[..., 0]
         if self.settings.attention_scale == "sqrt":
             scores = scores / math.sqrt(self.settings.attention_dim)
         alpha: Tensor = (scores + self.settings.value_weight * peers.returns).softmax(-1)
         return alpha
 
     def mean_features(self, alpha: Tensor, peers: Peers, member: int) -> Tensor:
-        """f_hat: the weighted sum of the peers' features; where sizes differ, in the width of policy ``member``'s."""
+        """f_hat: the weighted sum of the peers' features, adapted to the width of policy ``member``."""
         if isinstance(peers.features, Tensor):
             return _weighted(alpha, peers.features)
         adapted = [
@@ -110,44 +109,38 @@ def _weighted(alpha: Tensor, values: Tensor) -> Tensor:
 
 
 def mean_decisions(alpha: Tensor, decisions: Tensor, settings: OpdSection) -> Tensor:
-    """z_hat ``[T, B, A]``: the weighted sum of decisions, or logarithms of that of probabilities."""
+    """z_hat ``[T, B, A]``: the weighted sum of decisions, or the logarithm of that of softened probabilities.
+
+    See docs/methods/opd-da.md, Decision targets.
+    """
     if settings.aggregate == "logits":
         return _weighted(alpha, decisions)
     log_p = (decisions / settings.temperature).log_softmax(-1)
     return settings.temperature * (alpha.clamp_min(1e-12).log()[..., None] + log_p).logsumexp(-2)
 
 
-def decision_divergence(z: Tensor, z_hat: Tensor, tau: float) -> Tensor:
-    """tau^2 KL(softmax(z_hat / tau) || softmax(z / tau)) of each state, ``[T, B]``."""
-    target = (z_hat / tau).log_softmax(-1)
-    return tau**2 * F.kl_div((z / tau).log_softmax(-1), target, reduction="none", log_target=True).sum(-1)
-
-
-def q_distance(q: Tensor, q_hat: Tensor, settings: OpdSection) -> Tensor:
-    """Of Q-values, of each state ``[T, B]``: mean squares over actions, or the divergence of softened ones."""
-    if settings.q_loss == "kl":
-        return decision_divergence(q, q_hat, settings.temperature)
-    return (q - q_hat).square().mean(-1)
-
-
 def centred(q: Tensor, settings: OpdSection) -> Tensor:
-    """Q-values less their mean over actions, where the recipe says so."""
+    """Q-values minus their mean over actions where the recipe has ``q_centre``; else unchanged."""
     return q - q.mean(-1, keepdim=True) if settings.q_centre else q
 
 
 def ramp_up(step: int, total_steps: int, share: float) -> float:
-    """w(t) = exp(-5 (1 - min(1, t / t_r))^2), with t_r a share of the steps; 1 without a ramp."""
+    """w(t) = exp(-5 (1 - min(1, t / t_r))^2), with t_r = share * total_steps; 1 for share 0.
+
+    See docs/methods/opd-da.md, Ramp-up.
+    """
     if share == 0:
         return 1.0
-    return math.exp(-RAMP * (1 - min(1.0, step / (share * total_steps))) ** 2)
+    return math.exp(-RAMP_SHARPNESS * (1 - min(1.0, step / (share * total_steps))) ** 2)
 
 
 def disagreement(decisions: Sequence[Tensor], kind: str) -> float:
-    """Mean over pairs of policies on the same states.
+    """Mean disagreement over pairs of policies on the same states, 0..1 (docs/methods/opd-da.md, Evaluation).
 
     Args:
         decisions: of each policy, ``[..., A]``.
-        kind: ``ppo``: total variation distance of the probabilities; ``dqn``: share of states with another best action.
+        kind: ``ppo`` takes the total variation distance between action probabilities, ``dqn`` the share of states with
+            different greedy actions.
     """
     if len(decisions) < 2:
         return 0.0

@@ -1,4 +1,4 @@
-"""Policies: features of an observation, and heads on them."""
+"""The networks of policies: an encoder of observations, and heads (docs/methods/opd-da.md, Networks)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from effcli.rl_distill.environments import SMALLEST_FRAME
 
 SIZES = {"small": 0.5, "normal": 1.0, "large": 2.0}
-"""How many times as wide as the usual network."""
+"""Width relative to the usual network."""
 
 
 def encoder(shape: tuple[int, ...], size: str) -> tuple[nn.Sequential, int]:
-    """The usual network for observations of a shape, and the width of its features.
+    """The usual network for observations of a shape, and its number of features.
 
     Vectors get two layers of 64 with tanh; small grids ``[H, W, C]`` (MinAtar) 16 3x3 filters and a layer of 128;
-    frames ``[C, H, W]`` of at least 36 pixels the network of Mnih et al. (Nature 2015).
+    frames ``[C, H, W]`` with sides of at least 36 pixels the network of Mnih et al. (Nature 2015).
 
     Raises:
-        ValueError: there is none for this shape.
+        ValueError: no network reads this shape.
     """
     times = SIZES[size]
     if len(shape) == 1:
@@ -53,7 +53,7 @@ def encoder(shape: tuple[int, ...], size: str) -> tuple[nn.Sequential, int]:
 
 
 def linear(n_in: int, n_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
-    """Orthogonal with a gain, and no bias at first."""
+    """A linear layer with orthogonal weights of a gain and zero bias."""
     layer = nn.Linear(n_in, n_out)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
@@ -68,7 +68,7 @@ def _orthogonal(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class UnitFrames(nn.Module):
-    """Frames of bytes ``[B, C, H, W]`` to numbers between 0 and 1, in the order that convolutions read fastest."""
+    """Frames of bytes ``[B, C, H, W]`` to values in 0..1, channels-last in memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``x / 255``."""
@@ -84,13 +84,13 @@ class ChannelsFirst(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """PPO's policy: logits of the actions and the value of a state.
+    """The network of a PPO policy: action logits and the value of a state.
 
-    Vectors have a critic of their own; images share the encoder.
+    With vector observations the critic has its own encoder; with images both heads share one.
 
     Args:
         shape: of an observation.
-        n_actions: how many.
+        n_actions: number of actions.
         size: ``small``, ``normal`` or ``large``.
     """
 
@@ -109,11 +109,11 @@ class ActorCritic(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """DQN's: the value of each action.
+    """The network of a DQN policy: the value of each action.
 
     Args:
         shape: of an observation.
-        n_actions: how many.
+        n_actions: number of actions.
         size: ``small``, ``normal`` or ``large``.
     """
 

@@ -1,7 +1,7 @@
 """Networks of one architecture that are computed together, with their weights in one array.
 
-Small networks take as long as the calls they are made of, so three at once cost little more than one; and with all
-weights in one array the gradient is clipped by one norm and applied by one step of Adam.
+The time of small networks goes into operator calls, so three at once cost little more than one; and with all weights in
+one array, clipping takes one norm and Adam one step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from effcli.core.runtime import Runtime
-from effcli.rl_distill.networks import ActorCritic, QNetwork
+from effcli.rl_distill.network.policies import ActorCritic, QNetwork
 
 _VECTOR = 64
 
@@ -21,13 +21,13 @@ class NetworkStack:
     """T networks with a leading dimension T; their parameters become views of rows of :attr:`weights`.
 
     Args:
-        networks: of one architecture; several only of the kind that :func:`stacks_of` puts together.
-        members: their numbers in the group.
-        runtime: whose precision the layers run in.
+        networks: of one architecture; more than one only where :func:`stacks_of` would stack them.
+        members: their indices in the group.
+        runtime: its precision is that of the layers.
 
     Attributes:
-        weights: ``[T, P]``, what an optimiser steps: the parameters of each, and zeros up to a whole number of vectors
-            of the processor, so that a network is stepped in the same way whoever is beside it.
+        weights: ``[T, P]``, which an optimiser steps: the parameters of each, padded with zeros to a whole number of
+            SIMD vectors, so that the step of a network does not depend on the others.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class NetworkStack:
         return len(self.networks)
 
     def __call__(self, observations: Tensor) -> tuple[Tensor, ...]:
-        """What the networks make of observations ``[T, B, ...]``, float32, with T in front of each tensor."""
+        """Outputs of the networks for observations ``[T, B, ...]``, float32, each with a leading T."""
         with self.runtime.autocast():
             seen = self._together(observations) if self._reads_vectors else self.networks[0](observations[0])
         return tuple(part.float() if self._reads_vectors else part[None].float() for part in seen)
@@ -79,7 +79,7 @@ class NetworkStack:
         return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
 
     def take_gradient(self, largest: float | None = None) -> None:
-        """Set the gradient of the weights to what a backward pass left, each network's cut to the norm ``largest``."""
+        """Move the gradients of a backward pass to :attr:`weights`, each network's clipped to the norm ``largest``."""
         grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves]
         grad = torch.cat([*(one.reshape(len(self), -1) for one in grads), self._rest], 1)
         for leaf in self._leaves:
@@ -90,26 +90,26 @@ class NetworkStack:
 
     @torch.no_grad()
     def copy_weights(self, other: Tensor) -> None:
-        """Take over weights ``[T, P]``."""
+        """Copy weights ``[T, P]`` into this stack."""
         self.weights.copy_(other)
 
 
 def reads_vectors(network: ActorCritic | QNetwork) -> bool:
-    """Whether its encoder is of linear layers and what works on each value by itself."""
+    """Whether its encoder has only linear layers and pointwise functions."""
     return all(isinstance(layer, nn.Linear | nn.Tanh | nn.ReLU) for layer in network.encoder)
 
 
 def stacks_of(
     networks: Sequence[ActorCritic | QNetwork], runtime: Runtime, *, together: bool = True
 ) -> list[NetworkStack]:
-    """All networks in one stack, if they are alike and read vectors; else each in its own.
+    """All networks in one stack if they have one shape and read vectors; else one stack per network.
 
-    Convolutions gain nothing from it on a CPU.
+    Convolutions gain nothing from stacking on a CPU.
 
     Args:
         networks: of the group, in order.
-        runtime: where.
-        together: False for a stack each in any case, the slow form.
+        runtime: device and precision.
+        together: False gives one stack per network in any case, which is slower.
     """
     alike = len({tuple(p.shape for p in one.parameters()) for one in networks}) == 1
     if together and alike and reads_vectors(networks[0]):

@@ -1,0 +1,68 @@
+"""The losses: PPO, the TD error of DQN, and the distances of OPD-DA (docs/methods/opd-da.md, Decision loss)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from effcli.rl_distill.recipe import OpdSection, PpoSection
+from effcli.rl_distill.rollout import Rollout
+
+
+def ppo_terms(logits: Tensor, values: Tensor, batch: Rollout, settings: PpoSection) -> dict[str, Tensor]:
+    """The clipped objective, the value loss and the entropy bonus (Schulman et al. 2017), weighted, ``[T]`` each.
+
+    Args:
+        logits: of the current policies, ``[T, B, A]``.
+        values: of their critics, ``[T, B]``.
+        batch: the states and what was done in them.
+        settings: of the recipe.
+    """
+    log_p = logits.log_softmax(-1)
+    ratio = (log_p.gather(-1, batch.actions[..., None])[..., 0] - batch.log_probs).exp()
+    centred = batch.advantages - batch.mean(batch.advantages)[:, None]
+    n = batch.valid.sum(-1)
+    spread = (batch.mean(centred.square()) * n / (n - 1).clamp_min(1.0)).sqrt()
+    advantages = centred / (spread[:, None] + 1e-8)
+    clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
+    error = (values - batch.targets).square()
+    if settings.clip_values:
+        near = batch.values + (values - batch.values).clamp(-settings.clip, settings.clip)
+        error = torch.maximum(error, (near - batch.targets).square())
+    terms = {
+        "policy": -batch.mean(torch.minimum(ratio * advantages, clipped * advantages)),
+        "value": settings.value_weight / 2 * batch.mean(error),
+    }
+    if settings.entropy_weight:
+        terms["entropy"] = settings.entropy_weight * batch.mean((log_p.exp() * log_p).sum(-1))
+    return terms
+
+
+def td_error(q: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared TD error (Mnih et al. 2015), ``[T]``.
+
+    Args:
+        q: Q-values ``[T, B, A]``.
+        actions: int64 ``[T, B]``.
+        targets: ``[T, B]``.
+    """
+    return (q.gather(-1, actions[..., None])[..., 0] - targets).square().mean(-1)
+
+
+def decision_divergence(z: Tensor, z_hat: Tensor, tau: float) -> Tensor:
+    """tau^2 KL(softmax(z_hat / tau) || softmax(z / tau)) per state, ``[T, B]``."""
+    target = (z_hat / tau).log_softmax(-1)
+    return tau**2 * F.kl_div((z / tau).log_softmax(-1), target, reduction="none", log_target=True).sum(-1)
+
+
+def q_distance(q: Tensor, q_hat: Tensor, settings: OpdSection) -> Tensor:
+    """Distance between Q-values per state, ``[T, B]``: mean squared error over actions, or the divergence."""
+    if settings.q_loss == "kl":
+        return decision_divergence(q, q_hat, settings.temperature)
+    return (q - q_hat).square().mean(-1)
+
+
+def feature_distance(features: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error over features per state, ``[T, B]`` (docs/methods/opd-da.md, Feature loss)."""
+    return (features - target).square().mean(-1)

@@ -1,0 +1,1 @@
+"""The networks of the policies, and several of them computed as one."""

@@ -1,0 +1,79 @@
+"""What PPO policies collect between two updates: states, actions, advantages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """N states of each of T policies and what was done in them.
+
+    Attributes:
+        observations: ``[T, N, ...]``.
+        actions: int64 ``[T, N]``.
+        logits: of the policy that acted, ``[T, N, A]``.
+        log_probs: log-probabilities of the actions at that time, ``[T, N]``.
+        values: the critic's estimates at that time, ``[T, N]``.
+        advantages: generalised advantage estimates, ``[T, N]``.
+        targets: of the value loss, ``[T, N]``.
+        valid: 1, or 0 where a copy was reset and ignored the action, ``[T, N]``.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    logits: Tensor
+    log_probs: Tensor
+    values: Tensor
+    advantages: Tensor
+    targets: Tensor
+    valid: Tensor
+
+    def rows(self, indices: Tensor) -> Rollout:
+        """The states with the given indices ``[T, b]`` of each policy."""
+        policy = torch.arange(len(indices), device=indices.device)[:, None]
+        return Rollout(*(getattr(self, field.name)[policy, indices] for field in fields(self)))
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """Weight of each state in a mean over the valid ones, ``[T, N]``."""
+        return self.valid / self.valid.sum(-1, keepdim=True).clamp_min(1.0)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of ``[T, N]`` over the valid states of each policy, ``[T]``."""
+        return (values * self.shares).sum(-1)
+
+
+def advantages_of(
+    rewards: Tensor, values: Tensor, terminated: Tensor, done: Tensor, gamma: float, gae_lambda: float
+) -> Tensor:
+    """Generalised advantage estimates (Schulman et al. 2016) of n steps, ``[n, ...]``.
+
+    Args:
+        rewards: ``[n, ...]``.
+        values: of the states and of those after the last step, ``[n + 1, ...]``; where an episode ends in step t, state
+            t + 1 is its last one.
+        terminated: 1 where the episode terminated, so that its last state is worth nothing, ``[n, ...]``.
+        done: 1 where it terminated or was truncated, so that the next step belongs to another episode, ``[n, ...]``.
+        gamma: discount, 0..1.
+        gae_lambda: lambda, 0..1.
+    """
+    advantages = torch.zeros_like(rewards)
+    following = torch.zeros_like(rewards[0])
+    for t in range(len(rewards) - 1, -1, -1):
+        delta = rewards[t] + gamma * (1 - terminated[t]) * values[t + 1] - values[t]
+        following = delta + gamma * gae_lambda * (1 - done[t]) * following
+        advantages[t] = following
+    return advantages
+
+
+def sample_actions(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Sample actions with probabilities ``softmax(logits)``, ``[..., A]``, from uniform numbers in 0..1, ``[...]``."""
+    odds = np.exp(logits - logits.max(-1, keepdims=True)).cumsum(-1)
+    actions: np.ndarray = (odds[..., :-1] <= uniform[..., None] * odds[..., -1:]).sum(-1)
+    return actions

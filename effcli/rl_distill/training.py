@@ -1,0 +1,173 @@
+"""The training loop of a group of policies, whatever its algorithm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError
+from effcli.core.registry import load_method
+from effcli.core.run import Run, Stateful
+from effcli.rl_distill.environments import EnvironmentFailure
+from effcli.rl_distill.group import Policy
+from effcli.rl_distill.recipe import RlDistillRecipe
+
+PROGRESS_LINES = 10
+"""Progress lines per group."""
+ATTENTION_POINTS = 100
+"""How many times per training the attention weights are recorded."""
+
+
+class Group(Protocol):
+    """Policies that learn side by side.
+
+    Attributes:
+        policies: the members.
+        kind: the algorithm, ``ppo`` or ``dqn``.
+        attention_means: mean attention weights of the last update, ``[T, T]``; None without attention.
+    """
+
+    policies: Sequence[Policy]
+    kind: str
+    attention_means: Tensor | None
+
+    @property
+    def n_updates(self) -> int:
+        """Updates of the whole training."""
+
+    def update(self, update: int) -> dict[str, float]:
+        """Act and learn once; returns the means of the loss terms."""
+
+    def restart(self, update: int) -> None:
+        """Start new episodes, after an interruption."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training changes."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Restore it."""
+
+
+class TrainingRecord:
+    """Seconds of training and what was recorded of the group; part of the checkpoint.
+
+    Attributes:
+        seconds: spent in updates.
+        failure: the message of an exception that an environment raised; None so far.
+        disagreement: (update, disagreement) pairs.
+        attention: (update, mean weights) pairs; the weights are ``[T][T]``, row policy to column policy.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.failure: str | None = None
+        self.disagreement: list[tuple[int, float]] = []
+        self.attention: list[tuple[int, list[list[float]]]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but a failure."""
+        return {
+            "seconds": self.seconds,
+            "disagreement": list(self.disagreement),
+            "attention": list(self.attention),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        self.seconds = float(state["seconds"])
+        self.disagreement = [(int(update), float(value)) for update, value in state["disagreement"]]
+        self.attention = [(int(update), rows) for update, rows in state["attention"]]
+
+
+@dataclass(frozen=True)
+class TrainedGroup:
+    """A group after its training, and the record of it."""
+
+    group: Group
+    record: TrainingRecord
+
+
+def train_group(recipe: RlDistillRecipe, name: str, run: Run) -> TrainedGroup:
+    """Train one group; its checkpoints, log and progress lines carry its name.
+
+    Raises:
+        RunError: an environment failed; the checkpoint is written.
+        NonFiniteError: a return is NaN or infinite.
+        InterruptedRunError: Ctrl-C or SIGTERM; the checkpoint is written.
+    """
+    group: Group = load_method(recipe).create(recipe, run.runtime)
+    record = TrainingRecord()
+    begun = run.has_begun(name)
+    every = -(-group.n_updates // PROGRESS_LINES)
+    is_first = True
+    for update in _guarded(run, name, group, record, recipe.env.workers):
+        if is_first and begun and update:
+            group.restart(update)
+            run.say(f"{name}: resumed with new episodes")
+        is_first = False
+        started = time.perf_counter()
+        try:
+            values = group.update(update)
+        except EnvironmentFailure as error:
+            record.failure = str(error)
+            run.stop_after_step()
+            continue
+        record.seconds += time.perf_counter() - started
+        _note(record, group, update, values)
+        returns = [policy.returns.recent(recipe.eval.window) for policy in group.policies]
+        _check_finite(returns, name, run)
+        known = {f"return_{i + 1}": value for i, value in enumerate(returns) if value is not None}
+        run.log(name, update, every=max(1, group.n_updates // 1000), **values, **known)
+        if (update + 1) % every == 0 or update + 1 == group.n_updates:
+            run.say(_progress_line(name, group, returns, record, values))
+    return TrainedGroup(group, record)
+
+
+def _note(record: TrainingRecord, group: Group, update: int, values: dict[str, float]) -> None:
+    if "disagreement" in values:
+        record.disagreement.append((update, values["disagreement"]))
+    if group.attention_means is not None and update % max(1, group.n_updates // ATTENTION_POINTS) == 0:
+        record.attention.append((update, group.attention_means.tolist()))
+
+
+def _guarded(run: Run, name: str, group: Group, record: TrainingRecord, workers: int) -> Iterator[int]:
+    """The updates still to do; where an environment failed, the checkpoint is written before the run fails."""
+    state: dict[str, Stateful] = {"group": group, "clock": record}
+    try:
+        yield from run.steps(name, group.n_updates, state, unit="updates", beside=workers)
+    except InterruptedRunError as error:
+        if record.failure is None:
+            raise
+        raise RunError(
+            f"the environment failed: {record.failure}",
+            place=str(run.path),
+            hint="the training so far is kept; the same command with --resume continues with new episodes",
+        ) from error
+
+
+def _progress_line(
+    name: str,
+    group: Group,
+    returns: Sequence[float | None],
+    record: TrainingRecord,
+    values: dict[str, float],
+) -> str:
+    n_steps = sum(policy.returns.n_steps for policy in group.policies)
+    shown = ", ".join("no episode yet" if value is None else f"{value:.1f}" for value in returns)
+    speed = n_steps / record.seconds if record.seconds else 0.0
+    apart = f", disagreement {values['disagreement']:.3f}" if "disagreement" in values else ""
+    return f"{name}: {n_steps // len(returns)} steps per policy, {speed:.0f} steps/s, return {shown}{apart}"
+
+
+def _check_finite(returns: Sequence[float | None], name: str, run: Run) -> None:
+    if any(value is not None and not np.isfinite(value) for value in returns):
+        raise NonFiniteError(
+            f"a return of {name} is not finite",
+            place=str(run.path),
+            hint="the environment returned rewards that are NaN or infinite",
+        )
