@@ -29,10 +29,10 @@ from torch import Tensor
 from effcli.core.runtime import create_runtime
 from effcli.distill.clip.models import ClipModel, new_clip
 from effcli.distill.clip_kd import losses
-from effcli.distill.clip_kd.batches import Batch, PairBatches
+from effcli.distill.clip_kd.batches import PairBatch, PairBatches
 from effcli.distill.clip_kd.captions import CaptionSet
 from effcli.distill.clip_kd.losses import ClipKdLoss, Embeddings, clip_loss, crd
-from effcli.distill.clip_kd.recipe import ClipKdRecipe, LossSection
+from effcli.distill.clip_kd.recipe import ClipKdRecipe, ClipLossSection
 from effcli.distill.clip_kd.teacher_cache import unit_rows
 from effcli.distill.clip_kd.training import Towers, new_optimizer
 
@@ -72,7 +72,7 @@ def ours(
 ) -> dict[str, float]:
     """Seconds of our steps (the first is not counted), and the losses of the first."""
     runtime = create_runtime(device="cpu", precision=precision)
-    recipe = ClipKdRecipe(loss=LossSection(fd=0, icl=0))
+    recipe = ClipKdRecipe(loss=ClipLossSection(fd=0, icl=0))
     sight = (teacher.preprocess, teacher.tokenize)
     batches = PairBatches(
         pairs, 1, batch, runtime, (student.preprocess, student.tokenize), None if cached else sight
@@ -85,10 +85,9 @@ def ours(
         found = embeddings_of(teacher, whole, teacher.tokenize(pairs.texts()[0]))
         kept = [one.half().numpy() for one in found[:2]]
 
-    def look(one: Batch) -> Embeddings:
+    def look(one: PairBatch) -> Embeddings:
         if cached:
-            drawn = one.drawn
-            rows = (unit_rows(kept[0], drawn.images, CPU), unit_rows(kept[1], drawn.captions, CPU))
+            rows = (unit_rows(kept[0], one.rows.images, CPU), unit_rows(kept[1], one.rows.captions, CPU))
             return Embeddings(*rows, teacher.network.logit_scale.exp().detach())
         with runtime.autocast():
             return embeddings_of(teacher, one.teacher_images, one.teacher_tokens)  # type: ignore[arg-type]

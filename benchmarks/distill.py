@@ -5,7 +5,7 @@
 Updates: one of the built-in model with the losses of PD, RCFD and RDD, against the released way of computing the same:
 IS_P2P one pair of images after another, M_P2P with all slots of the queue scored, automatic differentiation through
 every softmax. Relations alone: the same at the paper's feature size (1,920 channels, 4x4), with the bytes that are kept
-for the backward pass. Sampling: seconds an image by steps; --long adds 1,024.
+for the backward pass. Sampling: seconds per image by steps; --long adds 1,024.
 """
 
 from __future__ import annotations
@@ -28,10 +28,15 @@ from effcli.diffusion.ddim import ddim_scheduler, sample
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 from effcli.distill.feature_networks import load_feature_network
-from effcli.distill.losses import PixelLoss
-from effcli.distill.predictions import truncated_snr_loss
-from effcli.distill.rcfd import FeatureLoss, cfd
-from effcli.distill.rdd import RelationLoss, memory_relation_loss, pair_relation_loss
+from effcli.distill.losses import (
+    PixelLoss,
+    cfd,
+    memory_relation_loss,
+    pair_relation_loss,
+    truncated_snr_loss,
+)
+from effcli.distill.rcfd import FeatureLoss
+from effcli.distill.rdd import RelationLoss
 from effcli.distill.recipe import RddRecipe
 from effcli.distill.targets import Denoiser, two_step_target
 from effcli.distill.time_grid import Point, TimeGrid
@@ -223,7 +228,7 @@ def main() -> None:
             print(f"{name:<8}" + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     content["s_per_image"] = measure_sampling([1, 2, 4, 8, 64, *([1024] if options.long else [])], 64)
     for steps, seconds in content["s_per_image"].items():
-        print(f"{steps:>5} steps: {1e3 * seconds:.3f} ms an image", flush=True)
+        print(f"{steps:>5} steps: {1e3 * seconds:.3f} ms per image", flush=True)
     if options.json:
         options.json.write_text(json.dumps(content, indent=2) + "\n")
 

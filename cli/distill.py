@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import typer
@@ -27,20 +28,30 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Few-step students of a diffusion model: progressive distillation with relations between features (RDD); or "
-    "a small CLIP from a large one (CLIP-KD). `effcli distill --steps 1` and `effcli distill --method clip-kd` take "
+    help="Few-step students of a diffusion model, by progressive distillation with relations between features (RDD); "
+    "or a small CLIP from a large one (CLIP-KD). `effcli distill --steps 1` and `effcli distill --method clip-kd` use "
     "the built-in models.",
 )
 
+DEFAULT_TRAINING = "fashion-diffusion"
+RECIPES_OF_TRAINING = {
+    "teacher": DEFAULT_TRAINING,
+    "classifier": "fashion-classifier",
+    "lit": "twemoji-clip",
+}
+"""The recipe that `train --method` means where none is named."""
+
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="Run directory of `effcli distill`, or one student's folder.")
+    str,
+    typer.Argument(metavar="RUN", help="A run directory of `effcli distill`, or the folder of one student."),
 ]
 DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
         metavar="PATH",
-        help="Folder of pictures or IDX files, or a packed .npz; CLIP-KD: a CSV, .tar shards, a folder with captions.",
+        help="Images to learn from: a folder of pictures or IDX files, or a packed .npz; CLIP-KD: a CSV, .tar shards, "
+        "or a folder with captions.",
     ),
 ]
 
@@ -53,8 +64,8 @@ def run(
         str | None,
         typer.Argument(
             metavar="[TEACHER]",
-            help="A diffusers folder, a hub id, a run of `effcli distill train`, or builtin:NAME; of CLIP-KD NAME:TAG, "
-            "NAME:CHECKPOINT, a folder, or hf-hub:OWNER/NAME.",
+            help="The teacher: a diffusers folder, a hub id, a run of `effcli distill train`, or builtin:NAME; "
+            "CLIP-KD: NAME:TAG or NAME:CHECKPOINT of open_clip, a folder, or hf-hub:OWNER/NAME.",
             show_default=False,
         ),
     ] = None,
@@ -64,7 +75,9 @@ def run(
     student: Annotated[
         str | None,
         typer.Option(
-            "--student", metavar="MODEL", help="CLIP-KD: a model name of open_clip, or a .json configuration."
+            "--student",
+            metavar="MODEL",
+            help="CLIP-KD: the student, a model name of open_clip or a .json configuration.",
         ),
     ] = None,
     teacher_cache: Annotated[
@@ -72,41 +85,64 @@ def run(
         typer.Option(
             "--teacher-cache",
             metavar="on|off|N-views",
-            help="CLIP-KD: keep what the teacher embeds of each whole image, of N crops of it, or nothing.",
+            help="CLIP-KD: keep the teacher's embedding of each whole image (on), of N fixed crops of it (N-views), "
+            "or none (off), which runs the teacher in every step.",
         ),
     ] = None,
     method: Annotated[
         Literal["rdd", "rcfd", "pd", "clip-kd"] | None,
         typer.Option(
             "--method",
-            help="Of a diffusion model: relations of features, features, or pixels in the last rounds; or a CLIP.",
+            help="What students learn from in the last rounds: features and their relations (rdd), features (rcfd), "
+            "pixels (pd); or clip-kd, a small CLIP.",
         ),
     ] = None,
     data: DataOption = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Sampling steps of the last student: 1, 2, 4, ...")
+        int | None,
+        typer.Option(
+            "--steps",
+            min=1,
+            help="Sampling steps of the last student, a power of two; fewer are faster, with more loss of quality.",
+        ),
     ] = None,
     teacher_steps: Annotated[
-        int | None, typer.Option("--teacher-steps", min=1, help="Sampling steps that the first round halves.")
+        int | None,
+        typer.Option(
+            "--teacher-steps",
+            min=1,
+            help="Sampling steps of the teacher, which the first round halves; a power of two.",
+        ),
     ] = None,
     features: Annotated[
         str | None,
         typer.Option(
             "--features",
             metavar="NETWORK",
-            help="builtin, unet, torchvision:NAME, timm:NAME, or a classifier's file.",
+            help="The network whose features are compared: builtin (grey 16x16 clothes), unet (the teacher's own), "
+            "torchvision:NAME, timm:NAME, or a classifier's file.",
         ),
     ] = None,
     relation: Annotated[
         Literal["pairs", "intra"] | None,
-        typer.Option("--relation", help="Relate the pixels of all pairs of images, or of each image."),
+        typer.Option(
+            "--relation",
+            help="Relate the pixels of all pairs of images (pairs), or of each image by itself (intra).",
+        ),
     ] = None,
     head: Annotated[
         Literal["projection", "none"] | None,
-        typer.Option("--head", help="A learnt projection of the student's maps before the queue, or none."),
+        typer.Option(
+            "--head",
+            help="What the student's feature maps pass before the queue: a learned projection, or nothing.",
+        ),
     ] = None,
     compat_queue: Annotated[
-        bool, typer.Option("--compat-queue", help="The queue as in RDD's released code, which scrambles it.")
+        bool,
+        typer.Option(
+            "--compat-queue",
+            help="The queue of RDD's released code, whose pixels are mixed; short for -s relations.queue=mixed.",
+        ),
     ] = False,
 ) -> None:
     """Distill a diffusion model to few steps, or a CLIP to a small one, and measure the students (default)."""
@@ -116,12 +152,12 @@ def run(
         "student": ("--student", student),
         "teacher_cache": ("--teacher-cache", teacher_cache),
         "data.source": ("--data", data),
-        "steps": ("--steps", steps),
+        "student_steps": ("--steps", steps),
         "teacher_steps": ("--teacher-steps", teacher_steps),
         "features": ("--features", features),
         "relations.rows": ("--relation", relation),
         "relations.head": ("--head", head),
-        "relations.queue": ("--compat-queue", "released" if compat_queue else None),
+        "relations.queue": ("--compat-queue", "mixed" if compat_queue else None),
     }
     execute("run", "distill", recipe_of_method("distill", options, method), shorthands)
 
@@ -132,16 +168,17 @@ def sample(
     options: MachineOptions,
     run: RunArgument,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Which student (default: the last).")
+        int | None,
+        typer.Option("--steps", min=1, help="Which student, by its sampling steps (default: the last)."),
     ] = None,
-    n: Annotated[int, typer.Option("-n", "--images", min=1, help="How many.")] = 64,
+    n: Annotated[int, typer.Option("-n", "--images", min=1, help="Number of images.")] = 64,
     output: ImagesOutputOption = "samples.png",
     force: ForceOption = False,
     batch_size: BatchSizeOption = 64,
 ) -> None:
-    """Draw images from a student in its few steps."""
+    """Sample images from a student in its few steps."""
     check_images_output(output, force=force, as_json=options.as_json)
-    from effcli.distill.students import sample_student
+    from effcli.distill.pipeline import sample as sample_student
 
     runtime = runtime_for(options)
     images = sample_student(
@@ -155,23 +192,33 @@ def sample(
 @with_options()
 def evaluate(
     options: MachineOptions,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory of `effcli distill`.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory of `effcli distill`.")],
     n: Annotated[
-        int | None, typer.Option("-n", "--images", min=2, help="Images drawn by each model (default 2048).")
+        int | None, typer.Option("-n", "--images", min=2, help="Images sampled by each model (default 2048).")
     ] = None,
     teacher_steps: Annotated[
         int | None,
-        typer.Option("--teacher-steps", min=1, help="DDIM steps of the teacher (default: the run's)."),
+        typer.Option(
+            "--teacher-steps",
+            min=1,
+            help="DDIM steps of the teacher that students are compared with (default: the run's).",
+        ),
     ] = None,
     features: FeatureSpaceOption = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="PATH", help="Real images for fd; CLIP-KD: pairs for retrieval."),
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="Real images for the Frechet distance; CLIP-KD: pairs for retrieval.",
+        ),
     ] = None,
     zero_shot: Annotated[
         str | None,
         typer.Option(
-            "--zero-shot", metavar="PATH", help="CLIP-KD: a folder with a sub-folder a class, or an .npz."
+            "--zero-shot",
+            metavar="PATH",
+            help="CLIP-KD: images with classes, a folder with one sub-folder per class or an .npz.",
         ),
     ] = None,
     template: Annotated[
@@ -179,19 +226,22 @@ def evaluate(
         typer.Option(
             "--template",
             metavar="TEXT",
-            help="CLIP-KD: a sentence about a class, such as 'a photo of a {}'; repeatable. openai: its 80; simple: 7.",
+            help="CLIP-KD: a sentence about a class, such as 'a photo of a {}', repeatable; openai: 80 sentences; "
+            "simple: 7.",
         ),
     ] = None,
     captions: Annotated[
         Literal["first", "all"] | None,
-        typer.Option("--captions", help="CLIP-KD: retrieval with each image's first caption, or with all."),
+        typer.Option(
+            "--captions", help="CLIP-KD: captions of each image that retrieval uses, the first or all."
+        ),
     ] = None,
     batch_size: BatchSizeOption = 64,
 ) -> None:
-    """Measure students beside their teacher: distances and time by steps; of a CLIP retrieval, zero-shot and size."""
-    from effcli.distill.clip_kd.evaluation import evaluate_run as evaluate_clip_run
+    """Measure students beside their teacher: distances and time by steps; CLIP-KD: retrieval, zero-shot and size."""
+    from effcli.distill.clip_kd.pipeline import evaluate as evaluate_clip
     from effcli.distill.clip_kd.recipe import ClipRecipe
-    from effcli.distill.students import evaluate_run
+    from effcli.distill.pipeline import evaluate as evaluate_students
 
     of_clip = {"--zero-shot": zero_shot, "--template": template, "--captions": captions}
     of_diffusion = {"--images": n, "--teacher-steps": teacher_steps, "--features": features}
@@ -203,20 +253,20 @@ def evaluate(
             )
     if is_clip:
         given = {
-            "source": data,
+            "data": data,
             "zero_shot": zero_shot,
             "captions": captions,
             "templates": templates_of(template),
         }
         asked = {key: value for key, value in given.items() if value is not None}
-        result = evaluate_clip_run(run, {**asked, "batch_size": batch_size}, runtime_for(options))
+        result = evaluate_clip(run, {**asked, "batch_size": batch_size}, runtime_for(options))
     else:
         from effcli.metrics.distance_settings import DistanceSettings
 
         settings = DistanceSettings(
             n_images=n or 2048, batch_size=batch_size, features=features or "auto", data=data
         )
-        result = evaluate_run(
+        result = evaluate_students(
             run, settings, runtime_for(options), teacher_steps=teacher_steps, show_progress=not options.quiet
         )
     if options.as_json:
@@ -233,11 +283,26 @@ def templates_of(given: list[str] | None) -> str | tuple[str, ...] | None:
 
 
 @app.command()
-@with_options(recipe="fashion-diffusion")
+@with_options(recipe=DEFAULT_TRAINING)
 def train(
     options: RunOptions,
+    method: Annotated[
+        Literal["teacher", "classifier", "lit"] | None,
+        typer.Option(
+            "--method",
+            help="What is trained: a diffusion model (teacher), a classifier, or a CLIP on a trained image trunk "
+            "(lit).",
+        ),
+    ] = None,
     data: DataOption = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")] = None,
 ) -> None:
-    """Train a diffusion model (recipe fashion-diffusion), a classifier (fashion-classifier), a CLIP (twemoji-clip)."""
-    execute("train", "distill", options, {"data.source": ("--data", data), "train.steps": ("--steps", steps)})
+    """Train a diffusion model, a classifier or a CLIP (recipes fashion-diffusion, fashion-classifier, twemoji-clip)."""
+    if method is not None and options.recipe == DEFAULT_TRAINING:
+        options = replace(options, recipe=RECIPES_OF_TRAINING[method])
+    shorthands = {
+        "method": ("--method", method),
+        "data.source": ("--data", data),
+        "train.steps": ("--steps", steps),
+    }
+    execute("train", "distill", options, shorthands)

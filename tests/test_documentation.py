@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # What is typed instead, where a command takes minutes or data that users do not have.
 _SHORT = "--epochs 1 -s network.width=2 -s data.train_per_class=8 -s data.eval_per_class=4 -s data.side=8"
 _SMALL = "--steps 2 --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4"
-_FEW = "--teacher-steps 4 -s train.updates=1 -s train.few_step_updates=1 -s train.batch_size=2 -s eval.n_images=4"
+_FEW = (
+    "--teacher-steps 4 -s train.steps=1 -s train.last_rounds_steps=1 -s train.batch_size=2 -s eval.n_images=4"
+)
 _BRIEF = "--epochs 1 -s inversion.iterations=2 -s inversion.per_class=1 -s inversion.side=32"
 _QUICK = "--steps 300 --policies 2 --policy small,small -s ppo.epochs=1 -s eval.episodes=1"
 SHORTENED = {

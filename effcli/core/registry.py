@@ -138,10 +138,12 @@ TASKS: dict[str, Task] = {
                 Method("rcfd", f"{_DISTILL}.rcfd", f"{_DISTILL}.recipe:RcfdRecipe"),
                 Method("pd", f"{_DISTILL}.pd", f"{_DISTILL}.recipe:PdRecipe"),
                 Method("clip-kd", f"{_DISTILL}.clip_kd.pipeline", f"{_DISTILL}.clip_kd.recipe:ClipKdRecipe"),
-                Method("teacher", f"{_DISTILL}.teacher", f"{_DISTILL}.recipe:TeacherRecipe", verb="train"),
+                Method(
+                    "teacher", f"{_DISTILL}.trained.teacher", f"{_DISTILL}.recipe:TeacherRecipe", verb="train"
+                ),
                 Method(
                     "classifier",
-                    f"{_DISTILL}.classifier",
+                    f"{_DISTILL}.trained.classifier",
                     f"{_DISTILL}.recipe:ClassifierRecipe",
                     verb="train",
                 ),

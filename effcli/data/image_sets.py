@@ -78,17 +78,17 @@ class ImageSet:
         return np.array([item_of(draw, len(self), _ORDER_STREAM, seed)[1] for draw in draws])
 
     def batch(
-        self, step: int, batch_size: int, runtime: Runtime, *, seed: int, flip: bool = False
+        self, step: int, batch_size: int, runtime: Runtime, *, seed: int, flip: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         """This rank's images of step ``step``, float32 ``[B, C, S, S]`` in -1..1, and their labels ``[B]``.
 
-        With ``flip`` half of them are mirrored; which ones, too, follows from (seed, step) alone.
+        A share ``flip`` of them, 0..1, is mirrored; which ones follows from (seed, step) alone.
         """
         rank = runtime.rank
         rows = self.batch_indices(step, batch_size=batch_size, seed=seed, rank=rank, world=runtime.world)
         x = to_range(self.images[rows])
         if flip:
-            mirrored = np.random.default_rng((5, seed, step)).random(batch_size) < 0.5
+            mirrored = np.random.default_rng((5, seed, step)).random(batch_size) < flip
             own = torch.from_numpy(mirrored[rank * len(rows) : (rank + 1) * len(rows)])
             x = torch.where(own[:, None, None, None], x.flip(-1), x)
         return x, self.labels[rows]

@@ -1,6 +1,7 @@
 """What a conditional UNet is asked for, and classifier-free guidance.
 
-A condition is a dictionary of the UNet's keyword arguments, with a row an image; it is empty for unconditional models.
+A condition is a dictionary of the UNet's keyword arguments, with one row per image; it is empty for unconditional
+models.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _PROMPTS = (
 
 
 class Guided:
-    """A UNet with the conditions it can be asked for.
+    """A UNet with its conditions.
 
     Args:
         model: the model.
@@ -44,7 +45,7 @@ class Guided:
         sample_shape: (C, H, W).
 
     Raises:
-        InputError: the model needs a condition that is not at hand, or cannot be guided.
+        InputError: the model needs a condition that is not available, or cannot be guided.
     """
 
     def __init__(
@@ -66,9 +67,7 @@ class Guided:
         self._null: Condition = {}
         if type(model.unet).__name__ == "UNet2DConditionModel":
             if config.get("addition_embed_type"):
-                raise InputError(
-                    "models with added conditions (SDXL) are not supported yet", place=model.source
-                )
+                raise InputError("models with added conditions (SDXL) are not supported", place=model.source)
             self._embeddings, null = _embed_prompts(model, prompts)
             self._null = {"encoder_hidden_states": null}
         if self._n_classes:
@@ -76,7 +75,10 @@ class Guided:
         if guidance != 1 and not self._null:
             raise InputError("an unconditional model cannot be guided", place="sampler.guidance")
         if guidance != 1 and self._n_classes and null_class is None:
-            raise InputError("guidance needs the label that means no class", place="condition.null_class")
+            raise InputError(
+                "guidance of a class-conditional model needs the label that means no class",
+                place="condition.null_class",
+            )
 
     @property
     def device(self) -> torch.device:
@@ -127,9 +129,15 @@ def _embed_prompts(model: DiffusionModel, prompts: str | None) -> tuple[Tensor, 
     """Embeddings of the prompts ``[P, L, D]`` and of the empty one ``[L, D]``, by the model's own text encoder."""
     folder = model.folder
     if folder is None or not (folder / "text_encoder").is_dir() or not (folder / "tokenizer").is_dir():
-        raise InputError("this model wants text, but has no tokenizer/ and text_encoder/", place=model.source)
+        raise InputError(
+            "is a text-conditional model without tokenizer/ and text_encoder/", place=model.source
+        )
     if find_spec("transformers") is None:
-        raise InputError("this model wants text", place=model.source, hint="pip install transformers")
+        raise InputError(
+            "is a text-conditional model, which needs the package transformers",
+            place=model.source,
+            hint="pip install 'effcli[text]'",
+        )
     texts = list(_PROMPTS) if prompts is None else _read_prompts(Path(prompts))
     from transformers import AutoTokenizer, CLIPTextModel
 

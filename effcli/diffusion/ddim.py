@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
 Predict = Callable[[Tensor, int], Tensor]
-"""What the network says at (x_t ``[B, C, H, W]``, t): noise, clean image or velocity, as the scheduler expects."""
+"""What the network predicts at (x_t ``[B, C, H, W]``, t): noise, clean image or velocity, as the scheduler expects."""
 
 _DEFAULT_STEPS = 16
 
@@ -24,12 +24,12 @@ _DEFAULT_STEPS = 16
 def ddim_scheduler(config: Mapping[str, Any], steps: int | None = None) -> DDIMScheduler:
     """A DDIM scheduler with the noise levels of another scheduler's configuration.
 
-    For a few-step student it visits the timesteps the student was trained at, and takes the noise of a step from the
-    clipped image, as training did not but sampling of progressive distillation does (RDD, section 3.8).
+    For a few-step student it visits the timesteps the student was trained at, and computes the noise of a step from the
+    clipped image, as sampling does in progressive distillation: docs/methods/rdd.md, Sampler.
 
     Args:
         config: of a diffusers scheduler; see :mod:`effcli.diffusion.schedulers`.
-        steps: how many; None: those that a student was distilled for, else 16.
+        steps: number of steps; None: the number that a student was distilled for, else 16.
 
     Raises:
         InputError: the configuration is not understood, has fewer than ``steps`` noise levels, or is a student's of

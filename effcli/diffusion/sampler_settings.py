@@ -1,4 +1,4 @@
-"""How images are drawn, as recipes say it; no torch here, so that recipes load at once."""
+"""How a diffusion model samples, as recipes say it; no torch here, so that recipes load fast."""
 
 from __future__ import annotations
 
@@ -8,14 +8,22 @@ from effcli.core.recipe import Section
 
 
 class SamplerSettings(Section):
-    """How images are drawn."""
+    """How a diffusion model samples."""
 
     steps: int | None = Field(
-        None, ge=1, description="DDIM steps S; null: those that the model was distilled for, else 16."
+        None,
+        ge=1,
+        description="DDIM sampling steps; null: the number that the model was distilled for, else 16.",
     )
     eta: float = Field(
-        0.0, ge=0, le=1, description="Share of fresh noise in each step: 0 is DDIM, 1 is DDPM."
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of fresh noise in each sampling step, 0 to 1: 0 is DDIM, 1 is DDPM.",
     )
     guidance: float = Field(
-        1.0, ge=0, description="Classifier-free guidance scale; 1 leaves the prediction as it is."
+        1.0,
+        ge=0,
+        description="Classifier-free guidance scale; 1 is no guidance, larger follows the condition "
+        "more closely.",
     )

@@ -1,4 +1,4 @@
-"""How good students are at their few steps, beside their teacher at as few and at many."""
+"""Students at their few steps, beside their teacher at as few and at many steps."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from effcli.metrics.features import choose_features, real_moments
 from effcli.metrics.frechet import frechet_distance
 
 N_PICTURES = 32
-Drawn = dict[str, Any]
-"""``images`` uint8 ``[N, C, S, S]`` and ``seconds`` an image."""
+Sampled = dict[str, Any]
+"""``images``, uint8 ``[N, C, S, S]``, and ``seconds`` per image."""
 
 
-def evaluate(
+def compare(
     teacher: DiffusionModel,
     students: Mapping[int, DiffusionModel],
     teacher_steps: int,
     settings: DistanceSettings,
     runtime: Runtime,
     *,
-    stage: Callable[[str, Callable[[], Drawn]], Drawn] = lambda name, compute: compute(),
+    stage: Callable[[str, Callable[[], Sampled]], Sampled] = lambda name, compute: compute(),
     check_stop: Callable[[], None] = lambda: None,
     show_progress: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Draw from all models with the same noise and compare.
+    """Sample from all models with the same noise and compare.
 
     Args:
         teacher: sampled with DDIM, at ``teacher_steps`` and at each student's number of steps.
@@ -52,22 +52,23 @@ def evaluate(
 
     Returns:
         the metrics: ``fd_by_steps`` and ``fd_ddim_by_steps`` of students and teacher, ``fd_teacher``,
-        ``mse_to_teacher_by_steps`` (pixels in -1..1), ``s_per_image_by_steps``, network calls, and by how much the last
-        student needs fewer of them and less time; and pictures by caption. Distances are None without real images.
+        ``mse_to_teacher_by_steps`` (pixels in -1..1), ``s_per_image_by_steps``, network calls, how many fewer of
+        them the last student needs and how much faster it is; and pictures by caption. Distances are None without real
+        images.
     """
     runs = {f"teacher-{teacher_steps}": (_at_steps(teacher, teacher_steps), teacher_steps)}
     runs |= {f"ddim-{steps}": (_at_steps(teacher, steps), steps) for steps in sorted(students, reverse=True)}
     runs |= {f"student-{steps}": (model, steps) for steps, model in students.items()}
-    drawn = {
+    sampled = {
         name: stage(
             f"evaluate-{name}",
-            lambda model=model, name=name: _draw(  # type: ignore[misc]
+            lambda model=model, name=name: _sample(  # type: ignore[misc]
                 model, settings, runtime, name, check_stop=check_stop, show_progress=show_progress
             ),
         )
         for name, (model, _) in runs.items()
     }
-    return _metrics(drawn, sorted(students), teacher_steps, teacher, settings), _pictures(drawn, runs)
+    return _metrics(sampled, sorted(students), teacher_steps, teacher, settings), _pictures(sampled, runs)
 
 
 def with_real_images(
@@ -86,7 +87,7 @@ def _at_steps(model: DiffusionModel, steps: int) -> DiffusionModel:
     return DiffusionModel(model.unet, config, model.source)
 
 
-def _draw(
+def _sample(
     model: DiffusionModel,
     settings: DistanceSettings,
     runtime: Runtime,
@@ -94,7 +95,7 @@ def _draw(
     *,
     check_stop: Callable[[], None],
     show_progress: bool,
-) -> Drawn:
+) -> Sampled:
     guided = Guided(model, model.unet.to(runtime.device))
     started = time.perf_counter()
     images = draw_images(
@@ -112,21 +113,21 @@ def _draw(
 
 
 def _metrics(
-    drawn: Mapping[str, Drawn],
+    sampled: Mapping[str, Sampled],
     few: list[int],
     teacher_steps: int,
     teacher: DiffusionModel,
     settings: DistanceSettings,
 ) -> dict[str, Any]:
     space = choose_features(settings, teacher.sample_shape)
-    reference = drawn[f"teacher-{teacher_steps}"]
+    reference = sampled[f"teacher-{teacher_steps}"]
     real = real_moments(settings, space, reference["images"])
 
     def fd(name: str) -> float | None:
-        return None if real is None else frechet_distance(space.features(drawn[name]["images"]), real)
+        return None if real is None else frechet_distance(space.features(sampled[name]["images"]), real)
 
     def mse(name: str) -> float:
-        difference = drawn[name]["images"].float() - reference["images"].float()
+        difference = sampled[name]["images"].float() - reference["images"].float()
         return float((difference / 127.5).square().mean())
 
     last = min(few)
@@ -140,26 +141,26 @@ def _metrics(
         "network_calls": last,
         "network_calls_teacher": teacher_steps,
         "fewer_calls": teacher_steps / last,
-        "s_per_image_by_steps": {str(steps): drawn[f"student-{steps}"]["seconds"] for steps in few},
+        "s_per_image_by_steps": {str(steps): sampled[f"student-{steps}"]["seconds"] for steps in few},
         "s_per_image_teacher": reference["seconds"],
-        "faster": reference["seconds"] / drawn[f"student-{last}"]["seconds"],
+        "faster": reference["seconds"] / sampled[f"student-{last}"]["seconds"],
         "eval_images": len(reference["images"]),
     }
 
 
 def _pictures(
-    drawn: Mapping[str, Drawn], runs: Mapping[str, tuple[DiffusionModel, int]]
+    sampled: Mapping[str, Sampled], runs: Mapping[str, tuple[DiffusionModel, int]]
 ) -> dict[str, Tensor]:
     pictures = {}
     for name, (_, steps) in runs.items():
         who, how = ("Student", "step") if name.startswith("student") else ("Teacher", "DDIM step")
         caption = f"{who}, {steps} {how}{'' if steps == 1 else 's'}"
-        pictures[caption] = drawn[name]["images"][:N_PICTURES]
+        pictures[caption] = sampled[name]["images"][:N_PICTURES]
     return pictures
 
 
 def save_pictures(pictures: Mapping[str, Tensor], run: Run) -> dict[str, str]:
-    """Write a grid a model, all from the same noise; returns caption -> file."""
+    """Write one grid per model, all from the same noise; returns caption -> file."""
     figures = {}
     for caption, images in pictures.items():
         name = "pictures/" + caption.lower().replace(",", "").replace(" ", "-") + ".png"

@@ -53,7 +53,7 @@ def load_feature_network(
         side: images are resized to this side first; ImageNet networks need that for maps larger than one pixel.
 
     Raises:
-        InputError: there is none, its weights cannot be had, it is for other images, or its maps are too small to
+        InputError: there is none, its weights cannot be loaded, it is for other images, or its maps are too small to
             relate their pixels.
     """
     if name == "unet":
@@ -102,7 +102,7 @@ def _classifier(name: str, teacher: DiffusionModel, device: torch.device) -> Cal
         raise InputError(
             "no such feature network",
             place=name,
-            hint="builtin, unet, torchvision:NAME, timm:NAME or a classifier's .safetensors",
+            hint="available: builtin, unet, torchvision:NAME, timm:NAME, or a classifier's .safetensors file",
         )
     config = network.config
     wanted = (config.channels, config.side, config.side)

@@ -1,4 +1,4 @@
-"""What a run is given: the teacher and images for it, checked before any work."""
+"""The teacher of a run and images for it, checked before any work."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import torch
 
 from effcli.core.errors import InputError, UsageError
 from effcli.data.image_sets import ImageSet, load_images
-from effcli.data.stored_files import Split
 from effcli.diffusion.configs import config_of
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
-from effcli.distill.recipe import ProgressiveRecipe, TrainedRecipe
+from effcli.distill.recipe import ProgressiveRecipe
 from effcli.distill.rounds import rounds_of
 from effcli.distill.time_grid import TimeGrid
 
@@ -19,15 +18,17 @@ def load_teacher(recipe: ProgressiveRecipe) -> tuple[DiffusionModel, ImageSet]:
     """The model and images of its size.
 
     Raises:
-        InputError: it is no pixel-space UNet, has another use for its labels, or the images have too many classes.
+        InputError: it is not a pixel-space UNet, or the images have too many classes.
         UsageError: the numbers of steps do not fit it.
     """
     model = load_model(recipe.model)
     check_teacher(model)
     channels, side, _ = model.sample_shape
-    TimeGrid(model.scheduler_config, torch.device("cpu")).check_steps(recipe.steps, recipe.teacher_steps)
+    TimeGrid(model.scheduler_config, torch.device("cpu")).check_steps(
+        recipe.student_steps, recipe.teacher_steps
+    )
     if not rounds_of(recipe, model):
-        raise UsageError("the student has as many steps as the teacher: nothing to do", place="steps")
+        raise UsageError("the student has as many steps as the teacher: nothing to do", place="student_steps")
     images = load_images(recipe.data.source, "train", side=side, channels=1 if channels == 1 else 3)
     n_classes = config_of(model.unet).get("num_class_embeds")
     if n_classes is not None and len(images.classes) > n_classes:
@@ -35,21 +36,6 @@ def load_teacher(recipe: ProgressiveRecipe) -> tuple[DiffusionModel, ImageSet]:
             f"has {len(images.classes)} classes, the teacher knows {n_classes}", place=recipe.data.source
         )
     return model, images
-
-
-def load_training_images(recipe: TrainedRecipe, split: Split = "train") -> ImageSet:
-    """The images of a recipe of `effcli distill train`."""
-    return load_images(recipe.data.source, split, side=recipe.data.side, channels=recipe.data.channels)
-
-
-def plan_of_images(recipe: TrainedRecipe, images: ImageSet) -> dict[str, int | float]:
-    """How many there are, and how often a training takes them."""
-    return {
-        "train_images": len(images),
-        "classes": len(images.classes),
-        "steps": recipe.train.steps,
-        "epochs": round(recipe.train.steps * recipe.train.batch_size / len(images), 1),
-    }
 
 
 def check_teacher(model: DiffusionModel) -> None:
@@ -62,7 +48,7 @@ def check_teacher(model: DiffusionModel) -> None:
         raise InputError(
             "is text-conditioned; only unconditional and class-conditional models can be distilled",
             place=model.source,
-            hint="the losses compare images that a classifier understands, and no prompts come with the data",
+            hint="the losses compare images with a classifier, and the data come without prompts",
         )
     folder = model.folder
     channels, height, width = model.sample_shape
@@ -70,7 +56,7 @@ def check_teacher(model: DiffusionModel) -> None:
         raise InputError(
             "is a latent model; only models that denoise pixels can be distilled",
             place=model.source,
-            hint="its students would have to be decoded at every update",
+            hint="its students would have to be decoded at every step",
         )
     if channels not in (1, 3) or height != width:
         raise InputError(
@@ -79,11 +65,11 @@ def check_teacher(model: DiffusionModel) -> None:
     _check_clipping(model)
     if DISTILLED_TIMESTEPS in model.scheduler_config:
         n = len(model.scheduler_config[DISTILLED_TIMESTEPS])
-        raise InputError(f"is a student of {n} steps already; distil its teacher", place=model.source)
+        raise InputError(f"is already a student of {n} steps; distill its teacher", place=model.source)
 
 
 def _check_clipping(model: DiffusionModel) -> None:
-    """Refuse clipping that the targets do not have: they are clipped to -1..1 or not at all."""
+    """Refuse clipping other than that of the targets, which are clipped to -1..1 or not at all."""
     settings = ddim_config(model.scheduler_config)
     if settings["thresholding"]:
         raise InputError(

@@ -1,7 +1,8 @@
 """PD, progressive distillation: every round compares pixels.
 
-Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022; RDD, section 3.4. The loop
-is in `progressive.py`, what a student learns from in `targets.py`, how far it is from that in `round_loss.py`.
+Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022;
+docs/methods/rdd.md, Progressive distillation round. The rounds are in `progressive.py`, the training of one in
+`training.py`, what a student learns from in `targets.py`, how far it is from that in `losses.py`.
 """
 
 from __future__ import annotations

@@ -1,27 +1,32 @@
-"""`effcli distill run` and `effcli distill train`: what the recipe's method names."""
+"""The verbs of `effcli distill` for diffusion models: run, train, sample, eval. `run` and `train` are the method's own.
+
+A run of CLIP-KD or LiT is evaluated by `clip_kd/pipeline.py`.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
-from effcli.core.evidence.result import Result
+from torch import Tensor
+
+from effcli.core.errors import InputError
+from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.plan import Plan
-from effcli.core.registry import load_method
+from effcli.core.registry import load_method, recipe_of_run
 from effcli.core.run import Run
-from effcli.distill.recipe import DistillRecipe
-
-
-class TrainedMethod(Protocol):
-    """What the module of a method of `effcli distill train` has.
-
-    Attributes:
-        plan: ``(recipe)``: the data, read and checked, and what would be trained on them.
-        train: ``(recipe, inputs, run)``: learn from the data, write the model below ``model/``, finish the run.
-    """
-
-    plan: Callable[[Any], Plan[Any]]
-    train: Callable[[Any, Any, Run], Result]
+from effcli.core.runtime import Runtime
+from effcli.data.image_sets import to_bytes
+from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.models import load_model
+from effcli.diffusion.sampler_settings import SamplerSettings
+from effcli.diffusion.sampling import draw_images
+from effcli.distill.evaluation import compare, with_real_images
+from effcli.distill.recipe import DistillRecipe, ProgressiveRecipe
+from effcli.distill.weights import load_student, steps_in
+from effcli.metrics.distance_settings import DistanceSettings
 
 
 class DistillMethod(Protocol):
@@ -34,6 +39,18 @@ class DistillMethod(Protocol):
 
     plan: Callable[[Any], Plan[Any]]
     distill: Callable[[Any, Any, Run], Result]
+
+
+class TrainedMethod(Protocol):
+    """What the module of a method of `effcli distill train` has.
+
+    Attributes:
+        plan: ``(recipe)``: the data, read and checked, and what would be trained on them.
+        train: ``(recipe, inputs, run)``: learn from the data, write the model below ``model/``, finish the run.
+    """
+
+    plan: Callable[[Any], Plan[Any]]
+    train: Callable[[Any, Any, Run], Result]
 
 
 def plan_run(recipe: DistillRecipe) -> Plan[Any]:
@@ -58,3 +75,61 @@ def train(recipe: DistillRecipe, inputs: Any, run: Run) -> Result:
     """Train what the recipe's method names."""
     method: TrainedMethod = load_method(recipe)
     return method.train(recipe, inputs, run)
+
+
+def sample(
+    place: str | Path,
+    n_images: int,
+    runtime: Runtime,
+    *,
+    steps: int | None = None,
+    batch_size: int = 64,
+    show_progress: bool = False,
+) -> Tensor:
+    """Images of a student, uint8 ``[n_images, C, S, S]``."""
+    model = load_student(place, steps)
+    guided = Guided(model, model.unet.to(runtime.device))
+    images = draw_images(
+        guided, SamplerSettings(), n_images, batch_size, runtime, show_progress=show_progress
+    )
+    return to_bytes(images)
+
+
+def evaluate(
+    run: str | Path,
+    settings: DistanceSettings,
+    runtime: Runtime,
+    *,
+    teacher_steps: int | None = None,
+    show_progress: bool = False,
+) -> Result:
+    """All students of a run beside their teacher; see :func:`effcli.distill.evaluation.compare`.
+
+    Raises:
+        InputError: it is not a run of `effcli distill`, or its teacher is not there any more.
+    """
+    started = time.perf_counter()
+    students = {steps: load_student(run, steps) for steps in steps_in(Path(run))}
+    if not students:
+        raise InputError("holds no students", place=str(run), hint="name a run directory of `effcli distill`")
+    recipe: Any = recipe_of_run("distill", run)
+    assert isinstance(recipe, ProgressiveRecipe)
+    teacher = load_model(recipe.model)
+    metrics, _ = compare(
+        teacher,
+        students,
+        teacher_steps or recipe.teacher_steps,
+        with_real_images(settings, teacher, recipe.data.source),
+        runtime,
+        show_progress=show_progress,
+    )
+    return result_of_verb(
+        "distill",
+        "eval",
+        recipe.method,
+        recipe=Path(run).resolve().name,
+        output=str(run),
+        metrics=metrics,
+        runtime=runtime,
+        total_s=time.perf_counter() - started,
+    )

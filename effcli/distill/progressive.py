@@ -1,8 +1,8 @@
-"""The loop of progressive distillation: rounds that each halve the number of sampling steps, whatever the loss.
+"""Progressive distillation: rounds that each halve the number of sampling steps, whatever the loss.
 
-The student of a round begins as a copy of its teacher, learns from where two steps of the teacher end, and is the
-teacher of the next round. A teacher that predicts something else than its students is converted first (RDD, section
-6.12).
+The student of a round begins as a copy of its teacher, learns where two steps of the teacher end, and is the teacher of
+the next round. A teacher that predicts something else than its students is converted first: docs/methods/rdd.md,
+Conversion of noise-predicting teachers.
 """
 
 from __future__ import annotations
@@ -10,23 +10,18 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result
 from effcli.core.plan import Plan
 from effcli.core.run import Run
-from effcli.core.runtime import derive_seed
 from effcli.data.image_sets import ImageSet
-from effcli.diffusion.configs import config_of, plain_config
+from effcli.diffusion.configs import plain_config
 from effcli.diffusion.ddim import ddim_scheduler
 from effcli.diffusion.models import DiffusionModel, save_folder
-from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
-from effcli.distill.evaluation import evaluate, save_pictures, with_real_images
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
+from effcli.distill.evaluation import compare, save_pictures, with_real_images
 from effcli.distill.inputs import load_teacher
 from effcli.distill.losses import PixelLoss, RoundLoss
 from effcli.distill.recipe import ProgressiveRecipe
@@ -34,14 +29,12 @@ from effcli.distill.rounds import (
     FEW_STEPS,
     Round,
     prediction_of_students,
-    prediction_type_of,
     rounds_of,
 )
-from effcli.distill.students import STUDENTS
-from effcli.distill.targets import Denoiser, two_step_target
 from effcli.distill.time_grid import TimeGrid
+from effcli.distill.training import fit_round
+from effcli.distill.weights import STUDENTS
 from effcli.metrics.features import choose_features
-from effcli.nn.schedules import cosine
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +57,10 @@ def plan(recipe: ProgressiveRecipe, make_loss: MakeLoss | None = None) -> Plan[T
         "sample_shape": list(model.sample_shape),
         "train_images": len(images),
         "rounds": {
-            one.name: f"{one.updates} updates, {recipe.method if one.has_features else 'pixel'} loss"
+            one.name: f"{one.train_steps} steps, {recipe.method if one.has_features else 'pixel'} loss"
             for one in rounds
         },
-        "updates": sum(one.updates for one in rounds),
+        "steps": sum(one.train_steps for one in rounds),
         "eval_images": recipe.eval.n_images,
     }
     return Plan(facts, (model, images))
@@ -89,14 +82,14 @@ def distill(
     _check_same_teacher(model, run)
     students: dict[int, DiffusionModel] = {}
     for student, one in students_of(model, images, recipe, run, make_loss):
-        if one.steps < one.teacher_steps and run.runtime.is_main:
-            save_folder(run.path / STUDENTS / str(one.steps), student.unet, student.scheduler_config)
-        students[one.steps] = student
+        if one.student_steps < one.teacher_steps and run.runtime.is_main:
+            save_folder(run.path / STUDENTS / str(one.student_steps), student.unet, student.scheduler_config)
+        students[one.student_steps] = student
     if run.runtime.is_main:
         save_folder(run.path / "model", student.unet, student.scheduler_config)
     run.runtime.barrier()
     few = {steps: one for steps, one in students.items() if steps <= FEW_STEPS}
-    metrics, pictures = evaluate(
+    metrics, pictures = compare(
         model,
         few or students,
         recipe.teacher_steps,
@@ -123,99 +116,19 @@ def students_of(
     prediction = prediction_of_students(recipe, model)
     for one in rounds_of(recipe, model):
         unet = copy.deepcopy(teacher.unet).requires_grad_(True)
-        config = student_config(model.scheduler_config, prediction, grid.timesteps(one.steps))
-        student = DiffusionModel(unet.eval(), config, f"{model.source}, {one.steps} steps")
+        config = student_config(model.scheduler_config, prediction, grid.timesteps(one.student_steps))
+        student = DiffusionModel(unet.eval(), config, f"{model.source}, {one.student_steps} steps")
         loss = make_loss(model) if one.has_features and make_loss is not None else PixelLoss()
         fit_round(one, student, teacher, loss, grid, images, recipe, run)
         unet.requires_grad_(False)
-        log.info("%s: the student of %d steps is done after %d updates", one.name, one.steps, one.updates)
+        log.info(
+            "%s: the student of %d steps is done after %d optimiser steps",
+            one.name,
+            one.student_steps,
+            one.train_steps,
+        )
         yield student, one
         teacher = student
-
-
-def fit_round(
-    one: Round,
-    student: DiffusionModel,
-    teacher: DiffusionModel,
-    loss: RoundLoss,
-    grid: TimeGrid,
-    images: ImageSet,
-    recipe: ProgressiveRecipe,
-    run: Run,
-) -> None:
-    """Train the student in place: Adam, the rate a cosine to 0, no dropout, no averaged weights."""
-    settings, runtime = recipe.train, run.runtime
-    learnt = loss.learnt()
-    optimizer = torch.optim.Adam([{"params": student.unet.parameters()}], lr=settings.learning_rate)
-    state: dict[str, Any] = {"student": student.unet, "optimizer": optimizer}
-    if learnt is not None:
-        state["loss"] = learnt
-        if own := list(learnt.parameters()):
-            optimizer.add_param_group({"params": own, "lr": settings.learning_rate})
-    parallel: nn.Module = runtime.wrap(student.unet)
-    for step in run.steps(one.name, one.updates, state, unit="updates"):
-        batch = draw_batch(one, step, images, teacher, recipe, run)
-        now = grid.at(batch.k, one.steps)
-        z = now.alpha * batch.x + now.sigma * batch.noise
-        rate = cosine(step, one.updates, settings.learning_rate, 0.0)
-        optimizer.param_groups[0]["lr"] = rate
-        with runtime.autocast():
-            with torch.no_grad():
-                target = target_of(one, teacher, z, batch, grid)
-            x_student = Denoiser(parallel, prediction_type_of(student), batch.condition)(z, now)
-            terms = loss(x_student, target, now)
-        total = sum((loss.weights[name] * term for name, term in terms.items()), x_student.new_zeros(()))
-        run.log(one.name, step, every=10, loss=total.detach(), **terms, learning_rate=rate)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(student.unet.parameters(), settings.grad_clip)
-        optimizer.step()
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A rank's share of the images of an update.
-
-    Attributes:
-        x: clean images ``[B, C, S, S]`` in -1..1.
-        noise: eps, of that shape.
-        k: the student's step of each, int64 ``[B]`` in 1..steps.
-        condition: keyword arguments of the network.
-    """
-
-    x: Tensor
-    noise: Tensor
-    k: Tensor
-    condition: dict[str, Tensor]
-
-
-def draw_batch(
-    one: Round, step: int, images: ImageSet, teacher: DiffusionModel, recipe: ProgressiveRecipe, run: Run
-) -> Batch:
-    """Images, noise and steps of update ``step``: all ranks together have those of a single process."""
-    runtime, size = run.runtime, recipe.train.batch_size
-    seed = derive_seed(recipe.seed, one.name)
-    x, labels = images.batch(step, size, runtime, seed=seed, flip=recipe.data.flip)
-    generator = runtime.generator(one.name, step)
-    k = torch.randint(1, one.steps + 1, (size,), generator=generator)
-    noise = torch.randn(size, *x.shape[1:], generator=generator)
-    own = slice(runtime.rank * len(x), (runtime.rank + 1) * len(x))
-    device = runtime.device
-    conditional = config_of(teacher.unet).get("num_class_embeds") is not None
-    condition = {"class_labels": labels.to(device)} if conditional else {}
-    return Batch(x.to(device), noise[own].to(device), k[own].to(device), condition)
-
-
-def target_of(one: Round, teacher: DiffusionModel, z: Tensor, batch: Batch, grid: TimeGrid) -> Tensor:
-    """x~ ``[B, C, S, S]``: of two teacher steps, or in a round that converts the prediction what the teacher sees."""
-    prediction_type = prediction_type_of(teacher)
-    now = grid.at(batch.k, one.steps)
-    if one.steps == one.teacher_steps:
-        clip = bool(ddim_config(teacher.scheduler_config)["clip_sample"])
-        return Denoiser(teacher.unet, prediction_type, batch.condition, clip=clip)(z, now)
-    denoise = Denoiser(teacher.unet, prediction_type, batch.condition)
-    middle, end = grid.at(2 * batch.k - 1, one.teacher_steps), grid.at(batch.k - 1, one.steps)
-    return two_step_target(denoise, z, now, middle, end)
 
 
 def student_config(config: Mapping[str, Any], prediction: str, timesteps: list[int]) -> dict[str, Any]:

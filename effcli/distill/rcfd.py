@@ -1,6 +1,7 @@
 """RCFD: classifier-based feature distillation (CFD) in the last rounds, instead of pixels.
 
-Sun et al., "Accelerating Diffusion Sampling with Classifier-based Feature Distillation", ICME 2023; RDD, section 3.5.
+Sun et al., "Accelerating Diffusion Sampling with Classifier-based Feature Distillation", ICME 2023;
+docs/methods/rdd.md, Feature loss.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from effcli.core.evidence.result import Result
@@ -18,7 +18,7 @@ from effcli.core.run import Run
 from effcli.diffusion.models import DiffusionModel
 from effcli.distill import progressive
 from effcli.distill.feature_networks import FeatureNetwork, load_feature_network
-from effcli.distill.predictions import truncated_snr_loss
+from effcli.distill.losses import cfd, truncated_snr_loss
 from effcli.distill.progressive import TeacherInputs
 from effcli.distill.recipe import FeatureRecipe, RcfdRecipe
 from effcli.distill.time_grid import Point
@@ -71,18 +71,6 @@ class FeatureLoss:
         """The terms that compare feature maps."""
         return {"cfd": cfd(m_student.mean((2, 3)), m_target.mean((2, 3)), self._temperature)}
 
-    def learnt(self) -> Any:
+    def learned(self) -> Any:
         """Nothing."""
         return None
-
-
-def cfd(student: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """L_CFD: mean over the batch of KL(softmax(phi~ / tau) || softmax(phi_S)); only the target is sharpened.
-
-    Args:
-        student: pooled features phi(x_S), ``[B, D]``.
-        target: phi(x~), ``[B, D]``.
-        temperature: tau; below 1 the loss of equal features is not 0.
-    """
-    p = torch.log_softmax(target.float() / temperature, dim=1)
-    return F.kl_div(torch.log_softmax(student.float(), dim=1), p, reduction="batchmean", log_target=True)

@@ -1,68 +1,36 @@
-"""The settings of `effcli distill`."""
+"""The settings of `effcli distill` for diffusion models, and of the models that distillation starts from."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from effcli.core.recipe import Recipe, Section
+from effcli.core.recipe import CompatRecipe, Recipe, Section, Switch
+from effcli.core.recipe_changes import Renamed
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.metrics.distance_settings import DistanceSettings
 
+_PROGRESSIVE = ("pd", "rcfd", "rdd")
+_CLIP = ("clip-kd", "lit")
+_FLIPS = {True: 0.5, False: 0.0}
 
-class DataSection(Section):
-    """The images."""
-
-    source: str = Field(
-        description="Images to learn from: a folder of pictures, of IDX files, or a packed .npz."
-    )
-    side: int = Field(16, ge=8, multiple_of=4, description="Side of the images, pixels; others are resized.")
-    channels: Literal[1, 3] = Field(1, description="1 for grey, 3 for RGB.")
-    flip: bool = Field(False, description="Mirror half of the images.")
-
-
-class UNetSection(Section):
-    """The teacher's network, a `UNet2DModel` of diffusers."""
-
-    block_out_channels: tuple[int, ...] = Field((32, 64, 96), description="Width of each level.")
-    layers_per_block: int = Field(1, ge=1, description="Residual blocks a level.")
-    attention_levels: tuple[int, ...] = Field(
-        (1,), description="Levels with attention, 0 is full resolution."
-    )
-    attention_head_dim: int | None = Field(32, ge=1, description="Channels a head; null is one head.")
-    norm_num_groups: int = Field(16, ge=1, description="Groups of GroupNorm.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in residual blocks.")
-    class_conditional: bool = Field(False, description="Tell the network the class of each image.")
-
-
-class ScheduleSection(Section):
-    """Noise levels, by the names of the diffusers schedulers."""
-
-    num_train_timesteps: int = Field(1024, ge=2, description="Noise levels; a power of two halves exactly.")
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = Field(
-        "squaredcos_cap_v2", description="How noise grows; squaredcos_cap_v2 is the cosine schedule."
-    )
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = Field(
-        "v_prediction",
-        description="What the network predicts; students of epsilon are converted to v_prediction first.",
-    )
-    set_alpha_to_one: bool = Field(
-        True,
-        description="Whether the last step ends at the clean image; false: at level 0, as in RDD's table of 2^m + 1.",
-    )
-
-
-class TrainSection(Section):
-    """The optimisation."""
-
-    steps: int = Field(10_000, ge=1, description="Optimiser steps.")
-    batch_size: int = Field(128, ge=1, description="Images a step, over all processes.")
-    learning_rate: float = Field(2e-4, gt=0, description="Adam's learning rate after the warm-up.")
-    warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises linearly.")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
-    ema_decay: float = Field(0.9999, ge=0, lt=1, description="Decay of the averaged weights that are saved.")
-    grad_clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
+RENAMED = (
+    Renamed("steps", "student_steps", methods=_PROGRESSIVE),
+    Renamed("train.updates", "train.steps", methods=_PROGRESSIVE),
+    Renamed("train.few_step_updates", "train.last_rounds_steps", methods=_PROGRESSIVE),
+    Renamed("train.conversion_updates", "train.conversion_steps", methods=_PROGRESSIVE),
+    Renamed("data.flip", "augment.flip", _FLIPS, methods=(*_PROGRESSIVE, "teacher", "classifier")),
+    Renamed("relations.queue", "relations.queue", {"correct": "pixels", "released": "mixed"}),
+    Renamed("eval.source", "eval.data", methods=_CLIP),
+    Renamed("loss.mask", "loss.mask", {"released": "unused"}, methods=_CLIP),
+    Renamed(
+        "loss.gd_temperature",
+        "loss.gd_temperature",
+        {"correct": "inverse-scale", "released": "scale"},
+        methods=_CLIP,
+    ),
+)
 
 
 class DistillRecipe(Recipe):
@@ -71,61 +39,50 @@ class DistillRecipe(Recipe):
     task: Literal["distill"] = Field("distill", description="The command this recipe is for.")
 
 
-class TrainedRecipe(DistillRecipe):
-    """Of a model that is trained from images alone."""
+class DistillAugmentSection(Section):
+    """Random changes of the training images."""
 
-    data: DataSection = Field(description="The images.")
-    train: TrainSection = Field(TrainSection(), description="The optimisation.")
-
-
-class TeacherRecipe(TrainedRecipe):
-    """A diffusion model."""
-
-    method: Literal["teacher"] = Field("teacher", description="What is trained.")
-    unet: UNetSection = Field(UNetSection(), description="The network.")
-    schedule: ScheduleSection = Field(ScheduleSection(), description="The noise levels.")
-    sampler: SamplerSettings = Field(
-        SamplerSettings(steps=16), description="How the pictures of the report are drawn."
+    flip: float = Field(
+        0.0, ge=0, le=1, description="Share of the training images that are mirrored, 0 to 1."
     )
 
 
-class ClassifierRecipe(TrainedRecipe):
-    """A classifier whose features compare images."""
-
-    method: Literal["classifier"] = Field("classifier", description="What is trained.")
-    network: Literal["small", "densenet201"] = Field(
-        "small", description="small: five convolutions; densenet201: RDD's, with a stem for small images."
-    )
-    width: int = Field(32, ge=4, description="Channels of the small network's first layer.")
+# --- few-step students -------------------------------------------------------------------------------------
 
 
-class ImagesSection(Section):
+class DistillImagesSection(Section):
     """The images whose noisy versions students learn from; they are resized to the teacher's side."""
 
     source: str = Field(
         "builtin:fashion-images",
-        description="A folder of pictures, of IDX files, a packed .npz, or builtin:fashion-images.",
+        description="Images to learn from: a folder of pictures, a folder of IDX files, a packed .npz, or "
+        "builtin:fashion-images.",
     )
-    flip: bool = Field(False, description="Mirror half of the images.")
 
 
 class RoundsSection(Section):
     """The optimisation of each round."""
 
-    updates: int = Field(500, ge=1, description="Updates of each round that ends at 8 steps or more.")
-    few_step_updates: int = Field(
+    steps: int = Field(
+        500, ge=1, description="Optimiser steps of each round whose student has 8 sampling steps or more."
+    )
+    last_rounds_steps: int = Field(
         500,
         ge=1,
-        description="Updates of the round from 8 to 4 steps; those to 2 and to 1 have twice as many.",
+        description="Optimiser steps of the round from 8 to 4 sampling steps; those to 2 and to 1 have twice as many.",
     )
-    conversion_updates: int = Field(
-        500, ge=1, description="Updates of the round that changes the prediction, where there is one."
+    conversion_steps: int = Field(
+        500,
+        ge=1,
+        description="Optimiser steps of the round that changes what the network predicts, where there is one.",
     )
-    batch_size: int = Field(64, ge=1, description="Images an update, over all processes.")
+    batch_size: int = Field(64, ge=1, description="Images per optimiser step, over all processes.")
     learning_rate: float = Field(
-        5e-5, gt=0, description="Adam's first learning rate; a cosine takes it to 0."
+        5e-5, gt=0, description="Adam's first learning rate in a round; a cosine takes it to 0."
     )
-    grad_clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
+    grad_clip: float = Field(
+        1.0, gt=0, description="Largest norm of the gradient; larger gradients are scaled down to it."
+    )
 
 
 class ProgressiveRecipe(DistillRecipe):
@@ -135,13 +92,21 @@ class ProgressiveRecipe(DistillRecipe):
         "builtin:fashion-diffusion",
         description="The teacher: a diffusers folder, a hub id, a run of `effcli distill train`, or builtin:NAME.",
     )
-    data: ImagesSection = Field(ImagesSection(), description="The images.")
-    teacher_steps: int = Field(64, ge=1, description="Steps that the first round halves; a power of two.")
-    steps: int = Field(1, ge=1, description="Steps of the last student; a power of two.")
+    data: DistillImagesSection = Field(DistillImagesSection(), description="The images to learn from.")
+    augment: DistillAugmentSection = Field(
+        DistillAugmentSection(), description="Random changes of the training images."
+    )
+    teacher_steps: int = Field(
+        64, ge=1, description="Sampling steps of the teacher, which the first round halves; a power of two."
+    )
+    student_steps: int = Field(
+        1, ge=1, description="Sampling steps of the last student; a power of two, below teacher_steps."
+    )
     prediction: Literal["auto", "sample", "v_prediction"] = Field(
         "auto",
-        description="What students predict; a teacher that predicts something else is converted in a first round. "
-        "auto: what the teacher predicts, but velocity where that is noise, of which no single step can be made.",
+        description="What students predict: the image (sample) or the velocity (v_prediction); a teacher that predicts "
+        "something else is converted in a first round. auto: what the teacher predicts, but the velocity where "
+        "that is noise, because noise cannot be turned into an image in one step.",
     )
     train: RoundsSection = Field(RoundsSection(), description="The optimisation of each round.")
     eval: DistanceSettings = Field(DistanceSettings(), description="What is measured at the end.")
@@ -158,18 +123,26 @@ class FeatureRecipe(ProgressiveRecipe):
 
     features: str = Field(
         "builtin",
-        description="The network whose feature maps are compared: builtin, unet (the teacher's own), "
-        "torchvision:NAME, timm:NAME, or a classifier's file.",
+        description="The network whose feature maps are compared: builtin (grey 16x16 clothes), unet (the teacher's "
+        "own middle block), torchvision:NAME, timm:NAME, or a classifier's file.",
     )
     feature_side: int | None = Field(
-        None, ge=8, description="Resize images to this side for it; null leaves them as they are."
+        None,
+        ge=8,
+        description="Side in pixels to which images are resized for the feature network; null: not resized.",
     )
-    features_from: int = Field(8, ge=1, description="Rounds from so many steps or fewer compare features.")
+    features_from: int = Field(
+        8, ge=1, description="Rounds whose teacher has this many sampling steps or fewer compare features."
+    )
     cfd_weight: float = Field(1.0, ge=0, description="Weight of CFD, the KL divergence of pooled features.")
     cfd_temperature: float = Field(
-        0.9, gt=0, description="tau, which sharpens the target's features alone; below 1."
+        0.9,
+        gt=0,
+        description="Temperature tau of the target's features alone; below 1 it sharpens them.",
     )
-    pixel_weight: float = Field(0.0, ge=0, description="Weight of PD's pixel loss beside them.")
+    pixel_weight: float = Field(
+        0.0, ge=0, description="Weight of PD's pixel loss in the rounds that compare features."
+    )
 
 
 class RcfdRecipe(FeatureRecipe):
@@ -181,23 +154,40 @@ class RcfdRecipe(FeatureRecipe):
 class RelationSection(Section):
     """Relations between the pixels of feature maps."""
 
-    is_weight: float = Field(1.0, ge=0, description="Weight of IS_P2P, relations between pixels of a batch.")
-    is_temperature: float = Field(1.0, gt=0, description="tau of IS_P2P.")
+    is_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of IS_P2P, the relations between the pixels of a batch; 0: not computed.",
+    )
+    is_temperature: float = Field(
+        1.0, gt=0, description="Temperature tau of IS_P2P, by which cosines are divided."
+    )
     rows: Literal["pairs", "intra"] = Field(
         "pairs",
-        description="Relations of IS_P2P: between all pairs of images, as released; or inside each image.",
+        description="Pixels that IS_P2P relates. pairs: those of every pair of images in a batch; intra: those of one "
+        "image.",
     )
-    m_weight: float = Field(0.1, ge=0, description="Weight of M_P2P, relations to a queue of earlier pixels.")
-    contrast_temperature: float = Field(0.1, gt=0, description="By which the cosines of M_P2P are divided.")
+    m_weight: float = Field(
+        0.1,
+        ge=0,
+        description="Weight of M_P2P, the relations to a queue of pixels of earlier batches; 0: not computed.",
+    )
+    contrast_temperature: float = Field(
+        0.1, gt=0, description="Temperature of M_P2P, by which cosines are divided."
+    )
     queue_size: int = Field(20_000, ge=1, description="Pixels in the queue.")
-    contrast: int = Field(4096, ge=1, description="Pixels of the queue that a batch is compared with.")
-    enqueue: int = Field(128, ge=1, description="Pixels of a batch that enter the queue.")
-    head: Literal["projection", "none"] = Field(
-        "projection", description="A learnt projection of the student's maps in M_P2P, or none."
+    contrast: int = Field(
+        4096, ge=1, description="Pixels of the queue that a batch is compared with; at most queue_size."
     )
-    queue: Literal["correct", "released"] = Field(
-        "correct",
-        description="released: random vectors at first, mostly unread, its pixels mixed across images and channels.",
+    enqueue: int = Field(128, ge=1, description="Pixels of a batch that enter the queue, over all processes.")
+    head: Literal["projection", "none"] = Field(
+        "projection",
+        description="What the student's feature maps pass before M_P2P: a learned projection, or nothing.",
+    )
+    queue: Literal["pixels", "mixed"] = Field(
+        "pixels",
+        description="What the queue holds. pixels: pixel vectors, any of which may be read; mixed: vectors whose "
+        "numbers are mixed across images and channels, random ones at first, of which the same fifth is always read.",
     )
 
     @model_validator(mode="after")
@@ -207,8 +197,122 @@ class RelationSection(Section):
         return self
 
 
-class RddRecipe(FeatureRecipe):
-    """RDD: pooled features and relations in the last rounds."""
+class RddRecipe(FeatureRecipe, CompatRecipe):
+    """RDD: pooled features and relations in the last rounds; its switches are in docs/methods/rdd.md, Switches."""
 
+    switches: ClassVar = {
+        "relations.rows": Switch(paper="intra", released="pairs", ours="pairs"),
+        "relations.queue": Switch(paper="pixels", released="mixed", ours="pixels"),
+    }
     method: Literal["rdd"] = Field("rdd", description="The method.")
     relations: RelationSection = Field(RelationSection(), description="Relations between pixels.")
+
+
+# --- the models that distillation starts from --------------------------------------------------------------
+
+
+class ImageModelDataSection(Section):
+    """The images that a model is trained on."""
+
+    source: str = Field(
+        description="Images to learn from: a folder of pictures, a folder of IDX files, or a packed .npz."
+    )
+    side: int = Field(
+        16,
+        ge=8,
+        multiple_of=4,
+        description="Side of the images in pixels; others are resized and cropped to it.",
+    )
+    channels: Literal[1, 3] = Field(1, description="Colour channels: 1 for grey, 3 for RGB.")
+
+
+class ImageModelTrainSection(Section):
+    """The optimisation."""
+
+    steps: int = Field(10_000, ge=1, description="Optimiser steps.")
+    batch_size: int = Field(128, ge=1, description="Images per step, over all processes.")
+    learning_rate: float = Field(2e-4, gt=0, description="AdamW's learning rate after the warm-up.")
+    warmup_steps: int = Field(
+        0, ge=0, description="Steps over which the learning rate rises linearly from 0 (diffusion models)."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    ema_decay: float = Field(
+        0.9999,
+        ge=0,
+        lt=1,
+        description="Decay of the averaged weights, which are what is saved (diffusion models).",
+    )
+    grad_clip: float = Field(
+        1.0, gt=0, description="Largest norm of the gradient; larger gradients are scaled down to it."
+    )
+
+
+class ImageModelRecipe(DistillRecipe):
+    """Of a model that is trained from images alone."""
+
+    data: ImageModelDataSection = Field(description="The images.")
+    augment: DistillAugmentSection = Field(
+        DistillAugmentSection(), description="Random changes of the training images."
+    )
+    train: ImageModelTrainSection = Field(ImageModelTrainSection(), description="The optimisation.")
+
+
+class UNetSection(Section):
+    """The teacher's network, a `UNet2DModel` of diffusers."""
+
+    block_out_channels: tuple[int, ...] = Field(
+        (32, 64, 96), description="Channels of each resolution level, the finest first."
+    )
+    layers_per_block: int = Field(1, ge=1, description="Residual blocks per level.")
+    attention_levels: tuple[int, ...] = Field((1,), description="Levels with attention; 0 is the finest.")
+    attention_head_dim: int | None = Field(
+        32, ge=1, description="Channels per attention head; null: a single head."
+    )
+    norm_num_groups: int = Field(
+        16, ge=1, description="Groups of GroupNorm; every level's channels are a multiple of it."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of activations dropped in residual blocks.")
+    class_conditional: bool = Field(False, description="Tell the network the class of each image.")
+
+
+class ScheduleSection(Section):
+    """Noise levels, by the names of the diffusers schedulers."""
+
+    num_train_timesteps: int = Field(
+        1024, ge=2, description="Number of noise levels; with a power of two every halving is exact."
+    )
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = Field(
+        "squaredcos_cap_v2",
+        description="How noise grows over the levels; squaredcos_cap_v2 is the cosine schedule.",
+    )
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = Field(
+        "v_prediction",
+        description="What the network predicts: noise (epsilon), the image (sample) or the velocity (v_prediction).",
+    )
+    set_alpha_to_one: bool = Field(
+        True,
+        description="Whether the last sampling step ends at the clean image; false: at noise level 0, as in RDD's "
+        "table of 2^m + 1 levels.",
+    )
+
+
+class TeacherRecipe(ImageModelRecipe):
+    """A diffusion model."""
+
+    method: Literal["teacher"] = Field("teacher", description="What is trained: a diffusion model.")
+    unet: UNetSection = Field(UNetSection(), description="The network.")
+    schedule: ScheduleSection = Field(ScheduleSection(), description="The noise levels.")
+    sampler: SamplerSettings = Field(
+        SamplerSettings(steps=16), description="How the images in the report are sampled."
+    )
+
+
+class ClassifierRecipe(ImageModelRecipe):
+    """A classifier whose features compare images."""
+
+    method: Literal["classifier"] = Field("classifier", description="What is trained: a classifier.")
+    network: Literal["small", "densenet201"] = Field(
+        "small",
+        description="The network. small: five convolutions; densenet201: RDD's, with a stem for small images.",
+    )
+    width: int = Field(32, ge=4, description="Channels of the small network's first layer.")

@@ -9,7 +9,7 @@ from effcli.diffusion.schedulers import ddim_config
 from effcli.distill.recipe import FeatureRecipe, ProgressiveRecipe
 
 FEW_STEPS = 8
-"""Students of so many steps or fewer are measured, and taught for the recipe's ``few_step_updates``."""
+"""Students of so many sampling steps or fewer are measured; below it rounds have ``train.last_rounds_steps``."""
 
 
 @dataclass(frozen=True)
@@ -17,30 +17,30 @@ class Round:
     """One round.
 
     Attributes:
-        teacher_steps, steps: sampling steps of its teacher and of its student.
-        updates: of the optimiser.
+        teacher_steps, student_steps: sampling steps of its teacher and of its student.
+        train_steps: steps of the optimiser.
         has_features: the method's own loss, not the pixel loss.
     """
 
     teacher_steps: int
-    steps: int
-    updates: int
+    student_steps: int
+    train_steps: int
     has_features: bool = False
 
     @property
     def name(self) -> str:
-        """Of its checkpoints, log lines and progress bar."""
-        if self.steps == self.teacher_steps:
-            return f"convert-at-{self.steps}"
-        return f"{self.teacher_steps}-to-{self.steps}"
+        """The name of its checkpoints, log lines and progress bar."""
+        if self.student_steps == self.teacher_steps:
+            return f"convert-at-{self.student_steps}"
+        return f"{self.teacher_steps}-to-{self.student_steps}"
 
 
 def prediction_of_students(recipe: ProgressiveRecipe, teacher: DiffusionModel) -> str:
     """What the students predict: ``sample`` or ``v_prediction``.
 
-    From noise alone x^ = (z - sigma eps) / alpha explodes where a 1-step student lives. The error of a velocity has
-    weights between 1/2 and 1 in the loss at all levels, that of an image up to the largest SNR; so velocities are
-    learnt sooner than images.
+    From predicted noise x^ = (z - sigma eps) / alpha explodes at the noise level of a 1-step student. The error of a
+    velocity has weights between 1/2 and 1 in the loss at all levels, that of an image up to the largest SNR; so
+    velocities are learned faster than images (docs/methods/rdd.md, Conversion of noise-predicting teachers).
     """
     if recipe.prediction != "auto":
         return recipe.prediction
@@ -58,13 +58,12 @@ def rounds_of(recipe: ProgressiveRecipe, teacher: DiffusionModel) -> list[Round]
     rounds = []
     teacher_steps, settings = recipe.teacher_steps, recipe.train
     if prediction_type_of(teacher) != prediction_of_students(recipe, teacher):
-        rounds.append(Round(teacher_steps, teacher_steps, settings.conversion_updates))
-    while teacher_steps > recipe.steps:
-        steps = teacher_steps // 2
-        updates = (
-            settings.updates if steps >= FEW_STEPS else settings.few_step_updates * (1 if steps >= 4 else 2)
-        )
+        rounds.append(Round(teacher_steps, teacher_steps, settings.conversion_steps))
+    while teacher_steps > recipe.student_steps:
+        student_steps = teacher_steps // 2
+        last = settings.last_rounds_steps * (1 if student_steps >= 4 else 2)
+        train_steps = settings.steps if student_steps >= FEW_STEPS else last
         has_features = isinstance(recipe, FeatureRecipe) and teacher_steps <= recipe.features_from
-        rounds.append(Round(teacher_steps, steps, updates, has_features))
-        teacher_steps = steps
+        rounds.append(Round(teacher_steps, student_steps, train_steps, has_features))
+        teacher_steps = student_steps
     return rounds

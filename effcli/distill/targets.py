@@ -1,4 +1,7 @@
-"""What a student learns from: where two DDIM steps of its teacher end, as one clean image (RDD, section 3.4)."""
+"""What a student learns from: where two DDIM steps of its teacher end, as one clean image.
+
+docs/methods/rdd.md, Progressive distillation round. z = alpha x + sigma eps throughout.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from effcli.distill.predictions import to_x0
 from effcli.distill.time_grid import Point
 
 Denoise = Callable[[Tensor, Point], Tensor]
@@ -19,7 +21,7 @@ class Denoiser:
     Args:
         network: `UNet2DModel`, or a wrapper that is called like one.
         prediction_type: what it predicts.
-        condition: keyword arguments of the network, a row an image.
+        condition: keyword arguments of the network, one row per image.
         clip: bring x^ to -1..1, as samplers do.
     """
 
@@ -40,11 +42,31 @@ class Denoiser:
         return x.clamp(-1, 1) if self.clip else x
 
 
+def to_x0(prediction: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, prediction_type: str) -> Tensor:
+    """The clean image x^ that follows from a prediction, ``[B, C, H, W]``.
+
+    ``epsilon``: (z - sigma eps) / alpha; ``sample``: as it is; ``v_prediction``, v = alpha eps - sigma x: alpha z -
+    sigma v.
+
+    Args:
+        prediction: of the network.
+        z: the input of the network.
+        alpha, sigma: ``[B, 1, 1, 1]``.
+        prediction_type: by its diffusers name.
+
+    Raises:
+        KeyError: another name.
+    """
+    if prediction_type == "epsilon":
+        return (z - sigma * prediction) / alpha
+    return {"sample": prediction, "v_prediction": alpha * z - sigma * prediction}[prediction_type]
+
+
 def two_step_target(teacher: Denoise, z: Tensor, now: Point, middle: Point, end: Point) -> Tensor:
     """x~, for which one step from ``now`` to ``end`` lands where two steps of the teacher do.
 
     With x1 = f(z), z' = alpha' x1 + sigma' eps1 and z'' after the second step, r = sigma'' / sigma:
-    x~ = (z'' - r z) / (alpha'' - r alpha). (RDD, section 3.4.)
+    x~ = (z'' - r z) / (alpha'' - r alpha) (docs/methods/rdd.md, Progressive distillation round).
 
     Args:
         teacher: the denoiser.

@@ -5,7 +5,8 @@ Step k of T, 0 <= k <= T, is entry round(k span / T) of one table whose entry 0 
 - N levels of any diffusers scheduler: entry i > 0 is timestep i - 1, and entry 0 the scheduler's final alpha (span =
   N). These are diffusers' "trailing" timesteps, so that its own pipelines sample a student as it was trained.
 - 2^m + 1 levels with ``set_alpha_to_one: false``: entry i is timestep i, the clean end among them (span = 2^m). This is
-  the table of progressive distillation's and RDD's released code (RDD, section 3.1).
+  the table of the released code of progressive distillation and RDD (docs/methods/rdd.md, Noise table and time
+  axis).
 """
 
 from __future__ import annotations
@@ -66,19 +67,21 @@ class TimeGrid:
         """What the network is told at steps ``steps``, ..., 1."""
         return [int(t) for t in self.at(torch.arange(steps, 0, -1, device=self._alpha.device), steps).t]
 
-    def check_steps(self, steps: int, teacher_steps: int) -> None:
-        """Make sure that halving ``teacher_steps`` ends at ``steps``, and that there are that many levels.
+    def check_steps(self, student_steps: int, teacher_steps: int) -> None:
+        """Make sure that halving ``teacher_steps`` ends at ``student_steps``, and that there are that many levels.
 
         Raises:
-            UsageError: one is no power of two, or too large.
+            UsageError: one is not a power of two, or too large.
         """
-        for key, value in (("steps", steps), ("teacher_steps", teacher_steps)):
+        for key, value in (("student_steps", student_steps), ("teacher_steps", teacher_steps)):
             if not is_power_of_two(value):
                 raise UsageError(
                     f"{value} is not a power of two", place=key, hint="each round halves the number of steps"
                 )
-        if steps > teacher_steps:
-            raise UsageError(f"{steps} is more than the teacher's {teacher_steps} steps", place="steps")
+        if student_steps > teacher_steps:
+            raise UsageError(
+                f"{student_steps} is more than the teacher's {teacher_steps} steps", place="student_steps"
+            )
         if teacher_steps > self.span:
             raise UsageError(
                 f"{teacher_steps} is more than the model's {self.span} noise levels", place="teacher_steps"

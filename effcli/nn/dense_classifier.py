@@ -1,4 +1,4 @@
-"""DenseNet-201 for small images: the classifier whose features RDD compares on CIFAR-10 (section 3.9)."""
+"""DenseNet-201 for small images, whose features RDD compares on CIFAR-10: docs/methods/rdd.md, Classifier."""
 
 from __future__ import annotations
 

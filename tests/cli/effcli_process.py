@@ -31,7 +31,7 @@ spawner.set_forkserver_preload(
         "effcli.detect_stream.stream.session",
         "effcli.distill.clip_kd.pipeline",
         "effcli.distill.rdd",
-        "effcli.distill.teacher",
+        "effcli.distill.trained.teacher",
         "effcli.enhance.pipeline",
         "effcli.quantize.pipeline",
         "effcli.rl_distill.pipeline",

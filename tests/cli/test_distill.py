@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 SMALL = (
     *("--features", "unet", "--device", "cpu", "--precision", "fp32", "--threads", "1"),
-    *("-s", "train.updates=2", "-s", "train.few_step_updates=2", "-s", "train.batch_size=4"),
+    *("-s", "train.steps=2", "-s", "train.last_rounds_steps=2", "-s", "train.batch_size=4"),
     *("-s", "relations.queue_size=64", "-s", "relations.contrast=32", "-s", "eval.n_images=6"),
 )
 
@@ -127,7 +127,7 @@ def test_sample(place: Path, tmp_path: Path) -> None:
     assert len(first) == 4 and all(np.array_equal(x, y) for x, y in zip(first, again, strict=True))
     assert not all(np.array_equal(x, y) for x, y in zip(first, four, strict=True))
     wrong = effcli(*words, "--steps", "16", "-o", "d", cwd=tmp_path)
-    assert wrong.code == 2 and "there are: 8, 4, 2, 1" in wrong.stderr
+    assert wrong.code == 2 and "available: 8, 4, 2, 1" in wrong.stderr
 
 
 def test_eval_measures_what_the_run_measured(place: Path) -> None:
@@ -160,7 +160,7 @@ def refused(place: Path, *words: str) -> Finished:
 def test_bad_input(place: Path) -> None:
     assert "3 is not a power of two" in refused(place, "model", "--steps", "3", "--teacher-steps", "8").stderr
     assert "more than the teacher's" in refused(place, "model", "--steps", "8", "--teacher-steps", "4").stderr
-    assert "student of 1 steps already" in refused(place, "run").stderr
+    assert "already a student of 1 steps" in refused(place, "run").stderr
     (place / "empty").mkdir(exist_ok=True)
     assert "no images in it" in refused(place, "model", "--data", "empty").stderr
     done = refused(place, "model", "--features", "builtin")

@@ -48,7 +48,7 @@ sampler: {steps: 2}
 """
 SMALL_QUANTIZE = "--bits w4a8 --steps 2 --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2"
 SMALL_DISTILL = (
-    "--steps 1 --teacher-steps 4 --features unet -s train.updates=1 -s train.few_step_updates=1 -s train.batch_size=2 "
+    "--steps 1 --teacher-steps 4 --features unet -s train.steps=1 -s train.last_rounds_steps=1 -s train.batch_size=2 "
     "-s relations.queue_size=8 -s relations.contrast=8 -s eval.n_images=4"
 )
 SMALL_CONTINUAL = (
@@ -361,7 +361,7 @@ LONG = {
     "enhance train": f"enhance train --data pairs {SMALL_ENHANCE} --steps 100000 -o long-enhance",
     "quantize run": f"quantize model {SMALL_QUANTIZE} --trajectories 100000 -o long-quantize",
     "quantize sample": "quantize sample packed -n 1000000 --batch-size 64 -o long.png",
-    "distill run": f"distill model {SMALL_DISTILL} -s train.few_step_updates=100000 -o long-distill",
+    "distill run": f"distill model {SMALL_DISTILL} -s train.last_rounds_steps=100000 -o long-distill",
     "distill sample": "distill sample students -n 1000000 --batch-size 64 -o long.png",
     "distill train": "distill train -r teacher.yaml --steps 100000 -o long-teacher",
     "continual run": f"continual {SMALL_CONTINUAL} --epochs 1000000 -o long-continual",

@@ -69,7 +69,7 @@ COMMANDS = {
     ],
     "distill": [
         *("distill", "model", "--steps", "1", "--teacher-steps", "8", "--features", "unet"),
-        *set_(train__updates=4, train__few_step_updates=4, train__batch_size=2, eval__n_images=4),
+        *set_(train__steps=4, train__last_rounds_steps=4, train__batch_size=2, eval__n_images=4),
         *set_(relations__queue_size=64, relations__contrast=32, features_from=4),
     ],
     "distill clip-kd": [

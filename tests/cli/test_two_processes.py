@@ -77,8 +77,8 @@ def test_distill_gives_the_weights_of_one_process(tmp_path: Path) -> None:
     """RDD's relations are those of the whole batch, and so are BatchNorm's statistics in its head."""
     save_pipeline(tmp_path / "model", tiny_unet())
     words = (
-        f"distill model --steps 1 --teacher-steps 4 --features unet {SAME} -s train.updates=2 "
-        "-s train.few_step_updates=2 -s train.batch_size=4 -s relations.queue_size=64 -s relations.contrast=32 "
+        f"distill model --steps 1 --teacher-steps 4 --features unet {SAME} -s train.steps=2 "
+        "-s train.last_rounds_steps=2 -s train.batch_size=4 -s relations.queue_size=64 -s relations.contrast=32 "
         "-s relations.m_weight=1.0 -s eval.n_images=4 -s eval.batch_size=2 -o"
     ).split()
     assert effcli(*words, "one", cwd=tmp_path).code == 0

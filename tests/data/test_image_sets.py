@@ -168,14 +168,14 @@ def test_ranks_share_a_batch_and_its_mirrored_images():
     one = Runtime(torch.device("cpu"), "fp32", 0)
     two = [Runtime(torch.device("cpu"), "fp32", 0, rank, 2) for rank in (0, 1)]
     for step in range(6):
-        x, labels = images.batch(step, 4, one, seed=3, flip=True)
-        shares = [images.batch(step, 4, runtime, seed=3, flip=True) for runtime in two]
+        x, labels = images.batch(step, 4, one, seed=3, flip=0.5)
+        shares = [images.batch(step, 4, runtime, seed=3, flip=0.5) for runtime in two]
         assert torch.equal(torch.cat([share[0] for share in shares]), x)
         assert torch.equal(torch.cat([share[1] for share in shares]), labels)
         plain, _ = images.batch(step, 4, one, seed=3)
         mirrored = (x != plain).flatten(1).any(1)
         assert torch.equal(x[mirrored], plain[mirrored].flip(-1))
     assert any(
-        (images.batch(n, 4, one, seed=3, flip=True)[0] != images.batch(n, 4, one, seed=3)[0]).any()
+        (images.batch(n, 4, one, seed=3, flip=0.5)[0] != images.batch(n, 4, one, seed=3)[0]).any()
         for n in range(6)
     )

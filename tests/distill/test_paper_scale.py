@@ -1,4 +1,4 @@
-"""The networks of the published experiments are built by the shipped recipes, with the published sizes (section 8)."""
+"""The shipped recipes build the networks of the paper at their sizes: docs/methods/rdd.md, Network."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from effcli.core.registry import find_recipe
-from effcli.distill.classifier import new_classifier
 from effcli.distill.rounds import rounds_of
-from effcli.distill.teacher import build_teacher, scheduler_config
 from effcli.distill.time_grid import TimeGrid
+from effcli.distill.trained.classifier import new_classifier
+from effcli.distill.trained.teacher import build_teacher, scheduler_config
 from tests.distill.small_teacher import teacher
 
 
@@ -49,8 +49,8 @@ def test_the_cifar10_classifier() -> None:
 def test_the_rounds_of_the_paper(name: str) -> None:
     recipe = shipped(f"paper-{name}")
     grid = TimeGrid(scheduler_config(shipped(f"{name}-diffusion")), torch.device("cpu"))
-    grid.check_steps(recipe.steps, recipe.teacher_steps)
+    grid.check_steps(recipe.student_steps, recipe.teacher_steps)
     assert grid.timesteps(1024) == list(range(1024, 0, -1))
     rounds = rounds_of(recipe, teacher("sample"))
-    assert [one.steps for one in rounds] == [512, 256, 128, 64, 32, 16, 8, 4, 2, 1]
-    assert [one.steps for one in rounds if one.has_features] == [4, 2, 1]
+    assert [one.student_steps for one in rounds] == [512, 256, 128, 64, 32, 16, 8, 4, 2, 1]
+    assert [one.student_steps for one in rounds if one.has_features] == [4, 2, 1]

@@ -1,4 +1,4 @@
-"""The loop: which rounds there are, where students start, what they learn, what is refused."""
+"""The rounds: which there are, where students start, what they learn, what is refused."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from effcli.core.runtime import create_runtime
 from effcli.diffusion.models import DiffusionModel
 from effcli.distill.inputs import check_teacher, load_teacher
 from effcli.distill.losses import PixelLoss
-from effcli.distill.progressive import Batch, fit_round, student_config, students_of, target_of
+from effcli.distill.progressive import student_config, students_of
 from effcli.distill.recipe import PdRecipe, RddRecipe
 from effcli.distill.rounds import Round, prediction_of_students, rounds_of
 from effcli.distill.targets import Denoiser
 from effcli.distill.time_grid import TimeGrid
+from effcli.distill.training import RoundBatch, fit_round, target_of
 from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_conditional_unet, tiny_unet
 from tests.distill.small_teacher import images, teacher
 
@@ -27,14 +28,14 @@ GRID = TimeGrid(SCHEDULER, CPU)
 
 
 def test_halving_1024_to_1_takes_10_rounds():
-    recipe = RddRecipe(teacher_steps=1024, steps=1)
+    recipe = RddRecipe(teacher_steps=1024, student_steps=1)
     rounds = rounds_of(recipe, teacher("v_prediction"))
     assert len(rounds) == 10
-    assert all(one.teacher_steps == 2 * one.steps for one in rounds)
-    assert [one.steps for one in rounds if one.has_features] == [4, 2, 1]
+    assert all(one.teacher_steps == 2 * one.student_steps for one in rounds)
+    assert [one.student_steps for one in rounds if one.has_features] == [4, 2, 1]
     train = recipe.train
-    assert [one.updates for one in rounds] == [
-        *[train.updates] * 7, train.few_step_updates, *[2 * train.few_step_updates] * 2
+    assert [one.train_steps for one in rounds] == [
+        *[train.steps] * 7, train.last_rounds_steps, *[2 * train.last_rounds_steps] * 2
     ]  # fmt: skip
     assert not any(one.has_features for one in rounds_of(PdRecipe(), teacher()))
 
@@ -51,13 +52,13 @@ def test_halving_1024_to_1_takes_10_rounds():
 def test_what_students_predict(own, asked, students, converts):
     recipe = PdRecipe(prediction=asked, teacher_steps=8)
     assert prediction_of_students(recipe, teacher(own)) == students
-    assert (rounds_of(recipe, teacher(own))[0].steps == 8) is converts
+    assert (rounds_of(recipe, teacher(own))[0].student_steps == 8) is converts
 
 
-def batch_of(steps: int, n: int = 4) -> Batch:
+def batch_of(steps: int, n: int = 4) -> RoundBatch:
     generator = torch.Generator().manual_seed(0)
     x, noise = (torch.randn(n, 1, 8, 8, generator=generator) for _ in range(2))
-    return Batch(x, noise, torch.randint(1, steps + 1, (n,), generator=generator), {})
+    return RoundBatch(x, noise, torch.randint(1, steps + 1, (n,), generator=generator), {})
 
 
 def test_a_student_starts_as_its_teacher():
@@ -85,7 +86,7 @@ def test_conversion_targets_are_what_the_teacher_sees_clipped(kind):
 
 
 def test_a_round_brings_the_student_to_its_target(tmp_path):
-    recipe = PdRecipe(teacher_steps=2, steps=1, train={"learning_rate": 3e-3, "batch_size": 8})
+    recipe = PdRecipe(teacher_steps=2, student_steps=1, train={"learning_rate": 3e-3, "batch_size": 8})
     model, one = teacher("v_prediction"), Round(2, 1, 60)
     runtime = create_runtime(device="cpu", precision="fp32", threads=1)
     unet = copy.deepcopy(model.unet).requires_grad_(True)
@@ -105,14 +106,20 @@ def test_a_round_brings_the_student_to_its_target(tmp_path):
 
 
 def test_each_student_teaches_the_next(tmp_path):
-    recipe = PdRecipe(teacher_steps=8, steps=2, train={"updates": 1, "few_step_updates": 1, "batch_size": 2})
+    recipe = PdRecipe.model_validate(
+        {
+            "teacher_steps": 8,
+            "student_steps": 2,
+            "train": {"steps": 1, "last_rounds_steps": 1, "batch_size": 2},
+        }
+    )
     runtime = create_runtime(device="cpu", precision="fp32", threads=1)
     with open_run(tmp_path / "run", recipe, runtime, verb="run", recipe_name="test") as run:
         found = list(students_of(teacher("epsilon"), images(), recipe, run, None))
-    assert [(one.teacher_steps, one.steps) for _, one in found] == [(8, 8), (8, 4), (4, 2)]
+    assert [(one.teacher_steps, one.student_steps) for _, one in found] == [(8, 8), (8, 4), (4, 2)]
     for student, one in found:
         assert student.scheduler_config["prediction_type"] == "v_prediction"
-        assert student.scheduler_config["distilled_timesteps"] == GRID.timesteps(one.steps)
+        assert student.scheduler_config["distilled_timesteps"] == GRID.timesteps(one.student_steps)
 
 
 def refused(model: str, **changes: object) -> EffcliError:
@@ -132,16 +139,16 @@ def test_teachers_that_are_refused(tmp_path):
     with pytest.raises(InputError, match="not square grey or RGB"):
         check_teacher(DiffusionModel(tiny_unet(sample_size=(8, 16)), SCHEDULER, "wide"))
     config = student_config(SCHEDULER, "sample", [63])
-    with pytest.raises(InputError, match="student of 1 steps already"):
+    with pytest.raises(InputError, match="already a student of 1 steps"):
         check_teacher(DiffusionModel(tiny_unet(), config, "student"))
 
 
 def test_numbers_of_steps_and_classes_that_are_refused(tmp_path):
     folder = str(save_pipeline(tmp_path / "model", tiny_unet()))
-    assert "3 is not a power of two" in str(refused(folder, steps=3))
-    assert "more than the teacher's 8 steps" in str(refused(folder, steps=16))
+    assert "3 is not a power of two" in str(refused(folder, student_steps=3))
+    assert "more than the teacher's 8 steps" in str(refused(folder, student_steps=16))
     assert "more than the model's 64 noise levels" in str(refused(folder, teacher_steps=128))
-    assert "nothing to do" in str(refused(folder, steps=8))
+    assert "nothing to do" in str(refused(folder, student_steps=8))
     (tmp_path / "empty").mkdir()
     assert "no images in it" in str(refused(folder, data={"source": str(tmp_path / "empty")}))
     few = str(save_pipeline(tmp_path / "few", tiny_unet(num_class_embeds=3)))
@@ -150,7 +157,7 @@ def test_numbers_of_steps_and_classes_that_are_refused(tmp_path):
 
 def test_a_class_conditional_teacher_is_told_the_classes(tmp_path):
     folder = save_pipeline(tmp_path / "model", tiny_unet(num_class_embeds=10))
-    recipe = PdRecipe(model=str(folder), teacher_steps=2, train={"few_step_updates": 1, "batch_size": 2})
+    recipe = PdRecipe(model=str(folder), teacher_steps=2, train={"last_rounds_steps": 1, "batch_size": 2})
     model, data = load_teacher(recipe)
     runtime = create_runtime(device="cpu", precision="fp32", threads=1)
     with open_run(tmp_path / "run", recipe, runtime, verb="run", recipe_name="test") as run:

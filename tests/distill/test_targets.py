@@ -1,9 +1,9 @@
-"""The target of progressive distillation against closed forms."""
+"""The target of progressive distillation, and clean images from predictions, against closed forms."""
 
 import pytest
 import torch
 
-from effcli.distill.targets import ddim_step, two_step_target
+from effcli.distill.targets import ddim_step, to_x0, two_step_target
 from effcli.distill.time_grid import Point, TimeGrid
 from tests.distill.test_time_grid import COSINE
 
@@ -105,3 +105,12 @@ def composed_gain(gains, grid):
         g = gains[8, k]
         total *= (end.alpha * g + end.sigma * (1 - now.alpha * g) / now.sigma).item()
     return total
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+def test_the_clean_image_follows_from_the_right_prediction(kind):
+    x, eps = noisy(4)
+    sigma = torch.tensor([0.1, 0.5, 0.8, 0.99], dtype=torch.float64)[:, None, None, None]
+    alpha = (1 - sigma**2).sqrt()
+    prediction = {"epsilon": eps, "sample": x, "v_prediction": alpha * eps - sigma * x}[kind]
+    torch.testing.assert_close(to_x0(prediction, alpha * x + sigma * eps, alpha, sigma, kind), x)

@@ -275,12 +275,12 @@ def _teacher_cache(folder: Path) -> list[Path]:
 
 
 def _read_teacher_cache(folder: Path) -> Any:
-    from effcli.distill.clip_kd.teacher_cache import TeacherCache, Things
+    from effcli.distill.clip_kd.teacher_cache import CachedItems, TeacherCache
 
     def nothing(rows: range) -> Tensor:
         raise AssertionError
 
-    return TeacherCache(folder, {"teacher": "x"}, 8).is_there(Things("captions", 20, nothing))
+    return TeacherCache(folder, {"teacher": "x"}, 8).is_there(CachedItems("captions", 20, nothing))
 
 
 def _checkpoint(folder: Path) -> list[Path]:

@@ -1,1 +1,1 @@
-"""CLIP models of the open_clip library: loading and saving them, what they see of an image, and what they embed."""
+"""CLIP models of the open_clip library: loading, saving, preprocessing, embedding."""

@@ -1,4 +1,5 @@
-"""A CLIP as one small file: without its image trunk, which another package holds, and words it never learned.
+"""A CLIP as one small file: without its image trunk, which another package holds, and without the tokens its
+training never had.
 
 What the configuration may say is checked here, for such files and for folders of open_clip.
 """
@@ -84,7 +85,7 @@ def check_config(config: Any, place: str) -> None:
     try:
         ClipConfig.model_validate(config)
     except ValidationError as error:
-        raise InputError(f"is no open_clip configuration: {first_mistake(error)}", place=place) from None
+        raise InputError(f"not an open_clip configuration: {first_mistake(error)}", place=place) from None
 
 
 def checked_preprocess(written: Mapping[str, Any], place: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def embed_texts(model: ClipModel, texts: Sequence[str], runtime: Runtime) -> Ten
 def in_batches(
     embed: Callable[[Sequence[int]], Tensor], n: int, batch_size: int, check_stop: Callable[[], None]
 ) -> Tensor:
-    """``embed`` of all numbers below ``n``, some at a time."""
+    """``embed`` of all indices below ``n``, ``batch_size`` at a time."""
     parts = []
     for start in range(0, n, batch_size):
         check_stop()

@@ -36,7 +36,7 @@ HUB_PREFIX = "hf-hub:"
 _HINT = "an open_clip configuration"
 
 Tokenizer = Callable[[list[str]], Tensor]
-"""From texts to token numbers, int64 ``[B, context length]``."""
+"""From texts to tokens, int64 ``[B, context length]``."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class ClipModel:
     Attributes:
         network: of open_clip, float32, in eval mode; ``encode_image`` and ``encode_text`` embed.
         config: as in open_clip's model configurations.
-        preprocess: what it sees of an image.
-        tokenize: what it sees of a text.
-        source: as it was named.
+        preprocess: from images to inputs.
+        tokenize: from texts to tokens.
+        source: the name it was loaded by.
     """
 
     network: nn.Module
@@ -63,7 +63,7 @@ class ClipModel:
         return int(self.config["embed_dim"])
 
     def fingerprint(self) -> str:
-        """A checksum of all weights and of what it sees of images and texts."""
+        """A checksum of all weights, the configuration and the preprocessing."""
         digest = hashlib.sha256(json.dumps([self.config, self.preprocess.as_dict()], sort_keys=True).encode())
         for name, value in sorted(self.network.state_dict().items()):
             digest.update(name.encode())
@@ -97,7 +97,7 @@ def load_clip(source: str) -> ClipModel:
     name, colon, weights = source.partition(":")
     if not colon or not weights:
         raise InputError(
-            "is no trained CLIP",
+            "not a CLIP checkpoint",
             place=source,
             hint="a folder, NAME:TAG like ViT-B-16:laion2b_s34b_b88k, NAME:FILE, hf-hub:OWNER/NAME or builtin:NAME",
         )
@@ -161,7 +161,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     """The network of a configuration, with new weights.
 
     Raises:
-        InputError: it is no CLIP, or its parts do not fit together.
+        InputError: it is not a CLIP, or its parts do not fit together.
     """
     from open_clip.model import CLIP, CustomTextCLIP
 
@@ -177,7 +177,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     try:
         network: nn.Module = (CustomTextCLIP if is_custom else CLIP)(**settings)
     except Exception as error:  # sizes that do not fit together fail in any way, deep in open_clip and timm
-        raise InputError(f"is no CLIP: {_short(error)}", place="config") from None
+        raise InputError(f"not a CLIP configuration: {_short(error)}", place="config") from None
     return network.eval()
 
 
@@ -307,7 +307,7 @@ def _as_input_errors(place: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ != "UnpicklingError":
             raise
-        raise InputError("is not a checkpoint of tensors alone", place=place) from None
+        raise InputError("not a checkpoint of tensors only", place=place) from None
     finally:
         root.setLevel(level)
 
@@ -319,5 +319,5 @@ def _short(error: Exception) -> str:
 def _part(content: Mapping[str, Any], key: str, folder: Path) -> dict[str, Any]:
     part = content.get(key)
     if not isinstance(part, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= part.keys():
-        raise InputError(f"its {key} is no open_clip configuration", place=str(folder / CONFIG_FILE))
+        raise InputError(f"its {key} is not an open_clip configuration", place=str(folder / CONFIG_FILE))
     return part

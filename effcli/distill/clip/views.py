@@ -1,7 +1,7 @@
-"""What a CLIP model sees of an image: all of it, or one of the crops that a training takes.
+"""From images to inputs of CLIP models: the whole image, or a crop for training.
 
-A crop is named by numbers alone, so that teacher and student see the same one, each in its own size and colour
-statistics, and so that what the teacher sees in it can be computed once and kept.
+A crop is named by numbers only, so that teacher and student get the same one, each in its own size and colour
+statistics, and so that the teacher's embedding of it can be computed once and kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from effcli.core.runtime import derive_seed
 
 CROP_SCALE = (0.9, 1.0)
-"""Area of a crop as a share of the image's (CLIP-KD's script)."""
+"""Area of a crop as a share of the image's (docs/methods/clip-kd.md, Teacher and student inputs)."""
 
 CROP_RATIO = (3 / 4, 4 / 3)
 

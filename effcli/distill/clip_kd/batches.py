@@ -1,7 +1,7 @@
 """Training batches of pairs: which images, in which view, with which of their captions.
 
-A batch is a pure function of (seed, step). A view depends on the image and the view's number alone, so that all
-students of a teacher see the same ones.
+A batch is a pure function of (seed, step). A view depends on the image and the number of the view only, so that all
+students of a teacher are trained on the same views.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _ORDER_STREAM, _CAPTION_STREAM = 7, 8
 _TEXTS_KEPT = 1 << 18
 
 
-class Drawn(NamedTuple):
-    """What a step takes.
+class BatchRows(NamedTuple):
+    """Which images, views and captions a step has.
 
     Attributes:
-        images: numbers of images ``[B]``.
-        views: of each, ``[B]``.
-        captions: numbers of captions in the order of :meth:`CaptionSet.texts`, ``[B]``.
+        images: indices of images ``[B]``.
+        views: the view of each, ``[B]``.
+        captions: indices of captions in the order of :meth:`CaptionSet.texts`, ``[B]``.
     """
 
     images: np.ndarray
@@ -38,25 +38,25 @@ class Drawn(NamedTuple):
     captions: np.ndarray
 
 
-class Batch(NamedTuple):
-    """Inputs of a step.
+class PairBatch(NamedTuple):
+    """ClipInputs of a step.
 
     Attributes:
-        drawn: where they come from.
-        images: for the student ``[B, 3, H, W]``; empty where it does not look.
+        rows: where they come from.
+        images: for the student ``[B, 3, H, W]``; empty where it takes no images.
         tokens: for the student, int64 ``[B, L]``.
-        teacher_images, teacher_tokens: for the teacher, where it has to look; the student's where both see the same.
+        teacher_images, teacher_tokens: for a teacher without a cache; the student's where both take the same.
     """
 
-    drawn: Drawn
+    rows: BatchRows
     images: Tensor
     tokens: Tensor
     teacher_images: Tensor | None
     teacher_tokens: Tensor | None
 
 
-class View:
-    """One image as networks see it in one of its views.
+class ImageViews:
+    """The inputs of networks from one view of an image.
 
     Args:
         pairs: the images.
@@ -75,16 +75,16 @@ class View:
         return [one.crop(picture, box) for one in preprocesses]
 
 
-class PairBatches(Dataset[Batch]):
-    """Batch ``step`` of this rank at index ``step``.
+class PairBatches(Dataset[PairBatch]):
+    """PairBatch ``step`` of this rank at index ``step``.
 
     Args:
         pairs: the set.
         n_views: fixed views of each image; 1 is the whole image; None is a new crop each epoch.
         batch_size: pairs a step, over all ranks.
         runtime: seed and ranks.
-        student: what it sees of images (None: nothing), and of texts.
-        teacher: the same, where it has to look; None where its embeddings are known.
+        student: its preprocessing of images (None: no images) and its tokenizer.
+        teacher: the same, where it runs in every step; None where its embeddings are cached.
     """
 
     def __init__(
@@ -99,13 +99,13 @@ class PairBatches(Dataset[Batch]):
         self._pairs, self._n_views, self._batch_size = pairs, n_views, batch_size
         self._seed, self._rank, self._world = runtime.seed, runtime.rank, runtime.world
         self._texts, self._first = pairs.texts()
-        self._view = View(pairs, whole=n_views == 1)
-        sights = (student,) if teacher is None else (student, teacher)
-        self._preprocesses = tuple(dict.fromkeys(one for one, _ in sights if one is not None))
-        self._tokenizers = [_Remembering(tokenize) for _, tokenize in sights]
+        self._view = ImageViews(pairs, whole=n_views == 1)
+        networks = (student,) if teacher is None else (student, teacher)
+        self._preprocesses = tuple(dict.fromkeys(one for one, _ in networks if one is not None))
+        self._tokenizers = [_CachingTokenizer(tokenize) for _, tokenize in networks]
 
-    def drawn(self, step: int) -> Drawn:
-        """What step ``step`` takes; of an image with several captions one at random in each epoch."""
+    def rows(self, step: int) -> BatchRows:
+        """Images, views and captions of step ``step``; of several captions of an image one at random in each epoch."""
         numbers, views, captions = [], [], []
         for draw in draws_of(step, self._batch_size, rank=self._rank, world=self._world):
             epoch, image = item_of(draw, len(self._pairs), _ORDER_STREAM, self._seed)
@@ -114,32 +114,31 @@ class PairBatches(Dataset[Batch]):
             first, end = self._first[image : image + 2]
             chosen = np.random.default_rng((_CAPTION_STREAM, self._seed, epoch, image)).integers(end - first)
             captions.append(first + chosen)
-        return Drawn(*(np.array(one, np.int64) for one in (numbers, views, captions)))
+        return BatchRows(*(np.array(one, np.int64) for one in (numbers, views, captions)))
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> PairBatch:
         """The inputs of a step."""
-        drawn = self.drawn(step)
+        rows = self.rows(step)
         seen = [
             self._view(int(i), int(v), self._preprocesses)
-            for i, v in zip(drawn.images, drawn.views, strict=True)
+            for i, v in zip(rows.images, rows.views, strict=True)
             if self._preprocesses
         ]
         images = [torch.stack(one) for one in zip(*seen, strict=True)] or [torch.empty(0)]
-        texts = [self._texts[number] for number in drawn.captions]
+        texts = [self._texts[number] for number in rows.captions]
         tokens = [tokenize(texts) for tokenize in self._tokenizers]
-        looks = len(tokens) > 1
-        return Batch(
-            drawn, images[0], tokens[0], images[-1] if looks else None, tokens[-1] if looks else None
-        )
+        if len(tokens) == 1:
+            return PairBatch(rows, images[0], tokens[0], None, None)
+        return PairBatch(rows, images[0], tokens[0], images[-1], tokens[-1])
 
-    def from_step(self, first: int, total_steps: int, workers: int) -> Iterator[Batch]:
+    def from_step(self, first: int, total_steps: int, workers: int) -> Iterator[PairBatch]:
         """The batches of the steps from ``first`` on, decoded by ``workers`` processes ahead of time."""
         loader = DataLoader(self, batch_size=None, sampler=range(first, total_steps), num_workers=workers)
         return iter(loader)
 
 
-class _Remembering:
-    """A tokenizer that remembers the texts it has seen."""
+class _CachingTokenizer:
+    """A tokenizer that keeps the tokens of recent texts."""
 
     def __init__(self, tokenize: Tokenizer) -> None:
         self._tokenize = tokenize

@@ -115,4 +115,4 @@ def listed(text: str, place: str) -> list[tuple[str, str]]:
     try:
         return [(str(entry["file_name"]), str(entry["caption"])) for entry in json.loads(text)]
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"is no list of file_name and caption: {error}", place=place) from None
+        raise InputError(f"is not a list of file_name and caption: {error}", place=place) from None

@@ -1,7 +1,7 @@
 """Images with captions: CSV files, WebDataset shards, folders with a .txt beside each image, lists in JSON, .npz files.
 
-Classes come along where the source has any (the sub-folders of a folder, the labels of an .npz), for zero-shot
-classification; an image without a caption of its own then has its class for one.
+Classes are read where the source has any (the sub-folders of a folder, the labels of an .npz), for zero-shot
+classification; they also caption images that have no caption of their own.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def load_captions(
     elif path.is_dir():
         found = _read_folder(path, split)
     else:
-        raise InputError("is no set of captions", place=str(source), hint=_HINT)
+        raise InputError("is not a set of captions", place=str(source), hint=_HINT)
     if not len(found):
         reasons = f": {found.left_out[0]}" if found.left_out else ""
         raise InputError(f"holds no image with a caption{reasons}", place=str(source), hint=_HINT)

@@ -1,4 +1,4 @@
-"""How good a student is beside its teacher: retrieval, zero-shot classification, size and speed."""
+"""A student measured beside its teacher: retrieval, zero-shot classification, size and speed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effcli.core.evidence.result import Result, result_of_verb
-from effcli.core.registry import recipe_of_run
 from effcli.core.run import Figures, Run
 from effcli.core.runtime import Runtime
 from effcli.distill.clip.embedding import embed_images, embed_texts, encode_images, in_batches
-from effcli.distill.clip.models import ClipModel, load_clip
+from effcli.distill.clip.models import ClipModel
 from effcli.distill.clip_kd.captions import CaptionSet
-from effcli.distill.clip_kd.inputs import Inputs, load_eval, load_inputs, load_zero_shot
-from effcli.distill.clip_kd.recipe import ClipKdRecipe, EvalSection
+from effcli.distill.clip_kd.inputs import ClipInputs
+from effcli.distill.clip_kd.recipe import ClipEvalSection
 from effcli.distill.clip_kd.retrieval import cka, recalls
 
 N_QUERIES, N_NEAREST = 8, 5
@@ -28,7 +26,7 @@ def measure(
     model: ClipModel,
     pairs: CaptionSet,
     zero_shot: CaptionSet | None,
-    settings: EvalSection,
+    settings: ClipEvalSection,
     runtime: Runtime,
     check_stop: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -61,7 +59,7 @@ def measure(
 
 
 def zero_shot_accuracy(
-    model: ClipModel, images: Tensor, classes: CaptionSet, settings: EvalSection, runtime: Runtime
+    model: ClipModel, images: Tensor, classes: CaptionSet, settings: ClipEvalSection, runtime: Runtime
 ) -> dict[str, float]:
     """Top-1 and top-5 accuracy, and the mean of the classes' top-1, 0..1."""
     import open_clip
@@ -87,7 +85,7 @@ def zero_shot_accuracy(
 
 
 def size_and_speed(model: ClipModel, runtime: Runtime) -> dict[str, float]:
-    """Parameters (with the embeddings of words, which are most of a small model), MACs, and images a second."""
+    """Parameters (with word embeddings, which are most of a small model), MACs, and images per second."""
     from torch.utils.flop_counter import FlopCounterMode
 
     network: Any = model.network
@@ -118,11 +116,11 @@ def compare(
     models: Mapping[str, ClipModel],
     pairs: CaptionSet,
     zero_shot: CaptionSet | None,
-    settings: EvalSection,
+    settings: ClipEvalSection,
     runtime: Runtime,
     check_stop: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """The figures of teacher and student by name, how alike their embeddings are, and the embeddings."""
+    """The figures of teacher and student by name, the CKA of their embeddings, and the embeddings."""
     metrics: dict[str, Any] = {}
     embedded = {}
     for name, model in models.items():
@@ -136,54 +134,22 @@ def compare(
     return metrics, embedded
 
 
-def evaluate(
-    models: Mapping[str, ClipModel], inputs: Inputs, settings: EvalSection, run: Run
+def compare_for_report(
+    models: Mapping[str, ClipModel], inputs: ClipInputs, settings: ClipEvalSection, run: Run
 ) -> tuple[dict[str, Any], Figures]:
-    """Compare at the end of a run; returns the metrics and what draws a picture of what each model finds."""
+    """Compare at the end of a run; returns the metrics, and a function that saves a picture of retrieval."""
     metrics, embedded = compare(
         models, inputs.eval, inputs.zero_shot, settings, run.runtime, check_stop=run.check_stop
     )
 
-    def draw() -> dict[str, str]:
-        draw_retrieval(inputs.eval, embedded, run.file("pictures/retrieval.png"))
+    def save() -> dict[str, str]:
+        save_retrieval(inputs.eval, embedded, run.file("pictures/retrieval.png"))
         return {"What each model finds for a caption": "pictures/retrieval.png"}
 
-    return metrics, draw
+    return metrics, save
 
 
-def evaluate_run(run: str | Path, asked: Mapping[str, Any], runtime: Runtime) -> Result:
-    """The student of a finished run beside its teacher.
-
-    Args:
-        run: the directory.
-        asked: settings of :class:`EvalSection` that replace the run's.
-        runtime: device and precision.
-
-    Raises:
-        InputError: it holds no student, or its teacher is not there any more.
-    """
-    started = time.perf_counter()
-    recipe: Any = recipe_of_run("distill", run)
-    models = {"student": load_clip(str(run))}
-    if isinstance(recipe, ClipKdRecipe):
-        models = {"teacher": load_clip(recipe.model), **models}
-    settings = recipe.eval.model_copy(update=dict(asked))
-    source = settings.source
-    pairs = load_inputs(recipe).eval if source is None else load_eval(source, recipe.data)
-    metrics, _ = compare(models, pairs, load_zero_shot(settings, pairs), settings, runtime)
-    return result_of_verb(
-        "distill",
-        "eval",
-        recipe.method,
-        recipe=Path(run).name,
-        output=str(run),
-        metrics=metrics,
-        runtime=runtime,
-        total_s=time.perf_counter() - started,
-    )
-
-
-def draw_retrieval(pairs: CaptionSet, embedded: Mapping[str, Mapping[str, Tensor]], file: Path) -> None:
+def save_retrieval(pairs: CaptionSet, embedded: Mapping[str, Mapping[str, Tensor]], file: Path) -> None:
     """Write a picture: captions with their image, and the nearest images by each model's embeddings."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from effcli.core.errors import InputError
 from effcli.data.unreadable_pictures import allow_unreadable, find_unreadable
 from effcli.distill.clip_kd.captions import CaptionSet, has_split, hold_out, load_captions
-from effcli.distill.clip_kd.recipe import ClipRecipe, EvalSection, PairsSection
+from effcli.distill.clip_kd.recipe import ClipEvalSection, ClipPairsSection, ClipRecipe
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ClipInputs:
     """Pairs to learn from, pairs to measure retrieval on, and images with classes for zero-shot, if there are any."""
 
     train: CaptionSet
@@ -22,7 +22,7 @@ class Inputs:
     zero_shot: CaptionSet | None
 
 
-def load_inputs(recipe: ClipRecipe) -> Inputs:
+def load_inputs(recipe: ClipRecipe) -> ClipInputs:
     """Read everything that a recipe names.
 
     Raises:
@@ -31,8 +31,8 @@ def load_inputs(recipe: ClipRecipe) -> Inputs:
     settings = recipe.data
     train = _load(settings, settings.source, "train")
     check_left_out(train, settings)
-    if recipe.eval.source is not None:
-        held = load_eval(recipe.eval.source, settings)
+    if recipe.eval.data is not None:
+        held = load_eval(recipe.eval.data, settings)
     elif has_split(settings.source, "eval"):
         held = _load(settings, settings.source, "eval", decides=True)
     else:
@@ -41,18 +41,18 @@ def load_inputs(recipe: ClipRecipe) -> Inputs:
         raise InputError(
             f"has {len(train)} images, fewer than a batch of {recipe.train.batch_size}",
             place=settings.source,
-            hint="choose a smaller one: -s train.batch_size=N",
+            hint="choose a smaller batch: -s train.batch_size=N",
         )
-    return Inputs(train, held, load_zero_shot(recipe.eval, held))
+    return ClipInputs(train, held, load_zero_shot(recipe.eval, held))
 
 
-def load_eval(source: str, settings: PairsSection | None = None) -> CaptionSet:
+def load_eval(source: str, settings: ClipPairsSection | None = None) -> CaptionSet:
     """Pairs to measure on: the eval part of a source that has one, else all of it."""
-    settings = settings or PairsSection()
+    settings = settings or ClipPairsSection()
     return _load(settings, source, "eval" if has_split(source, "eval") else "train", decides=True)
 
 
-def load_zero_shot(settings: EvalSection, pairs: CaptionSet) -> CaptionSet | None:
+def load_zero_shot(settings: ClipEvalSection, pairs: CaptionSet) -> CaptionSet | None:
     """The recipe's images with classes, or the pairs' own; None where there are none."""
     if settings.zero_shot is None:
         return pairs if len(pairs.classes) > 1 else None
@@ -66,7 +66,7 @@ def load_zero_shot(settings: EvalSection, pairs: CaptionSet) -> CaptionSet | Non
     return found
 
 
-def check_left_out(pairs: CaptionSet, settings: PairsSection) -> None:
+def check_left_out(pairs: CaptionSet, settings: ClipPairsSection) -> None:
     """Say what is left out, and stop where it is too much.
 
     Raises:
@@ -84,11 +84,11 @@ def check_left_out(pairs: CaptionSet, settings: PairsSection) -> None:
         raise InputError(
             f"{n_out} of {listed} are missing, damaged or without a caption, the first: {pairs.left_out[0]}",
             place=settings.source,
-            hint="-s data.most_left_out=1 goes on with the others",
+            hint="-s data.most_left_out=1 trains on the others",
         )
 
 
-def _load(settings: PairsSection, source: str, split: str, *, decides: bool = False) -> CaptionSet:
+def _load(settings: ClipPairsSection, source: str, split: str, *, decides: bool = False) -> CaptionSet:
     """A set without the images that cannot be read; where it decides a result, none may be left out."""
     found = load_captions(
         source,

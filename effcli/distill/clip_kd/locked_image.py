@@ -1,7 +1,7 @@
 """LiT: a CLIP on an image trunk that is trained already and stays as it is.
 
-Zhai et al., "LiT: Zero-Shot Transfer with Locked-image text Tuning", CVPR 2022. The trunk looks at each view once; what
-is learnt is the layer behind it and the text tower. The teacher in the package is made this way.
+Zhai et al., "LiT: Zero-Shot Transfer with Locked-image text Tuning", CVPR 2022. The trunk runs once per view; the
+layer behind it and the text tower are trained. The teacher in the package is made this way.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.distill.clip.compact import save_compact, trunk_weights
 from effcli.distill.clip.models import ClipModel, new_clip, save_clip
-from effcli.distill.clip_kd.batches import Batch, PairBatches, View
+from effcli.distill.clip_kd.batches import ImageViews, PairBatch, PairBatches
 from effcli.distill.clip_kd.captions import CaptionSet
-from effcli.distill.clip_kd.evaluation import evaluate
-from effcli.distill.clip_kd.inputs import Inputs, load_inputs
+from effcli.distill.clip_kd.evaluation import compare_for_report
+from effcli.distill.clip_kd.inputs import ClipInputs, load_inputs
 from effcli.distill.clip_kd.losses import ClipKdLoss, Embeddings
-from effcli.distill.clip_kd.pipeline import cache_root, things_of_views
-from effcli.distill.clip_kd.recipe import LockedImageRecipe, LossSection
-from effcli.distill.clip_kd.teacher_cache import TeacherCache, Things
+from effcli.distill.clip_kd.recipe import ClipLossSection, LockedImageRecipe
+from effcli.distill.clip_kd.teacher_cache import CachedItems, TeacherCache
+from effcli.distill.clip_kd.teacher_embeddings import cache_root, items_of_views
 from effcli.distill.clip_kd.training import Terms, fit, new_optimizer, total_steps
 
 COMPACT_FILE = "model/locked.safetensors"
 """Without the trunk: what ``builtin:`` models are."""
 
 
-def plan(recipe: LockedImageRecipe) -> Plan[Inputs]:
+def plan(recipe: LockedImageRecipe) -> Plan[ClipInputs]:
     """The pairs, and what :func:`train` would do with them."""
     inputs, model = load_inputs(recipe), new_locked(recipe)
     facts = {
         "parameters": sum(p.numel() for p in model.network.parameters()),
-        "learnt_parameters": sum(p.numel() for p in model.network.parameters() if p.requires_grad),
+        "learned_parameters": sum(p.numel() for p in model.network.parameters() if p.requires_grad),
         "train_images": len(inputs.train),
         "eval_images": len(inputs.eval),
         "steps": total_steps(recipe, len(inputs.train)),
@@ -46,22 +46,21 @@ def plan(recipe: LockedImageRecipe) -> Plan[Inputs]:
     return Plan(facts, inputs)
 
 
-def train(recipe: LockedImageRecipe, inputs: Inputs, run: Run) -> Result:
-    """Train on what the trunk sees, measure, write the model."""
+def train(recipe: LockedImageRecipe, inputs: ClipInputs, run: Run) -> Result:
+    """Train on the trunk's features, measure, write the model."""
     runtime = run.runtime
     torch.manual_seed(recipe.seed)
     model = new_locked(recipe)
     model.network.to(runtime.device)
     features = trunk_features(recipe, model, inputs.train, run)
     towers = runtime.wrap(LockedTowers(model.network))
-    loss = ClipKdLoss(LossSection(crd=0, fd=0, icl=0), model.dim, model.dim)
+    loss = ClipKdLoss(ClipLossSection(crd=0, fd=0, icl=0), model.dim, model.dim)
 
-    def loss_of(batch: Batch) -> tuple[Tensor, Terms]:
-        drawn = batch.drawn
-        rows = np.stack([features[v][i] for i, v in zip(drawn.images, drawn.views, strict=True)])
-        seen = torch.from_numpy(rows.astype(np.float32)).to(runtime.device)
+    def loss_of(batch: PairBatch) -> tuple[Tensor, Terms]:
+        rows = np.stack([features[v][i] for i, v in zip(batch.rows.images, batch.rows.views, strict=True)])
+        inputs_of_head = torch.from_numpy(rows.astype(np.float32)).to(runtime.device)
         with runtime.autocast():
-            embedded = towers(seen, batch.tokens.to(runtime.device))
+            embedded = towers(inputs_of_head, batch.tokens.to(runtime.device))
         terms = loss(embedded, None)
         return loss.total(terms), terms
 
@@ -70,11 +69,11 @@ def train(recipe: LockedImageRecipe, inputs: Inputs, run: Run) -> Result:
     )
     optimizer = new_optimizer(model.network, None, recipe, recipe.student, raw=False)
     fit(model.network, None, batches, total_steps(recipe, len(inputs.train)), recipe, run, loss_of, optimizer)
-    metrics, figures = evaluate({"model": model}, inputs, recipe.eval, run)
+    metrics, figures = compare_for_report({"model": model}, inputs, recipe.eval, run)
     if runtime.is_main:
         save_clip(run.path / "model", model)
         file = run.file(COMPACT_FILE)
-        save_compact(file, model, recipe.trunk, learnt_words(model, inputs.train))
+        save_compact(file, model, recipe.trunk, learned_words(model, inputs.train))
         metrics["weights_sha256"] = sha256(file)
     return run.finish(metrics, figures)
 
@@ -96,17 +95,17 @@ class LockedTowers(nn.Module):
 
 
 def new_locked(recipe: LockedImageRecipe) -> ClipModel:
-    """A new model on the recipe's trunk, which is not learnt.
+    """A new model on the recipe's trunk, which is not trained.
 
     Raises:
-        InputError: the configuration's trunk is another.
+        InputError: the configuration has another trunk.
     """
     model = new_clip(recipe.student)
     visual: Any = model.network.visual
     try:
         visual.trunk.load_state_dict(trunk_weights(recipe.trunk))
     except (AttributeError, RuntimeError):
-        raise InputError(f"has not the image trunk {recipe.trunk}", place=recipe.student) from None
+        raise InputError(f"does not have the image trunk {recipe.trunk}", place=recipe.student) from None
     visual.trunk.requires_grad_(False)
     return model
 
@@ -114,28 +113,28 @@ def new_locked(recipe: LockedImageRecipe) -> ClipModel:
 def trunk_features(
     recipe: LockedImageRecipe, model: ClipModel, pairs: CaptionSet, run: Run
 ) -> list[np.ndarray]:
-    """What the trunk sees in each view, fp16 ``[N, F]`` each; kept on the disk."""
+    """The trunk's features of each view, fp16 ``[N, F]`` each; kept on the disk."""
     runtime, n_views = run.runtime, recipe.n_views
     assert n_views is not None
     trunk: Any = model.network.visual.trunk  # type: ignore[union-attr]
-    view = View(pairs, whole=n_views == 1)
+    view = ImageViews(pairs, whole=n_views == 1)
     key = {"trunk": recipe.trunk, "sees": model.preprocess.as_dict(), "pairs": pairs.fingerprint()}
     cache = TeacherCache(cache_root(recipe), {**key, "precision": recipe.precision}, int(trunk.num_features))
 
     @torch.inference_mode()
-    def look(number: int, rows: range) -> Tensor:
+    def features_of(number: int, rows: range) -> Tensor:
         images = torch.stack([view(i, number, (model.preprocess,))[0] for i in rows]).to(runtime.device)
         with runtime.autocast():
-            seen: Tensor = trunk(images)
-        return seen.float()
+            features: Tensor = trunk(images)
+        return features.float()
 
     return [
-        cache.load(Things(one.name, one.n, lambda rows, number=number: look(number, rows)), run)  # type: ignore[misc]
-        for number, one in enumerate(things_of_views(n_views, len(pairs)))
+        cache.load(CachedItems(one.name, one.n, lambda rows, number=number: features_of(number, rows)), run)  # type: ignore[misc]
+        for number, one in enumerate(items_of_views(n_views, len(pairs)))
     ]
 
 
-def learnt_words(model: ClipModel, pairs: CaptionSet) -> Tensor:
+def learned_words(model: ClipModel, pairs: CaptionSet) -> Tensor:
     """The numbers of the tokens that occur in the captions, in order."""
     texts, _ = pairs.texts()
     words: Tensor = model.tokenize(texts).unique()

@@ -1,9 +1,9 @@
-"""The losses of CLIP-KD: what student and teacher embed, compared.
+"""The losses of CLIP-KD, which compare the embeddings of student and teacher.
 
 Yang et al., "CLIP-KD: An Empirical Study of CLIP Model Distillation", CVPR 2024. Symbols are the paper's: of a batch of
 N pairs, v are embeddings of images and s of texts, all of unit length; v_p and s_p are the student's in the teacher's
 width. Similarities are computed some rows at a time, so memory grows with N, not with its square: at most
-:data:`CHUNK_ENTRIES` similarities, 16 MiB a copy in float32, are there at once.
+:data:`CHUNK_ENTRIES` similarities, 16 MiB per copy in float32, are there at once.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from effcli.distill.clip_kd.recipe import LossSection
+from effcli.distill.clip_kd.recipe import ClipLossSection
 from effcli.nn.gathering import gather_rows
 
 CHUNK_ENTRIES = 1 << 22
 
 FIRST_SCALE = math.log(1 / 0.07)
-"""Of every learnt scale: 14.3 after exp."""
+"""First value of every learned scale; 14.3 after exp."""
 
 LARGEST_SCALE = math.log(100)
 
 
 class Embeddings(NamedTuple):
-    """What a model makes of a batch.
+    """A model's embeddings of a batch.
 
     Attributes:
         images: ``[N, D]``.
@@ -43,7 +43,7 @@ class Embeddings(NamedTuple):
 
 
 class ClipKdLoss(nn.Module):
-    """All terms that have a weight, and what they learn: projections, fusion layers and scales (dropped afterwards).
+    """All terms that have a weight, with their projections, fusion layers and scales (dropped after training).
 
     Args:
         settings: weights and choices.
@@ -51,7 +51,7 @@ class ClipKdLoss(nn.Module):
         teacher_dim: D, of the teacher's.
     """
 
-    def __init__(self, settings: LossSection, dim: int, teacher_dim: int) -> None:
+    def __init__(self, settings: ClipLossSection, dim: int, teacher_dim: int) -> None:
         super().__init__()
         self.settings = settings
         needs_width = settings.fd or settings.mfd or settings.icl or settings.gd or settings.cross
@@ -103,7 +103,7 @@ class ClipKdLoss(nn.Module):
             v_m = gather_rows(F.normalize(self.project_images(masked_images), dim=1))
             terms["mfd"] = fd(v_m, s_p, v_t, s_t, settings.fd_reduction)
         if settings.gd:
-            if settings.gd_temperature == "released":
+            if settings.gd_temperature == "scale":
                 terms["gd"] = released_gd(v_p, s_p, a, v_t, s_t, a_t)
             else:
                 terms["gd"] = gd(v_p, s_p, a, v_t, s_t, a_t)
@@ -112,7 +112,7 @@ class ClipKdLoss(nn.Module):
         if settings.cross:
             terms["cross"] = cross_kd(v_p, s_p, self._scale(self.cross_scale), v_t, s_t, a_t)
         if settings.afd:
-            # The unprojected v: with the projected one the released layer gets 2D numbers where it expects d + D.
+            # The unprojected v: docs/methods/clip-kd.md, AFD of unequal widths.
             v_a = F.normalize(self.fuse_images(torch.cat([v, v_t], dim=1)), dim=1)
             s_a = F.normalize(self.fuse_texts(torch.cat([s, s_t], dim=1)), dim=1)
             terms["afd"] = clip_loss(v_a, s_a, self._scale(self.fusion_scale))
@@ -127,7 +127,7 @@ class ClipKdLoss(nn.Module):
 
     @torch.no_grad()
     def clamp_scales(self) -> None:
-        """Keep learnt scales in 1..100, after each update; the released raw ones are free."""
+        """Keep learned scales in 1..100 after each step; raw ones have no bounds."""
         if self.settings.scales == "exp":
             for name in ("cross_scale", "fusion_scale"):
                 if hasattr(self, name):
@@ -135,38 +135,43 @@ class ClipKdLoss(nn.Module):
 
 
 def clip_loss(v: Tensor, s: Tensor, scale: Tensor) -> Tensor:
-    """L_CLIP: mean over both directions of the cross-entropy of each row with its own pair (eq. 1-3)."""
+    """L_CLIP: mean over both directions of the cross-entropy of each row with its own pair (Eq. 1-3)."""
     return (info_nce(v, s, scale) + info_nce(s, v, scale)) / 2
 
 
 def crd(v: Tensor, s: Tensor, scale: Tensor, v_t: Tensor, s_t: Tensor, scale_t: Tensor) -> Tensor:
-    """L_CRD: mean over both directions of KL(teacher's || student's softmax over the batch) (eq. 8-10, halved)."""
+    """L_CRD: mean over both directions of KL(teacher's || student's softmax over the batch).
+
+    Eq. 8-10, halved: docs/methods/clip-kd.md, Halved CRD.
+    """
     return (
         row_divergence(v, s, scale, v_t, s_t, scale_t) + row_divergence(s, v, scale, s_t, v_t, scale_t)
     ) / 2
 
 
 def fd(v_p: Tensor, s_p: Tensor, v_t: Tensor, s_t: Tensor, reduction: Literal["mean", "sample"]) -> Tensor:
-    """L_FD: squared distances (eq. 11), summed over the width (``sample``), or averaged over it as the code has it."""
+    """L_FD: squared distances (Eq. 11), summed over the width (``sample``) or averaged over it (``mean``)."""
     total = (v_p - v_t).square().sum(1).mean() + (s_p - s_t).square().sum(1).mean()
     return total if reduction == "sample" else total / v_t.shape[1]
 
 
 def icl(v_p: Tensor, s_p: Tensor, v_t: Tensor, s_t: Tensor, scale: Tensor) -> Tensor:
-    """L_ICL: the student's images against the teacher's texts, its texts against the teacher's images (eq. 14-16)."""
+    """L_ICL: the student's images against the teacher's texts, its texts against the teacher's images (Eq. 14-16)."""
     return (info_nce(v_p, s_t, scale) + info_nce(s_p, v_t, scale)) / 2
 
 
 def cross_kd(v_p: Tensor, s_p: Tensor, scale: Tensor, v_t: Tensor, s_t: Tensor, scale_t: Tensor) -> Tensor:
-    """KL between the teacher's softmax and that of the logits of ICL; in the released code, not in the paper."""
+    """KL between the teacher's softmax and that of the logits of ICL; docs/methods/clip-kd.md, Cross-KD."""
     first = row_divergence(v_p, s_t, scale, v_t, s_t, scale_t)
     return (first + row_divergence(s_p, v_t, scale, s_t, v_t, scale_t)) / 2
 
 
 def gd(v: Tensor, s: Tensor, scale: Tensor, v_t: Tensor, s_t: Tensor, scale_t: Tensor) -> Tensor:
-    """L_GD: squared distance of the gradients of L_CLIP with respect to the embeddings (eq. 19-25), a sample's mean.
+    """L_GD: squared distance of the gradients of L_CLIP with respect to the embeddings (Eq. 19-25), averaged over the
+    batch.
 
-    Each gradient is multiplied by N / scale, so that the size of the term depends on neither.
+    Each gradient is multiplied by N / scale, so that the size of the term depends on neither: docs/methods/clip-kd.md,
+    Scaled GD.
     """
     g_v, g_s = contrastive_gradients(v, s, scale)
     with torch.no_grad():
@@ -175,7 +180,7 @@ def gd(v: Tensor, s: Tensor, scale: Tensor, v_t: Tensor, s_t: Tensor, scale_t: T
 
 
 def released_gd(v: Tensor, s: Tensor, scale: Tensor, v_t: Tensor, s_t: Tensor, scale_t: Tensor) -> Tensor:
-    """GD as the released code computes it: cosines divided by the scale, where they should be multiplied by it.
+    """GD with tau = scale, so that cosines are divided by the scale: docs/methods/clip-kd.md, Temperature of GD.
 
     Four mean squared errors: anchors and keys in both directions, each with 1 / N.
     """
@@ -210,7 +215,7 @@ def _gradient(own: Tensor, other: Tensor, scale: Tensor, lse: Tensor, other_lse:
 
 
 def info_nce(anchors: Tensor, keys: Tensor, scale: Tensor) -> Tensor:
-    """Mean cross-entropy of the rows of scale * anchors keys^T against their own numbers."""
+    """Mean cross-entropy of the rows of scale * anchors keys^T against their own indices."""
     own = scale * (anchors * keys).sum(1)
     return (log_sums(anchors, keys, scale) - own).mean()
 

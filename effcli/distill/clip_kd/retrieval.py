@@ -15,7 +15,7 @@ _ROWS = 1024
 def recalls(images: Tensor, texts: Tensor, owners: Tensor, ranks: Sequence[int] = RANKS) -> dict[str, float]:
     """Share of the queries with a match among the K nearest, ``i2t_r1, i2t_r5, …, t2i_r1, …`` in 0..1.
 
-    An image's matches are all its captions; a caption's is its image. With one caption an image this is the
+    An image's matches are all its captions; a caption's is its image. With one caption per image this is the
     one-to-one protocol of CLIP-KD's tables, with all of them the usual one of COCO and Flickr.
 
     Args:
@@ -45,7 +45,7 @@ def _hits(
 
 
 def cka(ours: Tensor, theirs: Tensor) -> float:
-    """Linear centred kernel alignment of two sets of embeddings of the same things, ``[N, d]`` and ``[N, D]``; 0..1.
+    """Linear centred kernel alignment of two sets of embeddings of the same items, ``[N, d]`` and ``[N, D]``; 0..1.
 
     It does not change when one set is rotated or scaled, so students of losses that leave the rotation free can be
     compared.

@@ -1,8 +1,8 @@
-"""What the teacher embeds, computed once and kept on the disk.
+"""Teacher embeddings, computed once and kept on the disk.
 
 One folder for each teacher, set of pairs and kind of view, in the user's cache; its name is a checksum of all of these,
-so embeddings of another teacher or another set are never taken for these. Embeddings are kept in fp16; a broken-off
-computation goes on where it was.
+so embeddings of another teacher or another set are never used. Embeddings are stored in fp16; an interrupted
+computation continues where it stopped.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _CHECKED_ROWS = 2**14
 
 
 @dataclass(frozen=True)
-class Things:
-    """Things of one kind whose embeddings are kept.
+class CachedItems:
+    """Items of one kind whose embeddings are kept.
 
     Attributes:
         name: ``captions`` or ``view-0``.
-        n: how many.
-        embed: from some of their numbers to their embeddings, ``[n, D]``.
+        n: number of items.
+        embed: from some of their indices to their embeddings, ``[n, D]``.
     """
 
     name: str
@@ -62,14 +62,14 @@ class TeacherCache:
         self.dim = dim
 
     def size_bytes(self, n_rows: int) -> int:
-        """How large ``n_rows`` embeddings are on the disk."""
+        """Bytes of ``n_rows`` embeddings on the disk."""
         return n_rows * self.dim * 2
 
-    def is_there(self, things: Things) -> bool:
-        """Whether all embeddings of ``things`` are there."""
-        return self._open(things) is not None
+    def is_there(self, items: CachedItems) -> bool:
+        """Whether all embeddings of ``items`` are there."""
+        return self._open(items) is not None
 
-    def load(self, things: Things, run: Run) -> np.ndarray:
+    def load(self, items: CachedItems, run: Run) -> np.ndarray:
         """All embeddings, fp16 ``[n, D]``, mapped from the disk; what is missing is computed.
 
         With several processes each computes its share; all of them have to see the same folder.
@@ -78,79 +78,79 @@ class TeacherCache:
             RunError: the folder cannot be written.
             InterruptedRunError: a signal came.
         """
-        if not run.runtime.on_main(lambda: self.is_there(things)):
-            self._compute(things, run)
-        embeddings = self._open(things)
+        if not run.runtime.on_main(lambda: self.is_there(items)):
+            self._compute(items, run)
+        embeddings = self._open(items)
         if embeddings is None:
-            raise RunError("what the teacher embedded is gone", place=str(self.folder))
-        for first in range(0, things.n, _CHECKED_ROWS):
+            raise RunError("the teacher embeddings have been deleted meanwhile", place=str(self.folder))
+        for first in range(0, items.n, _CHECKED_ROWS):
             if not np.isfinite(embeddings[first : first + _CHECKED_ROWS]).all():
                 raise RunError(
-                    f"the teacher's embeddings of {things.name} are not finite",
-                    place=str(self._file(things, ".npy")),
+                    f"the teacher's embeddings of {items.name} are not finite",
+                    place=str(self._file(items, ".npy")),
                     hint="delete the file, and they are computed again; they should fit into fp16",
                 )
         return embeddings
 
-    def _compute(self, things: Things, run: Run) -> None:
-        runtime, part, marks = run.runtime, self._file(things, ".part"), self._file(things, ".done")
-        runtime.on_main(lambda: self._begin(things))
+    def _compute(self, items: CachedItems, run: Run) -> None:
+        runtime, part, marks = run.runtime, self._file(items, ".part"), self._file(items, ".done")
+        runtime.on_main(lambda: self._begin(items))
         done = np.memmap(marks, np.uint8, "r+")
         embeddings = np.lib.format.open_memmap(part, "r+")
         chunks = [chunk for chunk in range(len(done)) if not done[chunk]]
         chunks = runtime.from_main(chunks)
         with progress_bar(
-            f"teacher: {things.name}", len(chunks), 0, "batches", show=run.show_progress
+            f"teacher: {items.name}", len(chunks), 0, "batches", show=run.show_progress
         ) as advance:
             for start in range(0, len(chunks), runtime.world):
                 run.check_stop()  # all ranks together, also one that has nothing left to do
                 chunk = chunks[min(start + runtime.rank, len(chunks) - 1)]
-                rows = range(chunk * CHUNK_ROWS, min((chunk + 1) * CHUNK_ROWS, things.n))
-                found = things.embed(rows).half()
+                rows = range(chunk * CHUNK_ROWS, min((chunk + 1) * CHUNK_ROWS, items.n))
+                found = items.embed(rows).half()
                 if not bool(found.isfinite().all()):
-                    what = f"the teacher's embeddings of {things.name} are not finite in fp16"
-                    raise NonFiniteError(what, place=f"{things.name} {rows.start} to {rows.stop - 1}")
+                    what = f"the teacher's embeddings of {items.name} are not finite in fp16"
+                    raise NonFiniteError(what, place=f"{items.name} {rows.start} to {rows.stop - 1}")
                 embeddings[rows.start : rows.stop] = found.cpu().numpy()
                 embeddings.flush()
                 done[chunk] = 1
                 for _ in chunks[start : start + runtime.world]:
                     advance()
         runtime.barrier()
-        runtime.on_main(lambda: self._end(things))
+        runtime.on_main(lambda: self._end(items))
 
-    def _begin(self, things: Things) -> None:
-        part, marks = self._file(things, ".part"), self._file(things, ".done")
+    def _begin(self, items: CachedItems) -> None:
+        part, marks = self._file(items, ".part"), self._file(items, ".done")
         make_folder(self.folder)
         write_text(self.folder / "key.json", self._key + "\n")
-        n_chunks = -(-things.n // CHUNK_ROWS)
-        if self._has_shape(part, things) and marks.is_file() and marks.stat().st_size == n_chunks:
+        n_chunks = -(-items.n // CHUNK_ROWS)
+        if self._has_shape(part, items) and marks.is_file() and marks.stat().st_size == n_chunks:
             return
         try:
-            np.lib.format.open_memmap(part, "w+", np.float16, (things.n, self.dim)).flush()
+            np.lib.format.open_memmap(part, "w+", np.float16, (items.n, self.dim)).flush()
             marks.write_bytes(bytes(n_chunks))
         except OSError as error:
             raise write_error(error, part) from None
 
-    def _end(self, things: Things) -> None:
-        self._file(things, ".part").replace(self._file(things, ".npy"))
-        self._file(things, ".done").unlink()
+    def _end(self, items: CachedItems) -> None:
+        self._file(items, ".part").replace(self._file(items, ".npy"))
+        self._file(items, ".done").unlink()
 
-    def _open(self, things: Things) -> np.ndarray | None:
-        file = self._file(things, ".npy")
-        if not self._has_shape(file, things):
+    def _open(self, items: CachedItems) -> np.ndarray | None:
+        file = self._file(items, ".npy")
+        if not self._has_shape(file, items):
             return None
         embeddings: np.ndarray = np.lib.format.open_memmap(file, mode="r")
         return embeddings
 
-    def _has_shape(self, file: Path, things: Things) -> bool:
+    def _has_shape(self, file: Path, items: CachedItems) -> bool:
         try:
             found = np.lib.format.open_memmap(file, mode="r")
         except Exception:  # a damaged header can fail in any way; what is damaged is computed again
             return False
-        return bool(found.shape == (things.n, self.dim) and found.dtype == np.float16)
+        return bool(found.shape == (items.n, self.dim) and found.dtype == np.float16)
 
-    def _file(self, things: Things, suffix: str) -> Path:
-        return self.folder / f"{things.name}{suffix}"
+    def _file(self, items: CachedItems, suffix: str) -> Path:
+        return self.folder / f"{items.name}{suffix}"
 
 
 def default_root() -> Path:
@@ -160,6 +160,6 @@ def default_root() -> Path:
 
 
 def unit_rows(embeddings: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
-    """Some kept embeddings in float32, of unit length again, ``[n, D]``."""
+    """Some stored embeddings in float32, normalised again, ``[n, D]``."""
     wide = torch.from_numpy(np.asarray(embeddings[rows], np.float32))
     return F.normalize(wide.to(device), dim=1)

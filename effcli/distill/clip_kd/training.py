@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from effcli.core.errors import UsageError
 from effcli.core.run import Run
-from effcli.distill.clip_kd.batches import Batch, PairBatches
+from effcli.distill.clip_kd.batches import PairBatch, PairBatches
 from effcli.distill.clip_kd.losses import LARGEST_SCALE, ClipKdLoss, Embeddings
 from effcli.distill.clip_kd.recipe import ClipRecipe
 from effcli.nn.schedules import set_rate, warmup_cosine
@@ -20,11 +20,11 @@ Terms = dict[str, Tensor]
 
 
 class Towers(nn.Module):
-    """The student as a training calls it: embeddings that are not normalised, in one call for both towers.
+    """The student in training: embeddings that are not normalised, in one call for both towers.
 
     Args:
         network: of open_clip.
-        mask_ratio: share of the patches that masked images lack; None where none are asked for.
+        mask_ratio: share of the patches that masked images lack; None for no masked images.
     """
 
     def __init__(self, network: nn.Module, mask_ratio: float | None = None) -> None:
@@ -50,9 +50,7 @@ class Towers(nn.Module):
         from open_clip.transformer import PatchDropout
 
         if not hasattr(self.network.visual, "patch_dropout"):
-            raise UsageError(
-                "only ViT students can be shown masked images", place="loss.mfd", hint="-s loss.mfd=0"
-            )
+            raise UsageError("masked images need a ViT student", place="loss.mfd", hint="-s loss.mfd=0")
         mask: nn.Module = PatchDropout(ratio)
         return mask
 
@@ -74,32 +72,32 @@ def total_steps(recipe: ClipRecipe, n_images: int) -> int:
 
 def fit(
     network: Any,
-    learnt: ClipKdLoss | None,
+    learned: ClipKdLoss | None,
     batches: PairBatches,
     n_steps: int,
     recipe: ClipRecipe,
     run: Run,
-    loss_of: Callable[[Batch], tuple[Tensor, Terms]],
+    loss_of: Callable[[PairBatch], tuple[Tensor, Terms]],
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Train ``network``, and what the loss learns, in place.
 
     Args:
         network: of open_clip; its scale is kept in 1..100.
-        learnt: the loss's own weights.
+        learned: the loss's own weights.
         batches: by step.
         n_steps: all steps.
         recipe: its optimisation.
         run: steps, checkpoints, seeds.
         loss_of: the loss of a batch and its terms.
-        optimizer: of all that is learnt.
+        optimizer: of all trained weights.
     """
     settings = recipe.train
     state: dict[str, Any] = {"network": network, "optimizer": optimizer}
-    if learnt is not None:
-        state["loss"] = learnt
+    if learned is not None:
+        state["loss"] = learned
     network.train()
-    ahead: Iterator[Batch] | None = None
+    ahead: Iterator[PairBatch] | None = None
     for step in run.steps("train", n_steps, state, beside=recipe.data.workers):
         if ahead is None:
             ahead = batches.from_step(step, n_steps, recipe.data.workers)
@@ -115,25 +113,25 @@ def fit(
         optimizer.step()
         with torch.no_grad():
             network.logit_scale.clamp_(0, LARGEST_SCALE)
-        if learnt is not None:
-            learnt.clamp_scales()
+        if learned is not None:
+            learned.clamp_scales()
     network.eval()
 
 
 def new_optimizer(
-    network: nn.Module, learnt: nn.Module | None, recipe: ClipRecipe, name: str, raw: bool
+    network: nn.Module, learned: nn.Module | None, recipe: ClipRecipe, name: str, raw: bool
 ) -> torch.optim.AdamW:
     """AdamW as open_clip sets it up: no decay of biases, norms, scales and anything of fewer than two axes.
 
     Args:
         network: the student.
-        learnt: the loss's own weights.
+        learned: the loss's own weights.
         recipe: its optimisation.
         name: of the student; `vit` in it chooses the betas.
-        raw: whether the loss's weights are all decayed by 0.01, as released.
+        raw: whether the loss's weights are all decayed by 0.01 (docs/methods/clip-kd.md, Scales without exp).
     """
     settings = recipe.train
-    own = list(learnt.named_parameters()) if learnt is not None else []
+    own = list(learned.named_parameters()) if learned is not None else []
     mixed = list(network.named_parameters()) + ([] if raw else own)
     groups = [
         {

@@ -173,7 +173,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             load_captions(source, "train")
     (tmp_path / "x.bin").write_bytes(b"")
-    with pytest.raises(InputError, match="no set of captions"):
+    with pytest.raises(InputError, match="not a set of captions"):
         load_captions(tmp_path / "x.bin", "train")
 
 

@@ -25,7 +25,7 @@ from effcli.distill.clip_kd.losses import (
     released_gd,
     row_divergence,
 )
-from effcli.distill.clip_kd.recipe import LossSection
+from effcli.distill.clip_kd.recipe import ClipLossSection
 
 N, D = 12, 16
 A, A_T = torch.tensor(14.3, dtype=torch.float64), torch.tensor(60.0, dtype=torch.float64)
@@ -127,7 +127,7 @@ def test_gd_of_the_teacher_itself_is_zero_in_both_forms(four: tuple[Tensor, ...]
 
 
 def test_released_gd_divides_by_the_scale() -> None:
-    """Which leaves almost nothing of it beside L_CLIP at the published weight (section 3.6 of the sheet)."""
+    """The term is tiny beside L_CLIP at the published weight: docs/methods/clip-kd.md, Temperature of GD."""
     v, s, v_t, s_t = (unit(1024, 512, seed) for seed in range(4))
     scale = torch.tensor(100.0, dtype=torch.float64)
     r, r_t = ((a @ b.T / scale).softmax(1) - torch.eye(1024) for a, b in ((v, s), (v_t, s_t)))
@@ -188,7 +188,7 @@ def test_without_weights_it_is_the_plain_loss() -> None:
     from open_clip.loss import ClipLoss
 
     student = Embeddings(*(one.requires_grad_() for one in embeddings(D, 1)))
-    loss = ClipKdLoss(LossSection(**OFF), D, 2 * D)
+    loss = ClipKdLoss(ClipLossSection(**OFF), D, 2 * D)
     terms = loss(student, teacher_embeddings(2 * D))
     assert terms.keys() == {"clip"} and not list(loss.parameters())
     units = [F.normalize(one, dim=1) for one in student[:2]]
@@ -201,7 +201,7 @@ def test_without_weights_it_is_the_plain_loss() -> None:
 
 
 def test_all_terms_with_a_wider_teacher() -> None:
-    settings = LossSection(mfd=1, gd=1, afd=1, cross=1)
+    settings = ClipLossSection(mfd=1, gd=1, afd=1, cross=1)
     loss = ClipKdLoss(settings, D, 2 * D)
     assert loss.project_images.weight.shape == (2 * D, D) and loss.project_images.bias is not None
     assert loss.fuse_images.weight.shape == (D, 3 * D)
@@ -216,20 +216,20 @@ def test_all_terms_with_a_wider_teacher() -> None:
 
 
 def test_equal_widths_need_no_projection() -> None:
-    loss = ClipKdLoss(LossSection(), D, D)
+    loss = ClipKdLoss(ClipLossSection(), D, D)
     assert [name for name, _ in loss.named_parameters()] == ["cross_scale"]
     assert float(loss.cross_scale.exp()) == pytest.approx(1 / 0.07)
 
 
 def test_raw_scales_are_used_as_they_are_and_never_clamped() -> None:
-    settings = LossSection(**OFF | {"icl": 1.0}, scales="raw")
+    settings = ClipLossSection(**OFF | {"icl": 1.0}, scales="raw")
     loss = ClipKdLoss(settings, D, D)
     student, teacher = embeddings(D, 1), teacher_embeddings()
     units = [F.normalize(one, dim=1) for one in student[:2]]
     expected = icl(*units, teacher.images, teacher.texts, torch.tensor(math.log(1 / 0.07)))  # type: ignore[call-arg]
     torch.testing.assert_close(loss(student, teacher)["icl"], expected)
     for scales, kept in (("raw", 9.0), ("exp", math.log(100))):
-        one = ClipKdLoss(LossSection(scales=scales), D, D)
+        one = ClipKdLoss(ClipLossSection(scales=scales), D, D)
         one.cross_scale.data.fill_(9.0)
         one.clamp_scales()
         assert float(one.cross_scale) == pytest.approx(kept)

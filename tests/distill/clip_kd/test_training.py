@@ -1,4 +1,4 @@
-"""The loop of CLIP-KD: what is learnt, at which rate, from what the teacher sees."""
+"""The training loop of CLIP-KD: what is trained, the learning rate, and the teacher's embeddings."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from effcli.core.run import Run
 from effcli.distill.clip.models import load_clip, new_clip
 from effcli.distill.clip_kd.inputs import load_inputs
 from effcli.distill.clip_kd.losses import ClipKdLoss
-from effcli.distill.clip_kd.pipeline import cached, distill, open_cache, plan, sight_of, train
-from effcli.distill.clip_kd.recipe import ClipKdRecipe, ClipTrainSection, LossSection
-from effcli.distill.clip_kd.teacher_cache import CHUNK_ROWS, TeacherCache, Things
+from effcli.distill.clip_kd.pipeline import distill, plan, train
+from effcli.distill.clip_kd.recipe import ClipKdRecipe, ClipLossSection, ClipTrainSection
+from effcli.distill.clip_kd.teacher_cache import CHUNK_ROWS, CachedItems, TeacherCache
+from effcli.distill.clip_kd.teacher_embeddings import cached, open_cache, teacher_embeddings_of
 from effcli.distill.clip_kd.training import Towers, new_optimizer, total_steps
 from effcli.nn.schedules import warmup_cosine
 from tests.distill.clip.tiny_clips import STUDENT, tiny_clip
@@ -44,7 +45,7 @@ def test_rate_of_the_papers_schedule() -> None:
 def test_what_is_decayed(tmp_path: Path) -> None:
     model = tiny_clip(tmp_path, STUDENT)
     names = {id(p): name for name, p in model.network.named_parameters()}
-    loss = ClipKdLoss(LossSection(), 16, 24)
+    loss = ClipKdLoss(ClipLossSection(), 16, 24)
     names |= {id(p): f"loss.{name}" for name, p in loss.named_parameters()}
     optimizer = new_optimizer(model.network, loss, ClipKdRecipe(), "ViT-T-16", raw=False)
     decayed, plain = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
@@ -85,7 +86,7 @@ def test_masks_keep_a_quarter_of_the_patches() -> None:
 
 
 def test_only_vits_have_masks() -> None:
-    with pytest.raises(UsageError, match="only ViT students"):
+    with pytest.raises(UsageError, match="need a ViT student"):
         Towers(nn.ModuleDict({"visual": nn.Identity()}), 0.25)
 
 
@@ -100,7 +101,7 @@ def test_mfd_of_ratio_0_is_fd(tmp_path: Path) -> None:
 
 
 def test_the_released_mask_is_never_used(tmp_path: Path) -> None:
-    recipe = small_recipe(tmp_path, loss={"mfd": 4.0, "mask_ratio": 0.75, "mask": "released"})
+    recipe = small_recipe(tmp_path, loss={"mfd": 4.0, "mask_ratio": 0.75, "mask": "unused"})
     with opened(tmp_path / "run", recipe) as run:
         distill(recipe, plan(recipe).inputs, run)
     for line in read_metrics(run.path / "metrics.jsonl"):
@@ -115,7 +116,7 @@ def test_the_teacher_is_left_as_it_is(tmp_path: Path, cache: str) -> None:
     student = new_clip(recipe.student)
     with opened(tmp_path / "run", recipe) as run:
         pairs = load_inputs(recipe).train
-        train(student, teacher, sight_of(recipe, teacher, pairs, run), pairs, recipe, run)
+        train(student, teacher, teacher_embeddings_of(recipe, teacher, pairs, run), pairs, recipe, run)
     assert teacher.fingerprint() == before and not teacher.network.training
     assert all(p.grad is None for p in teacher.network.parameters())
 
@@ -190,7 +191,7 @@ def test_a_broken_off_cache_goes_on_and_a_damaged_one_is_made_again(tmp_path: Pa
             raise KeyboardInterrupt
         return torch.tensor([[float(row), 0.5] for row in rows])
 
-    things = Things("whole", n, embed)
+    things = CachedItems("whole", n, embed)
     recipe = small_recipe(tmp_path)
     with opened(tmp_path / "run", recipe) as run:
         with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,7 @@
-"""The classifier: its features measure Frechet distances, and judge students in feature distillation (RDD, 3.9)."""
+"""The classifier whose features measure Frechet distances and compare students in feature distillation.
+
+docs/methods/rdd.md, Classifier.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from effcli.core.files import sha256
 from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.data.image_sets import ImageSet, to_range
-from effcli.distill.inputs import load_training_images, plan_of_images
 from effcli.distill.recipe import ClassifierRecipe
+from effcli.distill.trained.inputs import load_training_images, plan_of_images
 from effcli.metrics.features import Classifier, build_classifier, save_classifier
 from effcli.nn.schedules import cosine, set_rate
 
@@ -53,7 +56,7 @@ def new_classifier(recipe: ClassifierRecipe, n_classes: int) -> Classifier:
 
 
 def fit_classifier(network: Classifier, images: ImageSet, recipe: ClassifierRecipe, run: Run) -> None:
-    """Train ``network`` in place: cross-entropy on images shifted by up to 1/8 of their side and flipped if said so."""
+    """Train ``network`` in place: cross-entropy on images shifted by up to 1/8 of their side."""
     settings, runtime = recipe.train, run.runtime
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -61,7 +64,7 @@ def fit_classifier(network: Classifier, images: ImageSet, recipe: ClassifierReci
     parallel: nn.Module = runtime.wrap(network)
     network.train()
     for step in run.steps("train", settings.steps, {"network": network, "optimizer": optimizer}):
-        x, y = images.batch(step, settings.batch_size, runtime, seed=recipe.seed, flip=recipe.data.flip)
+        x, y = images.batch(step, settings.batch_size, runtime, seed=recipe.seed, flip=recipe.augment.flip)
         x = shifted(x, recipe.data.side // 8)
         set_rate(optimizer, cosine(step, settings.steps, settings.learning_rate, 0.0))
         with runtime.autocast():
@@ -76,7 +79,7 @@ def fit_classifier(network: Classifier, images: ImageSet, recipe: ClassifierReci
 
 
 def shifted(x: Tensor, most: int) -> Tensor:
-    """The whole batch moved by one random offset of up to ``most`` pixels each way; -1 comes in at the border."""
+    """The whole batch moved by one random offset of up to ``most`` pixels each way, with -1 beyond the border."""
     padded = F.pad(x, (most, most, most, most), value=-1.0)
     top, left = torch.randint(2 * most + 1, (2,)).tolist()
     height, width = x.shape[-2:]
@@ -85,7 +88,7 @@ def shifted(x: Tensor, most: int) -> Tensor:
 
 @torch.inference_mode()
 def accuracy(network: Classifier, images: ImageSet, run: Run) -> float:
-    """Share of the images whose class is named right."""
+    """Share of the images that are classified correctly, 0..1."""
     hits = 0
     for x, y in zip(images.images.split(1000), images.labels.split(1000), strict=True):
         run.check_stop()

@@ -1,4 +1,4 @@
-"""CFD, IS_P2P and M_P2P against slow, obvious forms; the queue against its rules (RDD, section 8)."""
+"""The losses against slow, obvious forms; CFD, IS_P2P and M_P2P as docs/methods/rdd.md, Properties, has them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from effcli.core.runtime import create_runtime
-from effcli.distill import rdd
-from effcli.distill.predictions import truncated_snr_loss
-from effcli.distill.rcfd import FeatureLoss, cfd
-from effcli.distill.rdd import PixelQueue, RelationLoss, memory_relation_loss, pair_relation_loss, pixels_of
+from effcli.distill import losses
+from effcli.distill.losses import (
+    cfd,
+    memory_relation_loss,
+    pair_relation_loss,
+    truncated_snr_loss,
+)
+from effcli.distill.rcfd import FeatureLoss
+from effcli.distill.rdd import RelationLoss
 from effcli.distill.time_grid import Point
 from effcli.nn.relations import relation_distillation
 from tests.distill.small_teacher import feature_network, maps, recipe, teacher
@@ -21,7 +26,7 @@ WIDE = torch.float64
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rdd, "_CHUNK_ENTRIES", 100)  # rows of 2 or 3 at a time, and a rest
+    monkeypatch.setattr(losses, "_CHUNK_ENTRIES", 100)  # rows of 2 or 3 at a time, and a rest
 
 
 def kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
@@ -154,61 +159,16 @@ def test_rdd_without_relations_is_rcfd_and_with_pixels_alone_it_is_pd():
     )
 
 
-# --- the queue --------------------------------------------------------------------------------------------
+def test_loss_is_the_larger_of_both_errors():
+    x, eps, alpha, sigma = parts()
+    x_hat = x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+    eps_hat = (alpha * x + sigma * eps - alpha * x_hat) / sigma
+    errors = [((a - b) ** 2).mean((1, 2, 3)) for a, b in ((x_hat, x), (eps_hat, eps))]
+    torch.testing.assert_close(truncated_snr_loss(x_hat, x, alpha, sigma), torch.maximum(*errors).mean())
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def is_row_of(vectors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return ((vectors[:, None] - rows).norm(dim=2) < 1e-5).any(1)
-
-
-def test_the_queue_holds_true_pixels_of_length_one():
-    queue = PixelQueue(6, 100, n_contrast=40, n_enqueued=20)
-    m = maps(3)
-    queue.enqueue(m, generator())
-    assert (int(queue.pointer), int(queue.n_held)) == (20, 20)
-    held = queue.pixels[:20]
-    torch.testing.assert_close(held.norm(dim=1), torch.ones(20))
-    true = F.normalize(
-        torch.stack([m[b, :, i, j] for b in range(3) for i in range(4) for j in range(4)]), dim=1
-    )
-    assert is_row_of(held, true).all()
-    torch.testing.assert_close(F.normalize(pixels_of(m), dim=1), true)
-
-
-def test_the_released_queue_mixes_images_and_channels():
-    m = torch.arange(6.0).view(2, 3, 1, 1)
-    queue = PixelQueue(3, 8, n_contrast=4, n_enqueued=2, as_released=True)
-    queue.enqueue(m, generator())
-    columns = F.normalize(torch.tensor([[0.0, 2, 4], [1, 3, 5]]), dim=1)
-    assert is_row_of(queue.pixels[:2], columns).all()
-    assert not is_row_of(queue.pixels[:2], F.normalize(pixels_of(m), dim=1)).all()
-    one = PixelQueue(3, 8, n_contrast=4, n_enqueued=16, as_released=True)
-    one.enqueue(maps(1, 3, 2), generator())  # a single image is not mixed
-    assert is_row_of(one.pixels[:4], F.normalize(pixels_of(maps(1, 3, 2)), dim=1)).all()
-
-
-def test_the_pointer_and_the_reset():
-    queue = PixelQueue(6, 100, n_contrast=40, n_enqueued=30)
-    starts = []
-    for n in range(7):
-        queue.enqueue(maps(3, seed=n), generator(n))
-        starts.append((int(queue.pointer), int(queue.n_held)))
-    assert starts == [(30, 30), (60, 60), (90, 90), (0, 100), (30, 100), (60, 100), (90, 100)]
-
-
-def test_slots_to_compare_with():
-    released = PixelQueue(4, 20_000, n_contrast=4096, n_enqueued=128, as_released=True)
-    slots = released.contrast_slots(generator())
-    assert len(set(slots.tolist())) == 4096
-    assert (int(slots[0]), int(slots[-1])) == (0, 19_999)
-    correct = PixelQueue(4, 1000, n_contrast=50, n_enqueued=30)
-    correct.enqueue(maps(3, 4), generator())
-    assert sorted(correct.contrast_slots(generator()).tolist()) == list(range(30))  # those that are filled
-    for n in range(40):
-        correct.enqueue(maps(3, 4, seed=n), generator(n))
-    seen = {int(slot) for n in range(200) for slot in correct.contrast_slots(generator(n))}
-    assert len(correct.contrast_slots(generator())) == 50 and len(seen) > 990  # all of it is read
+def parts():
+    generator = torch.Generator().manual_seed(0)
+    x, eps = (torch.randn(4, 1, 3, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    sigma = torch.tensor([0.1, 0.5, 0.8, 0.99], dtype=torch.float64)[:, None, None, None]
+    return x, eps, (1 - sigma**2).sqrt(), sigma

@@ -1,4 +1,4 @@
-"""The diffusion model that distillation and quantization start from (RDD, section 3.3)."""
+"""The diffusion model that distillation and quantization start from; docs/methods/rdd.md, Base model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import alpha_sigma
 from effcli.diffusion.models import UNET_FILE, DiffusionModel, build_unet, save_file
 from effcli.diffusion.sampling import draw_images
-from effcli.distill.inputs import load_training_images, plan_of_images
-from effcli.distill.predictions import to_x0, truncated_snr_loss
+from effcli.distill.losses import truncated_snr_loss
 from effcli.distill.recipe import TeacherRecipe
+from effcli.distill.targets import to_x0
+from effcli.distill.trained.inputs import load_training_images, plan_of_images
 from effcli.nn.ema import Ema
 from effcli.nn.schedules import cosine, set_rate
 
@@ -46,10 +47,10 @@ def train(recipe: TeacherRecipe, images: ImageSet, run: Run) -> Result:
         file = run.file(f"model/{UNET_FILE}")
         save_file(file, unet, scheduler_config(recipe))
         metrics["weights_sha256"] = sha256(file)
-    return run.finish(metrics, lambda: draw_samples(unet, recipe, run))
+    return run.finish(metrics, lambda: save_samples(unet, recipe, run))
 
 
-def draw_samples(unet: nn.Module, recipe: TeacherRecipe, run: Run) -> dict[str, str]:
+def save_samples(unet: nn.Module, recipe: TeacherRecipe, run: Run) -> dict[str, str]:
     """Samples of random classes, where there are any, for the report; by this rank alone."""
     guided = Guided(DiffusionModel(unet, scheduler_config(recipe), "teacher"), unet)
     images = draw_images(guided, recipe.sampler, N_PICTURES, N_PICTURES, run.runtime.alone())
@@ -58,7 +59,7 @@ def draw_samples(unet: nn.Module, recipe: TeacherRecipe, run: Run) -> dict[str, 
 
 
 def build_teacher(recipe: TeacherRecipe, n_classes: int) -> nn.Module:
-    """A new UNet; ``n_classes`` is what a class-conditional one can be asked for."""
+    """A new UNet; ``n_classes`` are the classes of a class-conditional one."""
     settings, data = recipe.unet, recipe.data
     levels = range(len(settings.block_out_channels))
     down = ["AttnDownBlock2D" if i in settings.attention_levels else "DownBlock2D" for i in levels]
@@ -104,7 +105,9 @@ def fit_teacher(unet: nn.Module, images: ImageSet, recipe: TeacherRecipe, run: R
     parallel: nn.Module = runtime.wrap(unet)
     unet.train()
     for step in run.steps("train", settings.steps, {"unet": unet, "optimizer": optimizer, "ema": ema}):
-        x, labels = images.batch(step, settings.batch_size, runtime, seed=recipe.seed, flip=recipe.data.flip)
+        x, labels = images.batch(
+            step, settings.batch_size, runtime, seed=recipe.seed, flip=recipe.augment.flip
+        )
         noise, t = torch.randn(x.shape), torch.randint(recipe.schedule.num_train_timesteps, (len(x),))
         x, noise, t = x.to(runtime.device), noise.to(runtime.device), t.to(runtime.device)
         alpha, sigma = alpha_sigma(alphas_cumprod, t)

@@ -13,8 +13,8 @@ from effcli.diffusion.models import DiffusionModel, save_folder
 from effcli.distill import Sampler
 from effcli.distill.inputs import check_teacher
 from effcli.distill.progressive import student_config
-from effcli.distill.students import load_student, steps_in
 from effcli.distill.time_grid import TimeGrid
+from effcli.distill.weights import load_student, steps_in
 from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_unet
 
 
@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def draw(sampler: Sampler, label: int = 0) -> np.ndarray:
+def sampled(sampler: Sampler, label: int = 0) -> np.ndarray:
     generator = torch.Generator().manual_seed(0)
     pictures = sampler(2, class_labels=torch.tensor([label, label]), generator=generator)
     return np.stack([np.asarray(picture) for picture in pictures])
@@ -41,23 +41,23 @@ def test_as_many_calls_as_steps_and_the_same_pictures_again(run: Path, steps: in
     sampler = Sampler(run, steps)
     asked: list[int] = []
     sampler._guided.unet.register_forward_pre_hook(lambda module, inputs: asked.append(int(inputs[1])))
-    first = draw(sampler)
+    first = sampled(sampler)
     assert asked == TimeGrid(SCHEDULER, torch.device("cpu")).timesteps(steps)
     assert first.shape == (2, 8, 8, 3) and first.dtype == np.uint8
-    assert np.array_equal(first, draw(sampler))
+    assert np.array_equal(first, sampled(sampler))
 
 
 def test_classes(run: Path) -> None:
     sampler = Sampler(run, 4)
-    assert not np.array_equal(draw(sampler, 0), draw(sampler, 2))
+    assert not np.array_equal(sampled(sampler, 0), sampled(sampler, 2))
     assert len(sampler(3)) == 3  # of random classes
 
 
-def test_what_is_no_student(run: Path) -> None:
+def test_what_is_not_a_student(run: Path) -> None:
     assert steps_in(run) == [4, 1]
     with pytest.raises(InputError, match="no student of 2 steps") as caught:
         load_student(run, 2)
-    assert caught.value.hint == "there are: 4, 1"
+    assert caught.value.hint == "available: 4, 1"
     with pytest.raises(InputError, match="is not a student"):
         load_student(save_pipeline(run / "teacher", tiny_unet()))
 

@@ -1,0 +1,55 @@
+"""Students in Python: ``effcli.distill.Sampler``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL.Image import Image, fromarray
+from torch import Tensor
+
+from effcli.data.image_sets import to_bytes
+from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.ddim import ddim_scheduler, sample
+from effcli.distill.weights import load_student
+
+
+class Sampler:
+    """Images from a student, in its few steps.
+
+    Args:
+        place, steps: as of :func:`effcli.distill.weights.load_student`.
+        device: where to compute.
+    """
+
+    def __init__(self, place: str | Path, steps: int | None = None, *, device: str = "cpu") -> None:
+        model = load_student(place, steps)
+        self._guided = Guided(model, model.unet.to(device))
+        self._device = device
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        n: int = 1,
+        *,
+        class_labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[Image]:
+        """Sample images.
+
+        Args:
+            n: number of images.
+            class_labels: int64 ``[n]``, for class-conditional students; None chooses them at random.
+            generator: of the noise, on the CPU.
+        """
+        generator = generator or torch.Generator().manual_seed(torch.seed() % 2**63)
+        noise = torch.randn(n, *self._guided.sample_shape, generator=generator).to(self._device)
+        condition = self._guided.draw(n, generator)
+        if class_labels is not None:
+            condition = {"class_labels": class_labels}
+        predict = self._guided.predictor(condition)
+        images = to_bytes(sample(predict, ddim_scheduler(self._guided.scheduler_config), noise).cpu())
+        grey = images.shape[1] == 1
+        return [
+            fromarray((image[0] if grey else image.permute(1, 2, 0).contiguous()).numpy()) for image in images
+        ]

@@ -1,0 +1,1 @@
+"""The models that distillation starts from: diffusion models and classifiers, trained from images."""

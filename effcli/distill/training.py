@@ -1,0 +1,107 @@
+"""The training of one round's student; docs/methods/rdd.md, Progressive distillation round and Rounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effcli.core.run import Run
+from effcli.core.runtime import derive_seed
+from effcli.data.image_sets import ImageSet
+from effcli.diffusion.configs import config_of
+from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.schedulers import ddim_config
+from effcli.distill.losses import RoundLoss
+from effcli.distill.recipe import ProgressiveRecipe
+from effcli.distill.rounds import Round, prediction_type_of
+from effcli.distill.targets import Denoiser, two_step_target
+from effcli.distill.time_grid import TimeGrid
+from effcli.nn.schedules import cosine
+
+
+def fit_round(
+    one: Round,
+    student: DiffusionModel,
+    teacher: DiffusionModel,
+    loss: RoundLoss,
+    grid: TimeGrid,
+    images: ImageSet,
+    recipe: ProgressiveRecipe,
+    run: Run,
+) -> None:
+    """Train the student in place: Adam, a cosine to learning rate 0, no dropout, no averaged weights."""
+    settings, runtime = recipe.train, run.runtime
+    learned = loss.learned()
+    optimizer = torch.optim.Adam([{"params": student.unet.parameters()}], lr=settings.learning_rate)
+    state: dict[str, Any] = {"student": student.unet, "optimizer": optimizer}
+    if learned is not None:
+        state["loss"] = learned
+        if own := list(learned.parameters()):
+            optimizer.add_param_group({"params": own, "lr": settings.learning_rate})
+    parallel: nn.Module = runtime.wrap(student.unet)
+    for step in run.steps(one.name, one.train_steps, state):
+        batch = batch_of(one, step, images, teacher, recipe, run)
+        now = grid.at(batch.k, one.student_steps)
+        z = now.alpha * batch.x + now.sigma * batch.noise
+        rate = cosine(step, one.train_steps, settings.learning_rate, 0.0)
+        optimizer.param_groups[0]["lr"] = rate
+        with runtime.autocast():
+            with torch.no_grad():
+                target = target_of(one, teacher, z, batch, grid)
+            x_student = Denoiser(parallel, prediction_type_of(student), batch.condition)(z, now)
+            terms = loss(x_student, target, now)
+        total = sum((loss.weights[name] * term for name, term in terms.items()), x_student.new_zeros(()))
+        run.log(one.name, step, every=10, loss=total.detach(), **terms, learning_rate=rate)
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(student.unet.parameters(), settings.grad_clip)
+        optimizer.step()
+
+
+@dataclass(frozen=True)
+class RoundBatch:
+    """A rank's share of the images of a step.
+
+    Attributes:
+        x: clean images ``[B, C, S, S]`` in -1..1.
+        noise: eps, of that shape.
+        k: the student's sampling step of each, int64 ``[B]`` in 1..student_steps.
+        condition: keyword arguments of the network.
+    """
+
+    x: Tensor
+    noise: Tensor
+    k: Tensor
+    condition: dict[str, Tensor]
+
+
+def batch_of(
+    one: Round, step: int, images: ImageSet, teacher: DiffusionModel, recipe: ProgressiveRecipe, run: Run
+) -> RoundBatch:
+    """Images, noise and sampling steps of optimiser step ``step``; all ranks together have those of one process."""
+    runtime, size = run.runtime, recipe.train.batch_size
+    seed = derive_seed(recipe.seed, one.name)
+    x, labels = images.batch(step, size, runtime, seed=seed, flip=recipe.augment.flip)
+    generator = runtime.generator(one.name, step)
+    k = torch.randint(1, one.student_steps + 1, (size,), generator=generator)
+    noise = torch.randn(size, *x.shape[1:], generator=generator)
+    own = slice(runtime.rank * len(x), (runtime.rank + 1) * len(x))
+    device = runtime.device
+    conditional = config_of(teacher.unet).get("num_class_embeds") is not None
+    condition = {"class_labels": labels.to(device)} if conditional else {}
+    return RoundBatch(x.to(device), noise[own].to(device), k[own].to(device), condition)
+
+
+def target_of(one: Round, teacher: DiffusionModel, z: Tensor, batch: RoundBatch, grid: TimeGrid) -> Tensor:
+    """x~ ``[B, C, S, S]``: of two teacher steps, or the teacher's own x^ in a round that converts the prediction."""
+    prediction_type = prediction_type_of(teacher)
+    now = grid.at(batch.k, one.student_steps)
+    if one.student_steps == one.teacher_steps:
+        clip = bool(ddim_config(teacher.scheduler_config)["clip_sample"])
+        return Denoiser(teacher.unet, prediction_type, batch.condition, clip=clip)(z, now)
+    denoise = Denoiser(teacher.unet, prediction_type, batch.condition)
+    middle, end = grid.at(2 * batch.k - 1, one.teacher_steps), grid.at(batch.k - 1, one.student_steps)
+    return two_step_target(denoise, z, now, middle, end)
