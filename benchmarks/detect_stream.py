@@ -33,7 +33,7 @@ from effcli.detect_stream.network.ego_motion import bev_motion
 from effcli.detect_stream.network.inference_network import fast_network
 from effcli.detect_stream.network.space_volume import seen_from_above
 from effcli.detect_stream.network.streamdsgn import CameraView, StreamDsgn
-from effcli.detect_stream.sources.frame_source import SequenceSource
+from effcli.detect_stream.sources.frame_source import Arrival, SequenceSource
 from effcli.detect_stream.stream.clocks import run_wall, warm_up
 from effcli.detect_stream.stream.stream_detector import StreamDetector
 from effcli.detect_stream.weights import load_detector
@@ -169,9 +169,9 @@ def odometry(preset: Preset, n_drives: int = 3, n_frames: int = 12) -> dict[str,
         )
         poses = []
         for i in range(n_frames):
-            frame = drive.frame(i)
+            arrival = Arrival(i, drive.frame(i))
             started = time.perf_counter()
-            poses.append(machine.prepare(frame, i).pose)
+            poses.append(machine.prepare(arrival).pose)
             times.append(1000 * (time.perf_counter() - started))
         for i in range(1, n_frames):
             true = bev_motion(drive.pose(i - 1), drive.pose(i))

@@ -328,7 +328,6 @@ def _stream_detector(
     """The detector for pictures such as the first good one, warmed up on it."""
     source, frame = inputs.source, arrival.frame
     assert frame is not None
-    first_pose = None if source.sequence is None else source.sequence.pose(0)
     detector = StreamDetector(
         inputs.detector,
         source.calibration,
@@ -337,7 +336,7 @@ def _stream_detector(
         source.fps,
         Limits(score=min(recipe.stream.score, _LEAST_SCORE)),
         ego_motion=ego_motion_of(
-            recipe.stream.ego_motion, inputs.detector.network.config.ego_motion, first_pose
+            recipe.stream.ego_motion, inputs.detector.network.config.ego_motion, arrival.pose
         ),
     )
     warn_if_not_rectified(frame, detector.fit, detector.config)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from effcli.core.errors import InputError
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.stereo_sequence import StereoFrame, StereoSequence
@@ -13,17 +15,19 @@ from effcli.detect_stream.data.stereo_sequence import StereoFrame, StereoSequenc
 
 @dataclass(frozen=True)
 class Arrival:
-    """A frame as it comes.
+    """A frame as it arrives.
 
     Attributes:
         number: from 0; numbers of damaged frames are used up.
         frame: None where it is damaged.
         damage: what is wrong with it.
+        pose: 4x4 matrix from the rectified camera frame to a fixed world; None where it is unknown.
     """
 
     number: int
     frame: StereoFrame | None
     damage: str | None = None
+    pose: np.ndarray | None = None
 
 
 class FrameSource(Protocol):
@@ -78,9 +82,11 @@ class SequenceSource:
         assert self.sequence is not None
         for i in range(len(self.sequence)):
             try:
-                yield Arrival(i, self.sequence.frame(i))
+                frame = self.sequence.frame(i)
             except InputError as error:
                 yield Arrival(i, None, str(error))
+            else:
+                yield Arrival(i, frame, pose=self.sequence.pose(i))
 
 
 def up_to_first_good(arrivals: Iterator[Arrival]) -> list[Arrival]:

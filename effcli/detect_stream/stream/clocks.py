@@ -6,10 +6,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
-
-import numpy as np
 
 from effcli.core.memory import keep_freed_memory
 from effcli.core.runtime import use_one_thread
@@ -49,7 +47,6 @@ class StreamRecord:
 
 @dataclass(frozen=True)
 class _Letter:
-    number: int
     prepared: PreparedFrame
     captured_s: float
     read_ms: float
@@ -119,10 +116,10 @@ def run_wall(
     try:
         while (letter := mailbox.take()) is not None:
             begun = time.perf_counter() - started
-            detected = detector.detect(letter.prepared, letter.number)
+            detected = detector.detect(letter.prepared)
             finished = time.perf_counter() - started
             output = aim(_output(source, detector, letter, begun, finished, last, detected))
-            last = letter.number
+            last = letter.prepared.number
             stream.add(output)
             publish(output)
     except KeyboardInterrupt:
@@ -164,12 +161,12 @@ class _Reader:
         if arrival.frame is None:
             self.stream.damaged.append((arrival.number, arrival.damage or ""))
             return
-        prepared = self.detector.prepare(arrival.frame, arrival.number, _pose(self.source, arrival.number))
+        prepared = self.detector.prepare(arrival)
         read_ms = 1000 * (time.perf_counter() - began)
         now_s = time.perf_counter() - self.started
         captured_s = now_s if self.source.is_live else arrival.number / self.source.fps
         self.stop.wait(max(0.0, captured_s - now_s))
-        self.mailbox.put(_Letter(arrival.number, prepared, captured_s, read_ms))
+        self.mailbox.put(_Letter(prepared, captured_s, read_ms))
 
 
 def run_simulated(
@@ -195,13 +192,12 @@ def run_simulated(
     free, last = 0.0, -1
     while (chosen := waiting.newest(free)) is not None:
         began = time.perf_counter()
-        assert chosen.frame is not None
-        prepared = detector.prepare(chosen.frame, chosen.number, _pose(source, chosen.number))
+        prepared = detector.prepare(chosen)
         ready = time.perf_counter()
-        detected = detector.detect(prepared, chosen.number)
+        detected = detector.detect(prepared)
         real_s = time.perf_counter() - ready
         latency_s = real_s if latencies_s is None else latencies_s[stream.processed % len(latencies_s)]
-        letter = _Letter(chosen.number, prepared, chosen.number / source.fps, 1000 * (ready - began))
+        letter = _Letter(prepared, chosen.number / source.fps, 1000 * (ready - began))
         begun = max(free, letter.captured_s)
         output = aim(_output(source, detector, letter, begun, begun + latency_s, last, detected))
         stream.add(output)
@@ -240,11 +236,9 @@ class _Waiting:
 def warm_up(detector: StreamDetector, arrival: Arrival) -> None:
     """Let caches fill and code be made before the clock starts; from here on the process keeps its memory."""
     keep_freed_memory()
-    if arrival.frame is None:
-        return
-    prepared = detector.prepare(arrival.frame, 0)
+    prepared = detector.prepare(replace(arrival, number=0, pose=None))
     numbers = count()
-    detector.tuner.warm_up(lambda: detector.detect(prepared, next(numbers)), WARM_UPS)
+    detector.tuner.warm_up(lambda: detector.detect(replace(prepared, number=next(numbers))), WARM_UPS)
     detector.reset()
     detector.scene_changes = 0
 
@@ -258,20 +252,16 @@ def _output(
     last: int,
     detected: DetectedFrame,
 ) -> StreamOutput:
-    ahead = 1 if detector.target == "next" else 0
+    number, ahead = letter.prepared.number, 1 if detector.target == "next" else 0
     return StreamOutput(
-        letter.number,
-        letter.number + ahead,
+        number,
+        number + ahead,
         letter.captured_s,
         begun,
         finished,
-        letter.number - last - 1,
+        number - last - 1,
         detected,
         letter.read_ms,
         letter.captured_s + ahead / source.fps,
         detected.objects,
     )
-
-
-def _pose(source: FrameSource, number: int) -> np.ndarray | None:
-    return None if source.sequence is None else source.sequence.pose(number)

@@ -14,12 +14,12 @@ from torch import Tensor
 from effcli.core.runtime import Runtime
 from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
-from effcli.detect_stream.data.stereo_sequence import StereoFrame
 from effcli.detect_stream.network.box_decoding import Limits, as_objects, boxes_of
 from effcli.detect_stream.network.ego_motion import EgoMotion, bev_motion
 from effcli.detect_stream.network.frame_fitting import FrameFit, fit_of, fitted_pair
 from effcli.detect_stream.network.inference_network import fast_network
 from effcli.detect_stream.network.streamdsgn import CameraView
+from effcli.detect_stream.sources.frame_source import Arrival
 from effcli.detect_stream.stream.tracking import BoxTracker
 from effcli.detect_stream.stream.visual_odometry import VisualOdometry
 from effcli.detect_stream.weights import TrainedDetector
@@ -36,11 +36,13 @@ class PreparedFrame:
     """A frame as the network takes it; made where there is time for it, such as in a reader's thread.
 
     Attributes:
+        number: of the frame.
         left, right: uint8 ``[3, height, width]``.
         thumbnail: small and grey, to notice that the scene has changed.
         pose: of the camera, 4x4; None where it is not used.
     """
 
+    number: int
     left: Tensor
     right: Tensor
     thumbnail: np.ndarray
@@ -124,14 +126,18 @@ class StreamDetector:
         self._tracker = BoxTracker()
         self.scene_changes = 0
 
-    def prepare(self, frame: StereoFrame, number: int, pose: np.ndarray | None = None) -> PreparedFrame:
-        """Scale and cut the frame with a number, and note or find out where the cameras are."""
-        left, right = fitted_pair(frame, self.fit, self.config)
+    def prepare(self, arrival: Arrival) -> PreparedFrame:
+        """Scale and cut a frame that could be read, and note or find out where the cameras are."""
+        assert arrival.frame is not None, "damaged frames are left out before"
+        left, right = fitted_pair(arrival.frame, self.fit, self.config)
+        pose = arrival.pose
         if self.ego_motion != "poses":
-            pose = self._odometry.track(left, right, number) if self.ego_motion == "pictures" else None
+            pose = (
+                self._odometry.track(left, right, arrival.number) if self.ego_motion == "pictures" else None
+            )
         small = left.float().mean(0)[None, None]
         thumbnail = torch.nn.functional.avg_pool2d(small, _THUMBNAIL)[0, 0].numpy()
-        return PreparedFrame(left, right, thumbnail, pose)
+        return PreparedFrame(arrival.number, left, right, thumbnail, pose)
 
     def reset(self) -> None:
         """Forget all frames: another stream begins."""
@@ -139,13 +145,13 @@ class StreamDetector:
         self._tracker = BoxTracker()
         self._odometry.reset()
 
-    def detect(self, prepared: PreparedFrame, number: int) -> DetectedFrame:
-        """Detect in the frame with a number; numbers of frames that were left out are skipped."""
+    def detect(self, prepared: PreparedFrame) -> DetectedFrame:
+        """Detect in a frame; numbers of frames that were left out are skipped."""
         with self.tuner.step():
-            return self._detect(prepared, number)
+            return self._detect(prepared)
 
     @torch.inference_mode()
-    def _detect(self, prepared: PreparedFrame, number: int) -> DetectedFrame:
+    def _detect(self, prepared: PreparedFrame) -> DetectedFrame:
         clock = _Clock()
         network, device = self.network, self.runtime.device
         with clock.stage("extract_ms"):
@@ -154,7 +160,7 @@ class StreamDetector:
             with self.runtime.autocast():
                 now = network.bev_map(normal[:1], normal[1:], self._view)
             self._wait()
-        before, gap, motion = self._last(prepared, number)
+        before, gap, motion = self._last(prepared)
         flow = None
         with clock.stage("fusion_ms"):
             if before is not None and network.config.fusion == "flow":
@@ -171,19 +177,19 @@ class StreamDetector:
                 self._tracker.reset()
             seen = self._velocities(objects, flow)
             track_ids, velocities = self._tracker.follow(objects, seen, gap / self.fps)
-        self._memory = _Memory(number, now, prepared.thumbnail, prepared.pose)
+        self._memory = _Memory(prepared.number, now, prepared.thumbnail, prepared.pose)
         found = replace(objects, track_ids=track_ids)
         return DetectedFrame(found, velocities, 1 if before is None else 2, clock.stages_ms)
 
-    def _last(self, prepared: PreparedFrame, number: int) -> tuple[Tensor | None, int, Tensor | None]:
+    def _last(self, prepared: PreparedFrame) -> tuple[Tensor | None, int, Tensor | None]:
         """The last frame's map; how many frames ago that was; how the cameras moved since, where that is used."""
         memory = self._memory
-        if memory is None or not 0 < number - memory.number <= MOST_FRAMES_APART:
+        if memory is None or not 0 < prepared.number - memory.number <= MOST_FRAMES_APART:
             return None, 1, None
         if np.abs(memory.thumbnail - prepared.thumbnail).mean() > _SCENE_CHANGE:
             self.scene_changes += 1
             return None, 1, None
-        gap = number - memory.number
+        gap = prepared.number - memory.number
         if memory.pose is None or prepared.pose is None:
             return memory.bev, gap, None
         motion = torch.from_numpy(bev_motion(memory.pose, prepared.pose))

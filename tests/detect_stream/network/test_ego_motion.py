@@ -14,6 +14,7 @@ from effcli.detect_stream.network.box_decoding import Limits
 from effcli.detect_stream.network.config import TINY
 from effcli.detect_stream.network.ego_motion import EgoSetting, bev_motion, ego_flow, ego_motion_of, moved_map
 from effcli.detect_stream.network.streamdsgn import StreamDsgn
+from effcli.detect_stream.sources.frame_source import Arrival
 from effcli.detect_stream.stream.stream_detector import StreamDetector
 from effcli.detect_stream.training.augmentation import mirrored, random_turn
 from effcli.detect_stream.training.clips import Clips, collate
@@ -95,7 +96,7 @@ def test_a_detector_uses_poses_as_it_was_trained_or_as_it_is_told() -> None:
             detector, drive.calibration, (128, 416), runtime, 10.0, Limits(score=0.05), ego_motion=used
         )
         for i in range(2):
-            result = machine.detect(machine.prepare(drive.frame(i), i, drive.pose(i)), i)
+            result = machine.detect(machine.prepare(Arrival(i, drive.frame(i), pose=drive.pose(i))))
         return result.velocities
 
     with_poses = found(plain, True)

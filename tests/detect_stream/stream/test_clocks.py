@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,11 +37,11 @@ class Sleeper:
     def __init__(self, seconds: float = 0.0, fails_at: int | None = None) -> None:
         self.seconds, self.fails_at, self.seen = seconds, fails_at, []  # type: ignore[var-annotated]
 
-    def prepare(self, frame: StereoFrame, number: int, pose: Any = None) -> str:
-        return "prepared"
+    def prepare(self, arrival: Arrival) -> SimpleNamespace:
+        return SimpleNamespace(number=arrival.number)
 
-    def detect(self, prepared: str, number: int) -> DetectedFrame:
-        assert prepared == "prepared"
+    def detect(self, prepared: SimpleNamespace) -> DetectedFrame:
+        number = prepared.number
         if number == self.fails_at:
             raise RuntimeError("broken detector")
         self.seen.append(number)
@@ -115,8 +115,8 @@ def test_a_failure_of_one_thread_ends_the_other() -> None:
 class Walker(Sleeper):
     """Finds one car, which comes nearer by two metres a second."""
 
-    def detect(self, prepared: str, number: int) -> DetectedFrame:
-        return DetectedFrame(car_at((number + 1) / 10), np.array([[-2.0, 0.0]]), 1, {})
+    def detect(self, prepared: SimpleNamespace) -> DetectedFrame:
+        return DetectedFrame(car_at((prepared.number + 1) / 10), np.array([[-2.0, 0.0]]), 1, {})
 
 
 def car_at(moment_s: float) -> FrameObjects:

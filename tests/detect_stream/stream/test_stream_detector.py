@@ -10,6 +10,7 @@ from effcli.core.runtime import Runtime
 from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.network.box_decoding import Limits, boxes_of
 from effcli.detect_stream.network.frame_fitting import fitted_pair
+from effcli.detect_stream.sources.frame_source import Arrival
 from effcli.detect_stream.stream.stream_detector import DetectedFrame, StreamDetector
 from effcli.detect_stream.weights import load_detector
 
@@ -27,7 +28,7 @@ def stream() -> tuple[StreamDetector, Drive]:
 def shown(stream: tuple[StreamDetector, Drive], *numbers: int) -> list[DetectedFrame]:
     detector, drive = stream
     detector.reset()
-    return [detector.detect(detector.prepare(drive.frame(i), i), i) for i in numbers]
+    return [detector.detect(detector.prepare(Arrival(i, drive.frame(i)))) for i in numbers]
 
 
 @torch.no_grad()
@@ -74,7 +75,7 @@ def test_what_is_followed_keeps_its_number_until_a_scene_begins(
         row = found.objects.track_ids.tolist().index(number)
         assert found.objects.kinds[row] == kind
     detector, drive = stream
-    detector.detect(detector.prepare(drive.frame(0), 20), 20)  # long after: another scene
-    later = detector.detect(detector.prepare(drive.frame(1), 21), 21)
+    detector.detect(detector.prepare(Arrival(20, drive.frame(0))))  # long after: another scene
+    later = detector.detect(detector.prepare(Arrival(21, drive.frame(1))))
     assert later.objects.track_ids.max() > max(one.objects.track_ids.max() for one in frames)
     assert number not in later.objects.track_ids
