@@ -10,12 +10,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
+from effcli.core.files import read_json
+from effcli.core.weight_file import one_line
 from effcli.diffusion.configs import config_of
 from effcli.diffusion.ddim import Predict
 from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.required_inputs import check_inputs
+from effcli.diffusion.weight_files import find_weights
 
 Condition = dict[str, Tensor]
 
@@ -57,6 +62,7 @@ class Guided:
         prompts: str | None = None,
         null_class: int | None = None,
     ) -> None:
+        check_inputs(model)
         self.unet = unet
         self.scheduler_config = model.scheduler_config
         self.sample_shape = model.sample_shape
@@ -66,8 +72,6 @@ class Guided:
         self._embeddings: Tensor | None = None
         self._null: Condition = {}
         if type(model.unet).__name__ == "UNet2DConditionModel":
-            if config.get("addition_embed_type"):
-                raise InputError("models with added conditions (SDXL) are not supported", place=model.source)
             self._embeddings, null = _embed_prompts(model, prompts)
             self._null = {"encoder_hidden_states": null}
         if self._n_classes:
@@ -139,10 +143,15 @@ def _embed_prompts(model: DiffusionModel, prompts: str | None) -> tuple[Tensor, 
             hint="pip install 'effcli[text]'",
         )
     texts = list(_PROMPTS) if prompts is None else _read_prompts(Path(prompts))
-    from transformers import AutoTokenizer, CLIPTextModel
+    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True).eval()
+    encoder = _load_text_encoder(folder / "text_encoder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the tokenizer cannot be loaded: {one_line(error)}", place=str(folder / "tokenizer")
+        ) from None
     tokens = tokenizer(
         [*texts, ""],
         padding="max_length",
@@ -153,6 +162,39 @@ def _embed_prompts(model: DiffusionModel, prompts: str | None) -> tuple[Tensor, 
     with torch.no_grad():
         embeddings = encoder(tokens.input_ids)[0].float()
     return embeddings[:-1], embeddings[-1]
+
+
+def _load_text_encoder(folder: Path) -> nn.Module:
+    """The text encoder in float32, all of it.
+
+    Raises:
+        InputError: it is not a `CLIPTextModel`, or its weights are incomplete, damaged or an adapter's.
+    """
+    from transformers import CLIPTextModel
+
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind != "clip_text_model":
+        raise InputError(f"is of the model_type {kind!r}, not a CLIP text model", place=str(folder))
+    weights = find_weights(folder, of_diffusers=False)
+    weights.check()
+    try:
+        encoder, info = CLIPTextModel.from_pretrained(
+            folder,
+            local_files_only=True,
+            dtype=torch.float32,
+            variant=weights.variant,
+            use_safetensors=weights.kind == "safetensors",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"the text encoder cannot be loaded: {one_line(error)}", place=str(folder)) from None
+    lacking = sorted(info["missing_keys"])
+    if lacking:
+        raise InputError(
+            f"the text encoder cannot be loaded: its weights lack {lacking[0]}", place=str(folder)
+        )
+    network: nn.Module = encoder.eval()
+    return network
 
 
 def _read_prompts(file: Path) -> list[str]:

@@ -7,7 +7,6 @@ scheduler's as JSON in the metadata.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,6 @@ UNET_FILE = "unet.safetensors"
 _DECODER_CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny", "AsymmetricAutoencoderKL")
 _MUCH_SIGNAL = 0.1
 """Share of the variance that is the image's at the last noise level, above which a model is called into question."""
-log = logging.getLogger(__name__)
 
 
 class DiffusionHeader(Header):
@@ -276,4 +274,10 @@ def _say_what_is_read(model: DiffusionModel, parts: Folder) -> None:
         )
     for line in lines:
         say_once(model.source, line)
-    log.info("%s: weights %s; scheduler %s", model.source, model.weights_dtype, describe(scheduler))
+
+
+def describe_model(model: DiffusionModel) -> dict[str, str]:
+    """``weights`` and ``scheduler``: what the files held and what is made of it, for plans and records."""
+    read_as = "" if model.weights_dtype == "float32" else ", read as float32"
+    assumed = ", assumed" if model.has_assumed_scheduler else ""
+    return {"weights": model.weights_dtype + read_as, "scheduler": describe(model.scheduler_config) + assumed}

@@ -6,6 +6,7 @@ import torch
 
 from effcli.core.errors import InputError, UsageError
 from effcli.data.image_sets import ImageSet, load_images
+from effcli.diffusion.checking import check_forward
 from effcli.diffusion.configs import config_of
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
@@ -23,6 +24,7 @@ def load_teacher(recipe: ProgressiveRecipe) -> tuple[DiffusionModel, ImageSet]:
     """
     model = load_model(recipe.model)
     check_teacher(model)
+    check_forward(model)
     channels, side, _ = model.sample_shape
     TimeGrid(model.scheduler_config, torch.device("cpu")).check_steps(
         recipe.student_steps, recipe.teacher_steps

@@ -19,7 +19,7 @@ from effcli.core.run import Run
 from effcli.data.image_sets import ImageSet
 from effcli.diffusion.configs import plain_config
 from effcli.diffusion.ddim import ddim_scheduler
-from effcli.diffusion.models import DiffusionModel, save_folder
+from effcli.diffusion.models import DiffusionModel, describe_model, save_folder
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 from effcli.distill.evaluation import compare, save_pictures, with_real_images
 from effcli.distill.inputs import load_teacher
@@ -54,6 +54,7 @@ def plan(recipe: ProgressiveRecipe, make_loss: MakeLoss | None = None) -> Plan[T
     rounds = rounds_of(recipe, model)
     facts = {
         "parameters": sum(p.numel() for p in model.unet.parameters()),
+        **describe_model(model),
         "sample_shape": list(model.sample_shape),
         "train_images": len(images),
         "rounds": {
@@ -80,6 +81,7 @@ def distill(
     model, images = inputs
     model.unet.to(run.runtime.device)
     _check_same_teacher(model, run)
+    log.info("teacher: %s: %s", model.source, "; ".join(f"{k} {v}" for k, v in describe_model(model).items()))
     students: dict[int, DiffusionModel] = {}
     for student, one in students_of(model, images, recipe, run, make_loss):
         if one.student_steps < one.teacher_steps and run.runtime.is_main:

@@ -19,9 +19,10 @@ from effcli.core.run import Run
 from effcli.core.runtime import DTYPES, Runtime, create_runtime
 from effcli.data.image_sets import to_bytes
 from effcli.data.picture_grid import save_grid
+from effcli.diffusion.checking import check_forward
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
-from effcli.diffusion.models import DiffusionModel, load_decoder, load_model, save_folder
+from effcli.diffusion.models import DiffusionModel, describe_model, load_decoder, load_model, save_folder
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import draw_images
 from effcli.metrics.distance_settings import DistanceSettings
@@ -65,10 +66,13 @@ def plan_run(recipe: QuantizeRecipe) -> Plan[DiffusionModel]:
     check_weights(model.unet, recipe.model)
     ddim_scheduler(model.scheduler_config, recipe.sampler.steps)
     own = method_of(recipe).plan(recipe, model)
-    sample_shape = guided_model(model, recipe, create_runtime(device="cpu").device).sample_shape
+    guided = guided_model(model, recipe, create_runtime(device="cpu").device)
+    check_forward(model, guided, decode=load_decoder(model, guided.device))
+    sample_shape = guided.sample_shape
     choose_features(recipe.eval, sample_shape)
     facts = {
         "parameters": sum(parameter.numel() for parameter in model.unet.parameters()),
+        **describe_model(model),
         **own,
         "sample_shape": list(sample_shape),
         "eval_images": recipe.eval.n_images,
@@ -135,7 +139,7 @@ def pack(student: nn.Module, model: DiffusionModel, recipe: QuantizeRecipe) -> P
         "sampler": recipe.sampler.model_dump() | {"steps": len(timesteps)},
         "condition": recipe.condition.model_dump(),
         "other_dtype": str(dtype).removeprefix("torch."),
-        "source": {"id": model.source, "sha256": model.sha256},
+        "source": {"id": model.source, "sha256": model.sha256, **describe_model(model)},
         "seed": recipe.seed,
         "torch": str(torch.__version__),
         "effcli": __version__,

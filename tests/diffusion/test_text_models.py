@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from effcli.core.errors import InputError
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.models import load_decoder, load_model
 from tests.cli.effcli_process import effcli
@@ -78,3 +81,48 @@ def test_the_command_takes_it(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "pictures" / "quantized.png").is_file()
     done = effcli("quantize", "sample", "out", "-n", "2", "-o", "x.png", cwd=tmp_path)
     assert done.code == 0, done.stderr
+
+
+def embeddings_of(folder: Path) -> torch.Tensor:
+    model = load_model(str(folder))
+    guided = Guided(model, model.unet)
+    return guided.draw(8, torch.Generator().manual_seed(0))["encoder_hidden_states"]
+
+
+def test_a_text_encoder_in_half_precision_computes_in_float32(folder: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    half = shutil.copytree(folder, tmp_path / "half")
+    encoder = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder").half()
+    (half / "text_encoder" / "model.safetensors").unlink()
+    encoder.save_pretrained(half / "text_encoder", variant="fp16")
+    assert [file.name for file in (half / "text_encoder").glob("*.safetensors")] == ["model.fp16.safetensors"]
+    embeddings = embeddings_of(half)
+    assert embeddings.dtype == torch.float32
+    torch.testing.assert_close(embeddings, embeddings_of(folder), rtol=1e-2, atol=1e-2)
+
+
+def test_a_text_encoder_that_is_not_understood_is_refused(folder: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    file = broken / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    lacking = next(name for name in tensors if name.endswith("final_layer_norm.weight"))
+    save_file({name: value for name, value in tensors.items() if name != lacking}, file, {"format": "pt"})
+    with pytest.raises(
+        InputError, match=r"the text encoder cannot be loaded: its weights lack .*final_layer_norm\.weight"
+    ):
+        embeddings_of(broken)
+    (broken / "text_encoder" / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    with pytest.raises(InputError, match="is of the model_type 't5', not a CLIP text model"):
+        embeddings_of(broken)
+
+
+def test_the_plan_says_what_the_files_hold(folder: Path, tmp_path: Path) -> None:
+    half = shutil.copytree(folder, tmp_path / "half")
+    shutil.rmtree(half / "unet")
+    tiny_conditional_unet().half().save_pretrained(half / "unet", variant="fp16")
+    done = effcli("quantize", half, "--dry-run", "--json", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    assert done.json["plan"]["weights"] == "float16, read as float32"
+    assert done.json["plan"]["scheduler"] == "DDIMScheduler, predicts v_prediction, clips x_0"
+    assert "its scheduler's clip_sample is true: latents are clipped, as it says" in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "clip_sample" in line]) == 1

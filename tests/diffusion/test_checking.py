@@ -1,0 +1,122 @@
+"""One forward pass before any work: wrong channels and missing inputs, by key and value."""
+
+import pytest
+import torch
+
+from effcli.core.errors import InputError
+from effcli.diffusion.checking import check_forward
+from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.models import DiffusionModel
+from tests.diffusion.tiny_models import SCHEDULER, tiny_conditional_unet, tiny_unet
+
+
+def conditional(**changes):
+    from diffusers import UNet2DConditionModel
+
+    settings = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "norm_num_groups": 8,
+        "cross_attention_dim": 8,
+        "attention_head_dim": 2,
+    }
+    return UNet2DConditionModel(**(settings | changes)).eval()
+
+
+@pytest.mark.parametrize(
+    ("unet", "message"),
+    [
+        (
+            lambda: conditional(in_channels=9),
+            "m: the UNet's in_channels is 9, its out_channels 4: inpainting models see a mask and the masked image, "
+            "which is not supported",
+        ),
+        (
+            lambda: conditional(in_channels=8),
+            "m: the UNet's in_channels is 8, its out_channels 4: models such as InstructPix2Pix see a second image, "
+            "which is not supported",
+        ),
+        (
+            lambda: conditional(in_channels=7),
+            "m: the UNet's in_channels is 7, its out_channels 4: upscalers see a small image, which is not supported",
+        ),
+        (
+            lambda: conditional(addition_embed_type="text"),
+            "m: the UNet's addition_embed_type is 'text': added conditions, as of SDXL, are not supported",
+        ),
+        (
+            lambda: conditional(class_embed_type="projection", projection_class_embeddings_input_dim=8),
+            "m: the UNet's class_embed_type is 'projection': class embeddings of this kind are not supported, only a "
+            "table of num_class_embeds",
+        ),
+        (
+            lambda: conditional(time_cond_proj_dim=8),
+            "m: the UNet's time_cond_proj_dim is 8: the guidance scale as an input, as of LCM, is not supported",
+        ),
+        (
+            lambda: conditional(encoder_hid_dim=8, encoder_hid_dim_type="text_proj"),
+            "m: the UNet's encoder_hid_dim_type is 'text_proj': projected embeddings, as of Kandinsky and DeepFloyd "
+            "IF, are not supported",
+        ),
+        (
+            lambda: tiny_unet(class_embed_type="timestep"),
+            "m: the UNet's class_embed_type is 'timestep': class embeddings of this kind are not supported, only a "
+            "table of num_class_embeds",
+        ),
+        (
+            lambda: tiny_unet(time_embedding_type="fourier"),
+            "m: the UNet's time_embedding_type is 'fourier': it is told noise levels, not timesteps",
+        ),
+        (
+            lambda: tiny_unet(out_channels=2),
+            "m: the UNet's out_channels is 2 for in_channels 1: models that predict variances too are not supported",
+        ),
+    ],
+)
+def test_inputs_that_are_not_there_are_named(unet, message):
+    with pytest.raises(InputError) as caught:
+        check_forward(DiffusionModel(unet(), SCHEDULER, "m"))
+    assert str(caught.value) == message
+
+
+def test_what_only_a_call_shows_is_one_line_with_the_keys():
+    model = DiffusionModel(tiny_unet(sample_size=9), SCHEDULER, "m")
+    with pytest.raises(InputError) as caught:
+        check_forward(model)
+    assert str(caught.value).startswith(
+        "m: the network cannot be called with sample 1x1x9x9 (in_channels 1, sample_size 9): "
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_a_decoder_of_other_channels_is_found():
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=3).eval()
+    model = DiffusionModel(tiny_unet(), SCHEDULER, "m")
+    with pytest.raises(InputError, match="the decoder cannot be called with sample 1x1x8x8"):
+        check_forward(model, decode=lambda x: vae.decode(x).sample)
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_class_embeds": 5}], ids=["unconditional", "classes"])
+def test_what_fits_passes_and_moves_no_global_generator(changes):
+    model = DiffusionModel(tiny_unet(**changes), SCHEDULER, "m")
+    before = torch.random.get_rng_state()
+    check_forward(model, Guided(model, model.unet))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_embeddings_of_another_width_are_found():
+    model = DiffusionModel(tiny_conditional_unet(), SCHEDULER, "m")
+    guided = object.__new__(Guided)  # as of a text encoder of 12 numbers a token
+    guided.unet, guided.guidance, guided.sample_shape = model.unet, 1.0, model.sample_shape
+    guided._embeddings, guided._n_classes, guided._null = torch.zeros(2, 6, 12), None, {}
+    with pytest.raises(
+        InputError, match=r"encoder_hidden_states 1x6x12 \(in_channels 4, sample_size 8, cross_attent"
+    ):
+        check_forward(model, guided)
