@@ -38,7 +38,7 @@ TASKS: dict[str, tuple[str, str, list[str]]] = {
     "detect-stream": (
         "detect-stream",
         "default",
-        ["data.source=synthetic:1", "data.eval=null", "train.batch_size=1"],
+        ["data.source=synthetic:1", "eval.data=null", "train.batch_size=1"],
     ),
     "rl-distill": ("rl-distill", "default", []),
 }
@@ -95,12 +95,13 @@ def train(name: str, threads: Any, timer: Timer) -> None:
 
 
 def detect(threads: Any, timer: Timer) -> None:
-    from effcli.core.runtime import create_runtime
     from effcli.detect_stream.data.stereo_drives import Drive
-    from effcli.detect_stream.network.box_decoding import Limits
-    from effcli.detect_stream.stream.clocks import warm_up
     from effcli.detect_stream.stream.frame_sources import SequenceSource
     from effcli.detect_stream.stream.stateful_detector import StreamDetector
+
+    from effcli.core.runtime import create_runtime
+    from effcli.detect_stream.network.box_decoding import Limits
+    from effcli.detect_stream.stream.clocks import warm_up
     from effcli.detect_stream.weights import load_detector
 
     runtime = create_runtime(device="cpu", precision="auto", threads=threads)
