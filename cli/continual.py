@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +12,7 @@ from effcli.core.errors import UsageError
 
 from .common.groups import DefaultVerbGroup
 from .common.options import ForceOption, MachineOptions, Options, RunOptions, with_options
-from .common.output import print_metrics, print_result
+from .common.output import print_json, print_metrics, print_result
 from .common.session import execute, recipe_of_method, runtime_for
 
 app = typer.Typer(
@@ -283,7 +282,7 @@ def detect(
     lines = []
     for line in detect_files(place, files, output, threshold, runtime_for(options)):
         failed += "error" in line
-        lines.append(line) if options.as_json else typer.echo(json.dumps(line))
+        lines.append(line) if options.as_json else print_json(line)
     if options.as_json:
         print_result({"images": lines, "failed": failed}, [], as_json=True)
     if failed:

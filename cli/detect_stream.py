@@ -20,7 +20,7 @@ from .common.options import (
     RunOptions,
     with_options,
 )
-from .common.output import is_main_process, print_plan, print_result, print_table
+from .common.output import is_main_process, print_lines, print_note, print_plan, print_result, print_table
 from .common.session import execute, resolve_recipe, runtime_for
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def run(
         print_plan(recipe, plan.facts, as_json=options.as_json)
         return
     runtime = runtime_for(options, recipe)
-    result = pipeline.run(recipe, plan.inputs, run_options, runtime, lambda line: print(line, flush=True))
+    result = pipeline.run(recipe, plan.inputs, run_options, runtime, lambda line: print_lines([line]))
     _print_summary(result, options, is_moved_on=recipe.stream.horizon is not None)
     if result.metrics["interrupted"]:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -229,7 +229,8 @@ def _print_summary(result: Result, options: Options, *, is_moved_on: bool) -> No
         ]
     else:
         lines.append("no labels, so no sAP")
-    typer.echo("\n".join([*lines, *metrics["files"]]), err=True)
+    for line in [*lines, *metrics["files"]]:
+        print_note(line)
 
 
 @app.command()

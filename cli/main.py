@@ -13,6 +13,7 @@ from effcli.core.errors import (
     EXIT_INTERRUPTED,
     EffcliError,
     InterruptedRunError,
+    RunError,
     UsageError,
 )
 from effcli.core.registry import TASKS
@@ -20,7 +21,14 @@ from effcli.core.stop import interrupts_after_imports
 from effcli.core.threads import wait_passively
 
 from .common.groups import LazyGroup
-from .common.output import give_up_stdout, print_error, print_error_json, print_traceback
+from .common.output import (
+    give_up_stdout,
+    prepare_streams,
+    print_error,
+    print_error_json,
+    print_lines,
+    print_traceback,
+)
 
 RENAMED_OPTIONS = {"--algo": "--method"}
 """Options of version 0.1 -> what they are called now."""
@@ -41,7 +49,7 @@ app = typer.Typer(cls=_Root, no_args_is_help=True, pretty_exceptions_enable=Fals
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"effcli {__version__}")
+        print_lines([f"effcli {__version__}"])
         raise typer.Exit()
 
 
@@ -61,11 +69,12 @@ def main() -> None:
     """Run the command line and leave with its exit code (0, 1, 2, 3, 4 or 130)."""
     wait_passively()
     arguments = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    prepare_streams()
     wants_json, verbose = "--json" in arguments, not {"-v", "--verbose"}.isdisjoint(arguments)
     try:
         with interrupts_after_imports():
             code = app(standalone_mode=False)
-            sys.stdout.flush()
+            print_lines([])  # what is still in the buffer
     except BrokenPipeError:  # the reader of our stdout left: `effcli recipes ls | head -1`
         give_up_stdout()
         raise SystemExit(EXIT_DONE) from None
@@ -100,7 +109,7 @@ def _fail(error: EffcliError, wants_json: bool, verbose: bool) -> int:
         if wants_json:
             print_error_json(error)
         sys.stdout.flush()
-    except OSError:  # a full disk takes no JSON either
+    except (OSError, RunError):  # a full disk takes no JSON either
         give_up_stdout()
     return error.exit_code
 

@@ -19,7 +19,7 @@ from .common.options import (
     RunOptions,
     with_options,
 )
-from .common.output import print_metrics, print_result, print_table, text_of
+from .common.output import print_lines, print_metrics, print_result, print_table, text_of
 from .common.session import execute, recipe_of_method, runtime_for
 
 app = typer.Typer(
@@ -231,7 +231,7 @@ def inspect(options: Options, packed: PackedArgument) -> None:
         return
     header = ["layer", "kind", "shape", "rows_by_bits", "activations", "bytes"]
     print_table([[str(row[name]) for name in header] for row in content["layers"]], header)
-    print()
+    print_lines([""])
     facts = {name: value for name, value in content.items() if name not in {"layers", "timesteps"}}
     print_table([[name, text_of(value)] for name, value in facts.items()], ["", ""])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from effcli.core.errors import EXIT_CLAIM_FAILED, UsageError
 
 from .common.options import DeviceOption, Options, ThreadsOption, with_options
-from .common.output import is_main_process, print_result
+from .common.output import is_main_process, print_note, print_result
 
 app = typer.Typer(add_completion=False)
 
@@ -45,7 +44,7 @@ def verify(
 
     def announce(line: str) -> None:
         if not silent:
-            print(line, file=sys.stderr, flush=True)
+            print_note(line)
 
     content = verify_claim(
         loaded,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -10,8 +11,9 @@ import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from effcli.core.errors import EffcliError
+from effcli.core.errors import EffcliError, RecipeError, RunError
 from effcli.core.progress import NOTICE
+from effcli.core.text import printable
 
 if TYPE_CHECKING:
     from effcli.core.recipe import Recipe
@@ -27,10 +29,41 @@ def print_result(result: dict[str, Any], paths: Iterable[str], *, as_json: bool)
     if not is_main_process():
         return
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        print_json(result)
     else:
-        for path in paths:
-            print(path)
+        is_seen = sys.stdout.isatty()
+        print_lines(printable(path) if is_seen else path for path in paths)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print an object as one line of ASCII, which is valid whatever the names of files and the locale are.
+
+    A byte of a name that is no UTF-8 is a lone surrogate, as Python has it: ``os.fsencode`` gives the name back.
+    """
+    print_lines([json.dumps(content)])
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print on stdout, at once.
+
+    Raises:
+        RunError: stdout is closed or full.
+        BrokenPipeError: its reader left.
+    """
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise stdout_error(error) from None
+
+
+def stdout_error(error: OSError) -> RunError:
+    """What is said when stdout does not take a result; nothing more goes there."""
+    give_up_stdout()
+    return RunError(f"cannot be written: {error.strerror or error}", place="stdout")
 
 
 def print_plan(recipe: Recipe, plan: dict[str, Any], *, as_json: bool) -> None:
@@ -46,9 +79,12 @@ def print_table(rows: list[list[str]], header: list[str]) -> None:
     """Print an aligned plain table on stdout; in the main process only."""
     if not is_main_process():
         return
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    cells = [[printable(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    print_lines(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
@@ -70,18 +106,40 @@ def text_of(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
+def prepare_streams() -> None:
+    """Let stdout take any name of a file, and a process that was started without stdout or stderr have them closed.
+
+    Otherwise the next file that is opened gets the number 1, and what is printed ends in it.
+    """
+    while (number := os.open(os.devnull, os.O_RDONLY)) <= 2:
+        pass  # writing to a file that is open for reading fails, as it should
+    os.close(number)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8, byte by byte
+
+
 def give_up_stdout() -> None:
     """Nobody reads stdout, or it cannot be written: what is still in its buffer goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_error(error: EffcliError) -> None:
-    """Print ``error: …`` for each line of the message and the hint, on stderr."""
+    """Print ``error: …`` for each mistake in a recipe, or the one message, and the hint, on stderr."""
     prefix = f"{error.place}: " if error.place else ""
-    for line in error.message.splitlines():
-        print(f"error: {prefix}{line}", file=sys.stderr)
+    messages = error.message.split("\n") if isinstance(error, RecipeError) else [error.message]
+    for line in messages:
+        print_note(f"error: {prefix}{line}")
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        print_note(f"hint: {error.hint}")
+
+
+def print_note(text: str) -> None:
+    """Print one line on stderr, with nothing in it that a terminal would obey."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def print_error_json(error: EffcliError) -> None:
@@ -89,13 +147,20 @@ def print_error_json(error: EffcliError) -> None:
     if not is_main_process():
         return
     content = {"code": error.code, "place": error.place, "message": error.message, "hint": error.hint}
-    print(json.dumps({"error": content}, ensure_ascii=False))
+    print_json({"error": content})
+
+
+class _Printable(logging.Formatter):
+    """Messages with nothing in them that a terminal would obey."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
+        return "\n".join(map(printable, super().formatMessage(record).split("\n")))
 
 
 def configure_logging(*, quiet: bool, verbose: bool) -> None:
     """Send the library's log to stderr: notices and warnings, with ``-v`` everything, with ``-q`` only errors."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Printable("%(message)s"))
     handler.setLevel(logging.ERROR if quiet else logging.INFO if verbose else NOTICE)
     logging.raiseExceptions = False  # a log that cannot be written must not end the work
     logger = logging.getLogger("effcli")

@@ -20,6 +20,7 @@ from effcli.continual.accuracy_matrix import (
 )
 from effcli.continual.class_splits import Task
 from effcli.continual.learner import EVAL_BATCH
+from effcli.core.evidence.figures import save_figure
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import ImageSet
 
@@ -141,4 +142,4 @@ def draw_matrix(metrics: dict[str, Any], tasks: Sequence[Task], file: Path) -> N
     curves.set_xticks(range(1, n_rows + 1))
     if n_columns <= 12:
         curves.legend(fontsize=8, loc="best")
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file, dpi=110)

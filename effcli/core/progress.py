@@ -6,6 +6,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+from effcli.core.text import printable
+
 NOTICE = 25
 """Level of log lines that people wait for: shown unless they asked for silence; between INFO and WARNING."""
 
@@ -30,12 +32,12 @@ def progress_bar(
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(description, total=total, completed=start)
+        task = bar.add_task(printable(description), total=total, completed=start)
         yield lambda: bar.advance(task)

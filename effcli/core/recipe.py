@@ -34,6 +34,29 @@ R = TypeVar("R", bound="Section")
 Key = tuple[str, ...]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which on, off, yes, no, y and n are text, as dates are; a key that is true or false takes them."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if not tag.endswith(":timestamp") and (first in "tTfF" or not tag.endswith(":bool"))
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def load_yaml(text: str) -> Any:
+    """The content of YAML as recipes read it.
+
+    Raises:
+        yaml.YAMLError, ValueError: it is not YAML.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
 class Section(BaseModel):
     """A group of settings: frozen, strict about unknown keys, numbers finite."""
 
@@ -129,8 +152,8 @@ def parse_set(text: str) -> Override:
     if not equals or not key.strip():
         raise UsageError("expected key=value", place=f"--set {text}")
     try:
-        value = yaml.safe_load(raw)
-    except (yaml.YAMLError, ValueError):  # ValueError: a date that is none, as in 2024-13-01
+        value = load_yaml(raw)
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UsageError(
             "the value is not valid YAML", place=f"--set {text}", hint="quote it: key='\"value\"'"
         ) from None
@@ -295,9 +318,9 @@ def _read_yaml(task: str, name_or_file: str, *, claims: bool) -> tuple[str, str]
 def _parse(text: str, place: str) -> tuple[Any, dict[Key, int]]:
     """Read YAML; returns the content and the line of each key. Duplicate keys, which YAML takes, are refused."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
         lines = dict(_key_lines(root, place))
-        return yaml.safe_load(text), lines
+        return load_yaml(text), lines
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{place}:{mark.line + 1}" if mark else place

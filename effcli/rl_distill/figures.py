@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from effcli.core.evidence.figures import save_figure
 from effcli.core.files import atomic_path
 from effcli.core.run import Run
 from effcli.rl_distill.group import Policy
@@ -35,7 +36,7 @@ def draw_curves(groups: Mapping[str, Sequence[Policy]], recipe: RlDistillRecipe,
     axes.legend()
     axes.grid(alpha=0.3)
     with atomic_path(run.file("returns.png")) as temporary:
-        figure.savefig(temporary, dpi=110)
+        save_figure(figure, temporary, dpi=110)
     return {f"Returns in {recipe.env.id}": "returns.png"}
 
 
@@ -70,5 +71,5 @@ def draw_group(
     right.set_xlabel("update")
     right.set_ylabel("mean attention weight")
     with atomic_path(run.file("group.png")) as temporary:
-        figure.savefig(temporary, dpi=110)
+        save_figure(figure, temporary, dpi=110)
     return {"Disagreement, and attention of each policy to its peers": "group.png"}

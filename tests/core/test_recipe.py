@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,7 @@ from effcli.core.evidence.claims import arm_recipe, load_claim
 from effcli.core.recipe import (
     Override,
     Recipe,
+    Section,
     difference,
     dump_recipe,
     load_recipe,
@@ -38,6 +39,35 @@ def mistakes(text: str, *sets: str) -> list[str]:
     with pytest.raises(RecipeError) as caught:
         load(text, *sets)
     return str(caught.value).splitlines()
+
+
+class Words(Section):
+    """Keys that take text, and one that is true or false."""
+
+    cache: Literal["on", "off", "auto"] = "auto"
+    name: str = ""
+    classes: tuple[tuple[str, ...], ...] = ()
+    is_fast: bool = False
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("cache: on", "cache", "on"),
+        ("cache: off", "cache", "off"),
+        ("name: no", "name", "no"),
+        ("name: 2024-01-01", "name", "2024-01-01"),
+        ("classes: [[yes, no], [y, n, On, OFF]]", "classes", (("yes", "no"), ("y", "n", "On", "OFF"))),
+        *((f"is_fast: {word}", "is_fast", True) for word in ("on", "yes", "y", "true", "True", "ON")),
+        *((f"is_fast: {word}", "is_fast", False) for word in ("off", "no", "n", "false", "FALSE", "Off")),
+    ],
+)
+def test_words_that_older_yaml_takes_for_true_and_false(text: str, key: str, value: Any) -> None:
+    recipe = load_recipe(Words, text, "x.yaml")
+    assert getattr(recipe, key) == value
+    assert load_recipe(Words, dump_recipe(recipe), "x.yaml") == recipe
+    if ":" in text:
+        assert load_recipe(Words, "{}", "x.yaml", [parse_set(text.replace(": ", "=", 1))]) == recipe
 
 
 # --- mistakes -----------------------------------------------------------------------------------------
@@ -76,14 +106,21 @@ def test_one_mistake_has_its_place_apart_from_its_message() -> None:
         ("seed: 1\nmethod: walmafa\nseed: 2", "x.yaml:3: seed: key given twice"),
         ("train:\n  steps: 1\n  steps: 1", "x.yaml:3: train.steps: key given twice"),
         ("seed: 1\ntrain: [1", "x.yaml:2: not valid YAML: expected ',' or ']', but got '<stream end>'"),
-        ("seed: 2024-13-01", "x.yaml: not valid YAML: month must be in 1..12"),
+        (
+            "seed: 2024-13-01",
+            "x.yaml:1: seed: Input should be a valid integer, unable to parse string as an integer, not '2024-13-01'",
+        ),
         ("? [1]\n: 2", "x.yaml:1: not valid YAML: found unhashable key"),
         ("seed: &a {b: *a}", "x.yaml:1: seed: Input should be a valid integer"),
         ("train:\nseed: 1", "x.yaml:1: train: is a section; its keys go below it, indented"),
         ("train: 3", "x.yaml:1: train: is a section; its keys go below it, indented"),
         ("seed: 1\nsteps: 3", "x.yaml:2: steps: unknown key, did you mean 'train.steps'?"),
         ("zzzz: 3", "x.yaml:1: zzzz: unknown key"),
-        ("train: {steps: yes}", "x.yaml:1: train.steps: Input should be a number, not true"),
+        (
+            "train: {steps: yes}",
+            "x.yaml:1: train.steps: Input should be a valid integer, unable to parse string as an integer, not 'yes'",
+        ),
+        ("train: {steps: true}", "x.yaml:1: train.steps: Input should be a number, not true"),
         ("strength: .nan", "x.yaml:1: strength: Input should be a finite number, not .nan"),
         (
             "train: {learning_rate: .inf}",
@@ -122,7 +159,10 @@ def test_numbers_that_yaml_reads_as_strings() -> None:
     [
         ("a.b=3", "a.b", 3),
         ("a=[x, 2]", "a", ["x", 2]),
-        ("a=no", "a", False),
+        ("a=no", "a", "no"),
+        ("a=on", "a", "on"),
+        ("a=True", "a", True),
+        ("a=2024-01-01", "a", "2024-01-01"),
         ("a=", "a", None),
         ("a=null", "a", None),
         ("a=x=y", "a", "x=y"),
@@ -136,9 +176,7 @@ def test_set_values_are_yaml(text: str, key: str, value: Any) -> None:
     assert parse_set(text) == Override(f"--set {text}", key, value)
 
 
-@pytest.mark.parametrize(
-    "text", ["a", "=3", " =3", "a=[1", "a=@x", "a=2024-13-01", "a=!!python/name:os.getcwd"]
-)
+@pytest.mark.parametrize("text", ["a", "=3", " =3", "a=[1", "a=@x", "a=!!python/name:os.getcwd"])
 def test_set_that_cannot_be_read(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_set(text)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from effcli.core.errors import UsageError
+from effcli.core.evidence.figures import save_figure
 from effcli.core.evidence.result import read_result
 from effcli.core.files import write_text
 from effcli.core.metrics_log import read_metrics
@@ -93,10 +94,10 @@ def _svg(title: str, points: list[tuple[int, float]]) -> str:
     axes = figure.subplots()
     shown = [*points[:-1:stride], points[-1]]
     axes.plot(*zip(*shown, strict=True), linewidth=1)
-    axes.set_title(title, parse_math=False)
+    axes.set_title(title)
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    save_figure(figure, buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     return re.sub(r"^.*?(?=<svg)", "", svg, flags=re.DOTALL)

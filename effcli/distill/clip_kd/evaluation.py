@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effcli.core.evidence.figures import save_figure
 from effcli.core.run import Figures, Run
 from effcli.core.runtime import Runtime
 from effcli.distill.clip.embedding import embed_images, embed_texts, encode_images, in_batches
@@ -177,4 +178,4 @@ def save_retrieval(pairs: CaptionSet, embedded: Mapping[str, Mapping[str, Tensor
         axis = axes[0][2 + place * block]
         axis.text(0, 1.35, name, transform=axis.transAxes, fontsize=9)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.94, bottom=0.01, wspace=0.05, hspace=0.35)
-    figure.savefig(file)
+    save_figure(figure, file)

@@ -1,0 +1,33 @@
+"""Pictures of figures: what is written on them is shown as it is, whoever named it."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING, Any
+
+from effcli.core.text import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+
+def save_figure(figure: Figure, file: Path | IO[str], **settings: Any) -> None:
+    """Write a figure.
+
+    No text on it is read as mathematics (``$x_$`` is a class name as any other) or has characters that no font shows.
+
+    Args:
+        figure: with everything on it.
+        file: where.
+        settings: of matplotlib's ``savefig``.
+    """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+        shown = printable(text.get_text())
+        if shown != text.get_text():
+            text.set_text(shown)
+    figure.savefig(file, **settings)

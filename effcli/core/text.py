@@ -1,0 +1,24 @@
+"""Text of others (names of files and classes, captions) on its way to a terminal or a picture."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Control characters, those that turn the direction of text, halves of pairs, and separators of lines."""
+
+_JOINER = "\u200d"
+"""Part of many emoji, and harmless."""
+
+
+def printable(text: str) -> str:
+    """``text`` with what a terminal would obey instead of showing written out: ``\\x1b``, ``\\n``, ``\\udce4``."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_written_out(letter) for letter in text)
+
+
+def _written_out(letter: str) -> str:
+    if letter == _JOINER or unicodedata.category(letter) not in _HIDDEN:
+        return letter
+    return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
