@@ -15,6 +15,7 @@ from PIL import Image
 from effcli.detect_stream.data.kitti_tracking import write_sequence
 from effcli.detect_stream.data.synthetic_drives import Drive
 from tests.cli.coco_squares import save_squares
+from tests.cli.effcli_on_path import effcli_on_path
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 from tests.distill.clip.tiny_clips import save_pairs
 
@@ -93,23 +94,23 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme_run(home: Path) -> None:
+def test_the_commands_of_the_readme_run(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     commands = readme_commands()
     assert len(commands) >= 8
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for command in commands:
-        for typed, shorter in SHORTENED.items():
-            if command.startswith(typed):
-                command = command.replace(typed, shorter)
-        (home / "night-enhanced.png").unlink(missing_ok=True)
-        done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", command],
-            cwd=home,
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    with effcli_on_path(tmp_path_factory.mktemp("bin")) as path:
+        for command in commands:
+            for typed, shorter in SHORTENED.items():
+                if command.startswith(typed):
+                    command = command.replace(typed, shorter)
+            (home / "night-enhanced.png").unlink(missing_ok=True)
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", command],
+                cwd=home,
+                env={**os.environ, "PATH": path},
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
     assert Image.open(home / "day.jpg").format == "JPEG"
     assert (home / "bright" / "deep" / "b.jpg").exists()
 

@@ -1,4 +1,7 @@
-"""The verbs under torchrun: two processes share the work, one writes and prints."""
+"""The verbs under torchrun: two processes share the work, one writes and prints.
+
+Most are forked with what torchrun puts into the environment.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from safetensors.torch import load_file
 
 from effcli.core.evidence.result import numbers
 from effcli.core.metrics_log import read_metrics
-from tests.cli.effcli_process import effcli, torchrun
+from tests.cli.effcli_process import effcli, torchrun, two_ranks
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 from tests.distill.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
 
@@ -29,7 +32,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("quantize")
     save_pipeline(place / "model", tiny_unet())
     words = f"quantize model {SMALL_QUANTIZE} -s eval.n_images=8 -s eval.batch_size=3 {SAME} -o run --json"
-    done = torchrun(*words.split(), cwd=place)
+    done = two_ranks(*words.split(), cwd=place)
     assert done.code == 0, done.stderr
     assert done.json["environment"]["world"] == 2
     return place / "run"
@@ -51,7 +54,7 @@ def test_detect_stream_train_has_the_gradients_of_one_process(tmp_path: Path) ->
         "-s augment.forget=0 -o"
     ).split()
     assert effcli(*words, "one", cwd=tmp_path).code == 0
-    done = torchrun(*words, "two", cwd=tmp_path)
+    done = two_ranks(*words, "two", cwd=tmp_path)
     assert (done.code, done.lines) == (0, ["two"]), done.stderr
     first, second = (read_metrics(tmp_path / run / "metrics.jsonl")[0] for run in ("one", "two"))
     assert first.pop("stage") == second.pop("stage")
@@ -66,7 +69,7 @@ def test_detect_stream_train_has_the_gradients_of_one_process(tmp_path: Path) ->
 
 def test_quantize_eval_measures_what_the_run_and_one_process_measure(packed: Path, tmp_path: Path) -> None:
     words = f"quantize eval {packed} --model {packed.parent}/model -n 8 --batch-size 3 {SAME} --json".split()
-    one, two = effcli(*words, cwd=tmp_path), torchrun(*words, cwd=tmp_path)
+    one, two = effcli(*words, cwd=tmp_path), two_ranks(*words, cwd=tmp_path)
     assert (one.code, two.code) == (0, 0), two.stderr
     first, second = dict(numbers(one.json["metrics"])), dict(numbers(two.json["metrics"]))
     assert first.keys() >= {"fd_fp", "mse_to_fp"}
@@ -82,7 +85,7 @@ def test_distill_gives_the_weights_of_one_process(tmp_path: Path) -> None:
         "-s relations.m_weight=1.0 -s eval.n_images=4 -s eval.batch_size=2 -o"
     ).split()
     assert effcli(*words, "one", cwd=tmp_path).code == 0
-    done = torchrun(*words, "two", cwd=tmp_path)
+    done = two_ranks(*words, "two", cwd=tmp_path)
     assert (done.code, done.lines) == (0, ["two"]), done.stderr
     weights = "unet/diffusion_pytorch_model.safetensors"
     start = load_file(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
@@ -113,7 +116,7 @@ def test_clip_kd_gives_the_weights_of_one_process(tmp_path: Path) -> None:
         f"-s train.epochs=4 -s train.batch_size=8 -s train.warmup_steps=2 -s loss.afd=1.0 -s loss.gd=1.0 {SAME}"
     ).split()
     assert effcli(*words, "-s", "cache_dir=cache-one", "-o", "one", cwd=tmp_path).code == 0
-    done = torchrun(*words, "-s", "cache_dir=cache-two", "-o", "two", cwd=tmp_path)
+    done = two_ranks(*words, "-s", "cache_dir=cache-two", "-o", "two", cwd=tmp_path)
     assert (done.code, done.lines) == (0, ["two"]), done.stderr
     lines = [read_metrics(tmp_path / run / "metrics.jsonl") for run in ("one", "two")]
     assert len(lines[0]) > 1
@@ -129,7 +132,7 @@ def test_clip_kd_gives_the_weights_of_one_process(tmp_path: Path) -> None:
 def test_quantize_sample_draws_the_images_of_one_process(packed: Path, tmp_path: Path) -> None:
     words = f"quantize sample {packed} -n 7 --batch-size 2 {SAME} -o".split()
     assert effcli(*words, "one.png", cwd=tmp_path).code == 0
-    done = torchrun(*words, "two.png", cwd=tmp_path)
+    done = two_ranks(*words, "two.png", cwd=tmp_path)
     assert (done.code, done.lines) == (0, ["two.png"]), done.stderr
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
