@@ -258,8 +258,8 @@ def evaluate(
             "captions": captions,
             "templates": templates_of(template),
         }
-        asked = {key: value for key, value in given.items() if value is not None}
-        result = evaluate_clip(run, {**asked, "batch_size": batch_size}, runtime_for(options))
+        changes = {key: value for key, value in given.items() if value is not None}
+        result = evaluate_clip(run, {**changes, "batch_size": batch_size}, runtime_for(options))
     else:
         from effcli.metrics.distance_settings import DistanceSettings
 

@@ -34,7 +34,7 @@ def check_forward(
     guided = guided or Guided(model, model.unet)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, *model.sample_shape, generator=generator).to(guided.device)
-    condition = guided.draw(1, generator)
+    condition = guided.random_condition(1, generator)
     t = timesteps_of(ddim_scheduler(model.scheduler_config))[0]
     with torch.no_grad():
         out = _call(lambda: guided.predictor(condition)(x, t), model, condition, "network")

@@ -1,4 +1,4 @@
-"""What a conditional UNet is asked for, and classifier-free guidance.
+"""Conditions of conditional UNets, and classifier-free guidance.
 
 A condition is a dictionary of the UNet's keyword arguments, with one row per image; it is empty for unconditional
 models.
@@ -96,7 +96,7 @@ class Guided:
         other.unet = unet
         return other
 
-    def draw(self, n: int, generator: torch.Generator) -> Condition:
+    def random_condition(self, n: int, generator: torch.Generator) -> Condition:
         """Random conditions for ``n`` images."""
         condition: Condition = {}
         if self._embeddings is not None:

@@ -16,7 +16,7 @@ from effcli.diffusion.sampler_settings import SamplerSettings
 
 
 @torch.inference_mode()
-def draw_images(
+def sample_images(
     guided: Guided,
     sampler: SamplerSettings,
     n_images: int,
@@ -29,12 +29,12 @@ def draw_images(
 ) -> Tensor:
     """Images ``[N, C, H, W]``, float32 on the CPU; the same noise and conditions for every model and batch size.
 
-    With several ranks each draws its share of the batches, and all get all images.
+    With several ranks each samples its share of the batches, and all get all images.
 
     Args:
         guided: the model.
         sampler: the settings.
-        n_images, batch_size: how many, and how many at a time.
+        n_images, batch_size: number of images, in all and at a time.
         runtime: seed and precision.
         title: of the progress bar.
         show_progress: whether there is one.
@@ -43,7 +43,7 @@ def draw_images(
     scheduler = ddim_scheduler(guided.scheduler_config, sampler.steps)
     generator = runtime.generator("noise")
     noise = torch.randn(n_images, *guided.sample_shape, generator=generator)
-    condition = guided.draw(n_images, runtime.generator("condition"))
+    condition = guided.random_condition(n_images, runtime.generator("condition"))
     parts: list[tuple[int, Tensor]] = []
     starts = range(0, n_images, batch_size)
     tuner = runtime.tuner("sample")

@@ -16,7 +16,7 @@ from effcli.data.picture_grid import save_grid
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.models import DiffusionModel
 from effcli.diffusion.sampler_settings import SamplerSettings
-from effcli.diffusion.sampling import draw_images
+from effcli.diffusion.sampling import sample_images
 from effcli.distill.time_grid import TimeGrid
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.features import choose_features, real_moments
@@ -98,7 +98,7 @@ def _sample(
 ) -> Sampled:
     guided = Guided(model, model.unet.to(runtime.device))
     started = time.perf_counter()
-    images = draw_images(
+    images = sample_images(
         guided,
         SamplerSettings(),
         settings.n_images,

@@ -33,7 +33,7 @@ class FeatureNetwork:
     """A frozen network.
 
     Attributes:
-        name: as it was asked for.
+        name: as the recipe has it.
         feature_map: images ``[B, C, S, S]`` in -1..1 to the last map ``[B, D, h, w]``; differentiable.
     """
 

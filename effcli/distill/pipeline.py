@@ -22,7 +22,7 @@ from effcli.data.image_sets import to_bytes
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.models import load_model
 from effcli.diffusion.sampler_settings import SamplerSettings
-from effcli.diffusion.sampling import draw_images
+from effcli.diffusion.sampling import sample_images
 from effcli.distill.evaluation import compare, with_real_images
 from effcli.distill.recipe import DistillRecipe, ProgressiveRecipe
 from effcli.distill.weights import load_student, steps_in
@@ -89,7 +89,7 @@ def sample(
     """Images of a student, uint8 ``[n_images, C, S, S]``."""
     model = load_student(place, steps)
     guided = Guided(model, model.unet.to(runtime.device))
-    images = draw_images(
+    images = sample_images(
         guided, SamplerSettings(), n_images, batch_size, runtime, show_progress=show_progress
     )
     return to_bytes(images)

@@ -44,7 +44,7 @@ class Sampler:
         """
         generator = generator or torch.Generator().manual_seed(torch.seed() % 2**63)
         noise = torch.randn(n, *self._guided.sample_shape, generator=generator).to(self._device)
-        condition = self._guided.draw(n, generator)
+        condition = self._guided.random_condition(n, generator)
         if class_labels is not None:
             condition = {"class_labels": class_labels}
         predict = self._guided.predictor(condition)

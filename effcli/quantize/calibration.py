@@ -66,7 +66,7 @@ def collect_inputs(
         for first in batches:
             n = min(batch_size, settings.n_images - first)
             noise = torch.randn(n, *guided.sample_shape, generator=generator).to(guided.device)
-            condition = guided.draw(n, generator)
+            condition = guided.random_condition(n, generator)
             predict = guided.predictor(condition)
             walk = trajectory(predict, scheduler, noise, eta=sampler.eta, generator=generator)
             for position, (t, x, _) in zip(range(n_steps), walk, strict=False):

@@ -12,7 +12,7 @@ from effcli.data.image_sets import to_bytes
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.models import Decode
 from effcli.diffusion.sampler_settings import SamplerSettings
-from effcli.diffusion.sampling import draw_images
+from effcli.diffusion.sampling import sample_images
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.features import FeatureSpace, choose_features, real_moments
 from effcli.metrics.frechet import frechet_distance
@@ -51,7 +51,7 @@ def compare(
     def images_of(name: str, unet: nn.Module) -> Tensor:
         return stage(
             f"evaluate {name}".replace(" ", "-"),
-            lambda: draw_images(
+            lambda: sample_images(
                 teacher.with_unet(unet),
                 sampler,
                 settings.n_images,

@@ -24,7 +24,7 @@ from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
 from effcli.diffusion.models import DiffusionModel, describe_model, load_decoder, load_model, save_folder
 from effcli.diffusion.sampler_settings import SamplerSettings
-from effcli.diffusion.sampling import draw_images
+from effcli.diffusion.sampling import sample_images
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.features import choose_features
 from effcli.quantize.calibration import check_weights
@@ -181,7 +181,7 @@ def sample(
         model = load_model(packed.about["source"]["id"])  # for its text encoder and its decoder
     guided = _guided_as_packed(model, packed).with_unet(unet)
     sampler = SamplerSettings(**packed.about["sampler"])
-    images = draw_images(guided, sampler, n_images, batch_size, runtime, show_progress=show_progress)
+    images = sample_images(guided, sampler, n_images, batch_size, runtime, show_progress=show_progress)
     return to_bytes(load_decoder(model, runtime.device)(images))
 
 

@@ -19,7 +19,7 @@ RENAMED = (
 
 
 class ConditionSection(Section):
-    """What a conditional model is asked for while it is calibrated, fine-tuned and evaluated."""
+    """Conditions of a conditional model while it is calibrated, fine-tuned and evaluated."""
 
     prompts: str | None = Field(
         None,
@@ -162,9 +162,7 @@ class QuantizeRecipe(Recipe):
     sampler: SamplerSettings = Field(
         SamplerSettings(), description="How the model samples, here and when the result is used."
     )
-    condition: ConditionSection = Field(
-        ConditionSection(), description="What a conditional model is asked for."
-    )
+    condition: ConditionSection = Field(ConditionSection(), description="Conditions of a conditional model.")
     packing: PackingSection = Field(PackingSection(), description="The packed file.")
     eval: DistanceSettings = Field(DistanceSettings(), description="What is measured at the end.")
 

@@ -77,7 +77,9 @@ def fine_tune(guided: Guided, student: nn.Module, recipe: MpqDmRecipe, run: Run)
             position = step % len(timesteps)
             if position == 0:
                 noise = torch.randn(share, *guided.sample_shape)
-                trajectory.begin(noise.to(guided.device), guided.draw(share, torch.default_generator))
+                trajectory.begin(
+                    noise.to(guided.device), guided.random_condition(share, torch.default_generator)
+                )
             t = timesteps[position]
             with torch.no_grad(), runtime.autocast():
                 target = guided.predictor(trajectory.condition)(trajectory.x, t)

@@ -13,7 +13,7 @@ def test_guidance_mixes_with_and_without_the_class():
     unet = tiny_unet(num_class_embeds=5)
     model = DiffusionModel(unet, SCHEDULER, "x")
     guided = Guided(model, unet, guidance=3.0, null_class=4)
-    condition = guided.draw(2, torch.Generator().manual_seed(0))
+    condition = guided.random_condition(2, torch.Generator().manual_seed(0))
     x = torch.randn(2, 1, 8, 8)
     with torch.no_grad():
         out = guided.predictor(condition)(x, 9)

@@ -61,7 +61,7 @@ def test_prompts_become_conditions_and_latents_become_images(folder: Path, tmp_p
     (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n")
     model = load_model(str(folder))
     guided = Guided(model, model.unet, guidance=2.0, prompts=str(tmp_path / "prompts.txt"))
-    condition = guided.draw(3, torch.Generator().manual_seed(0))
+    condition = guided.random_condition(3, torch.Generator().manual_seed(0))
     assert condition["encoder_hidden_states"].shape == (3, 6, 8)
     with torch.no_grad():
         latents = guided.predictor(condition)(torch.randn(3, 4, 8, 8), 5)
@@ -86,7 +86,7 @@ def test_the_command_takes_it(folder: Path, tmp_path: Path) -> None:
 def embeddings_of(folder: Path) -> torch.Tensor:
     model = load_model(str(folder))
     guided = Guided(model, model.unet)
-    return guided.draw(8, torch.Generator().manual_seed(0))["encoder_hidden_states"]
+    return guided.random_condition(8, torch.Generator().manual_seed(0))["encoder_hidden_states"]
 
 
 def test_a_text_encoder_in_half_precision_computes_in_float32(folder: Path, tmp_path: Path) -> None:

@@ -66,14 +66,14 @@ class Preprocess:
 
     def whole(self, image: Image) -> Tensor:
         """The view of an evaluation, float32 ``[3, H, W]``."""
-        seen: Tensor = self._whole(image)
-        return seen
+        prepared: Tensor = self._whole(image)
+        return prepared
 
     def crop(self, image: Image, box: Box) -> Tensor:
         """A crop, resized to the size, float32 ``[3, H, W]``."""
         filter = Resampling.BILINEAR if self.interpolation == "bilinear" else Resampling.BICUBIC
-        seen: Tensor = self._normalise(image.resize(self.size[::-1], filter, box=box))
-        return seen
+        prepared: Tensor = self._normalise(image.resize(self.size[::-1], filter, box=box))
+        return prepared
 
     @cached_property
     def _whole(self) -> Any:

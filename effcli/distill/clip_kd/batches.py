@@ -119,12 +119,12 @@ class PairBatches(Dataset[PairBatch]):
     def __getitem__(self, step: int) -> PairBatch:
         """The inputs of a step."""
         rows = self.rows(step)
-        seen = [
+        prepared = [
             self._view(int(i), int(v), self._preprocesses)
             for i, v in zip(rows.images, rows.views, strict=True)
             if self._preprocesses
         ]
-        images = [torch.stack(one) for one in zip(*seen, strict=True)] or [torch.empty(0)]
+        images = [torch.stack(one) for one in zip(*prepared, strict=True)] or [torch.empty(0)]
         texts = [self._texts[number] for number in rows.captions]
         tokens = [tokenize(texts) for tokenize in self._tokenizers]
         if len(tokens) == 1:

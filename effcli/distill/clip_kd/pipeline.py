@@ -113,12 +113,12 @@ def train(
     fit(student.network, loss, batches, n_steps, recipe, run, loss_of, optimizer)
 
 
-def evaluate(run: str | Path, asked: Mapping[str, Any], runtime: Runtime) -> Result:
+def evaluate(run: str | Path, changes: Mapping[str, Any], runtime: Runtime) -> Result:
     """The student of a finished run beside its teacher.
 
     Args:
         run: the directory.
-        asked: settings of :class:`ClipEvalSection` that replace the run's.
+        changes: settings of :class:`ClipEvalSection` that replace the run's.
         runtime: device and precision.
 
     Raises:
@@ -129,7 +129,7 @@ def evaluate(run: str | Path, asked: Mapping[str, Any], runtime: Runtime) -> Res
     models = {"student": load_clip(str(run))}
     if isinstance(recipe, ClipKdRecipe):
         models = {"teacher": load_clip(recipe.model), **models}
-    settings = recipe.eval.model_copy(update=dict(asked))
+    settings = recipe.eval.model_copy(update=dict(changes))
     data = settings.data
     pairs = load_inputs(recipe).eval if data is None else load_eval(data, recipe.data)
     metrics, _ = compare(models, pairs, load_zero_shot(settings, pairs), settings, runtime)

@@ -16,7 +16,7 @@ from effcli.data.picture_grid import save_grid
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import alpha_sigma
 from effcli.diffusion.models import UNET_FILE, DiffusionModel, build_unet, save_file
-from effcli.diffusion.sampling import draw_images
+from effcli.diffusion.sampling import sample_images
 from effcli.distill.losses import truncated_snr_loss
 from effcli.distill.recipe import TeacherRecipe
 from effcli.distill.targets import to_x0
@@ -53,7 +53,7 @@ def train(recipe: TeacherRecipe, images: ImageSet, run: Run) -> Result:
 def save_samples(unet: nn.Module, recipe: TeacherRecipe, run: Run) -> dict[str, str]:
     """Samples of random classes, where there are any, for the report; by this rank alone."""
     guided = Guided(DiffusionModel(unet, scheduler_config(recipe), "teacher"), unet)
-    images = draw_images(guided, recipe.sampler, N_PICTURES, N_PICTURES, run.runtime.alone())
+    images = sample_images(guided, recipe.sampler, N_PICTURES, N_PICTURES, run.runtime.alone())
     save_grid(to_bytes(images), run.file("pictures/samples.png"))
     return {f"Samples, {recipe.sampler.steps} DDIM steps": "pictures/samples.png"}
 

@@ -160,8 +160,8 @@ def test_a_second_student_does_not_ask_the_teacher(tmp_path: Path, monkeypatch: 
     with opened(tmp_path / "a", recipe) as run:
         views, captions = cached(recipe, teacher, pairs, run)
     assert plan(recipe).facts["teacher_cache_is_there"] is True
-    monkeypatch.setattr("effcli.distill.clip_kd.pipeline.encode_images", None)
-    monkeypatch.setattr("effcli.distill.clip_kd.pipeline.embed_texts", None)
+    monkeypatch.setattr("effcli.distill.clip_kd.teacher_embeddings.encode_images", None)
+    monkeypatch.setattr("effcli.distill.clip_kd.teacher_embeddings.embed_texts", None)
     with opened(tmp_path / "b", recipe) as run:
         again, _ = cached(small_recipe(tmp_path, teacher_cache="2-views", seed=5), teacher, pairs, run)
     assert all((one == other).all() for one, other in zip(views, again, strict=True))
