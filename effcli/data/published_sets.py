@@ -13,7 +13,7 @@ from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.data.images import read_image
-from effcli.data.stored_files import StoredFile
+from effcli.data.picture_folders import list_pictures
 
 PUBLISHED = {"cifar10": 32, "cifar100": 32, "tiny-imagenet": 64}
 """Names, and the sides of the images in pixels."""
@@ -92,14 +92,12 @@ def _load_tiny(folder: Path, split: str) -> PublishedSet:
     classes = sorted((top / "wnids.txt").read_text(encoding="utf-8").split())
     if split == "train":
         files = [
-            (path, name)
-            for name in classes
-            for path in sorted((top / "train" / name / "images").glob("*.JPEG"))
+            (path, name) for name in classes for path in list_pictures(top / "train" / name / "images").files
         ]
     else:
         rows = (top / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
         files = [(top / "val" / "images" / row.split("\t")[0], row.split("\t")[1]) for row in rows if row]
     if not files:
         raise InputError("no images in it", place=str(top))
-    images = torch.stack([read_image(StoredFile(path)) for path, _ in files])
+    images = torch.stack([read_image(path) for path, _ in files])
     return PublishedSet(images, torch.tensor([classes.index(name) for _, name in files]), tuple(classes))

@@ -103,7 +103,8 @@ def shards_of(name: str) -> list[Path]:
     path = Path(name)
     if path.suffix == ".tar" and path.is_file():
         return [path]
-    return sorted(path.glob("*.tar")) if path.is_dir() else []
+    inside = path.glob("*.tar") if path.is_dir() else []
+    return sorted(shard for shard in inside if not is_hidden(shard.name))
 
 
 def listed(text: str, place: str) -> list[tuple[str, str]]:

@@ -79,6 +79,12 @@ def test_parts_and_hidden_members_of_a_tar(tmp_path: Path, caplog: pytest.LogCap
     ]
 
 
+def test_hidden_shards_do_not_count(tmp_path: Path) -> None:
+    tar_of(tmp_path / "a.tar", {"1.png": encoded(10), "1.txt": b"one"})
+    (tmp_path / "._a.tar").write_bytes(b"x")
+    assert load_captions(tmp_path, "train").captions == (("one",),)
+
+
 def recipe(folder: Path, **more: float) -> ClipKdRecipe:
     return ClipKdRecipe.model_validate(
         {
