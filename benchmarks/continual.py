@@ -30,10 +30,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from effcli.continual.augmentation import random_crop_flip
-from effcli.continual.class_splits import Task
+from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import Classifier
 from effcli.continual.methods.buffer import Reservoir
-from effcli.continual.recipe import AugmentSection
+from effcli.continual.recipe import ImageAugmentSection
 from effcli.continual.training import learn_stream
 from effcli.core.recipe import parse_set
 from effcli.core.registry import find_recipe
@@ -63,7 +63,7 @@ METHODS = {
 }
 
 
-def random_tasks(n_images: int) -> list[Task]:
+def random_tasks(n_images: int) -> list[ClassTask]:
     """Two tasks of two classes with ``n_images`` images a class."""
     draws = torch.Generator().manual_seed(0)
     found = []
@@ -72,11 +72,11 @@ def random_tasks(n_images: int) -> list[Task]:
         images = torch.randint(0, 256, (len(labels), 3, 32, 32), dtype=torch.uint8, generator=draws)
         names = (f"{2 * number}", f"{2 * number + 1}")
         train, measured = ImageSet(images, labels, names), ImageSet(images[:2], labels[:2], names)
-        found.append(Task(number, names, 2 * number, train, measured))
+        found.append(ClassTask(number, names, 2 * number, train, measured))
     return found
 
 
-def ours(name: str, tasks: list[Task], width: int, precision: str) -> float:
+def ours(name: str, tasks: list[ClassTask], width: int, precision: str) -> float:
     """Seconds of training."""
     recipe_name, settings = METHODS[name]
     sizes = [f"network.width={width}", "data.side=32", "data.channels=3", f"train.epochs={EPOCHS}"]
@@ -109,7 +109,7 @@ class PilImages(Dataset[tuple[Tensor, Tensor, int]]):
         return self.transform(image), transforms.functional.to_tensor(image), self.labels[row]
 
 
-def peer(tasks: list[Task], width: int, precision: str) -> float:
+def peer(tasks: list[ClassTask], width: int, precision: str) -> float:
     """Seconds of training ER with a loader of single images and a buffer in loops."""
     runtime = create_runtime(device="cpu", precision=precision)
     torch.manual_seed(0)
@@ -152,7 +152,7 @@ def parts_of_a_step(width: int, precision: str, n_steps: int = 20) -> dict[str, 
     buffer = Reservoir(BUFFER, torch.device("cpu"))
     for _ in range(4):
         buffer.offer(images, labels)
-    augment = AugmentSection()
+    augment = ImageAugmentSection()
     network = Classifier(ResNet18(Widths.of(width), 3), 4).to(memory_format=torch.channels_last)
     both = torch.randn(2 * BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
 

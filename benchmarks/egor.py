@@ -29,8 +29,8 @@ from effcli.continual.egor.composition import Composer
 from effcli.continual.egor.data.detection_sets import ScaledImages, load_detection
 from effcli.continual.egor.detectors.detector import DetectionLoss, Raw, Targets
 from effcli.continual.egor.detectors.gfl import Gfl, tiny_config
-from effcli.continual.egor.distillation import distillation
 from effcli.continual.egor.inversion import Crop, invert
+from effcli.continual.egor.losses import distillation
 from effcli.continual.egor.recipe import (
     CompositionSection,
     DetectorTrainSection,
@@ -64,7 +64,7 @@ class ByImage(Gfl):
 
 def _parts(detector: Gfl, raw: Raw, targets: Targets, first: int) -> tuple[Tensor, Tensor, Tensor, int]:
     """Of one image: the sum of QFL, the weighted sum of the box losses, the sum of their weights, the positives."""
-    from effcli.continual.egor.detectors import gfl
+    from effcli.continual.egor.detectors import gfl, losses
     from effcli.continual.egor.detectors.assignment import assign, pairwise_iou
 
     centres, strides = detector._places(raw)
@@ -82,11 +82,11 @@ def _parts(detector: Gfl, raw: Raw, targets: Targets, first: int) -> tuple[Tenso
         y[places, targets.labels[0, chosen] - first] = quality
         weight = logits.detach()[places].sigmoid().amax(-1)
         distances = gfl._to_edges(centres[places] / stride, true).clamp(0, detector.config.reg_max - 0.1)
-        dfl = gfl.distribution_focal(edges.unflatten(-1, (4, -1)), distances).mean(-1)
+        dfl = losses.distribution_focal(edges.unflatten(-1, (4, -1)), distances).mean(-1)
         giou = gfl.generalized_box_iou_loss(found, true)  # type: ignore[attr-defined]
         weighted = (weight * (gfl.BOX_WEIGHT * giou + gfl.EDGE_WEIGHT * dfl)).sum()
         weights = weight.sum()
-    return gfl.quality_focal(logits, y), weighted, weights, len(places)
+    return losses.quality_focal(logits, y), weighted, weights, len(places)
 
 
 def augment_by_image(images: Tensor, boxes: Tensor, settings: InversionSection) -> tuple[Tensor, Tensor]:

@@ -149,7 +149,7 @@ def _with_task(options: RunOptions, folder: Path, shorthands: dict[str, tuple[st
             f"everything but the new classes is as the run has it, without {', '.join(given) or '-r and -s'}",
             place="--tasks-dir",
         )
-    from effcli.continual.weights import add_task, longer_recipe
+    from effcli.continual.pipeline import add_task, longer_recipe
 
     if options.dry_run:
         sets = [f"data.more={list(longer_recipe(options.output, folder).data.more)}"]
@@ -186,10 +186,11 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a classifier on images: of all classes, within each task, class by class; or a detector."""
-    from effcli.continual.egor.detection import evaluate_detector, is_detector
-    from effcli.continual.weights import evaluate_saved
+    from effcli.continual import evaluation
+    from effcli.continual.egor import evaluation as detector_evaluation
+    from effcli.continual.egor.detection import is_detector
 
-    measure = evaluate_detector if is_detector(place) else evaluate_saved
+    measure = (detector_evaluation if is_detector(place) else evaluation).evaluate_run
     result = measure(place, data, runtime_for(options))
     if options.as_json:
         print_result(result.to_json(), [], as_json=True)
@@ -211,7 +212,7 @@ def export(
     """Write one file that classifies images, with preprocessing and names of classes inside."""
     if output.suffix not in {".onnx", ".safetensors"}:
         raise UsageError("has no known ending", place=str(output), hint="name a .onnx or a .safetensors file")
-    from effcli.continual.image_classifier import export_onnx, load_classifier, save_classifier
+    from effcli.continual.weights import export_onnx, load_classifier, save_classifier
     from effcli.core.files import check_new_file, make_folder
 
     check_new_file(output, force=force)

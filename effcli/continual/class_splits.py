@@ -20,7 +20,7 @@ _PHASE = re.compile(r"(?:(\d+)x)?(\d+)")
 
 
 @dataclass(frozen=True)
-class Task:
+class ClassTask:
     """Classes that are learnt together.
 
     Attributes:
@@ -119,7 +119,7 @@ def split_classes(
     evaluated: ImageSet,
     tasks: int | str | Sequence[int] | Sequence[Sequence[str]],
     order_seed: int | None,
-) -> list[Task]:
+) -> list[ClassTask]:
     """Cut a set into tasks.
 
     Raises:
@@ -130,7 +130,9 @@ def split_classes(
     return tasks_of(train, evaluated, order, sizes)
 
 
-def tasks_of(train: ImageSet, evaluated: ImageSet, order: Sequence[int], sizes: Sequence[int]) -> list[Task]:
+def tasks_of(
+    train: ImageSet, evaluated: ImageSet, order: Sequence[int], sizes: Sequence[int]
+) -> list[ClassTask]:
     """Cut a set by an order of its classes and the number of classes of each task."""
     if train.classes != evaluated.classes:
         odd = sorted(set(train.classes) ^ set(evaluated.classes))
@@ -146,7 +148,7 @@ def tasks_of(train: ImageSet, evaluated: ImageSet, order: Sequence[int], sizes: 
     for number, size in enumerate(sizes):
         old = list(order[start : start + size])
         found.append(
-            Task(
+            ClassTask(
                 number,
                 tuple(train.classes[one] for one in old),
                 start,
@@ -158,7 +160,7 @@ def tasks_of(train: ImageSet, evaluated: ImageSet, order: Sequence[int], sizes: 
     return found
 
 
-def further_task(before: Sequence[Task], train: ImageSet, evaluated: ImageSet) -> Task:
+def further_task(before: Sequence[ClassTask], train: ImageSet, evaluated: ImageSet) -> ClassTask:
     """A task of new classes that follows on others.
 
     Raises:
@@ -174,7 +176,9 @@ def further_task(before: Sequence[Task], train: ImageSet, evaluated: ImageSet) -
         )
     task = tasks_of(train, evaluated, range(len(train.classes)), [len(train.classes)])[0]
     start = before[-1].end_class
-    return Task(len(before), task.classes, start, _shifted(task.train, start), _shifted(task.eval, start))
+    return ClassTask(
+        len(before), task.classes, start, _shifted(task.train, start), _shifted(task.eval, start)
+    )
 
 
 def limit_per_class(images: ImageSet, most: int | None) -> ImageSet:
@@ -199,7 +203,7 @@ def hold_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, Image
     return images.rows(torch.from_numpy(~held)), images.rows(torch.from_numpy(held))
 
 
-def merged(tasks: Sequence[Task]) -> ImageSet:
+def merged(tasks: Sequence[ClassTask]) -> ImageSet:
     """The training images of all tasks together."""
     return ImageSet(
         torch.cat([task.train.images for task in tasks]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,19 @@ from effcli.continual.accuracy_matrix import (
     last_average,
     stability_plasticity,
 )
-from effcli.continual.class_splits import Task
+from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import EVAL_BATCH
 from effcli.core.evidence.figures import save_figure
+from effcli.continual.network import ImageClassifier
+from effcli.continual.stream import load_stream
+from effcli.continual.weights import load_classifier
+from effcli.core.errors import InputError, UsageError
+from effcli.core.evidence.result import Result, result_of_verb
+from effcli.core.registry import recipe_of_run
 from effcli.core.runtime import Runtime
-from effcli.data.image_sets import ImageSet
+from effcli.data.image_sets import ImageSet, load_images
+
+log = logging.getLogger(__name__)
 
 Scores = Callable[[Tensor], Tensor]
 """Of uint8 images ``[B, C, S, S]``: the likelihood of each class, ``[B, n_classes]``."""
@@ -42,7 +52,7 @@ class Accuracies:
     task_il: list[float]
     pooled: float
 
-    def line(self, task: Task, n_tasks: int) -> str:
+    def line(self, task: ClassTask, n_tasks: int) -> str:
         """For whoever waits."""
         names = ", ".join(task.classes[:5]) + (", ..." if len(task.classes) > 5 else "")
         return (
@@ -53,7 +63,7 @@ class Accuracies:
 
 @torch.no_grad()
 def measure(
-    scores: Scores, network: nn.Module, tasks: Sequence[Task], n_classes: int, runtime: Runtime
+    scores: Scores, network: nn.Module, tasks: Sequence[ClassTask], n_classes: int, runtime: Runtime
 ) -> Accuracies:
     """Measure on the test images of tasks.
 
@@ -86,7 +96,7 @@ def scores_of(scores: Scores, images: ImageSet, runtime: Runtime) -> Tensor:
     return torch.cat(found)
 
 
-def metrics_of(rows: Sequence[Accuracies], tasks: Sequence[Task]) -> dict[str, Any]:
+def metrics_of(rows: Sequence[Accuracies], tasks: Sequence[ClassTask]) -> dict[str, Any]:
     """The numbers of a whole stream, from the accuracies after each of its steps."""
     class_il, task_il = (matrix(getattr(row, name) for row in rows) for name in ("class_il", "task_il"))
     of_class, of_task = stability_plasticity(class_il), forgetting(task_il)
@@ -114,7 +124,7 @@ def matrix(rows: Any) -> np.ndarray:
     return found
 
 
-def draw_matrix(metrics: dict[str, Any], tasks: Sequence[Task], file: Path) -> None:
+def draw_matrix(metrics: dict[str, Any], tasks: Sequence[ClassTask], file: Path) -> None:
     """The accuracy matrix as a heat map, and beside it each task's accuracy as later ones are learnt."""
     from matplotlib.figure import Figure
 
@@ -143,3 +153,94 @@ def draw_matrix(metrics: dict[str, Any], tasks: Sequence[Task], file: Path) -> N
     if n_columns <= 12:
         curves.legend(fontsize=8, loc="best")
     save_figure(figure, file, dpi=110)
+
+
+def evaluate_run(place: str | Path, data: str | None, runtime: Runtime) -> Result:
+    """Measure a classifier.
+
+    Args:
+        place: run directory or classifier file.
+        data: images whose classes have the names that the classifier knows; None for the test images of its own stream.
+        runtime: where.
+
+    Raises:
+        InputError: there is no classifier, or the images have no class that it knows.
+    """
+    started = time.perf_counter()
+    classifier = load_classifier(place)
+    tasks = _own_tasks(place) if data is None else _tasks_of(classifier, data)
+    classifier.to(runtime.device)
+    n_classes = len(classifier.about.classes)
+    row = measure(classifier.scores, classifier, tasks, n_classes, runtime)
+    return result_of_verb(
+        "continual",
+        "eval",
+        classifier.about.method,
+        recipe=Path(place).stem,
+        output=str(place),
+        metrics=_metrics(row, classifier, tasks, runtime),
+        runtime=runtime,
+        total_s=time.perf_counter() - started,
+    )
+
+
+def _metrics(
+    row: Accuracies, classifier: ImageClassifier, tasks: list[ClassTask], runtime: Runtime
+) -> dict[str, Any]:
+    right = torch.zeros(len(classifier.about.classes), dtype=torch.double)
+    n_images = torch.zeros_like(right)
+    started, n = time.perf_counter(), 0
+    for task in tasks:
+        answers = scores_of(classifier.scores, task.eval, runtime).argmax(1)
+        right.index_add_(0, task.eval.labels, (answers == task.eval.labels).double())
+        n_images.index_add_(0, task.eval.labels, torch.ones(len(answers), dtype=torch.double))
+        n += len(answers)
+    seconds = time.perf_counter() - started
+    names = classifier.about.classes
+    return {
+        "class_il": last_average(matrix([row.class_il])),
+        "task_il": last_average(matrix([row.task_il])),
+        "pooled": row.pooled,
+        "per_class": {
+            names[k]: float(right[k] / n_images[k]) for k in range(len(names)) if bool(n_images[k])
+        },
+        "images": n,
+        "images_per_s": round(n / seconds, 1),
+        "parameters": sum(p.numel() for p in classifier.parameters()),
+    }
+
+
+def _own_tasks(place: str | Path) -> list[ClassTask]:
+    if not Path(place).is_dir():
+        raise UsageError(
+            "says nothing of its data", place=str(place), hint="--data names images to measure on"
+        )
+    recipe: Any = recipe_of_run("continual", place)
+    return load_stream(recipe)
+
+
+def _tasks_of(classifier: ImageClassifier, data: str) -> list[ClassTask]:
+    """The images with the classifier's classes, by the task that these were learnt in."""
+    about = classifier.about
+    images = load_images(data, "eval", side=about.side, channels=about.channels, with_classes=True)
+    unknown = sorted(set(images.classes) - set(about.classes))
+    if len(unknown) == len(images.classes):
+        raise InputError(
+            f"has no class that the classifier knows, only {', '.join(unknown[:5])}",
+            place=data,
+            hint=f"it knows {', '.join(about.classes[:10])}",
+        )
+    if unknown:
+        log.warning("left out, as the classifier does not know them: %s", ", ".join(unknown))
+    new = torch.tensor(
+        [about.classes.index(name) if name in about.classes else -1 for name in images.classes]
+    )
+    labels = new[images.labels]
+    tasks, first = [], 0
+    for number, names in enumerate(about.tasks):
+        chosen = (labels >= first) & (labels < first + len(names))
+        if bool(chosen.any()):
+            part = ImageSet(images.images[chosen], labels[chosen], names)
+            tasks.append(ClassTask(number, names, first, part, part))
+        first += len(names)
+    return tasks

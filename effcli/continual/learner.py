@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from effcli.continual.augmentation import random_crop_flip
-from effcli.continual.class_splits import Task
-from effcli.continual.recipe import AugmentSection
+from effcli.continual.class_splits import ClassTask
+from effcli.continual.recipe import ImageAugmentSection
 from effcli.nn.resnet import ResNet18
 
 EVAL_BATCH = 256
@@ -59,7 +59,11 @@ class Learner(nn.Module):
     std: Tensor
 
     def __init__(
-        self, classifier: Classifier, mean: Sequence[float], std: Sequence[float], augment: AugmentSection
+        self,
+        classifier: Classifier,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: ImageAugmentSection,
     ) -> None:
         super().__init__()
         self.classifier = classifier
@@ -120,13 +124,13 @@ class Learner(nn.Module):
 
     # --- the course of the training -------------------------------------------------------------------
 
-    def begin_task(self, task: Task, n_epochs: int) -> None:
+    def begin_task(self, task: ClassTask, n_epochs: int) -> None:
         """Before the first epoch of a task."""
 
-    def begin_epoch(self, task: Task, epoch: int, n_epochs: int) -> None:
+    def begin_epoch(self, task: ClassTask, epoch: int, n_epochs: int) -> None:
         """Before epoch ``epoch``, counted from 1."""
 
-    def end_epoch(self, task: Task, epoch: int, n_epochs: int) -> None:
+    def end_epoch(self, task: ClassTask, epoch: int, n_epochs: int) -> None:
         """After it."""
 
     def grow(self, n_new: int) -> None:

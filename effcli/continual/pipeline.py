@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
-from effcli.continual.class_splits import Task, merged
+from effcli.continual.assembly import new_buffer, new_method
+from effcli.continual.class_splits import ClassTask, merged
 from effcli.continual.evaluation import draw_matrix, metrics_of
-from effcli.continual.image_classifier import FILE_NAME, classifier_of, save_classifier
 from effcli.continual.learner import Learner
-from effcli.continual.learners import new_buffer, new_method
 from effcli.continual.methods.buffer import Reservoir
-from effcli.continual.methods.rehearsal import Method
+from effcli.continual.methods.rehearsal import IncrementalMethod
+from effcli.continual.network import classifier_of
 from effcli.continual.recipe import ContinualRecipe, JointRecipe
 from effcli.continual.stream import describe, load_stream, statistics
 from effcli.continual.training import Learnt, learn_stream, steps_of
+from effcli.continual.weights import FILE_NAME, save_classifier
 from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result
+from effcli.core.files import write_text
 from effcli.core.plan import Plan
+from effcli.core.recipe import dump_recipe
+from effcli.core.registry import recipe_of_run
 from effcli.core.run import Run
 
 log = logging.getLogger(__name__)
@@ -31,10 +36,10 @@ class ContinualMethod(Protocol):
         create: ``(recipe, learner, buffer)``: the method.
     """
 
-    create: Callable[[Any, Learner, Reservoir], Method]
+    create: Callable[[Any, Learner, Reservoir], IncrementalMethod]
 
 
-def plan_run(recipe: ContinualRecipe) -> Plan[list[Task]]:
+def plan_run(recipe: ContinualRecipe) -> Plan[list[ClassTask]]:
     """The tasks, read and cut, and what :func:`run` would learn."""
     tasks = load_stream(recipe)
     lessons = lessons_of(recipe, tasks)
@@ -48,7 +53,7 @@ def plan_run(recipe: ContinualRecipe) -> Plan[list[Task]]:
     return Plan(facts, tasks)
 
 
-def run(recipe: ContinualRecipe, tasks: list[Task], run: Run) -> Result:
+def run(recipe: ContinualRecipe, tasks: list[ClassTask], run: Run) -> Result:
     """Learn the stream; the classifier goes to ``model/``."""
     runtime = run.runtime
     if runtime.world > 1:
@@ -71,13 +76,13 @@ def run(recipe: ContinualRecipe, tasks: list[Task], run: Run) -> Result:
     return run.finish(metrics, lambda: draw_accuracies(metrics, tasks, run))
 
 
-def draw_accuracies(metrics: dict[str, Any], tasks: list[Task], run: Run) -> dict[str, str]:
+def draw_accuracies(metrics: dict[str, Any], tasks: list[ClassTask], run: Run) -> dict[str, str]:
     """The accuracy matrix as a figure."""
     draw_matrix(metrics, tasks, run.file("accuracy.png"))
     return {"Accuracy on each task as more are learned (Class-IL)": "accuracy.png"}
 
 
-def lessons_of(recipe: ContinualRecipe, tasks: Sequence[Task]) -> list[Task]:
+def lessons_of(recipe: ContinualRecipe, tasks: Sequence[ClassTask]) -> list[ClassTask]:
     """What is learnt one after another: the tasks, or for joint training all of them as one.
 
     Raises:
@@ -90,10 +95,10 @@ def lessons_of(recipe: ContinualRecipe, tasks: Sequence[Task]) -> list[Task]:
             "joint training learns everything at once and takes no further tasks", place="data.more"
         )
     classes = tuple(name for task in tasks for name in task.classes)
-    return [Task(0, classes, 0, merged(tasks), tasks[0].eval)]
+    return [ClassTask(0, classes, 0, merged(tasks), tasks[0].eval)]
 
 
-def n_classes_at_first(recipe: ContinualRecipe, tasks: Sequence[Task]) -> int:
+def n_classes_at_first(recipe: ContinualRecipe, tasks: Sequence[ClassTask]) -> int:
     """Of the head before it grows: all but those of further tasks."""
     return tasks[len(tasks) - len(recipe.data.more) - 1].end_class
 
@@ -110,3 +115,40 @@ def costs_of(learnt: Learnt, run: Run) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in learnt.method.learner.parameters()),
         **({"reports": learnt.reports} if any(learnt.reports) else {}),
     }
+
+
+def add_task(run: Path, folder: Path) -> None:
+    """Let a run have one more task, which it has not learnt yet: what remains is to resume it.
+
+    Args:
+        run: a run directory; the data of its earlier tasks are read again.
+        folder: with a sub-folder for each new class.
+
+    Raises:
+        InputError: the run or the images are not there.
+        UsageError: a class is known already, or the run was joint training.
+    """
+    longer = longer_recipe(run, folder)
+    if longer == recipe_of_run("continual", run):
+        return  # the same command again, after an interruption
+    load_stream(longer)
+    for name in (
+        "result.json",
+        "report.html",
+    ):  # these first: a finished run has the recipe that it was made with
+        (run / name).unlink(missing_ok=True)
+    write_text(run / "recipe.yaml", dump_recipe(longer))
+
+
+def longer_recipe(run: Path, folder: Path) -> ContinualRecipe:
+    """The recipe of a run with one more task, unless ``folder`` is its last one already."""
+    recipe = recipe_of_run("continual", run)
+    assert isinstance(recipe, ContinualRecipe)
+    if isinstance(recipe, JointRecipe):
+        raise UsageError("joint training takes no further tasks", place=str(run))
+    source = str(folder.resolve())
+    if recipe.data.more[-1:] == (source,):
+        return recipe
+    return recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"more": (*recipe.data.more, source)})}
+    )

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from effcli.core.recipe import Recipe, Section
 
 
-class StreamSection(Section):
+class TaskStreamSection(Section):
     """The images, and how their classes are cut into tasks."""
 
     source: str = Field(
@@ -57,13 +57,13 @@ class StreamSection(Section):
     )
 
 
-class NetworkSection(Section):
+class ResNetSection(Section):
     """ResNet-18 for small images."""
 
     width: int = Field(64, ge=1, description="Channels of the first stage; the features are 8 times as many.")
 
 
-class AugmentSection(Section):
+class ImageAugmentSection(Section):
     """What happens to training images, in batches."""
 
     pad: int = Field(4, ge=0, description="Pixels added at each side before a random crop of the old size.")
@@ -71,7 +71,7 @@ class AugmentSection(Section):
     brightness: float = Field(0.0, ge=0, lt=1, description="Brightness times 1 - b to 1 + b.")
 
 
-class TrainSection(Section):
+class SgdTrainSection(Section):
     """The optimisation."""
 
     epochs: int = Field(50, ge=1, description="Passes over each task's images.")
@@ -118,15 +118,17 @@ class ContinualRecipe(Recipe):
     """What the recipes of all methods have; a method adds its own keys."""
 
     task: Literal["continual"] = Field("continual", description="The command this recipe is for.")
-    data: StreamSection = Field(StreamSection(), description="The stream of tasks.")
-    network: NetworkSection = Field(NetworkSection(), description="The network.")
-    augment: AugmentSection = Field(AugmentSection(), description="What happens to training images.")
+    data: TaskStreamSection = Field(TaskStreamSection(), description="The stream of tasks.")
+    network: ResNetSection = Field(ResNetSection(), description="The network.")
+    augment: ImageAugmentSection = Field(
+        ImageAugmentSection(), description="What happens to training images."
+    )
 
 
 class SgdTrainedRecipe(ContinualRecipe):
     """Of the methods that are trained with plain SGD."""
 
-    train: TrainSection = Field(TrainSection(), description="The optimisation.")
+    train: SgdTrainSection = Field(SgdTrainSection(), description="The optimisation.")
 
     def epochs_of(self, task: int) -> int:
         """Passes over the images of a task."""

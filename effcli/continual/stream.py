@@ -6,8 +6,8 @@ import hashlib
 from functools import partial
 from typing import Any, Literal
 
-from effcli.continual.class_splits import Task, further_task, hold_out, limit_per_class, split_classes
-from effcli.continual.recipe import ContinualRecipe, RehearsalRecipe, StreamSection
+from effcli.continual.class_splits import ClassTask, further_task, hold_out, limit_per_class, split_classes
+from effcli.continual.recipe import ContinualRecipe, RehearsalRecipe, TaskStreamSection
 from effcli.core.errors import UsageError
 from effcli.data.image_sets import ImageSet, has_parts, image_shape, load_images
 
@@ -15,7 +15,7 @@ LARGEST_SIDE = 64
 """Larger images are made as small as this where the recipe does not say how large; the network pools late."""
 
 
-def load_stream(recipe: ContinualRecipe) -> list[Task]:
+def load_stream(recipe: ContinualRecipe) -> list[ClassTask]:
     """Read the data and cut it into tasks.
 
     Raises:
@@ -34,7 +34,7 @@ def load_stream(recipe: ContinualRecipe) -> list[Task]:
     return tasks
 
 
-def statistics(recipe: ContinualRecipe, first: Task) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(recipe: ContinualRecipe, first: ClassTask) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of each channel, 0..1: the recipe's, or those of the first task's training images."""
     settings = recipe.data
     images = first.train.images.transpose(0, 1).flatten(1).double() / 255
@@ -46,7 +46,7 @@ def statistics(recipe: ContinualRecipe, first: Task) -> tuple[tuple[float, ...],
     return mean, std
 
 
-def describe(tasks: list[Task]) -> dict[str, Any]:
+def describe(tasks: list[ClassTask]) -> dict[str, Any]:
     """Numbers of a stream, for ``--dry-run``."""
     return {
         "tasks": [list(task.classes) for task in tasks],
@@ -56,7 +56,7 @@ def describe(tasks: list[Task]) -> dict[str, Any]:
     }
 
 
-def fingerprint(task: Task) -> str:
+def fingerprint(task: ClassTask) -> str:
     """Changes with the training images, their labels or the names of their classes."""
     digest = hashlib.blake2b(digest_size=12)
     digest.update("\0".join(task.classes).encode())
@@ -83,7 +83,7 @@ def _shape_of(recipe: ContinualRecipe) -> tuple[int, Literal[1, 3]]:
 
 
 def _load(
-    settings: StreamSection, source: str, shape: tuple[int, Literal[1, 3]]
+    settings: TaskStreamSection, source: str, shape: tuple[int, Literal[1, 3]]
 ) -> tuple[ImageSet, ImageSet]:
     side, channels = shape
     load = partial(load_images, source, side=side, channels=channels, root=settings.root, with_classes=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from effcli.continual.class_splits import Task
+from effcli.continual.assembly import new_method
+from effcli.continual.class_splits import ClassTask
 from effcli.continual.evaluation import Accuracies, measure
-from effcli.continual.learners import new_method
-from effcli.continual.methods.rehearsal import Method
+from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.continual.stream import fingerprint
 from effcli.core.errors import InputError
 from effcli.core.run import Run
@@ -34,7 +34,7 @@ class Learnt:
         n_images: new images that went through these.
     """
 
-    method: Method
+    method: IncrementalMethod
     rows: list[Accuracies]
     reports: list[dict[str, Any]]
     train_s: float
@@ -58,8 +58,8 @@ class Stopwatch:
 
 def learn_stream(
     recipe: Any,
-    tasks: Sequence[Task],
-    measured: Sequence[Task],
+    tasks: Sequence[ClassTask],
+    measured: Sequence[ClassTask],
     statistics: tuple[Sequence[float], Sequence[float]],
     n_classes: int,
     run: Run,
@@ -102,19 +102,24 @@ def learn_stream(
     return Learnt(method, rows, reports, stopwatch.seconds, n_images)
 
 
-def stage_of(task: Task) -> str:
+def stage_of(task: ClassTask) -> str:
     """The name of a task's checkpoint."""
     return f"task-{task.number}"
 
 
-def steps_of(recipe: Any, task: Task) -> int:
+def steps_of(recipe: Any, task: ClassTask) -> int:
     """Optimiser steps of a task."""
     epochs: int = recipe.epochs_of(task.number)
     return epochs * batches_per_epoch(len(task.train), recipe.train.batch_size)
 
 
 def train_task(
-    method: Method, task: Task, n_tasks: int, steps_before: int, stopwatch: Stopwatch, run: Run
+    method: IncrementalMethod,
+    task: ClassTask,
+    n_tasks: int,
+    steps_before: int,
+    stopwatch: Stopwatch,
+    run: Run,
 ) -> None:
     """Train on the images of one task."""
     recipe, learner, runtime = method.recipe, method.learner, run.runtime
@@ -155,14 +160,14 @@ def train_task(
 
 
 def _measured(
-    method: Method, seen: Sequence[Task], task: Task, run: Run
+    method: IncrementalMethod, seen: Sequence[ClassTask], task: ClassTask, run: Run
 ) -> tuple[tuple[list[float], list[float], float], dict[str, Any]]:
     row = measure(method.scores, method.learner, seen, task.end_class, run.runtime)
     report = {name: value for name, value in method.report().items() if value is not None}
     return (row.class_il, row.task_il, row.pooled), report
 
 
-def _check_same_data(task: Task, run: Run) -> None:
+def _check_same_data(task: ClassTask, run: Run) -> None:
     now = fingerprint(task)
     before = run.stage(f"data-{task.number}", lambda: now)
     if before != now:

@@ -172,7 +172,7 @@ TASKS: dict[str, Task] = {
                 Method("joint", f"{_CONTINUAL}.methods.sgd", f"{_CONTINUAL}.recipe:JointRecipe"),
                 Method(
                     "egor",
-                    f"{_EGOR}.increment",
+                    f"{_EGOR}.egor",
                     f"{_EGOR}.recipe:EgorRecipe",
                     pipeline=f"{_EGOR}.pipeline",
                 ),

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from effcli.continual.class_splits import Task
-from effcli.continual.learners import new_method
-from effcli.continual.methods.rehearsal import Method
+from effcli.continual.assembly import new_method
+from effcli.continual.class_splits import ClassTask
+from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.continual.recipe import ContinualRecipe
 from effcli.core.recipe import parse_set
 from effcli.core.registry import find_recipe
@@ -28,7 +28,7 @@ def images_of(labels: torch.Tensor, number: int, channels: int = 3) -> torch.Ten
     return (colours[labels] + noise).clamp(0, 255).to(torch.uint8)
 
 
-def tiny_tasks(n_tasks: int = 2, per_task: int = 2, n_images: int = 16, channels: int = 3) -> list[Task]:
+def tiny_tasks(n_tasks: int = 2, per_task: int = 2, n_images: int = 16, channels: int = 3) -> list[ClassTask]:
     """Tasks of ``per_task`` classes with ``n_images`` training images and 4 test images of each class."""
     found = []
     for number in range(n_tasks):
@@ -38,7 +38,7 @@ def tiny_tasks(n_tasks: int = 2, per_task: int = 2, n_images: int = 16, channels
         for n, part in ((n_images, number), (4, 100 + number)):
             labels = torch.arange(start, start + per_task).repeat(n)
             parts.append(ImageSet(images_of(labels, part, channels), labels, classes))
-        found.append(Task(number, classes, start, *parts))
+        found.append(ClassTask(number, classes, start, *parts))
     return found
 
 
@@ -55,13 +55,13 @@ def tiny_recipe(name: str, *settings: str) -> ContinualRecipe:
     return found
 
 
-def tiny_method(name: str, *settings: str, n_classes: int = 4) -> Method:
+def tiny_method(name: str, *settings: str, n_classes: int = 4) -> IncrementalMethod:
     """A new method of :func:`tiny_recipe`, before its first task."""
     recipe: Any = tiny_recipe(name, *settings)
     return new_method(recipe, n_classes, (0.5,) * recipe.data.channels, (0.25,) * recipe.data.channels)
 
 
-def learn(method: Method, tasks: list[Task], n_epochs: int = 2, batch_size: int = 8) -> None:
+def learn(method: IncrementalMethod, tasks: list[ClassTask], n_epochs: int = 2, batch_size: int = 8) -> None:
     """The training loop without a run: no checkpoints, no precision, no log."""
     for task in tasks:
         begin(method, task, n_epochs, tasks[-1].number + 1)
@@ -75,7 +75,7 @@ def learn(method: Method, tasks: list[Task], n_epochs: int = 2, batch_size: int 
         method.train()
 
 
-def begin(method: Method, task: Task, n_epochs: int = 2, n_tasks: int = 2) -> None:
+def begin(method: IncrementalMethod, task: ClassTask, n_epochs: int = 2, n_tasks: int = 2) -> None:
     """All that is done before the first step of a task."""
     method.enter_task(task)
     method.begin_task(task, n_tasks)
@@ -84,7 +84,7 @@ def begin(method: Method, task: Task, n_epochs: int = 2, n_tasks: int = 2) -> No
 
 
 def step(
-    method: Method, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor
+    method: IncrementalMethod, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """One step; returns the terms of the loss."""
     terms = dict(method.loss(images, labels))

@@ -1,21 +1,17 @@
-"""A trained detector on image files, and on annotated images."""
+"""`effcli continual detect`: a trained detector on image files."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from effcli.continual.egor.data.class_groups import load_parts
-from effcli.continual.egor.data.detection_sets import ScaledImages, load_detection, single_image
+from effcli.continual.egor.data.detection_sets import single_image
 from effcli.continual.egor.drawing import draw_boxes
-from effcli.continual.egor.evaluation import find, of_groups, precision_by_class
+from effcli.continual.egor.evaluation import find
 from effcli.continual.egor.weights import FILE_NAME, FORMAT, load_detector
 from effcli.core.errors import EffcliError, InputError, UsageError
-from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.files import atomic_path, check_writable, make_folder
-from effcli.core.registry import recipe_of_run
 from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import has_format
 from effcli.data.images import read_image
@@ -118,43 +114,3 @@ def detect_files(
                 temporary.write_bytes(encode_png(draw_boxes(image, found, about.classes)))
             line["drawn"] = str(drawn)
         yield line
-
-
-def evaluate_detector(place: str, data: str | None, runtime: Runtime) -> Result:
-    """Measure a detector on annotated images.
-
-    Args:
-        place: run directory or file.
-        data: annotations of classes with the names that it knows; None for the data of its own run.
-        runtime: where.
-
-    Raises:
-        InputError: there is no detector, no data, or none of the classes is known.
-    """
-    started = time.perf_counter()
-    detector, about = load_detector(place)
-    detector.to(runtime.device)
-    if data is None and not Path(place).is_dir():
-        raise UsageError("says nothing of its data", place=place, hint="--data names images to measure on")
-    if data is None:
-        recipe: Any = recipe_of_run("continual", place)
-        _, whole = load_parts(recipe.data)
-    else:
-        whole = load_detection(data, "eval")
-    known = [name for name in about.classes if name in whole.classes]
-    if not known:
-        names = ", ".join(whole.classes[:5])
-        raise InputError(f"shows none of the detector's classes, only {names}", place=str(data or place))
-    images = whole.of_classes(about.classes, with_empty=True)
-    found = find(detector, ScaledImages(images, about.longest, about.shortest), runtime)
-    metrics = of_groups(precision_by_class(found, images), [about.classes], about.classes)
-    return result_of_verb(
-        "continual",
-        "eval",
-        "detector",
-        recipe=Path(place).stem,
-        output=place,
-        metrics={"images": len(images), "classes": known, **metrics},
-        runtime=runtime,
-        total_s=time.perf_counter() - started,
-    )

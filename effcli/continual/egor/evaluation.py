@@ -1,17 +1,24 @@
-"""What a detector finds in a set, and how good that is."""
+"""What a detector finds in a set, and how good that is; `effcli continual eval` of detectors."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from effcli.continual.egor.average_precision import FoundBoxes, average_precision, mean_of
-from effcli.continual.egor.data.detection_sets import DetectionSet, ScaledImages
+from effcli.continual.egor.data.class_groups import load_parts
+from effcli.continual.egor.data.detection_sets import DetectionSet, ScaledImages, load_detection
 from effcli.continual.egor.detectors.detector import SCORE_THRESHOLD, Detections, Detector
 from effcli.continual.egor.training import stack
+from effcli.continual.egor.weights import load_detector
+from effcli.core.errors import InputError, UsageError
+from effcli.core.evidence.result import Result, result_of_verb
+from effcli.core.registry import recipe_of_run
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 
@@ -92,3 +99,43 @@ def of_groups(
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 5)
+
+
+def evaluate_run(place: str, data: str | None, runtime: Runtime) -> Result:
+    """Measure a detector on annotated images.
+
+    Args:
+        place: run directory or file.
+        data: annotations of classes with the names that it knows; None for the data of its own run.
+        runtime: where.
+
+    Raises:
+        InputError: there is no detector, no data, or none of the classes is known.
+    """
+    started = time.perf_counter()
+    detector, about = load_detector(place)
+    detector.to(runtime.device)
+    if data is None and not Path(place).is_dir():
+        raise UsageError("says nothing of its data", place=place, hint="--data names images to measure on")
+    if data is None:
+        recipe: Any = recipe_of_run("continual", place)
+        _, whole = load_parts(recipe.data)
+    else:
+        whole = load_detection(data, "eval")
+    known = [name for name in about.classes if name in whole.classes]
+    if not known:
+        names = ", ".join(whole.classes[:5])
+        raise InputError(f"shows none of the detector's classes, only {names}", place=str(data or place))
+    images = whole.of_classes(about.classes, with_empty=True)
+    found = find(detector, ScaledImages(images, about.longest, about.shortest), runtime)
+    metrics = of_groups(precision_by_class(found, images), [about.classes], about.classes)
+    return result_of_verb(
+        "continual",
+        "eval",
+        "detector",
+        recipe=Path(place).stem,
+        output=place,
+        metrics={"images": len(images), "classes": known, **metrics},
+        runtime=runtime,
+        total_s=time.perf_counter() - started,
+    )

@@ -1,4 +1,4 @@
-"""Objects generated for one increment: made, looked at by the detector they came from, and kept in the run."""
+"""ObjectBoxes generated for one increment: made, looked at by the detector they came from, and kept in the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from effcli.continual.egor.inversion import (
     to_pictures,
 )
 from effcli.continual.egor.recipe import InversionSection
-from effcli.continual.egor.weights import About
+from effcli.continual.egor.weights import DetectorSpec
 from effcli.core.errors import InputError
 from effcli.core.run import Run
 from effcli.core.tensor_file import read_tensors, save_tensors
@@ -68,7 +68,7 @@ def file_of(run: Path, number: int) -> Path:
 
 
 def generate_objects(
-    detector: Detector, about: About, settings: InversionSection, run: Run, number: int
+    detector: Detector, about: DetectorSpec, settings: InversionSection, run: Run, number: int
 ) -> GeneratedObjects:
     """Make objects of all classes that a detector knows, or take those of another run.
 
@@ -114,7 +114,7 @@ def generate_objects(
     return GeneratedObjects(pictures, boxes, labels, scores, kept, about.classes, report)
 
 
-def _kept(scores: Tensor, labels: Tensor, least: float, about: About) -> Tensor:
+def _kept(scores: Tensor, labels: Tensor, least: float, about: DetectorSpec) -> Tensor:
     """Those found well enough; of a class without any, the best one."""
     kept = scores >= least
     for number, name in enumerate(about.classes):

@@ -17,8 +17,8 @@ from effcli.continual.egor.data.detection_sets import DetectionSet, ScaledImages
 from effcli.continual.egor.detectors.detector import Detector
 from effcli.continual.egor.detectors.gfl import Gfl, resnet50_config, tiny_config
 from effcli.continual.egor.detectors.released_weights import load_backbone
+from effcli.continual.egor.egor import learn_increment
 from effcli.continual.egor.evaluation import find, of_groups, precision_by_class
-from effcli.continual.egor.increment import learn_increment
 from effcli.continual.egor.inversion import aspect_histogram
 from effcli.continual.egor.objects import GeneratedObjects, generate_objects
 from effcli.continual.egor.recipe import (
@@ -28,8 +28,8 @@ from effcli.continual.egor.recipe import (
     EgorRecipe,
 )
 from effcli.continual.egor.report import draw_found, draw_objects, draw_scenes
-from effcli.continual.egor.training import Batch, fit, n_steps_of
-from effcli.continual.egor.weights import FILE_NAME, About, load_detector, save_detector
+from effcli.continual.egor.training import DetectionBatch, fit, n_steps_of
+from effcli.continual.egor.weights import FILE_NAME, DetectorSpec, load_detector, save_detector
 from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result
 from effcli.core.plan import Plan
@@ -39,11 +39,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownDetector:
     """A detector and what is known of it."""
 
     detector: Detector
-    about: About
+    about: DetectorSpec
 
 
 def plan_train_detector(recipe: DetectorRecipe) -> Plan[ClassGroups]:
@@ -71,7 +71,7 @@ def train_detector(recipe: DetectorRecipe, groups: ClassGroups, run: Run) -> Res
     )
 
 
-def plan_run(recipe: EgorRecipe) -> Plan[tuple[Known | None, ClassGroups]]:
+def plan_run(recipe: EgorRecipe) -> Plan[tuple[KnownDetector | None, ClassGroups]]:
     """The old detector, if there is one, and the images, and what :func:`run` would do with them."""
     known, groups = _begin(recipe)
     first = groups.groups[0]
@@ -88,7 +88,7 @@ def plan_run(recipe: EgorRecipe) -> Plan[tuple[Known | None, ClassGroups]]:
     return Plan(facts, (known, groups))
 
 
-def run(recipe: EgorRecipe, inputs: tuple[Known | None, ClassGroups], run: Run) -> Result:
+def run(recipe: EgorRecipe, inputs: tuple[KnownDetector | None, ClassGroups], run: Run) -> Result:
     """Learn group after group; the detector goes to ``model/``."""
     refuse_many(run)
     started = time.monotonic()
@@ -135,7 +135,7 @@ def draw_increment(
     run.draw(lambda: draw_scenes(objects, images, recipe, run, number))
 
 
-def _begin(recipe: EgorRecipe) -> tuple[Known | None, ClassGroups]:
+def _begin(recipe: EgorRecipe) -> tuple[KnownDetector | None, ClassGroups]:
     """The detector that the recipe names, and the images."""
     known = None if recipe.detector is None else named_detector(recipe)
     groups = load_groups(recipe.data, known.about.classes if known else ())
@@ -146,14 +146,14 @@ def _begin(recipe: EgorRecipe) -> tuple[Known | None, ClassGroups]:
     return known, groups
 
 
-def named_detector(recipe: EgorRecipe) -> Known:
+def named_detector(recipe: EgorRecipe) -> KnownDetector:
     """The detector that the recipe names."""
     assert recipe.detector is not None
     sides = (recipe.data.longest_side, recipe.data.shortest_side)
-    return Known(*load_detector(recipe.detector, recipe.detector_classes, sides))
+    return KnownDetector(*load_detector(recipe.detector, recipe.detector_classes, sides))
 
 
-def _check_joint(groups: ClassGroups, known: Known | None) -> None:
+def _check_joint(groups: ClassGroups, known: KnownDetector | None) -> None:
     missing = set(known.about.classes if known else ()) - set(groups.train.classes)
     if missing:
         raise UsageError(
@@ -164,24 +164,24 @@ def _check_joint(groups: ClassGroups, known: Known | None) -> None:
 
 def first_detector(
     recipe: DetectionRecipe, settings: DetectorTrainSection, group: ClassGroup, run: Run, stage: str
-) -> Known:
+) -> KnownDetector:
     """Train a new detector on one group."""
     torch.manual_seed(recipe.seed)
     detector = new_detector(recipe, len(group.all_classes)).to(run.runtime.device)
-    about = About(
+    about = DetectorSpec(
         group.all_classes,
         tuple(aspect_histogram(boxes) for boxes in boxes_by_class(group.train)),
         recipe.data.longest_side,
         recipe.data.shortest_side,
     )
 
-    def loss_of(batch: Batch, images: Tensor) -> dict[str, Tensor]:
+    def loss_of(batch: DetectionBatch, images: Tensor) -> dict[str, Tensor]:
         with run.runtime.autocast():
             raw = detector(images)
         return {"detect": detector.detection_loss(raw, batch.targets.to(images.device)).total}
 
     fit(detector, scaled(group.train, about), settings, run, stage, loss_of)
-    return Known(detector, about)
+    return KnownDetector(detector, about)
 
 
 def new_detector(recipe: DetectionRecipe, n_classes: int) -> Gfl:
@@ -196,13 +196,13 @@ def new_detector(recipe: DetectionRecipe, n_classes: int) -> Gfl:
 
 
 def increment(
-    old: Known,
+    old: KnownDetector,
     group: ClassGroup,
     objects: GeneratedObjects | None,
     recipe: EgorRecipe,
     run: Run,
     stage: str,
-) -> Known:
+) -> KnownDetector:
     """A copy of the old detector that has learnt a group."""
     detector = copy.deepcopy(old.detector)
     run.runtime.seed_all(stage, "grow")
@@ -212,17 +212,17 @@ def increment(
     new_histograms = [aspect_histogram(boxes) for boxes in boxes_by_class(group.train)[len(group.known) :]]
     crops = objects.crops if objects is not None else []
     learn_increment(detector, teacher, images, crops, recipe, run, stage)
-    about = About(
+    about = DetectorSpec(
         group.all_classes,
         (*old.about.histograms, *new_histograms),
         old.about.longest,
         old.about.shortest,
     )
-    return Known(detector, about)
+    return KnownDetector(detector, about)
 
 
 def measure(
-    known: Known, groups: ClassGroups, learnt: Sequence[Sequence[str]], run: Run, stage: str
+    known: KnownDetector, groups: ClassGroups, learnt: Sequence[Sequence[str]], run: Run, stage: str
 ) -> dict[str, Any]:
     """AP over old and new classes, kept as a stage."""
     images = groups.eval_of(known.about.classes)
@@ -289,7 +289,7 @@ def boxes_by_class(images: DetectionSet) -> list[Tensor]:
     return [boxes[labels == number] for number in range(len(images.classes))]
 
 
-def scaled(images: DetectionSet, about: About) -> ScaledImages:
+def scaled(images: DetectionSet, about: DetectorSpec) -> ScaledImages:
     """As the detector sees them."""
     return ScaledImages(images, about.longest, about.shortest)
 

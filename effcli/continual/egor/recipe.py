@@ -69,7 +69,7 @@ class DetectorTrainSection(Section):
 
 
 class InversionSection(Section):
-    """Objects drawn out of the old detector."""
+    """ObjectBoxes drawn out of the old detector."""
 
     source: str | None = Field(
         None, description="Run whose generated objects are taken instead of new ones; null makes them."
@@ -95,7 +95,7 @@ class InversionSection(Section):
         description="Pictures as the detector was shown them, or stretched one by one (released).",
     )
     min_score: float = Field(
-        0.3, ge=0, le=1, description="Objects that the old detector finds with less are dropped."
+        0.3, ge=0, le=1, description="ObjectBoxes that the old detector finds with less are dropped."
     )
 
 
@@ -104,7 +104,7 @@ class CompositionSection(Section):
 
     enabled: bool = Field(True, description="Paste objects.")
     online: bool = Field(True, description="Other pastes in every epoch; false: once for all, as the paper.")
-    scale: tuple[float, float] = Field((0.5, 1.0), description="Objects become this many times as large.")
+    scale: tuple[float, float] = Field((0.5, 1.0), description="ObjectBoxes become this many times as large.")
     mirror: bool = Field(True, description="Mirror half of the objects.")
     blend: float | None = Field(
         None, ge=0, le=1, description="lambda, the share of the image under an object; null: Beta(2, 2)."

@@ -15,7 +15,7 @@ from effcli.continual.egor.evaluation import find
 from effcli.continual.egor.objects import GeneratedObjects
 from effcli.continual.egor.recipe import EgorRecipe
 from effcli.continual.egor.training import stack
-from effcli.continual.egor.weights import About
+from effcli.continual.egor.weights import DetectorSpec
 from effcli.core.run import Run
 from effcli.data.picture_grid import save_grid
 
@@ -48,10 +48,10 @@ def draw_scenes(
         pasted.append(Detections(new.boxes, torch.ones(len(new.boxes)), new.labels))
     name = f"objects/scenes-{number}.png"
     _save(scenes, pasted, objects.classes, run, name)
-    return {f"Objects pasted into new images {number}": name}
+    return {f"ObjectBoxes pasted into new images {number}": name}
 
 
-def draw_found(detector: Detector, about: About, images: DetectionSet, run: Run) -> dict[str, str]:
+def draw_found(detector: Detector, about: DetectorSpec, images: DetectionSet, run: Run) -> dict[str, str]:
     """What is found in the first images to measure on."""
     some = ScaledImages(images.rows(range(min(N_SCENES, len(images)))), about.longest, about.shortest)
     found = find(detector, some, run.runtime, run=run, threshold=GOOD)

@@ -26,7 +26,7 @@ _DROPS = (8 / 12, 11 / 12)
 
 
 @dataclass(frozen=True)
-class Batch:
+class DetectionBatch:
     """Images as a detector takes them.
 
     Attributes:
@@ -55,7 +55,7 @@ def batch_of_step(
     settings: DetectorTrainSection,
     seed: int,
     composer: Composer | None = None,
-) -> Batch:
+) -> DetectionBatch:
     """The images of a step, with pastes and mirrored by chance; all of it follows from the seed and the step."""
     pictures, boxes, labels, pasted, pasted_labels = [], [], [], [], []
     for draw in draws_of(step, settings.batch_size):
@@ -79,7 +79,7 @@ def batch_of_step(
         pasted.append(new_boxes)
         pasted_labels.append(new_labels)
     stacked, sizes = stack(pictures)
-    return Batch(stacked, sizes, targets_of(boxes, labels), tuple(pasted), tuple(pasted_labels))
+    return DetectionBatch(stacked, sizes, targets_of(boxes, labels), tuple(pasted), tuple(pasted_labels))
 
 
 def _mirrored(boxes: Tensor, width: int) -> Tensor:
@@ -95,7 +95,7 @@ def stack(pictures: Sequence[Tensor]) -> tuple[Tensor, tuple[tuple[int, int], ..
 
 
 def targets_of(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Targets:
-    """Objects of several images as one batch."""
+    """ObjectBoxes of several images as one batch."""
     most = max(1, max(len(one) for one in boxes))
     padded = torch.stack([F.pad(one, (0, 0, 0, most - len(one))) for one in boxes])
     numbers = torch.stack([F.pad(one, (0, most - len(one))) for one in labels])
@@ -117,7 +117,7 @@ def fit(
     settings: DetectorTrainSection,
     run: Run,
     stage: str,
-    loss_of: Callable[[Batch, Tensor], dict[str, Tensor]],
+    loss_of: Callable[[DetectionBatch, Tensor], dict[str, Tensor]],
     composer: Composer | None = None,
 ) -> None:
     """Train a detector in place.

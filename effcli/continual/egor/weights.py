@@ -27,7 +27,7 @@ FILE_NAME = "model/detector.safetensors"
 
 
 @dataclass(frozen=True)
-class About:
+class DetectorSpec:
     """What is known of a detector beside its weights.
 
     Attributes:
@@ -44,21 +44,21 @@ class About:
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
 
-class DetectorHeader(Header):
+class ObjectDetectorHeader(Header):
     """What is in the metadata."""
 
     FORMAT: ClassVar[str] = FORMAT
     VERSION: ClassVar[str] = VERSION
 
     config: Json[dict[str, Any]]
-    about: Json[About]
+    about: Json[DetectorSpec]
 
 
 UNKNOWN_RATIOS = AspectHistogram((-2.0, -1.5, 1.0, 1.5), (1, 1, 2, 1))
 """Where nothing is known of a class's boxes: from twice as high to twice as wide as the other side."""
 
 
-def save_detector(file: Path, detector: Detector, about: About) -> None:
+def save_detector(file: Path, detector: Detector, about: DetectorSpec) -> None:
     """Write a detector, atomically."""
     metadata = {
         "format": FORMAT,
@@ -81,7 +81,7 @@ def load_detector(
     place: str,
     classes: Sequence[str] = (),
     sides: tuple[int | None, int | None] = (None, None),
-) -> tuple[Detector, About]:
+) -> tuple[Detector, DetectorSpec]:
     """Read a detector from its file or its run directory, or torchvision's from a state dict.
 
     Args:
@@ -102,12 +102,14 @@ def load_detector(
             hint="name a run of `effcli continual train-detector` or of `--method egor`, or its file",
         )
     if not has_format(file, FORMAT) and file.suffix in {".pth", ".pt", ".safetensors"}:
-        return _torchvision(file, classes), About(tuple(classes), (UNKNOWN_RATIOS,) * len(classes), *sides)
+        return _torchvision(file, classes), DetectorSpec(
+            tuple(classes), (UNKNOWN_RATIOS,) * len(classes), *sides
+        )
     return _ours(file, str(file))
 
 
-def _ours(file: Path, place: str) -> tuple[Detector, About]:
-    header, tensors = read_weights(file, place, DetectorHeader)
+def _ours(file: Path, place: str) -> tuple[Detector, DetectorSpec]:
+    header, tensors = read_weights(file, place, ObjectDetectorHeader)
     kind = header.config.get("kind")
     detector: Detector
     if kind == "gfl":

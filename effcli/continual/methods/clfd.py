@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.continual.augmentation import random_crop_flip
-from effcli.continual.class_splits import Task
+from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import EVAL_BATCH, Classifier, Learner
 from effcli.continual.methods.buffer import Reservoir
-from effcli.continual.recipe import AugmentSection, FrequencySection
+from effcli.continual.recipe import FrequencySection, ImageAugmentSection
 from effcli.nn.wavelet import haar_dwt
 
 FIRST_TASK_UNITS = 1.1
@@ -100,7 +100,7 @@ class FrequencySelection(nn.Module):
             self.counts.index_add_(0, labels, kept.to(self.counts.dtype))
         return z * kept
 
-    def open_for(self, task: Task) -> None:
+    def open_for(self, task: ClassTask) -> None:
         """Before a task: the first classes share a fixed part of the units, later ones get each with the same odds."""
         rows = slice(task.first_class, task.end_class)
         if task.number == 0:
@@ -169,7 +169,7 @@ class FrequencyLearner(Learner):
         classifier: Classifier,
         mean: Sequence[float],
         std: Sequence[float],
-        augment: AugmentSection,
+        augment: ImageAugmentSection,
         settings: FrequencySection,
         buffer: Reservoir,
     ) -> None:
@@ -243,13 +243,13 @@ class FrequencyLearner(Learner):
 
     # --- the course of the training -------------------------------------------------------------------
 
-    def begin_task(self, task: Task, n_epochs: int) -> None:
+    def begin_task(self, task: ClassTask, n_epochs: int) -> None:
         """Compare the new classes with the old by their low bands, and open the units."""
         if self.selection is not None:
             self.low_bands = self._with_low_bands(task)
             self.selection.open_for(task)
 
-    def begin_epoch(self, task: Task, epoch: int, n_epochs: int) -> None:
+    def begin_epoch(self, task: ClassTask, epoch: int, n_epochs: int) -> None:
         """Before the last epoch of the first task the encoder is frozen and the buffer is filled anew.
 
         With one epoch there is nothing to freeze before it: then it happens after it, in one more pass over the images.
@@ -257,7 +257,7 @@ class FrequencyLearner(Learner):
         if task.number == 0 and epoch == n_epochs > 1 and self.encoder is not None:
             self._freeze()
 
-    def end_epoch(self, task: Task, epoch: int, n_epochs: int) -> None:
+    def end_epoch(self, task: ClassTask, epoch: int, n_epochs: int) -> None:
         """Frequency dropout after the first epoch of a later task, semantic dropout after the later epochs."""
         if self.selection is not None:
             if epoch == 1 and task.number > 0:
@@ -272,7 +272,7 @@ class FrequencyLearner(Learner):
             self.buffer.n_seen = len(task.train) * n_epochs
 
     @torch.no_grad()
-    def _refill(self, task: Task) -> None:
+    def _refill(self, task: ClassTask) -> None:
         """Freeze the encoder, and offer all images of the task to the empty buffer."""
         with_logits = self.buffer.has_logits
         self._freeze()
@@ -288,7 +288,7 @@ class FrequencyLearner(Learner):
         self.buffer.clear()
 
     @torch.no_grad()
-    def _with_low_bands(self, task: Task) -> Tensor:
+    def _with_low_bands(self, task: ClassTask) -> Tensor:
         """f_c: the sum of the LL bands of each class's images, not augmented, ``[C, channels H/2 W/2]``."""
         sums = self.low_bands
         for images, labels in zip(

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effcli.continual.class_splits import Task
+from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import Classifier
 from effcli.continual.methods.derpp import Derpp
 from effcli.continual.methods.rehearsal import Terms
@@ -74,7 +74,7 @@ class E2Net(Derpp):
         """occ_t: of the parameters in the representative subnet; 0 in the first task."""
         return 0.0 if self.chosen is None else self.chosen.share
 
-    def begin_task(self, task: Task, n_tasks: int) -> None:
+    def begin_task(self, task: ClassTask, n_tasks: int) -> None:
         """Look for the representative subnet, and copy it."""
         settings = self.recipe.subnets
         if task.number == 0 or not (settings.distillation or settings.gate):

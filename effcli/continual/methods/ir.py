@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effcli.continual.class_splits import Task
+from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import EVAL_BATCH, Classifier
 from effcli.continual.methods.enlargement import enlarged, n_outputs
-from effcli.continual.methods.rehearsal import Method, Terms, cross_entropy
+from effcli.continual.methods.rehearsal import IncrementalMethod, Terms, cross_entropy
 from effcli.continual.recipe import PrototypeRecipe
 from effcli.nn.resnet import ResNet18
 
@@ -28,7 +28,7 @@ _DISTANCE_EPS = 1e-12
 """Below the square root of a distance, whose gradient is infinite at 0."""
 
 
-class Ir(Method):
+class Ir(IncrementalMethod):
     """IR.
 
     Attributes:
@@ -54,7 +54,7 @@ class Ir(Method):
 
     # --- training -------------------------------------------------------------------------------------
 
-    def enter_task(self, task: Task) -> None:
+    def enter_task(self, task: ClassTask) -> None:
         """A new classifier for this task's classes alone, and a frozen copy of the features."""
         super().enter_task(task)
         n_out = n_outputs(self.recipe.ir.enlarge, len(task.classes))
@@ -100,7 +100,7 @@ class Ir(Method):
     # --- prototypes -----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def end_task(self, task: Task) -> None:
+    def end_task(self, task: ClassTask) -> None:
         """Prototypes of the new classes; those of earlier ones stay, or follow the features."""
         self.learner.eval()
         features = self._features(self.backbone, task)
@@ -115,7 +115,7 @@ class Ir(Method):
         )
         self.prototypes = torch.cat([self.prototypes, new])
 
-    def _features(self, backbone: ResNet18, task: Task) -> Tensor:
+    def _features(self, backbone: ResNet18, task: ClassTask) -> Tensor:
         device = self.learner.mean.device
         parts = task.train.images.split(EVAL_BATCH)
         return torch.cat([backbone(self.learner.recognise(part.to(device))).float() for part in parts])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effcli.continual.class_splits import Task
+from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import Classifier, Learner
 from effcli.continual.methods.buffer import Kept, Reservoir
 from effcli.continual.recipe import BufferSection
@@ -23,7 +23,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), labels)
 
 
-class Method:
+class IncrementalMethod:
     """A way to learn one task after another.
 
     Args:
@@ -35,18 +35,18 @@ class Method:
         task: the one that is learnt now.
     """
 
-    task: Task
+    task: ClassTask
 
     def __init__(self, recipe: Any, learner: Learner, buffer: Reservoir) -> None:
         self.recipe = recipe
         self.learner = learner
         self.buffer = buffer
 
-    def enter_task(self, task: Task) -> None:
+    def enter_task(self, task: ClassTask) -> None:
         """Before a task, also where a killed run goes on inside it: make what is needed, in the right shapes."""
         self.task = task
 
-    def begin_task(self, task: Task, n_tasks: int) -> None:
+    def begin_task(self, task: ClassTask, n_tasks: int) -> None:
         """Before the first step of a task, and not where a killed run goes on inside it."""
 
     def train(self) -> None:
@@ -69,7 +69,7 @@ class Method:
     def after_step(self, images: Tensor, labels: Tensor) -> None:
         """After the optimiser's step."""
 
-    def end_task(self, task: Task) -> None:
+    def end_task(self, task: ClassTask) -> None:
         """After the last step of a task."""
 
     def scores(self, images: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Method:
         """Restore a checkpoint's state."""
 
 
-class Rehearsal(Method):
+class Rehearsal(IncrementalMethod):
     """What the methods with a buffer share: they differ in their loss.
 
     Attributes:

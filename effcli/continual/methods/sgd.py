@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from effcli.continual.methods.rehearsal import Method, Terms, cross_entropy
+from effcli.continual.methods.rehearsal import IncrementalMethod, Terms, cross_entropy
 
 
-class Sgd(Method):
+class Sgd(IncrementalMethod):
     """Cross-entropy of the new images alone; on all tasks at once it is the upper bound, joint training."""
 
     def loss(self, images: Tensor, labels: Tensor) -> Terms:

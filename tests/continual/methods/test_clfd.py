@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effcli.continual.augmentation import random_crop_flip
-from effcli.continual.class_splits import Task
+from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import Classifier
 from effcli.continual.methods.clfd import (
     FrequencyEncoder,
@@ -23,7 +23,7 @@ from effcli.continual.methods.clfd import (
     similarity,
     top_units,
 )
-from effcli.continual.methods.rehearsal import Method
+from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.continual.recipe import FrequencySection
 from effcli.continual.stream import load_stream
 from effcli.core.errors import UsageError
@@ -33,7 +33,9 @@ from tests.continual.streams import begin, learn, seed, step, tiny_method, tiny_
 TASKS = tiny_tasks()
 
 
-def frequency_method(host: str = "er", *settings: str, n_classes: int = 4) -> tuple[Method, FrequencyLearner]:
+def frequency_method(
+    host: str = "er", *settings: str, n_classes: int = 4
+) -> tuple[IncrementalMethod, FrequencyLearner]:
     method = tiny_method(host, "frequency.enabled=true", *settings, n_classes=n_classes)
     assert isinstance(method.learner, FrequencyLearner)
     return method, method.learner
@@ -225,7 +227,7 @@ def test_classes_are_as_similar_as_the_sums_of_their_low_bands() -> None:
 # --- the course of the training ----------------------------------------------------------------------
 
 
-def encodings(learner: FrequencyLearner, tasks: list[Task]) -> Tensor:
+def encodings(learner: FrequencyLearner, tasks: list[ClassTask]) -> Tensor:
     return learner.keep(torch.cat([task.train.images for task in tasks]))
 
 

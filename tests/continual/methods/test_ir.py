@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from effcli.continual.accuracy_matrix import forgetting
-from effcli.continual.class_splits import Task
+from effcli.continual.class_splits import ClassTask
 from effcli.continual.methods.ir import Ir, class_means, compensated, linear_layer, space_distance
 from effcli.continual.training import Learnt, learn_stream
 from effcli.core.errors import EffcliError
@@ -36,7 +36,7 @@ def run_stream(folder: Path, name: str, *settings: str) -> tuple[Learnt, Any]:
         return learn_stream(recipe, TASKS, TASKS, ((0.5,) * 3, (0.25,) * 3), 6, run), recipe
 
 
-def features_of(method: Ir, task: Task) -> torch.Tensor:
+def features_of(method: Ir, task: ClassTask) -> torch.Tensor:
     method.learner.eval()
     with torch.no_grad():
         found: torch.Tensor = method.backbone(method.learner.recognise(task.train.images))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import effcli.continual
 from effcli.continual.methods.cls_er import ClsEr
-from effcli.continual.methods.rehearsal import Method, cross_entropy
+from effcli.continual.methods.rehearsal import IncrementalMethod, cross_entropy
 from tests.continual.streams import begin, learn, seed, step, tiny_method, tiny_tasks
 
 NO_AUGMENTATION = ("augment.pad=0", "augment.flip=false")
@@ -25,7 +25,7 @@ OLD, OLD_LABELS = TASKS[0].train.images[:4], TASKS[0].train.labels[:4]
 OLD_LOGITS = torch.linspace(-1, 1, 16).view(4, 4)
 
 
-def with_buffer(name: str, *settings: str) -> Method:
+def with_buffer(name: str, *settings: str) -> IncrementalMethod:
     """In its second task, with a buffer of four images that are all drawn each time."""
     method = tiny_method(name, *NO_AUGMENTATION, "buffer.size=4", "buffer.batch_size=4", *settings)
     method.buffer.offer(OLD, OLD_LABELS, OLD_LOGITS if name == "derpp" else None)
@@ -33,7 +33,7 @@ def with_buffer(name: str, *settings: str) -> Method:
     return method
 
 
-def logits_of(method: Method, *batches: Tensor) -> list[Tensor]:
+def logits_of(method: IncrementalMethod, *batches: Tensor) -> list[Tensor]:
     """Of batches through the network after each other, in training mode, which leaves no trace."""
     network = copy.deepcopy(method.learner.classifier)
     return [network((one.float() / 255 - 0.5) / 0.25) for one in batches]
@@ -124,7 +124,7 @@ def test_er_ace_does_not_leave_future_classes_out() -> None:
 # --- CLS-ER's averages -------------------------------------------------------------------------------
 
 
-def weights_of(method: Method, name: str) -> Tensor:
+def weights_of(method: IncrementalMethod, name: str) -> Tensor:
     return torch.cat([one.flatten().float() for one in getattr(method, name).state_dict().values()]).clone()
 
 

@@ -34,7 +34,7 @@ _HINT = (
 
 
 @dataclass(frozen=True)
-class Objects:
+class ObjectBoxes:
     """What is annotated in one image.
 
     Attributes:
@@ -47,9 +47,9 @@ class Objects:
     labels: Tensor
     crowd: Tensor
 
-    def rows(self, chosen: Tensor) -> Objects:
+    def rows(self, chosen: Tensor) -> ObjectBoxes:
         """Some of them, by a mask or by numbers."""
-        return Objects(self.boxes[chosen], self.labels[chosen], self.crowd[chosen])
+        return ObjectBoxes(self.boxes[chosen], self.labels[chosen], self.crowd[chosen])
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -71,7 +71,7 @@ class DetectionSet:
 
     read: Callable[[int], Tensor]
     sizes: tuple[tuple[int, int], ...]
-    objects: tuple[Objects, ...]
+    objects: tuple[ObjectBoxes, ...]
     classes: tuple[str, ...]
     names: tuple[str, ...]
     left_out: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class DetectionSet:
         kept, objects = [], []
         for i, found in enumerate(self.objects):
             labels = number[found.labels] if len(found) else found.labels
-            own = Objects(found.boxes, labels, found.crowd).rows(labels >= 0)
+            own = ObjectBoxes(found.boxes, labels, found.crowd).rows(labels >= 0)
             if (with_empty or len(own)) and not (len(found) and bool(banned[found.labels].any())):
                 kept.append(i)
                 objects.append(own)
@@ -144,7 +144,7 @@ def load_detection(source: str, split: Split, images: str | None = None) -> Dete
     if source == GARMENT_SCENES:
         scenes, boxes, classes = garment_scenes(split)
         objects = tuple(
-            Objects(one, labels, torch.zeros(len(one), dtype=torch.bool)) for one, labels in boxes
+            ObjectBoxes(one, labels, torch.zeros(len(one), dtype=torch.bool)) for one, labels in boxes
         )
         sizes = tuple((scene.shape[1], scene.shape[2]) for scene in scenes)
         return DetectionSet(
@@ -320,7 +320,7 @@ def _size_of(file: StoredFile) -> tuple[int, int]:
 
 def _objects(
     annotations: list[dict[str, Any]], place_of: Mapping[int, int], size: tuple[int, int]
-) -> tuple[Objects, int]:
+) -> tuple[ObjectBoxes, int]:
     """The objects of an image, clipped to it, and how many of them were clipped by a pixel or more, or dropped."""
     xywh = np.array([one["bbox"] for one in annotations], np.float32).reshape(-1, 4)
     boxes = torch.from_numpy(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1))
@@ -330,12 +330,14 @@ def _objects(
     clipped = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
     is_there = ((clipped[:, 2:] - clipped[:, :2]) > 0).all(1) & boxes.isfinite().all(1)
     is_mended = ~is_there | ((clipped - boxes).abs() > 1).any(1)
-    return Objects(clipped, labels, crowd).rows(is_there), int(is_mended.sum())
+    return ObjectBoxes(clipped, labels, crowd).rows(is_there), int(is_mended.sum())
 
 
 def single_image(image: Tensor, longest: int | None, shortest: int | None) -> ScaledImages:
     """One uint8 image ``[3, H, W]`` without objects, as a set."""
-    nothing = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool))
+    nothing = ObjectBoxes(
+        torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool)
+    )
     size = (image.shape[1], image.shape[2])
     return ScaledImages(DetectionSet(lambda _: image, (size,), (nothing,), (), ("",)), longest, shortest)
 
@@ -358,11 +360,11 @@ class ScaledImages:
     def __len__(self) -> int:
         return len(self.set)
 
-    def with_objects(self, objects: Sequence[Objects]) -> ScaledImages:
+    def with_objects(self, objects: Sequence[ObjectBoxes]) -> ScaledImages:
         """The same images with other objects."""
         return ScaledImages(replace(self.set, objects=tuple(objects)), self._longest, self._shortest)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Objects, float]:
+    def __getitem__(self, i: int) -> tuple[Tensor, ObjectBoxes, float]:
         """uint8 ``[3, H, W]``, its objects in these pixels, and how many of these pixels one of the file has."""
         scale = self.scale(i)
         found = self.set.objects[i]

@@ -20,9 +20,9 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyrami
 
 from effcli.continual.egor.detectors.assignment import assign, pairwise_iou
 from effcli.continual.egor.detectors.detector import DetectionLoss, Detector, Raw, Targets, mean_of_levels
+from effcli.continual.egor.detectors.losses import distribution_focal, quality_focal
 from effcli.core.weight_file import Count
 
-BETA = 2.0
 BOX_WEIGHT, EDGE_WEIGHT = 2.0, 0.25
 PRIOR = 0.01
 TEMPERATURE = 10.0
@@ -61,7 +61,7 @@ class GflConfig:
 
 
 def tiny_config(n_classes: int) -> GflConfig:
-    """About half a million parameters, for images of about 100 to 300 pixels."""
+    """DetectorSpec half a million parameters, for images of about 100 to 300 pixels."""
     return GflConfig("tiny", n_classes, channels=64, n_convs=2, reg_max=8, n_levels=2, anchor_scale=4)
 
 
@@ -296,26 +296,6 @@ class Gfl(Detector):
             centres.append(torch.stack([x, y], -1).flatten(0, 1) * float(stride))
             strides.append(torch.full((height * width,), float(stride)))
         return torch.cat(centres).to(raw.edges.device), torch.cat(strides).to(raw.edges.device)
-
-
-def quality_focal(logits: Tensor, y: Tensor) -> Tensor:
-    """The sum of |y - sigma(z)|^2 BCE(sigma(z), y) (GFL, equation 2, beta = 2)."""
-    sigma = logits.sigmoid()
-    return ((y - sigma).abs() ** BETA * F.binary_cross_entropy_with_logits(logits, y, reduction="none")).sum()
-
-
-def distribution_focal(edges: Tensor, distances: Tensor) -> Tensor:
-    """Cross-entropy with the two bins next to the true distance, weighted by nearness (GFL, equation 6).
-
-    Args:
-        edges: logits of the bins, ``[..., R]``.
-        distances: in strides, below R - 1, ``[...]``.
-    """
-    left = distances.floor().long()
-    log_p = edges.log_softmax(-1)
-    right_weight = distances - left
-    at_left, at_right = (log_p.gather(-1, bins[..., None])[..., 0] for bins in (left, left + 1))
-    return -(at_left * (1 - right_weight) + at_right * right_weight)
 
 
 def _from_edges(centres: Tensor, distances: Tensor) -> Tensor:

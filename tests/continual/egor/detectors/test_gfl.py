@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from effcli.continual.egor.detectors.detector import Detections, Raw, Targets
 from effcli.continual.egor.detectors.gfl import (
     Gfl,
-    distribution_focal,
-    quality_focal,
     resnet50_config,
     tiny_config,
 )
+from effcli.continual.egor.detectors.losses import distribution_focal, quality_focal
 from effcli.continual.egor.inversion import BatchNormPrior
 
 

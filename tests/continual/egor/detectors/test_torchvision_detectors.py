@@ -13,8 +13,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from effcli.continual.egor.detectors.detector import Targets
 from effcli.continual.egor.detectors.torchvision_detectors import TorchvisionDetector, from_state_dict
-from effcli.continual.egor.distillation import distillation
 from effcli.continual.egor.inversion import BatchNormPrior
+from effcli.continual.egor.losses import distillation
 from effcli.continual.egor.recipe import DistillationSection
 from effcli.continual.egor.weights import load_detector, save_detector
 from effcli.core.errors import InputError, UsageError

@@ -1,36 +1,24 @@
-"""What is left of a run when nothing more is learnt: one network from images to logits, and its file.
-
-It needs neither recipe nor buffer. The file is safetensors with the names of the classes and all that the network is
-built from in its metadata; or ONNX, for other programs.
-"""
+"""What is left of a run when nothing more is learned: one network from images to logits, without recipe or buffer."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field, Json
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from effcli.continual.learner import Classifier
 from effcli.continual.methods.clfd import FrequencyEncoder, FrequencyLearner, top_units
-from effcli.continual.methods.rehearsal import Method
-from effcli.core.errors import InputError
-from effcli.core.tensor_file import save_tensors
-from effcli.core.weight_file import Count, Header, Side, build_network, read_weights
-from effcli.nn.onnx_file import save_onnx
+from effcli.continual.methods.rehearsal import IncrementalMethod
+from effcli.core.weight_file import Count, Side
 from effcli.nn.resnet import ResNet18, Widths
-
-FORMAT, VERSION = "effcli-continual-classifier", "1"
-FILE_NAME = "model/classifier.safetensors"
 
 
 @dataclass(frozen=True)
-class About:
+class ClassifierSpec:
     """What a classifier is built from, and what its outputs mean.
 
     Attributes:
@@ -60,15 +48,6 @@ class About:
         return tuple(name for task in self.tasks for name in task)
 
 
-class ClassifierHeader(Header):
-    """What is in the metadata."""
-
-    FORMAT: ClassVar[str] = FORMAT
-    VERSION: ClassVar[str] = VERSION
-
-    about: Json[About]
-
-
 class ImageClassifier(nn.Module):
     """Preprocessing, features and head.
 
@@ -79,7 +58,7 @@ class ImageClassifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: ClassifierSpec) -> None:
         super().__init__()
         self.about = about
         self.register_buffer("mean", torch.zeros(about.channels, 1, 1))
@@ -106,7 +85,7 @@ class ImageClassifier(nn.Module):
         return logits
 
 
-def classifier_of(method: Method, tasks: Sequence[Sequence[str]], side: int) -> ImageClassifier:
+def classifier_of(method: IncrementalMethod, tasks: Sequence[Sequence[str]], side: int) -> ImageClassifier:
     """What a method would answer with: in evaluation mode, on the CPU.
 
     Args:
@@ -118,7 +97,7 @@ def classifier_of(method: Method, tasks: Sequence[Sequence[str]], side: int) -> 
     encoder = learner.encoder if isinstance(learner, FrequencyLearner) else None
     selection = learner.selection if isinstance(learner, FrequencyLearner) else None
     widths = network.backbone.widths
-    about = About(
+    about = ClassifierSpec(
         method=name_of(method.recipe),
         tasks=tuple(map(tuple, tasks)),
         side=side,
@@ -141,47 +120,3 @@ def name_of(recipe: Any) -> str:
     """``clfd-er`` for ER with CLFD around it."""
     is_wrapped = getattr(recipe, "frequency", None) is not None and recipe.frequency.enabled
     return f"clfd-{recipe.method}" if is_wrapped else str(recipe.method)
-
-
-def save_classifier(file: Path, classifier: ImageClassifier) -> None:
-    """Write a safetensors file."""
-    metadata = {"format": FORMAT, "version": VERSION, "about": json.dumps(asdict(classifier.about))}
-    tensors = {name: value.contiguous() for name, value in classifier.state_dict().items()}
-    save_tensors(file, tensors, metadata)
-
-
-def load_classifier(place: str | Path) -> ImageClassifier:
-    """Read a classifier.
-
-    Args:
-        place: its file, or the run directory that it lies in.
-
-    Raises:
-        InputError: there is none, or it is damaged.
-    """
-    file = Path(place) / FILE_NAME if Path(place).is_dir() else Path(place)
-    if not file.is_file():
-        raise InputError(
-            "holds no classifier", place=str(place), hint="name a finished run of `effcli continual`"
-        )
-    header, tensors = read_weights(file, str(file), ClassifierHeader)
-    return build_network(lambda: ImageClassifier(header.about), tensors, str(file))
-
-
-def export_onnx(file: Path, classifier: ImageClassifier) -> None:
-    """Write an ONNX file: ``images`` in 0..1 to ``logits``, any batch size, preprocessing inside.
-
-    The names of the classes and the size of the images are in its metadata.
-
-    Raises:
-        UsageError: the packages for it are not installed.
-    """
-    about = classifier.about
-    example = torch.zeros(2, about.channels, about.side, about.side)
-    metadata = {
-        "classes": json.dumps(about.classes),
-        "tasks": json.dumps(about.tasks),
-        "method": about.method,
-        "input": f"images, float32, 0..1, [batch, {about.channels}, {about.side}, {about.side}]",
-    }
-    save_onnx(classifier, example, file, input_name="images", output_name="logits", metadata=metadata)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from effcli.continual.egor.composition import Composer
-from effcli.continual.egor.data.detection_sets import Objects, ScaledImages
+from effcli.continual.egor.data.detection_sets import ObjectBoxes, ScaledImages
 from effcli.continual.egor.detectors.detector import Detector, Targets
-from effcli.continual.egor.distillation import distillation
 from effcli.continual.egor.evaluation import find
 from effcli.continual.egor.inversion import Crop
+from effcli.continual.egor.losses import distillation
 from effcli.continual.egor.recipe import EgorRecipe
-from effcli.continual.egor.training import Batch, fit, targets_of
+from effcli.continual.egor.training import DetectionBatch, fit, targets_of
 from effcli.core.run import Run
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def learn_increment(
     composer = Composer(crops, recipe.composition, recipe.seed) if recipe.composition.enabled else None
     first = n_old if learning.columns == "new" else 0
 
-    def loss_of(batch: Batch, x: Tensor) -> dict[str, Tensor]:
+    def loss_of(batch: DetectionBatch, x: Tensor) -> dict[str, Tensor]:
         with run.runtime.autocast():
             new = detector(x)
         targets = with_pasted(batch) if learning.pasted_as_labels else batch.targets
@@ -67,7 +67,7 @@ def learn_increment(
     fit(detector, images, recipe.train, run, stage, loss_of, composer)
 
 
-def with_pasted(batch: Batch) -> Targets:
+def with_pasted(batch: DetectionBatch) -> Targets:
     """The objects of a batch and those pasted into it."""
     own = batch.targets
     boxes, labels = [], []
@@ -79,7 +79,7 @@ def with_pasted(batch: Batch) -> Targets:
 
 def old_objects(
     teacher: Detector, images: ScaledImages, recipe: EgorRecipe, run: Run, stage: str
-) -> tuple[Objects, ...] | None:
+) -> tuple[ObjectBoxes, ...] | None:
     """Look for old classes in the new images, and say so where there are many.
 
     Returns:
@@ -99,7 +99,7 @@ def old_objects(
         return None
     run.say(f"{stage}: {sum(len(one.boxes) for one in found)} objects of old classes taken as labels")
     return tuple(
-        Objects(
+        ObjectBoxes(
             torch.cat([own.boxes, one.boxes]),
             torch.cat([own.labels, one.labels]),
             torch.cat([own.crowd, torch.zeros(len(one.boxes), dtype=torch.bool)]),

@@ -8,14 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from effcli.continual.image_classifier import (
-    FILE_NAME,
-    classifier_of,
-    export_onnx,
-    load_classifier,
-    save_classifier,
-)
-from effcli.continual.methods.rehearsal import Method
+from effcli.continual.methods.rehearsal import IncrementalMethod
+from effcli.continual.network import classifier_of
+from effcli.continual.weights import FILE_NAME, export_onnx, load_classifier, save_classifier
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import save_tensors
 from tests.continual.streams import learn, tiny_method, tiny_tasks
@@ -42,7 +37,7 @@ TASKS = tiny_tasks()
 CLASSES = [task.classes for task in TASKS]
 
 
-def learnt(name: str, *settings: str) -> Method:
+def learnt(name: str, *settings: str) -> IncrementalMethod:
     method = tiny_method(name, *settings)
     learn(method, TASKS)
     method.learner.eval()

@@ -9,7 +9,7 @@ import torch
 from effcli.continual.learner import Classifier, Learner
 from effcli.continual.methods.buffer import Reservoir
 from effcli.continual.methods.clfd import N_FEATURE_MAPS, FrequencyLearner
-from effcli.continual.methods.rehearsal import Method
+from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.continual.recipe import BufferedRecipe, ContinualRecipe, RehearsalRecipe
 from effcli.core.registry import load_method
 from effcli.core.runtime import DTYPES
@@ -47,11 +47,11 @@ def new_method(
     mean: Sequence[float],
     std: Sequence[float],
     device: torch.device | None = None,
-) -> Method:
+) -> IncrementalMethod:
     """The recipe's method with a new learner; weights are drawn from the recipe's seed."""
     device = device or torch.device("cpu")
     buffer = new_buffer(recipe, device)
     torch.manual_seed(recipe.seed)
     learner = new_learner(recipe, n_classes, mean, std, buffer).to(device)
-    method: Method = load_method(recipe).create(recipe, learner, buffer)
+    method: IncrementalMethod = load_method(recipe).create(recipe, learner, buffer)
     return method

@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 
 from effcli.continual.egor.detectors.detector import Raw
 from effcli.continual.egor.detectors.gfl import Gfl, resnet50_config, tiny_config
-from effcli.continual.egor.distillation import (
+from effcli.continual.egor.losses import (
     box_distance,
     chosen_places,
     class_distance,
