@@ -2,7 +2,7 @@
 
     python benchmarks/continual.py [--json FILE] [--width 20] [--images 320] [--repeats 3] [--methods er,clfd-er]
 
-Images a second that are learnt, per method: whole training of two tasks of two classes for two epochs on random 32x32
+Images a second that are learned, per method: whole training of two tasks of two classes for two epochs on random 32x32
 RGB images (augmentation, buffer, selection and optimiser included; measuring not), batches of 32 new and 32 kept
 images, in float32 and bfloat16. Rounds take turns; the median counts. The peer is ER written as it is written with a
 loader: torchvision transforms of one PIL image after another, a buffer that is a list of places filled in a loop, the

@@ -179,7 +179,7 @@ def steps(options: argparse.Namespace) -> dict[str, Any]:
     optimizer = torch.optim.SGD(student.parameters(), 0.001)
 
     def step(number: int, distil: bool, paste: Composer | None) -> None:
-        batch = batch_of_step(numbered, number, settings, 0, paste)
+        batch = batch_of_step(numbered, number, settings, 0.5, 0, paste)
         x = student.normalise(batch.images)
         new = student(x)
         loss = student.detection_loss(new, batch.targets, N_CLASSES if distil else 0)
@@ -199,11 +199,11 @@ def steps(options: argparse.Namespace) -> dict[str, Any]:
         "fine-tuning": lambda i: step(i, False, None),
         "distillation": lambda i: step(i, True, None),
         "distillation and pastes (EGOR)": lambda i: step(i, True, composer),
-        "a batch": lambda i: batch_of_step(numbered, i, settings, 0, None),
-        "a batch with pastes": lambda i: batch_of_step(numbered, i, settings, 0, composer),
+        "a batch": lambda i: batch_of_step(numbered, i, settings, 0.5, 0, None),
+        "a batch with pastes": lambda i: batch_of_step(numbered, i, settings, 0.5, 0, composer),
     }
     for number in range(100):  # three epochs, after which most sizes of the objects have been made
-        batch_of_step(numbered, number, settings, 0, composer)
+        batch_of_step(numbered, number, settings, 0.5, 0, composer)
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(8 * options.repeats):
         for name, way in ways.items():

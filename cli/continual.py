@@ -19,14 +19,15 @@ app = typer.Typer(
     cls=DefaultVerbGroup,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Teach a classifier new classes without forgetting the old ones: rehearsal (ER, DER++, ER-ACE, CLS-ER) in the "
-    "frequency domain (CLFD), with subnets that remember (E2Net), or without any old image (IR); and a detector with "
-    "objects generated out of itself (EGOR). "
-    "`effcli continual` alone takes the built-in images.",
+    help="Teach a classifier new classes without forgetting old ones: rehearsal (ER, DER++, ER-ACE, CLS-ER), also "
+    "in the frequency domain (CLFD), with a representative subnet (E2Net), or without old images (IR); and a detector, "
+    "with objects synthesised by inverting it (EGOR). "
+    "`effcli continual` without arguments uses the built-in images.",
 )
 
-WRAPPED = {"clfd": "er", **{f"clfd-{name}": name for name in ("er", "derpp", "er-ace", "cls-er")}}
-"""Names of methods with CLFD around them."""
+HOSTS = ("er", "derpp", "er-ace", "cls-er")
+WRAPPED = {f"clfd-{name}": name for name in HOSTS}
+"""Short names of methods with CLFD around them; the method ``clfd`` is the one around er."""
 
 
 _PSEUDO_LABELS = {
@@ -58,43 +59,64 @@ def run(
             "egor",
         ]
         | None,
-        typer.Option("--method", help="clfd-NAME is NAME in the frequency domain, clfd is clfd-er."),
+        typer.Option(
+            "--method",
+            help="How tasks are learned. er, derpp, er-ace, cls-er: rehearsal of kept images; clfd: er in the "
+            "frequency domain, clfd-NAME: another of these; e2net: derpp with a representative subnet; "
+            "ir, frozen-ncm: prototypes, no images kept; sgd: fine-tuning; joint: all tasks at once; egor: a detector.",
+        ),
     ] = None,
     frequency: Annotated[
         Literal["on", "off"] | None,
-        typer.Option("--frequency", help="CLFD around er, derpp, er-ace or cls-er."),
+        typer.Option(
+            "--frequency",
+            help="on: learn in the frequency domain (CLFD), with er, derpp, er-ace or cls-er; off: not.",
+        ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
             "--data",
             metavar="PATH|NAME",
-            help="A folder with a sub-folder a class, an .npz, IDX files; cifar10, cifar100, tiny-imagenet. For egor: "
-            "COCO annotations.",
+            help="Images to learn from: a folder with one sub-folder per class, an .npz, a folder of IDX files, or "
+            "cifar10, cifar100, tiny-imagenet. For egor: COCO annotations.",
         ),
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option("--tasks", metavar="5|50+10x5|[4,3,3]", help="How the classes are cut into tasks."),
+        typer.Option(
+            "--tasks",
+            metavar="5|50+10x5|[4,3,3]",
+            help="Split of the classes: 5: tasks of equal size; 50+10x5: one of 50 and ten of 5; [4,3,3]: sizes.",
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over each task.")] = None,
-    buffer: Annotated[int | None, typer.Option("--buffer", min=2, help="How many images are kept.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Passes over the images of each task.")
+    ] = None,
+    buffer: Annotated[
+        int | None, typer.Option("--buffer", min=2, help="Number of images of earlier tasks that are kept.")
+    ] = None,
     detector: Annotated[
         str | None,
         typer.Option(
-            "--detector", metavar="RUN|FILE", help="For egor: the detector that learns further classes."
+            "--detector",
+            metavar="RUN|FILE",
+            help="For egor: the detector that learns new classes (default: one is trained).",
         ),
     ] = None,
     references: Annotated[
         str | None,
         typer.Option(
-            "--references", metavar="finetune,joint", help="For egor: also train these, to compare with."
+            "--references",
+            metavar="finetune,joint",
+            help="For egor: also train these detectors, to compare with.",
         ),
     ] = None,
     pseudo_label: Annotated[
         bool,
         typer.Option(
-            "--pseudo-label", help="For egor: what the old detector finds in new images counts as labelled."
+            "--pseudo-label",
+            help="For egor: objects of old classes that the old detector finds in new images are labels.",
         ),
     ] = False,
     tasks_dir: Annotated[
@@ -102,22 +124,25 @@ def run(
         typer.Option(
             "--tasks-dir",
             metavar="DIR",
-            help="With --resume -o RUN: one more task for a run that is there, a sub-folder a new class.",
+            help="With --resume -o RUN: a further task for a finished run; one sub-folder per new class.",
         ),
     ] = None,
 ) -> None:
     """Learn one task after another, and measure what is remembered (default)."""
     inner = WRAPPED.get(method or "", method)
-    if frequency is not None and inner not in (None, *WRAPPED.values()):
-        names = ", ".join(dict.fromkeys(WRAPPED.values()))
-        raise UsageError(f"{method} does not learn in it, only {names} do", place="--frequency")
-    if method in WRAPPED and frequency == "off":
+    is_clfd = method == "clfd" or method in WRAPPED
+    if frequency is not None and not is_clfd and inner not in (None, *HOSTS):
+        raise UsageError(f"supported by {', '.join(HOSTS)}, not by {method}", place="--frequency")
+    if is_clfd and frequency == "off":
+        host = "er" if method == "clfd" else inner
         raise UsageError(
-            f"{method} is in the frequency domain", place="--frequency", hint=f"--method {inner}"
+            f"{method} learns in the frequency domain", place="--frequency", hint=f"--method {host}"
         )
-    is_on: bool | None = True if method in WRAPPED else None if frequency is None else frequency == "on"
-    if is_on is None and method is not None:
-        is_on = False if method in WRAPPED.values() else None
+    if method is None and frequency == "off" and options.recipe == "default":
+        inner = "er"  # the default recipe is clfd
+    is_on: bool | None = None if frequency is None or inner == "clfd" else frequency == "on"
+    if method in (*WRAPPED, *HOSTS):
+        is_on = method in WRAPPED or frequency == "on"
     shorthands: dict[str, tuple[str, Any]] = {
         "method": ("--method", inner),
         "frequency.enabled": ("--frequency", is_on),
@@ -141,12 +166,12 @@ def _with_task(options: RunOptions, folder: Path, shorthands: dict[str, tuple[st
     """Give a run one more task; its own recipe says everything else."""
     if not options.resume or options.output is None:
         raise UsageError(
-            "adds a task to a run that is there", place="--tasks-dir", hint="--resume -o RUN names the run"
+            "needs the run that gets the task", place="--tasks-dir", hint="name it with --resume -o RUN"
         )
     given = [flag for flag, value in shorthands.values() if value is not None]
     if given or options.sets or options.recipe != "default":
         raise UsageError(
-            f"everything but the new classes is as the run has it, without {', '.join(given) or '-r and -s'}",
+            f"all other settings are the run's own; leave out {', '.join(given) or '-r and -s'}",
             place="--tasks-dir",
         )
     from effcli.continual.pipeline import add_task, longer_recipe
@@ -181,11 +206,11 @@ def evaluate(
         typer.Option(
             "--data",
             metavar="PATH|NAME",
-            help="Images, or COCO annotations, with the same names of classes (default: the run's own test images).",
+            help="Images, or COCO annotations, with the same class names (default: the run's own test images).",
         ),
     ] = None,
 ) -> None:
-    """Measure a classifier on images: of all classes, within each task, class by class; or a detector."""
+    """Measure a classifier: accuracy over all classes, within each task, and per class; or a detector: AP."""
     from effcli.continual import evaluation
     from effcli.continual.egor import evaluation as detector_evaluation
     from effcli.continual.egor.detection import is_detector
@@ -209,9 +234,11 @@ def export(
     ],
     force: ForceOption = False,
 ) -> None:
-    """Write one file that classifies images, with preprocessing and names of classes inside."""
+    """Write one file that classifies images, with preprocessing and class names inside."""
     if output.suffix not in {".onnx", ".safetensors"}:
-        raise UsageError("has no known ending", place=str(output), hint="name a .onnx or a .safetensors file")
+        raise UsageError(
+            f"unknown file extension {output.suffix!r}", place=str(output), hint="use .onnx or .safetensors"
+        )
     from effcli.continual.weights import export_onnx, load_classifier, save_classifier
     from effcli.core.files import check_new_file, make_folder
 
@@ -236,11 +263,13 @@ def train_detector(
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option("--tasks", metavar="6+6", help="How classes are cut; the first ones are learnt."),
+        typer.Option(
+            "--tasks", metavar="6+6", help="Split of the classes into groups; the first group is learned."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over the images.")] = None,
 ) -> None:
-    """Train a first detector, to which further classes can be taught."""
+    """Train a first detector, which can learn new classes later."""
     shorthands: dict[str, tuple[str, Any]] = {
         "data.source": ("--data", data),
         "data.tasks": ("--tasks", None if tasks is None else _parsed(tasks)),
@@ -252,7 +281,7 @@ def train_detector(
 
 
 def _with_all_classes(options: RunOptions) -> RunOptions:
-    """Own data are not cut as the built-in scenes are, where nothing else is said."""
+    """The user's own data is not split as the built-in scenes are, unless --tasks says so."""
     return replace(options, sets=["data.tasks=null", *(options.sets or [])])
 
 
@@ -266,14 +295,14 @@ def detect(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR", help="Images, or folders of them.")],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", help="Write the images with boxes drawn on them there."
-        ),
+        typer.Option("--output", "-o", metavar="DIR", help="Folder for the images with boxes drawn on them."),
     ] = None,
-    threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="Least score.")] = 0.3,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, max=1, help="Lowest score of a box, 0..1.")
+    ] = 0.3,
     force: ForceOption = False,
 ) -> None:
-    """Find objects in images: one JSON line an image, and drawn boxes with -o."""
+    """Find objects in images: one JSON line per image, and images with boxes with -o."""
     from effcli.continual.egor.detection import check_drawn, detect_files, image_files
 
     files = image_files(images)

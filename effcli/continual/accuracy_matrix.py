@@ -26,7 +26,7 @@ def forgetting(accuracy: np.ndarray) -> float | None:
 
 
 def backward_transfer(accuracy: np.ndarray) -> float | None:
-    """The mean change of each earlier task since it was learnt; None for one task."""
+    """The mean change of each earlier task since it was learned; None for one task."""
     if len(accuracy) < 2:
         return None
     return float(np.mean(accuracy[-1, :-1] - np.diagonal(accuracy)[:-1]))

@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def random_crop_flip(x: Tensor, pad: int, *, flip: bool, step: int = 1, fill: Tensor | None = None) -> Tensor:
-    """Shift each image by its own random offset of up to ``pad`` pixels each way, and mirror half of them.
+def random_crop_flip(
+    x: Tensor, pad: int, *, flip: float, step: int = 1, fill: Tensor | None = None
+) -> Tensor:
+    """Shift each image by its own random offset of up to ``pad`` pixels each way, and mirror a share of them.
 
     Args:
         x: ``[B, C, H, W]``, any dtype.
         pad: pixels added at each side before the crop of the old size.
-        flip: mirror left and right with probability 1/2.
+        flip: probability of mirroring left and right, 0..1.
         step: offsets are multiples of it; 2 keeps the 2x2 cells of a wavelet transform whole.
         fill: what comes in at the border, ``[C]``; None is 0.
 
@@ -34,7 +36,7 @@ def random_crop_flip(x: Tensor, pad: int, *, flip: bool, step: int = 1, fill: Te
     rows = offsets[0] + torch.arange(height, device=device)
     columns = torch.arange(width, device=device).expand(n, width)
     if flip:
-        mirrored = torch.rand(n, 1, device=device) < 0.5
+        mirrored = torch.rand(n, 1, device=device) < flip
         columns = torch.where(mirrored, width - 1 - columns, columns)
     columns = columns + offsets[1]
     image = torch.arange(n, device=device)[:, None, None]

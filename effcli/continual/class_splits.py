@@ -1,6 +1,6 @@
 """A set of images with classes, cut into tasks with classes of their own: the stream of class-incremental learning.
 
-Labels are renumbered in the order in which the classes are learnt, so the classes seen so far are always ``0..n - 1``.
+Labels are renumbered in the order in which the classes are learned, so the classes seen so far are always ``0..n - 1``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PHASE = re.compile(r"(?:(\d+)x)?(\d+)")
 
 @dataclass(frozen=True)
 class ClassTask:
-    """Classes that are learnt together.
+    """Classes that are learned together.
 
     Attributes:
         number: from 0.
@@ -57,7 +57,7 @@ def parse_split(tasks: int | str | Sequence[int] | Sequence[Sequence[str]], n_cl
     if isinstance(tasks, int):
         if n_classes % tasks:
             raise UsageError(
-                f"{n_classes} classes cannot be cut into {tasks} tasks of the same size",
+                f"{n_classes} classes cannot be split into {tasks} tasks of the same size",
                 place="data.tasks",
                 hint=f"give the sizes: [{', '.join(map(str, _nearly_equal(n_classes, tasks)))}]",
             )
@@ -74,14 +74,14 @@ def parse_split(tasks: int | str | Sequence[int] | Sequence[Sequence[str]], n_cl
     else:
         sizes = [one if isinstance(one, int) else len(one) for one in tasks]
     if sum(sizes) != n_classes or min(sizes, default=0) < 1:
-        raise UsageError(f"tasks of {sizes} classes do not make up {n_classes} classes", place="data.tasks")
+        raise UsageError(f"tasks of {sizes} classes do not add up to {n_classes} classes", place="data.tasks")
     return sizes
 
 
 def class_order(
     classes: Sequence[str], tasks: int | str | Sequence[int] | Sequence[Sequence[str]], seed: int | None
 ) -> list[int]:
-    """The old numbers of the classes in the order in which they are learnt.
+    """The old numbers of the classes in the order in which they are learned.
 
     Args:
         classes: names by old number.
@@ -106,7 +106,7 @@ def class_order(
                 {name for name in names if names.count(name) > 1}
             )
             raise UsageError(
-                f"each class belongs to one task, but not so {', '.join(odd[:5])}", place="data.tasks"
+                f"each class has to be in exactly one task; not so {', '.join(odd[:5])}", place="data.tasks"
             )
         return [classes.index(name) for name in names]
     if seed is None:
@@ -137,7 +137,7 @@ def tasks_of(
     if train.classes != evaluated.classes:
         odd = sorted(set(train.classes) ^ set(evaluated.classes))
         raise UsageError(
-            f"these classes are not in both parts of the data: {', '.join(odd[:5])}", place="data"
+            f"these classes are in only one part of the data: {', '.join(odd[:5])}", place="data"
         )
     for name, part in (("training", train), ("test", evaluated)):
         counts = torch.bincount(part.labels, minlength=len(order))
@@ -164,15 +164,15 @@ def further_task(before: Sequence[ClassTask], train: ImageSet, evaluated: ImageS
     """A task of new classes that follows on others.
 
     Raises:
-        UsageError: a class was learnt before, or has no image in one of the parts.
+        UsageError: a class was learned before, or has no image in one of the parts.
     """
     known = {name for task in before for name in task.classes}
     again = sorted(known & set(train.classes))
     if again:
         raise UsageError(
-            f"these classes are known already: {', '.join(again[:5])}",
+            f"these classes are already known: {', '.join(again[:5])}",
             place="data.more",
-            hint="a further task has new classes alone",
+            hint="a further task has only new classes",
         )
     task = tasks_of(train, evaluated, range(len(train.classes)), [len(train.classes)])[0]
     start = before[-1].end_class

@@ -1,4 +1,4 @@
-"""How well the classes learnt so far are told apart: Class-IL and Task-IL, from one network."""
+"""How well the classes learned so far are told apart: Class-IL and Task-IL, from one network."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Accuracies:
     pooled: float
 
     def line(self, task: ClassTask, n_tasks: int) -> str:
-        """For whoever waits."""
+        """One line for the terminal."""
         names = ", ".join(task.classes[:5]) + (", ..." if len(task.classes) > 5 else "")
         return (
             f"task {task.number + 1}/{n_tasks} ({names}): Class-IL {100 * float(np.mean(self.class_il)):.1f} %, "
@@ -70,7 +70,7 @@ def measure(
     Args:
         scores: of images.
         network: put into evaluation mode.
-        tasks: all that were learnt.
+        tasks: all that were learned.
         n_classes: seen so far: others are never answered.
         runtime: where.
     """
@@ -125,7 +125,7 @@ def matrix(rows: Any) -> np.ndarray:
 
 
 def draw_matrix(metrics: dict[str, Any], tasks: Sequence[ClassTask], file: Path) -> None:
-    """The accuracy matrix as a heat map, and beside it each task's accuracy as later ones are learnt."""
+    """The accuracy matrix as a heat map, and beside it each task's accuracy as later ones are learned."""
     from matplotlib.figure import Figure
 
     accuracy = 100 * np.asarray(metrics["accuracy_matrix"], dtype=float)
@@ -146,7 +146,7 @@ def draw_matrix(metrics: dict[str, Any], tasks: Sequence[ClassTask], file: Path)
         name = ", ".join(tasks[column].classes[:2]) + (", ..." if len(tasks[column].classes) > 2 else "")
         curves.plot(range(1, n_rows + 1), accuracy[:, column], marker="o", label=f"{column + 1}: {name}")
     curves.plot(range(1, n_rows + 1), np.nanmean(accuracy, 1), "k--", label="mean")
-    curves.set_xlabel("tasks learnt")
+    curves.set_xlabel("tasks learned")
     curves.set_ylabel("Class-IL accuracy, %")
     curves.set_ylim(-2, 102)
     curves.set_xticks(range(1, n_rows + 1))
@@ -213,25 +213,27 @@ def _metrics(
 def _own_tasks(place: str | Path) -> list[ClassTask]:
     if not Path(place).is_dir():
         raise UsageError(
-            "says nothing of its data", place=str(place), hint="--data names images to measure on"
+            "a single file does not say which data it was measured on",
+            place=str(place),
+            hint="name images with --data",
         )
     recipe: Any = recipe_of_run("continual", place)
     return load_stream(recipe)
 
 
 def _tasks_of(classifier: ImageClassifier, data: str) -> list[ClassTask]:
-    """The images with the classifier's classes, by the task that these were learnt in."""
+    """The images with the classifier's classes, by the task that these were learned in."""
     about = classifier.about
     images = load_images(data, "eval", side=about.side, channels=about.channels, with_classes=True)
     unknown = sorted(set(images.classes) - set(about.classes))
     if len(unknown) == len(images.classes):
         raise InputError(
-            f"has no class that the classifier knows, only {', '.join(unknown[:5])}",
+            f"none of its classes is known to the classifier: {', '.join(unknown[:5])}",
             place=data,
-            hint=f"it knows {', '.join(about.classes[:10])}",
+            hint=f"known: {', '.join(about.classes[:10])}",
         )
     if unknown:
-        log.warning("left out, as the classifier does not know them: %s", ", ".join(unknown))
+        log.warning("left out, not known to the classifier: %s", ", ".join(unknown))
     new = torch.tensor(
         [about.classes.index(name) if name in about.classes else -1 for name in images.classes]
     )

@@ -22,8 +22,8 @@ class ClassifierSpec:
     """What a classifier is built from, and what its outputs mean.
 
     Attributes:
-        method: that it was learnt with.
-        tasks: the names of the classes, in the order of the logits, by the task that they were learnt in.
+        method: that it was learned with.
+        tasks: the names of the classes, in the order of the logits, by the task that they were learned in.
         side: of the images, pixels.
         channels: of the images, 1 or 3.
         outs, mids: channel counts of the network, as in :class:`~effcli.nn.resnet.Widths`.
@@ -89,7 +89,7 @@ def classifier_of(method: IncrementalMethod, tasks: Sequence[Sequence[str]], sid
     """What a method would answer with: in evaluation mode, on the CPU.
 
     Args:
-        method: that has learnt.
+        method: that has learned.
         tasks: the classes of each task.
         side: of the images.
     """
@@ -117,6 +117,7 @@ def classifier_of(method: IncrementalMethod, tasks: Sequence[Sequence[str]], sid
 
 
 def name_of(recipe: Any) -> str:
-    """``clfd-er`` for ER with CLFD around it."""
+    """``clfd-er`` for ER with CLFD around it, whichever way the recipe asks for it."""
     is_wrapped = getattr(recipe, "frequency", None) is not None and recipe.frequency.enabled
-    return f"clfd-{recipe.method}" if is_wrapped else str(recipe.method)
+    host = "er" if recipe.method == "clfd" else recipe.method
+    return f"clfd-{host}" if is_wrapped else str(host)

@@ -16,7 +16,7 @@ from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.continual.network import classifier_of
 from effcli.continual.recipe import ContinualRecipe, JointRecipe
 from effcli.continual.stream import describe, load_stream, statistics
-from effcli.continual.training import Learnt, learn_stream, steps_of
+from effcli.continual.training import Learned, learn_stream, steps_of
 from effcli.continual.weights import FILE_NAME, save_classifier
 from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result
@@ -58,20 +58,20 @@ def run(recipe: ContinualRecipe, tasks: list[ClassTask], run: Run) -> Result:
     runtime = run.runtime
     if runtime.world > 1:
         raise UsageError(
-            f"one stream is learnt by one process, not by {runtime.world}",
-            hint="several seeds or recipes can run beside each other",
+            f"a stream of tasks is learned in one process; {runtime.world} were started",
+            hint="run several seeds or recipes in parallel instead",
         )
     lessons = lessons_of(recipe, tasks)
     n_items, n_images = new_buffer(recipe, runtime.device).size, sum(len(task.train) for task in tasks)
     if n_items >= n_images:
         log.warning("the buffer's %d places hold all %d training images", n_items, n_images)
-    learnt = learn_stream(
+    learned = learn_stream(
         recipe, lessons, tasks, statistics(recipe, tasks[0]), n_classes_at_first(recipe, tasks), run
     )
     side = tasks[0].train.images.shape[-1]
-    classifier = classifier_of(learnt.method, [task.classes for task in tasks], side)
+    classifier = classifier_of(learned.method, [task.classes for task in tasks], side)
     save_classifier(run.file(FILE_NAME), classifier)
-    metrics = {**metrics_of(learnt.rows, tasks), **costs_of(learnt, run)}
+    metrics = {**metrics_of(learned.rows, tasks), **costs_of(learned, run)}
     metrics["classes"] = [list(task.classes) for task in tasks]
     return run.finish(metrics, lambda: draw_accuracies(metrics, tasks, run))
 
@@ -83,7 +83,7 @@ def draw_accuracies(metrics: dict[str, Any], tasks: list[ClassTask], run: Run) -
 
 
 def lessons_of(recipe: ContinualRecipe, tasks: Sequence[ClassTask]) -> list[ClassTask]:
-    """What is learnt one after another: the tasks, or for joint training all of them as one.
+    """What is learned one after another: the tasks, or for joint training all of them as one.
 
     Raises:
         UsageError: joint training with further tasks.
@@ -92,7 +92,7 @@ def lessons_of(recipe: ContinualRecipe, tasks: Sequence[ClassTask]) -> list[Clas
         return list(tasks)
     if recipe.data.more:
         raise UsageError(
-            "joint training learns everything at once and takes no further tasks", place="data.more"
+            "joint training learns all tasks at once and takes no further ones", place="data.more"
         )
     classes = tuple(name for task in tasks for name in task.classes)
     return [ClassTask(0, classes, 0, merged(tasks), tasks[0].eval)]
@@ -103,22 +103,22 @@ def n_classes_at_first(recipe: ContinualRecipe, tasks: Sequence[ClassTask]) -> i
     return tasks[len(tasks) - len(recipe.data.more) - 1].end_class
 
 
-def costs_of(learnt: Learnt, run: Run) -> dict[str, Any]:
+def costs_of(learned: Learned, run: Run) -> dict[str, Any]:
     """Time, memory and size."""
-    seconds = learnt.train_s
+    seconds = learned.train_s
     return {
         "train_s": round(seconds, 3),
-        "images_per_s": round(learnt.n_images / seconds, 1) if seconds else None,
+        "images_per_s": round(learned.n_images / seconds, 1) if seconds else None,
         "peak_memory_mb": run.runtime.peak_memory_mb(),
         "buffer_bytes": 0,
-        **learnt.method.sizes(),
-        "parameters": sum(p.numel() for p in learnt.method.learner.parameters()),
-        **({"reports": learnt.reports} if any(learnt.reports) else {}),
+        **learned.method.sizes(),
+        "parameters": sum(p.numel() for p in learned.method.learner.parameters()),
+        **({"reports": learned.reports} if any(learned.reports) else {}),
     }
 
 
 def add_task(run: Path, folder: Path) -> None:
-    """Let a run have one more task, which it has not learnt yet: what remains is to resume it.
+    """Let a run have one more task, which it has not learned yet: what remains is to resume it.
 
     Args:
         run: a run directory; the data of its earlier tasks are read again.

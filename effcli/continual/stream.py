@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from effcli.continual.class_splits import ClassTask, further_task, hold_out, limit_per_class, split_classes
-from effcli.continual.recipe import ContinualRecipe, RehearsalRecipe, TaskStreamSection
+from effcli.continual.recipe import ContinualRecipe, RehearsalRecipe
 from effcli.core.errors import UsageError
 from effcli.data.image_sets import ImageSet, has_parts, image_shape, load_images
 
@@ -24,13 +24,15 @@ def load_stream(recipe: ContinualRecipe) -> list[ClassTask]:
     """
     settings = recipe.data
     shape = _shape_of(recipe)
-    tasks = split_classes(*_load(settings, settings.source, shape), settings.tasks, settings.order_seed)
+    tasks = split_classes(*_load(recipe, settings.source, shape), settings.tasks, settings.order_seed)
     for source in settings.more:
-        tasks.append(further_task(tasks, *_load(settings, source, shape)))
+        tasks.append(further_task(tasks, *_load(recipe, source, shape)))
     for task in tasks:
         if len(task.train) < 2:
             names = ", ".join(task.classes)
-            raise UsageError(f"one training image is not enough for a task ({names})", place="data")
+            raise UsageError(
+                f"a task has a single training image ({names}); at least two are needed", place="data"
+            )
     return tasks
 
 
@@ -42,7 +44,7 @@ def statistics(recipe: ContinualRecipe, first: ClassTask) -> tuple[tuple[float, 
     std = settings.std or tuple(images.std(1).clamp_min(1e-3).tolist())
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != len(images):
-            raise UsageError(f"{len(values)} numbers for {len(images)} channels", place=f"data.{name}")
+            raise UsageError(f"{len(values)} numbers given for {len(images)} channels", place=f"data.{name}")
     return mean, std
 
 
@@ -83,8 +85,9 @@ def _shape_of(recipe: ContinualRecipe) -> tuple[int, Literal[1, 3]]:
 
 
 def _load(
-    settings: TaskStreamSection, source: str, shape: tuple[int, Literal[1, 3]]
+    recipe: ContinualRecipe, source: str, shape: tuple[int, Literal[1, 3]]
 ) -> tuple[ImageSet, ImageSet]:
+    settings, measured = recipe.data, recipe.eval
     side, channels = shape
     load = partial(load_images, source, side=side, channels=channels, root=settings.root, with_classes=True)
     train = load("train")
@@ -93,7 +96,5 @@ def _load(
     if has_parts(source):
         evaluated = load("eval")
     else:
-        train, evaluated = hold_out(train, settings.hold_out, seed=0)
-    return limit_per_class(train, settings.train_per_class), limit_per_class(
-        evaluated, settings.eval_per_class
-    )
+        train, evaluated = hold_out(train, measured.hold_out, seed=0)
+    return limit_per_class(train, settings.train_per_class), limit_per_class(evaluated, measured.per_class)

@@ -23,7 +23,7 @@ LOG_EVERY = 10
 
 
 @dataclass(frozen=True)
-class Learnt:
+class Learned:
     """What a stream left behind.
 
     Attributes:
@@ -63,13 +63,13 @@ def learn_stream(
     statistics: tuple[Sequence[float], Sequence[float]],
     n_classes: int,
     run: Run,
-) -> Learnt:
+) -> Learned:
     """Learn tasks in order.
 
     Args:
         recipe: of a method.
         tasks: to learn from.
-        measured: to measure on; those are looked at whose classes were learnt.
+        measured: to measure on; those are looked at whose classes were learned.
         statistics: mean and deviation of each channel.
         n_classes: that the head has at first; it grows for tasks with more.
         run: keeps checkpoints and accuracies.
@@ -99,7 +99,7 @@ def learn_stream(
         run.say(rows[-1].line(task, len(tasks)))
         n_images += len(task.train) * recipe.epochs_of(task.number)
         n_steps += steps_of(recipe, task)
-    return Learnt(method, rows, reports, stopwatch.seconds, n_images)
+    return Learned(method, rows, reports, stopwatch.seconds, n_images)
 
 
 def stage_of(task: ClassTask) -> str:
@@ -172,7 +172,7 @@ def _check_same_data(task: ClassTask, run: Run) -> None:
     before = run.stage(f"data-{task.number}", lambda: now)
     if before != now:
         raise InputError(
-            f"the data of task {task.number + 1} are not those that this run began with",
+            f"the data of task {task.number + 1} have changed since this run began",
             place=str(run.path),
-            hint="name another directory with -o to begin again",
+            hint="start a new run with another -o",
         )

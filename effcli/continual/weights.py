@@ -48,7 +48,7 @@ def load_classifier(place: str | Path) -> ImageClassifier:
     file = Path(place) / FILE_NAME if Path(place).is_dir() else Path(place)
     if not file.is_file():
         raise InputError(
-            "holds no classifier", place=str(place), hint="name a finished run of `effcli continual`"
+            "no classifier in it", place=str(place), hint="name a finished run of `effcli continual`"
         )
     header, tensors = read_weights(file, str(file), ImageClassifierHeader)
     return build_network(lambda: ImageClassifier(header.about), tensors, str(file))

@@ -112,6 +112,8 @@ class CompatRecipe(Recipe):
         if compat not in {"paper", "released", "ours"}:
             return data
         content = dict(data)
+        for section in {key.partition(".")[0] for key in cls.switches if "." in key} - content.keys():
+            content[section] = cls.model_fields[section].default
         for key, switch in cls.switches.items():
             _set_default(content, key.split("."), getattr(switch, compat))
         return content

@@ -159,6 +159,7 @@ TASKS: dict[str, Task] = {
             "continual",
             "Learn new classes without forgetting the old (CLFD, E2Net, IR; EGOR for detectors).",
             (
+                Method("clfd", f"{_CONTINUAL}.methods.er", f"{_CONTINUAL}.recipe:ClfdRecipe"),
                 Method("er", f"{_CONTINUAL}.methods.er", f"{_CONTINUAL}.recipe:ErRecipe"),
                 Method("derpp", f"{_CONTINUAL}.methods.derpp", f"{_CONTINUAL}.recipe:DerppRecipe"),
                 Method("er-ace", f"{_CONTINUAL}.methods.er_ace", f"{_CONTINUAL}.recipe:ErAceRecipe"),

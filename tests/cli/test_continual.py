@@ -23,7 +23,7 @@ WITHOUT_BUFFER = [*SMALL[:2], *SMALL[6:]]
 
 
 def save_classes(folder: Path, names: str, n: int = 12, seed: int = 0) -> None:
-    """A sub-folder for each letter; its pictures have a colour of their own, so that they can be learnt."""
+    """A sub-folder for each letter; its pictures have a colour of their own, so that they can be learned."""
     draws = np.random.default_rng(seed)
     for name in names:
         colour = np.random.default_rng(ord(name)).integers(40, 216, 3)
@@ -123,7 +123,7 @@ def test_a_task_is_added_only_where_a_run_is_and_with_new_classes(place: Path, t
     assert "without --method" in refused(place, *words, "-o", "run", "--method", "er").stderr
     before = (place / "run" / "recipe.yaml").read_bytes()
     done = refused(place, "--tasks-dir", "classes", "--resume", "-o", "run")
-    assert "known already: a, b, c, d" in done.stderr
+    assert "already known: a, b, c, d" in done.stderr
     assert (place / "run" / "recipe.yaml").read_bytes() == before
     assert (place / "run" / "result.json").is_file()
 
@@ -169,7 +169,7 @@ def test_what_does_not_fit_together_is_refused(place: Path) -> None:
     assert "--method er" in refused(place, "--method", "clfd", "--frequency", "off").stderr
     assert "cannot read '2x'" in refused(place, *same, "--tasks", "2x").stderr
     words = ("--data", "classes", "--method", "joint", "-s", "data.more=[classes]", "-o", "refused")
-    assert "known already" in refused(place, *words, "--tasks", "2").stderr
+    assert "already known" in refused(place, *words, "--tasks", "2").stderr
     assert not (place / "refused").exists()
 
 
@@ -223,7 +223,7 @@ def test_a_resumed_run_refuses_other_data(place: Path, tmp_path: Path) -> None:
     words = ("continual", "-r", "run", "--resume", "-o", "run")
     done = effcli(*words, cwd=tmp_path)
     assert done.code == 2
-    assert "the data of task 1 are not those that this run began with" in done.stderr
+    assert "the data of task 1 have changed since this run began" in done.stderr
     shutil.rmtree(tmp_path / "classes")
     shutil.copytree(place / "classes", tmp_path / "classes")
     assert effcli(*words, cwd=tmp_path).code == 0

@@ -20,7 +20,7 @@ SIDE = 8
 
 
 def images_of(labels: torch.Tensor, number: int, channels: int = 3) -> torch.Tensor:
-    """uint8 ``[B, channels, 8, 8]``: noise around a colour of each class, so that they can be learnt."""
+    """uint8 ``[B, channels, 8, 8]``: noise around a colour of each class, so that they can be learned."""
     draws = torch.Generator().manual_seed(1234)
     colours = torch.randint(40, 216, (64, channels, 1, 1), generator=draws)
     draws.manual_seed(number)

@@ -35,7 +35,7 @@ def test_the_best_may_lie_between() -> None:
     assert backward_transfer(better) == pytest.approx((0.6 - 0.4 + 0) / 2)
 
 
-def test_backward_transfer_starts_where_a_task_was_learnt() -> None:
+def test_backward_transfer_starts_where_a_task_was_learned() -> None:
     assert backward_transfer(R) == pytest.approx(((0.6 - 0.9) + (0.3 - 0.8)) / 2)
 
 

@@ -1,4 +1,4 @@
-"""What is left of each method when nothing more is learnt: the same answers, from one network, from a file."""
+"""What is left of each method when nothing more is learned: the same answers, from one network, from a file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TASKS = tiny_tasks()
 CLASSES = [task.classes for task in TASKS]
 
 
-def learnt(name: str, *settings: str) -> IncrementalMethod:
+def learned(name: str, *settings: str) -> IncrementalMethod:
     method = tiny_method(name, *settings)
     learn(method, TASKS)
     method.learner.eval()
@@ -46,7 +46,7 @@ def learnt(name: str, *settings: str) -> IncrementalMethod:
 
 @pytest.mark.parametrize("words", METHODS, ids=" ".join)
 def test_the_classifier_answers_as_the_method_does(words: tuple[str, ...], tmp_path: Path) -> None:
-    method = learnt(*words)
+    method = learned(*words)
     images = torch.cat([task.eval.images for task in TASKS])
     wanted = method.scores(images)
     found = classifier_of(method, CLASSES, 8)
@@ -61,7 +61,7 @@ def test_the_classifier_answers_as_the_method_does(words: tuple[str, ...], tmp_p
 @pytest.mark.parametrize("words", [("default",), ("ir",)], ids=" ".join)
 def test_onnx_answers_as_torch_does_for_any_batch(words: tuple[str, ...], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    classifier = classifier_of(learnt(*words), CLASSES, 8)
+    classifier = classifier_of(learned(*words), CLASSES, 8)
     export_onnx(tmp_path / "c.onnx", classifier)
     session = onnxruntime.InferenceSession(str(tmp_path / "c.onnx"))
     for n in (1, 3):
@@ -76,7 +76,7 @@ def test_onnx_answers_as_torch_does_for_any_batch(words: tuple[str, ...], tmp_pa
 
 
 def test_what_is_no_classifier_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no classifier"):
+    with pytest.raises(InputError, match="no classifier in it"):
         load_classifier(tmp_path)
     save_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, {"format": "other", "version": "1"})
     with pytest.raises(InputError, match=r"other\.safetensors"):
@@ -84,7 +84,7 @@ def test_what_is_no_classifier_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_classifier_whose_weights_do_not_fit_its_description_is_refused(tmp_path: Path) -> None:
-    classifier = classifier_of(learnt("er"), CLASSES, 8)
+    classifier = classifier_of(learned("er"), CLASSES, 8)
     file = tmp_path / "c.safetensors"
     save_classifier(file, classifier)
     tensors = classifier.state_dict()

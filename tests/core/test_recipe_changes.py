@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 from pydantic import Field
@@ -11,6 +11,7 @@ from pydantic import Field
 from effcli.core.errors import RecipeError
 from effcli.core.recipe import CompatRecipe, Override, Section, Switch, load_recipe
 from effcli.core.recipe_changes import Renamed
+from effcli.core.registry import TASKS, recipe_of_run
 
 
 class Loss(Section):
@@ -79,3 +80,57 @@ def test_what_compat_stands_for() -> None:
     assert Walk(compat="released", loss=Loss(rows=1)).loss == Loss(rows=1, scale="raw")
     with pytest.raises(RecipeError, match="compat: Input should be 'paper', 'released' or 'ours'"):
         load("task: walk\ncompat: mine\n")
+
+
+COMPAT_RECIPES = {
+    cls
+    for task in TASKS.values()
+    for method in task.methods
+    if issubclass(cls := task.recipe_class({"method": method.name}), CompatRecipe)
+}
+
+
+@pytest.mark.parametrize("cls", sorted(COMPAT_RECIPES, key=str), ids=lambda cls: cls.__name__)
+def test_the_defaults_of_switches_are_ours(cls: type[CompatRecipe]) -> None:
+    """A switch is a key, its default is what ``ours`` says, and every value that it may get is allowed."""
+    assert cls.switches
+    for compat in ("paper", "released", "ours"):
+        content = {"compat": compat, **REQUIRED.get(cls.__name__, {})}
+        flat = cls.model_validate(content)
+        for key, switch in cls.switches.items():
+            value = flat
+            for part in key.split("."):
+                value = getattr(value, part)
+            assert value == getattr(switch, compat), (key, compat)
+    for key, switch in cls.switches.items():
+        model: Any = cls
+        *path, last = key.split(".")
+        for part in path:
+            model = type(model.model_fields[part].default)
+        assert model.model_fields[last].default == switch.ours, key
+
+
+REQUIRED = {"EgorRecipe": {"data": {"tasks": 2}}}
+
+
+def test_a_continual_run_of_the_old_version_opens(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    (tmp_path / "result.json").touch()
+    file.write_text(
+        "task: continual\nmethod: er\ndata: {hold_out: 0.3, eval_per_class: 7}\naugment: {flip: false}\n"
+        "frequency: {enabled: true, alphas: paper}\n"
+    )
+    recipe: Any = recipe_of_run("continual", tmp_path)
+    assert (recipe.eval.hold_out, recipe.eval.per_class, recipe.augment.flip) == (0.3, 7, 0.0)
+    assert recipe.frequency.alphas == "equation-4"
+    file.write_text(
+        "task: continual\nmethod: egor\ndata: {tasks: 2, hold_out: 0.3}\ntrain: {flip: false}\nbase: {flip: false}\n"
+        "composition: {mirror: true}\ndistillation: {nms: scaled}\nnetwork: {weights: a.pth}\n"
+    )
+    detector: Any = recipe_of_run("continual", tmp_path)
+    assert (detector.augment.flip, detector.composition.flip, detector.distillation.nms) == (
+        0.0,
+        0.5,
+        "pixels",
+    )
+    assert detector.network.init == "a.pth"

@@ -1,4 +1,4 @@
-"""Generated objects pasted into images of new classes (stage C, augmented replay)."""
+"""Synthesised objects pasted into images of new classes (docs/methods/egor.md, Composition)."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Composer:
         """Width and height of an object, and whether it is mirrored: by chance, where the recipe says so."""
         scale = rng.uniform(*self._settings.scale)
         height, width = (max(2, round(side * scale)) for side in self._crops[number].pixels.shape[1:])
-        return (width, height), self._settings.mirror and rng.random() < 0.5
+        return (width, height), bool(self._settings.flip) and rng.random() < self._settings.flip
 
     def _varied(self, number: int, size: tuple[int, int], mirrored: bool) -> Tensor:
         """An object of this size; each is made once."""

@@ -69,7 +69,7 @@ def check_drawn(folder: Path, files: Sequence[Path], *, force: bool) -> None:
         taken[drawn] = file
         if drawn.exists() and (not force or drawn.samefile(file)):
             hint = "choose another folder" if force else "--force overwrites it"
-            raise UsageError("is there already", place=str(drawn), hint=hint)
+            raise UsageError("already exists", place=str(drawn), hint=hint)
     make_folder(folder)
 
 

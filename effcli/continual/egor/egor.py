@@ -1,4 +1,4 @@
-"""Stage D: new classes are learnt, and the old detector is not left behind (L_detect + distillation times s)."""
+"""EGOR's increment: L_detect on new classes + s * distillation (docs/methods/egor.md, Total loss)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def learn_increment(
             detector, new, old, batch.pasted, n_old, loss.balance, recipe.distillation
         )
 
-    fit(detector, images, recipe.train, run, stage, loss_of, composer)
+    fit(detector, images, recipe.train, recipe.augment.flip, run, stage, loss_of, composer)
 
 
 def with_pasted(batch: DetectionBatch) -> Targets:
@@ -91,7 +91,7 @@ def old_objects(
     share = sum(len(one.boxes) > 0 for one in found) / max(1, len(found))
     if share > OFTEN and not wanted:
         log.warning(
-            "the old detector finds objects of old classes in %.0f %% of the new images; nothing is learnt from them. "
+            "the old detector finds objects of old classes in %.0f %% of the new images; nothing is learned from them. "
             "-s learning.columns=all -s learning.pseudo_labels=true takes them as labels",
             100 * share,
         )

@@ -75,7 +75,7 @@ def of_groups(
 
     Args:
         precision: of :func:`precision_by_class`.
-        groups: names of classes in the order in which they were learnt; the last is new.
+        groups: names of classes in the order in which they were learned; the last is new.
         classes: all of them.
 
     Returns:
@@ -116,16 +116,20 @@ def evaluate_run(place: str, data: str | None, runtime: Runtime) -> Result:
     detector, about = load_detector(place)
     detector.to(runtime.device)
     if data is None and not Path(place).is_dir():
-        raise UsageError("says nothing of its data", place=place, hint="--data names images to measure on")
+        raise UsageError(
+            "a single file does not say which data it was measured on",
+            place=place,
+            hint="name images with --data",
+        )
     if data is None:
         recipe: Any = recipe_of_run("continual", place)
-        _, whole = load_parts(recipe.data)
+        _, whole = load_parts(recipe)
     else:
         whole = load_detection(data, "eval")
     known = [name for name in about.classes if name in whole.classes]
     if not known:
         names = ", ".join(whole.classes[:5])
-        raise InputError(f"shows none of the detector's classes, only {names}", place=str(data or place))
+        raise InputError(f"none of its classes is known to the detector: {names}", place=str(data or place))
     images = whole.of_classes(about.classes, with_empty=True)
     found = find(detector, ScaledImages(images, about.longest, about.shortest), runtime)
     metrics = of_groups(precision_by_class(found, images), [about.classes], about.classes)

@@ -1,6 +1,7 @@
-"""Images that a detector is sure of, drawn out of it by gradient descent on pixels (stages A and B).
+"""Images that a detector is sure of, synthesised by gradient descent on pixels.
 
-Equations: I_inv = argmin_I L_detect(Phi_ori(I), Y_inv) + R(I), with R = R_TV + R_BN.
+docs/methods/egor.md, Sampled boxes and labels, and docs/methods/egor.md, Inversion losses:
+I_inv = argmin_I L_detect(Phi_ori(I), Y_inv) + R(I), with R = R_TV + R_BN.
 """
 
 from __future__ import annotations

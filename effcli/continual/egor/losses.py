@@ -1,4 +1,4 @@
-"""What keeps the old classes: distances from the old detector where it has something to say (stage D)."""
+"""Distances from the old detector where it responds (docs/methods/egor.md, High-response distillation)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def without_duplicates(detector: Detector, old: Raw, scores: Tensor, places: Ten
     decodes them right.
     """
     image, place = torch.nonzero(places, as_tuple=True)
-    boxes = (detector.small_boxes(old) if nms == "reference" else detector.boxes(old))[image, place]
+    boxes = (detector.small_boxes(old) if nms == "strides" else detector.boxes(old))[image, place]
     best, label = scores[image, place].max(-1)
     keep = batched_nms(boxes, best, image * scores.shape[-1] + label, NMS_IOU)
     kept = torch.zeros_like(places)

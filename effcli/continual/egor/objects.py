@@ -86,7 +86,7 @@ def generate_objects(
     else:
         if not BatchNormPrior(detector).n_layers:
             log.warning(
-                "the detector has no BatchNorm, so nothing pulls generated objects towards its training images"
+                "the detector has no BatchNorm, so synthesised objects have no prior from its training images"
             )
         rng = np.random.default_rng((23, run.runtime.seed, number))
         shares, labels = sample_boxes(about.histograms, settings.per_class, settings.box_sides, rng)
@@ -108,7 +108,7 @@ def generate_objects(
         "by_class": rates_by_class(scores, labels, about.classes, settings.min_score),
     }
     run.say(
-        f"generated objects {number}: the old detector finds {100 * report['found']:.0f} % of {len(scores)}, "
+        f"synthesised objects {number}: the old detector finds {100 * report['found']:.0f} % of {len(scores)}, "
         f"mean score {report['mean_score']:.2f}"
     )
     return GeneratedObjects(pictures, boxes, labels, scores, kept, about.classes, report)
@@ -121,7 +121,9 @@ def _kept(scores: Tensor, labels: Tensor, least: float, about: DetectorSpec) -> 
         own = torch.nonzero(labels == number)[:, 0]
         if len(own) and not bool(kept[own].any()):
             log.warning(
-                "no generated object of %s is found with %s or more; the best one is kept", name, least
+                "no synthesised object of %s is found with a score of %s or more; the best one is kept",
+                name,
+                least,
             )
             kept[own[scores[own].argmax()]] = True
     return kept
@@ -135,10 +137,10 @@ def read_objects(run: Path, number: int, classes: tuple[str, ...]) -> tuple[Tens
     """
     file = file_of(run, number)
     if not file.is_file():
-        raise InputError("holds no generated objects", place=str(run), hint="name a run of --method egor")
+        raise InputError("no synthesised objects in it", place=str(run), hint="name a run of --method egor")
     metadata, tensors = read_tensors(file, str(file))
     if tuple(metadata.get("classes", "").split("\n")) != classes:
-        raise InputError("are objects of other classes than the detector's", place=str(file))
+        raise InputError("holds objects of classes other than the detector's", place=str(file))
     pictures, labels = tensors.get("pictures", torch.empty(0)), tensors.get("labels", torch.empty(0))
     n, side = len(labels) if labels.ndim else 0, pictures.shape[-1] if pictures.ndim else 0
     wanted = {
@@ -148,5 +150,5 @@ def read_objects(run: Path, number: int, classes: tuple[str, ...]) -> tuple[Tens
     }
     check_tensors(wanted, tensors, str(file))
     if n and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
-        raise InputError(f"has labels outside of 0 to {len(classes) - 1}", place=str(file))
+        raise InputError(f"has labels outside 0 to {len(classes) - 1}", place=str(file))
     return pictures, tensors["boxes"], labels

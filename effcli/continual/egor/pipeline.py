@@ -1,4 +1,4 @@
-"""The steps of detectors that learn: a first one, then objects drawn out of it, pasted, and new classes learnt."""
+"""The steps of detectors that learn: a first one, then objects drawn out of it, pasted, and new classes learned."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class KnownDetector:
 
 def plan_train_detector(recipe: DetectorRecipe) -> Plan[ClassGroups]:
     """The images in groups of classes, and what :func:`train_detector` would do with them."""
-    groups = load_groups(recipe.data, ())
+    groups = load_groups(recipe, ())
     first = groups.groups[0]
     facts = {
         **groups.describe(),
@@ -62,8 +62,8 @@ def train_detector(recipe: DetectorRecipe, groups: ClassGroups, run: Run) -> Res
     """A first detector, of the first classes where they are cut; it goes to ``model/``."""
     refuse_many(run)
     known = first_detector(recipe, recipe.train, groups.groups[0], run, "train")
-    learnt = [groups.groups[0].classes]
-    metrics = measure(known, groups, learnt, run, "ap")
+    learned = [groups.groups[0].classes]
+    metrics = measure(known, groups, learned, run, "ap")
     save_detector(run.file(FILE_NAME), known.detector, known.about)
     return run.finish(
         {**metrics, "parameters": _n_parameters(known.detector)},
@@ -97,21 +97,23 @@ def run(recipe: EgorRecipe, inputs: tuple[KnownDetector | None, ClassGroups], ru
     if known is None:
         known = first_detector(recipe, recipe.base, increments.pop(0), run, "base")
     known.detector.to(run.runtime.device)
-    learnt = [known.about.classes]
-    before = measure(known, groups, learnt, run, "ap-0")
+    learned = [known.about.classes]
+    before = measure(known, groups, learned, run, "ap-0")
     run.say(f"old detector: AP50 {percent(before['ap50']['all'])}")
     reports, history = [], [before]
     for number, group in enumerate(increments, 1):
         if group.n_left_out:
-            run.say(f"{group.n_left_out} images are left out, as classes learnt before are labelled in them")
+            run.say(
+                f"{group.n_left_out} images are left out, because classes learned before are labelled in them"
+            )
         old, objects = known, None
         if recipe.needs_objects:
             objects = generate_objects(known.detector, known.about, recipe.inversion, run, number)
             reports.append(objects.report)
             draw_increment(objects, scaled(group.train, known.about), recipe, run, number)
         known = increment(old, group, objects, recipe, run, f"train-{number}")
-        learnt.append(group.classes)
-        history.append(measure(known, groups, learnt, run, f"ap-{number}"))
+        learned.append(group.classes)
+        history.append(measure(known, groups, learned, run, f"ap-{number}"))
         run.say(line_of(history[-1], number, len(increments)))
     save_detector(run.file(FILE_NAME), known.detector, known.about)
     metrics = {**history[-1], "before": before, "inversions": reports}
@@ -138,9 +140,12 @@ def draw_increment(
 def _begin(recipe: EgorRecipe) -> tuple[KnownDetector | None, ClassGroups]:
     """The detector that the recipe names, and the images."""
     known = None if recipe.detector is None else named_detector(recipe)
-    groups = load_groups(recipe.data, known.about.classes if known else ())
+    groups = load_groups(recipe, known.about.classes if known else ())
     if known is None and len(groups.groups) < 2:
-        raise UsageError("one group of classes leaves nothing to learn later", place="data.tasks")
+        raise UsageError(
+            "one group of classes leaves no new classes to learn; at least two groups are needed",
+            place="data.tasks",
+        )
     if "joint" in recipe.references:
         _check_joint(groups, known)
     return known, groups
@@ -157,7 +162,7 @@ def _check_joint(groups: ClassGroups, known: KnownDetector | None) -> None:
     missing = set(known.about.classes if known else ()) - set(groups.train.classes)
     if missing:
         raise UsageError(
-            f"joint training needs images of the old classes too, and none shows {', '.join(sorted(missing)[:5])}",
+            f"joint training also needs images of the old classes; none shows {', '.join(sorted(missing)[:5])}",
             place="references",
         )
 
@@ -180,7 +185,7 @@ def first_detector(
             raw = detector(images)
         return {"detect": detector.detection_loss(raw, batch.targets.to(images.device)).total}
 
-    fit(detector, scaled(group.train, about), settings, run, stage, loss_of)
+    fit(detector, scaled(group.train, about), settings, recipe.augment.flip, run, stage, loss_of)
     return KnownDetector(detector, about)
 
 
@@ -190,8 +195,8 @@ def new_detector(recipe: DetectionRecipe, n_classes: int) -> Gfl:
     if settings.backbone == "tiny":
         return Gfl(tiny_config(n_classes))
     detector = Gfl(resnet50_config(n_classes, settings.norm, settings.frozen_stages))
-    if settings.weights is not None:
-        load_backbone(detector.backbone, settings.weights)
+    if settings.init is not None:
+        load_backbone(detector.backbone, settings.init)
     return detector
 
 
@@ -203,7 +208,7 @@ def increment(
     run: Run,
     stage: str,
 ) -> KnownDetector:
-    """A copy of the old detector that has learnt a group."""
+    """A copy of the old detector that has learned a group."""
     detector = copy.deepcopy(old.detector)
     run.runtime.seed_all(stage, "grow")
     detector.grow(len(group.classes))
@@ -222,14 +227,14 @@ def increment(
 
 
 def measure(
-    known: KnownDetector, groups: ClassGroups, learnt: Sequence[Sequence[str]], run: Run, stage: str
+    known: KnownDetector, groups: ClassGroups, learned: Sequence[Sequence[str]], run: Run, stage: str
 ) -> dict[str, Any]:
     """AP over old and new classes, kept as a stage."""
     images = groups.eval_of(known.about.classes)
 
     def compute() -> dict[str, Any]:
         found = find(known.detector, scaled(images, known.about), run.runtime, run=run)
-        return of_groups(precision_by_class(found, images), learnt, known.about.classes)
+        return of_groups(precision_by_class(found, images), learned, known.about.classes)
 
     return run.stage(stage, compute)
 
@@ -247,8 +252,8 @@ def references_of(
         last = groups.groups[-1]
         whole = ClassGroup(last.all_classes, (), groups.train.of_classes(last.all_classes), 0)
         known = first_detector(recipe, recipe.base, whole, run, "joint")
-        learnt = [last.known, last.classes]
-        made["joint"] = measure(known, groups, learnt, run, "joint-ap")
+        learned = [last.known, last.classes]
+        made["joint"] = measure(known, groups, learned, run, "joint-ap")
     result: dict[str, Any] = {"references": made}
     if "joint" in made:
         best, own = made["joint"]["ap"]["all"], reached["ap"]["all"]
@@ -274,11 +279,11 @@ def _finetune(recipe: EgorRecipe, groups: ClassGroups, run: Run) -> dict[str, An
     else:
         known = named_detector(recipe)
         known.detector.to(run.runtime.device)
-    learnt, measured = [known.about.classes], {}
+    learned, measured = [known.about.classes], {}
     for number, group in enumerate(increments, 1):
         known = increment(known, group, None, plain, run, f"finetune-{number}")
-        learnt.append(group.classes)
-        measured = measure(known, groups, learnt, run, f"finetune-ap-{number}")
+        learned.append(group.classes)
+        measured = measure(known, groups, learned, run, f"finetune-ap-{number}")
     return measured
 
 
@@ -302,13 +307,13 @@ def refuse_many(run: Run) -> None:
     """
     if run.runtime.world > 1:
         raise UsageError(
-            f"one detector is trained by one process, not by {run.runtime.world}",
-            hint="several seeds or recipes can run beside each other",
+            f"a detector is trained in one process; {run.runtime.world} were started",
+            hint="run several seeds or recipes in parallel instead",
         )
 
 
 def line_of(measured: dict[str, Any], number: int, n: int) -> str:
-    """One line for whoever waits."""
+    """One line for the terminal."""
     parts = ", ".join(f"{name} {percent(value)}" for name, value in measured["ap50"].items())
     return f"increment {number}/{n}: AP50 {parts}"
 

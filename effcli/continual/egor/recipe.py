@@ -1,12 +1,12 @@
-"""The settings of detectors that learn."""
+"""The settings of detectors that learn new classes."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from effcli.core.recipe import Recipe, Section
+from effcli.core.recipe import CompatRecipe, Recipe, Section, Switch
 
 
 class DetectionDataSection(Section):
@@ -14,27 +14,54 @@ class DetectionDataSection(Section):
 
     source: str = Field(
         "builtin:garment-scenes",
-        description="COCO annotations (.json), a folder or a tar with annotations/ and the images, or "
-        "builtin:garment-scenes.",
+        description="What is learned from: COCO annotations (.json), a folder or a tar with "
+        "annotations/ and the images, "
+        "or builtin:garment-scenes.",
     )
     images: str | None = Field(
-        None, description="Folder of the images of a .json; null looks beside it and above."
+        None,
+        description="Folder with the images of a .json; null: searched beside the file and one level above.",
     )
     tasks: int | str | tuple[int, ...] | tuple[tuple[str, ...], ...] | None = Field(
         None,
-        description="How the classes are cut: 5+5, 40+20+20, sizes, or lists of names; null: all together.",
+        description="The split of the classes into groups that are learned one after another: 5+5, "
+        "40+20+20, a list of "
+        "sizes, or a list of lists of names; null: one group.",
     )
     cooccur: bool = Field(
-        False, description="Also learn from images that show classes learnt before, which are not labelled."
-    )
-    hold_out: float = Field(
-        0.2, gt=0, lt=1, description="Share of the images to measure on, where the data have no part for it."
+        False,
+        description="true: images that also show classes learned before, which are not labelled there, "
+        "are learned from, "
+        "too; false: they are left out.",
     )
     longest_side: int | None = Field(
-        None, ge=32, description="Images are scaled so that the longer side is at most this; null: any."
+        None,
+        ge=32,
+        description="Upper bound of the longer side of images, pixels; larger ones are scaled; null: none.",
     )
     shortest_side: int | None = Field(
-        None, ge=32, description="And so that the shorter one is at most this; null: any."
+        None,
+        ge=32,
+        description="Upper bound of the shorter side of images, pixels; larger ones are scaled; null: none.",
+    )
+
+
+class DetectionEvalSection(Section):
+    """What average precision is measured on."""
+
+    hold_out: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Share of the images that is held out where the data has no part to measure on.",
+    )
+
+
+class DetectionAugmentSection(Section):
+    """Augmentation of training images."""
+
+    flip: float = Field(
+        0.5, ge=0, le=1, description="Share of the training samples that are mirrored; 0: none."
     )
 
 
@@ -42,116 +69,176 @@ class DetectorSection(Section):
     """The detector."""
 
     backbone: Literal["tiny", "resnet50"] = Field(
-        "tiny", description="Half a million parameters, or GFL-R50."
+        "tiny", description="tiny: a GFL of 0.7 million parameters for small images; resnet50: GFL-R50."
     )
     norm: Literal["live", "frozen"] = Field(
-        "live", description="BatchNorm learns statistics, or keeps those of the backbone's weights."
+        "live",
+        description="Batch norm of the backbone: live, it learns and keeps running statistics; frozen, "
+        "it stays as the "
+        "weights have it.",
     )
     frozen_stages: int = Field(
-        0, ge=0, le=4, description="Stages of a ResNet, after the stem, that do not learn."
+        0, ge=0, le=4, description="Number of ResNet stages, counted from the stem, that are not trained."
     )
-    weights: str | None = Field(
-        None, description="A state dict of torchvision's ResNet-50, as .pth or .safetensors; null: random."
+    init: str | None = Field(
+        None,
+        description="Weights that the backbone starts from: a state dict of torchvision's ResNet-50, "
+        ".pth or .safetensors; "
+        "null: random.",
     )
 
 
 class DetectorTrainSection(Section):
-    """The optimisation with SGD: rate times 0.1 after 8 and 11 of 12 parts."""
+    """The optimisation with SGD: the learning rate is divided by 10 after 8/12 and 11/12 of the steps."""
 
     epochs: int = Field(12, ge=1, description="Passes over the images.")
-    batch_size: int = Field(16, ge=1, description="Images a step.")
-    learning_rate: float = Field(0.01, gt=0, description="After warming up.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD's.")
-    weight_decay: float = Field(1e-4, ge=0, description="SGD's.")
-    warmup_steps: int = Field(500, ge=0, description="Steps of a linear rise from a thousandth of the rate.")
-    grad_clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: any.")
-    flip: bool = Field(True, description="Mirror half of the images.")
+    batch_size: int = Field(16, ge=1, description="Images per step.")
+    learning_rate: float = Field(0.01, gt=0, description="Learning rate after the warm-up.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay of SGD.")
+    warmup_steps: int = Field(
+        500,
+        ge=0,
+        description="Steps over which the learning rate rises linearly from a thousandth; 0: no warm-up.",
+    )
+    grad_clip: float | None = Field(None, gt=0, description="Upper bound of the gradient norm; null: none.")
 
 
 class InversionSection(Section):
-    """ObjectBoxes drawn out of the old detector."""
+    """Objects synthesised by inverting the old detector."""
 
     source: str | None = Field(
-        None, description="Run whose generated objects are taken instead of new ones; null makes them."
+        None, description="Run whose synthesised objects are used instead of new ones; null: new ones."
     )
-    per_class: int = Field(10, ge=1, description="Images a class, each with one object.")
-    side: int = Field(160, ge=32, multiple_of=32, description="Of the images, pixels.")
+    per_class: int = Field(10, ge=1, description="Images per class, each with one object.")
+    side: int = Field(160, ge=32, multiple_of=32, description="Side of the images, pixels, a multiple of 32.")
     box_sides: tuple[float, float] = Field(
-        (0.6, 0.8), description="Least and most length of an object's longer side, as a share of the image's."
+        (0.6, 0.8),
+        description="Smallest and largest length of an object's longer side, as a share of the image's side.",
     )
-    iterations: int = Field(2000, ge=1, description="Steps of the optimisation.")
-    batch_size: int = Field(40, ge=1, description="Images at once.")
-    learning_rate: float = Field(0.2, gt=0, description="First rate; it falls to 0 on half a cosine.")
+    iterations: int = Field(2000, ge=1, description="Optimisation steps per batch of images.")
+    batch_size: int = Field(40, ge=1, description="Images that are optimised together.")
+    learning_rate: float = Field(
+        0.2, gt=0, description="Initial learning rate of Adam; half a cosine takes it to 0."
+    )
     detect_weight: float = Field(10.0, gt=0, description="Weight of the detector's loss.")
-    tv_weight: float = Field(1.0, ge=0, description="Weight of total variation (L1).")
-    bn_weight: float = Field(0.1, ge=0, description="Weight of BatchNorm statistics.")
-    first_bn_weight: float = Field(0.3, ge=0, description="Further weight of those of the first layer.")
-    shift: float = Field(0.125, ge=0, lt=1, description="Images roll by up to this share of the side.")
-    flip: float = Field(0.5, ge=0, le=1, description="Share of the steps that see the batch mirrored.")
-    brightness: float = Field(0.2, ge=0, description="Deviation of what is added to each image.")
-    erase: float = Field(0.5, ge=0, le=1, description="Share of the images with a patch missing.")
+    tv_weight: float = Field(
+        1.0, ge=0, description="Weight of total variation (L1); raised, smoother images."
+    )
+    bn_weight: float = Field(
+        0.1, ge=0, description="Weight of the distance from the running statistics of batch norm (R_BN)."
+    )
+    first_bn_weight: float = Field(0.3, ge=0, description="Additional weight of R_BN at the first layer.")
+    shift: float = Field(
+        0.125,
+        ge=0,
+        lt=1,
+        description="Images are rolled by a random offset of up to this share of their side.",
+    )
+    flip: float = Field(0.5, ge=0, le=1, description="Share of the steps in which the batch is mirrored.")
+    brightness: float = Field(
+        0.2,
+        ge=0,
+        description="Standard deviation of the random offset that is added to each normalised image.",
+    )
+    erase: float = Field(0.5, ge=0, le=1, description="Share of the images that have a random patch erased.")
     save: Literal["denormalise", "minmax"] = Field(
         "denormalise",
-        description="Pictures as the detector was shown them, or stretched one by one (released).",
+        description="How pixels become 8-bit images: denormalise, as the detector was shown them; "
+        "minmax, each image "
+        "stretched to the full range.",
     )
     min_score: float = Field(
-        0.3, ge=0, le=1, description="ObjectBoxes that the old detector finds with less are dropped."
+        0.3,
+        ge=0,
+        le=1,
+        description="Objects that the old detector finds with a lower score are dropped; 0: none are.",
     )
 
 
 class CompositionSection(Section):
-    """Generated objects in new images."""
+    """Synthesised objects pasted into new images."""
 
-    enabled: bool = Field(True, description="Paste objects.")
-    online: bool = Field(True, description="Other pastes in every epoch; false: once for all, as the paper.")
-    scale: tuple[float, float] = Field((0.5, 1.0), description="ObjectBoxes become this many times as large.")
-    mirror: bool = Field(True, description="Mirror half of the objects.")
+    enabled: bool = Field(True, description="true: objects are pasted; false: distillation alone.")
+    online: bool = Field(
+        True, description="true: other objects and places in every epoch; false: chosen once for all epochs."
+    )
+    scale: tuple[float, float] = Field(
+        (0.5, 1.0), description="Range of the random factor by which objects are resized."
+    )
+    flip: float = Field(
+        0.5, ge=0, le=1, description="Share of the pasted objects that are mirrored; 0: none."
+    )
     blend: float | None = Field(
-        None, ge=0, le=1, description="lambda, the share of the image under an object; null: Beta(2, 2)."
+        None,
+        ge=0,
+        le=1,
+        description="lambda: share of the background under a pasted object; null: sampled from Beta(2, 2).",
     )
 
 
 class DistillationSection(Section):
     """Distances from the old detector."""
 
-    weight: float = Field(1.0, ge=0, description="Of all terms; 0 distils nothing.")
-    feature_weight: float = Field(0.03, ge=0, description="Of features in pasted boxes.")
-    box_weight: float = Field(0.25, ge=0, description="Of the distributions of edges.")
-    balance: bool = Field(True, description="Multiply by s, which falls as new classes are learnt.")
-    select: Literal["top", "threshold"] = Field(
-        "top", description="Places with the highest responses, or those above mean + 2 deviations (ERD)."
+    weight: float = Field(1.0, ge=0, description="Weight of all distillation terms; 0: none.")
+    feature_weight: float = Field(
+        0.03, ge=0, description="Weight of the distance of features in pasted boxes."
     )
-    top_k: int = Field(1000, ge=1, description="How many places are the highest.")
-    nms: Literal["reference", "scaled"] = Field(
-        "reference",
-        description="Boxes for the NMS of places: with edges in strides (released), or in pixels.",
+    box_weight: float = Field(0.25, ge=0, description="Weight of the KL divergence of edge distributions.")
+    balance: bool = Field(
+        True,
+        description="true: the terms are multiplied by s, which falls as new classes are learned; "
+        "false: s = 1.",
+    )
+    select: Literal["top", "threshold"] = Field(
+        "top",
+        description="Locations that are distilled: top, those with the highest responses; threshold, "
+        "those above mean + "
+        "2 standard deviations, as in ERD.",
+    )
+    top_k: int = Field(1000, ge=1, description="Number of locations for select top.")
+    nms: Literal["strides", "pixels"] = Field(
+        "strides",
+        description="Boxes in the NMS of locations: strides, edges in units of the stride, as the "
+        "released code has "
+        "them; pixels, true boxes.",
     )
     reduction: Literal["batch-8", "sum"] = Field(
-        "batch-8", description="Images' terms are summed (released), or scaled as if a batch had 8."
+        "batch-8",
+        description="Class and box terms: sum, over the images of a batch; batch-8, scaled as if a "
+        "batch had 8 images.",
     )
 
 
 class LearningSection(Section):
-    """What counts as an object of which class."""
+    """Which objects are labels of which class."""
 
     columns: Literal["new", "all"] = Field(
-        "new", description="The detector's loss sees the columns of new classes alone, or all."
+        "new", description="Class outputs that the detector's loss sees: new, those of the new classes; all."
     )
     pasted_as_labels: bool = Field(
-        False, description="Pasted objects are labelled objects of their old class; needs all columns."
+        False, description="true: pasted objects are labels of their old class; needs columns all."
     )
     pseudo_labels: bool = Field(
-        False, description="So are objects of old classes that the old detector finds; needs all columns."
+        False,
+        description="true: objects of old classes that the old detector finds in new images are labels; "
+        "needs columns all.",
     )
-    pseudo_score: float = Field(0.5, ge=0, le=1, description="Least score of those.")
+    pseudo_score: float = Field(0.5, ge=0, le=1, description="Lowest score of a pseudo-label.")
 
 
 class DetectionRecipe(Recipe):
     """What recipes of detectors have."""
 
     task: Literal["continual"] = Field("continual", description="The command this recipe is for.")
-    data: DetectionDataSection = Field(DetectionDataSection(), description="The images.")
-    network: DetectorSection = Field(DetectorSection(), description="The detector, where a new one is made.")
+    data: DetectionDataSection = Field(DetectionDataSection(), description="Images with boxes.")
+    eval: DetectionEvalSection = Field(
+        DetectionEvalSection(), description="What average precision is measured on."
+    )
+    augment: DetectionAugmentSection = Field(
+        DetectionAugmentSection(), description="Augmentation of training images."
+    )
+    network: DetectorSection = Field(DetectorSection(), description="A new detector, where one is made.")
 
 
 class DetectorRecipe(DetectionRecipe):
@@ -161,37 +248,58 @@ class DetectorRecipe(DetectionRecipe):
     train: DetectorTrainSection = Field(DetectorTrainSection(), description="The optimisation.")
 
 
-class EgorRecipe(DetectionRecipe):
+class EgorRecipe(DetectionRecipe, CompatRecipe):
     """EGOR, and by its switches ERD, distillation alone, replay alone and fine-tuning."""
 
+    switches: ClassVar = {
+        "inversion.save": Switch("denormalise", "minmax", "denormalise"),
+        "inversion.min_score": Switch(0.3, 0.0, 0.3),
+        "composition.online": Switch(False, False, True),
+        "composition.scale": Switch((0.5, 1.0), (1.0, 1.0), (0.5, 1.0)),
+        "composition.flip": Switch(0.5, 0.0, 0.5),
+        "distillation.reduction": Switch("batch-8", "sum", "batch-8"),
+        "distillation.nms": Switch("strides", "strides", "strides"),
+    }
     method: Literal["egor"] = Field("egor", description="The method.")
     detector: str | None = Field(
         None,
-        description="Run or file of the old detector; null trains one on the first classes of the split.",
+        description="The detector that learns new classes: a run or a file; null: one is trained on the "
+        "first group of "
+        "classes.",
     )
     detector_classes: tuple[str, ...] = Field(
-        (), description="Names of its classes, where it is a state dict of torchvision's FCOS or RetinaNet."
+        (), description="Its class names, where it is a state dict of torchvision's FCOS or RetinaNet."
     )
-    base: DetectorTrainSection = Field(DetectorTrainSection(), description="Training of a first detector.")
-    inversion: InversionSection = Field(InversionSection(), description="Generated objects.")
-    composition: CompositionSection = Field(CompositionSection(), description="How they are pasted.")
-    distillation: DistillationSection = Field(DistillationSection(), description="What keeps old classes.")
-    learning: LearningSection = Field(LearningSection(), description="What is learnt as what.")
-    train: DetectorTrainSection = Field(DetectorTrainSection(), description="Training with new classes.")
+    base: DetectorTrainSection = Field(DetectorTrainSection(), description="Training of the first detector.")
+    inversion: InversionSection = Field(
+        InversionSection(), description="Objects synthesised by inverting the old detector."
+    )
+    composition: CompositionSection = Field(
+        CompositionSection(), description="How synthesised objects are pasted into new images."
+    )
+    distillation: DistillationSection = Field(
+        DistillationSection(), description="Distances from the old detector."
+    )
+    learning: LearningSection = Field(
+        LearningSection(), description="Which objects are labels of which class."
+    )
+    train: DetectorTrainSection = Field(DetectorTrainSection(), description="Training on new classes.")
     references: tuple[Literal["finetune", "joint"], ...] = Field(
-        (), description="Also train these, to compare with; joint needs the old images."
+        (),
+        description="Detectors that are also trained, to compare with; joint needs images of the old "
+        "classes.",
     )
 
     @property
     def needs_objects(self) -> bool:
-        """Whether generated objects are used."""
+        """Whether synthesised objects are used."""
         return self.composition.enabled
 
     @model_validator(mode="after")
     def _fits_together(self) -> EgorRecipe:
         labels = self.learning
         if labels.columns == "new" and (labels.pasted_as_labels or labels.pseudo_labels):
-            raise ValueError("learning.columns: labels of old classes need all columns")
+            raise ValueError("learning.columns: labels of old classes need columns all")
         if labels.pasted_as_labels and not self.composition.enabled:
             raise ValueError("learning.pasted_as_labels: nothing is pasted without composition.enabled")
         low, high = self.composition.scale
@@ -199,7 +307,9 @@ class EgorRecipe(DetectionRecipe):
             raise ValueError("composition.scale: two numbers above 0, the smaller first")
         low, high = self.inversion.box_sides
         if not 0 < low <= high <= 1:
-            raise ValueError("inversion.box_sides: two shares, the smaller first")
+            raise ValueError("inversion.box_sides: two shares of at most 1, the smaller first")
         if self.detector is None and self.data.tasks is None:
-            raise ValueError("data.tasks: says which classes a first detector learns, or name a detector")
+            raise ValueError(
+                "data.tasks: say which classes the first detector learns, as in 5+5, or name a detector"
+            )
         return self

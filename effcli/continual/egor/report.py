@@ -24,7 +24,7 @@ SHOWN_SIDE, OBJECT_SIDE = 240, 128  # small pictures become about as large as th
 
 
 def draw_objects(objects: GeneratedObjects, run: Run, number: int) -> dict[str, str]:
-    """A sheet, a column a class, with the old detector's score on each."""
+    """A grid with one column per class, with the old detector's score on each."""
     zoom = max(1, OBJECT_SIDE // objects.pictures.shape[-1])
     shown = []
     for i in range(min(len(objects.pictures), MOST_OBJECTS)):

@@ -32,7 +32,7 @@ class DetectionBatch:
     Attributes:
         images: uint8 ``[B, 3, H, W]``; what is added at the right and below is ``sizes`` away.
         sizes: height and width of each image without that.
-        targets: the objects that are learnt.
+        targets: the objects that are learned.
         pasted: boxes of pasted objects, pixels, ``[P, 4]`` an image.
         pasted_labels: their labels.
     """
@@ -53,6 +53,7 @@ def batch_of_step(
     images: ScaledImages,
     step: int,
     settings: DetectorTrainSection,
+    flip: float,
     seed: int,
     composer: Composer | None = None,
 ) -> DetectionBatch:
@@ -66,7 +67,7 @@ def batch_of_step(
         if composer is not None:
             image, new = composer(image, found.boxes, item, epoch)
             new_boxes, new_labels = new.boxes, new.labels
-        if settings.flip and np.random.default_rng((_FLIP_STREAM, seed, draw)).random() < 0.5:
+        if flip and np.random.default_rng((_FLIP_STREAM, seed, draw)).random() < flip:
             width = image.shape[2]
             image, own_boxes, new_boxes = (
                 image.flip(-1),
@@ -115,6 +116,7 @@ def fit(
     detector: Detector,
     images: ScaledImages,
     settings: DetectorTrainSection,
+    flip: float,
     run: Run,
     stage: str,
     loss_of: Callable[[DetectionBatch, Tensor], dict[str, Tensor]],
@@ -126,6 +128,7 @@ def fit(
         detector: what learns.
         images: to learn from.
         settings: the optimisation.
+        flip: share of the samples that are mirrored, 0..1.
         run: keeps checkpoints; losses go to its log.
         stage: name of the loop.
         loss_of: the terms of the loss of a batch, whose normalised images are the second argument.
@@ -143,7 +146,7 @@ def fit(
     detector.train()
     for step in run.steps(stage, n_steps, state):
         set_rate(optimizer, rate_of(settings, step, n_steps))
-        batch = batch_of_step(images, step, settings, run.runtime.seed, composer)
+        batch = batch_of_step(images, step, settings, flip, run.runtime.seed, composer)
         terms = loss_of(batch, detector.normalise(batch.images.to(device)))
         total = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)

@@ -97,7 +97,7 @@ def load_detector(
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         raise InputError(
-            "holds no detector",
+            "no detector in it",
             place=place,
             hint="name a run of `effcli continual train-detector` or of `--method egor`, or its file",
         )
@@ -118,7 +118,7 @@ def _ours(file: Path, place: str) -> tuple[Detector, DetectorSpec]:
     elif isinstance(kind, str) and kind in KINDS:
         detector = from_state_dict(tensors, place)
     else:
-        raise InputError(f"holds a detector of the kind {kind!r}, which is not known", place=place)
+        raise InputError(f"unknown kind of detector {kind!r}", place=place)
     n_named = (len(header.about.classes), len(header.about.histograms))
     if n_named != (detector.n_classes, detector.n_classes):
         what = f"names {n_named[0]} classes with {n_named[1]} histograms, and detects {detector.n_classes}"
@@ -142,7 +142,7 @@ def _torchvision(file: Path, classes: Sequence[str]) -> Detector:
     detector = from_state_dict(read_state_dict(file), str(file))
     if not classes:
         raise UsageError(
-            f"does not say what its {detector.n_classes} classes are called",
+            f"does not name its {detector.n_classes} classes",
             place=str(file),
             hint="-s detector_classes=[cat,dog,...]",
         )
@@ -150,6 +150,6 @@ def _torchvision(file: Path, classes: Sequence[str]) -> Detector:
         detector.drop_column(0)
     if detector.n_classes != len(classes):
         raise UsageError(
-            f"has {detector.n_classes} classes, and {len(classes)} names are given", place=str(file)
+            f"has {detector.n_classes} classes, but {len(classes)} names were given", place=str(file)
         )
     return detector.eval()

@@ -2,9 +2,10 @@
 
 It stands around ER, DER++, ER-ACE and CLS-ER, which do not know of it. Two parts, each of which can be left out:
 
-* FFE (sections 3.2, 3.3): images become three maps of half the side before the network and in the buffer.
-* CFFS (section 3.4): each class uses its own units of the features. For new images units are dropped at random, by
-  ``P``; of what remains the k largest count for the class in ``F``.
+* FFE (docs/methods/clfd.md, Frequency encoder (FFE)): images become three maps of half the side before the network and
+  in the buffer.
+* CFFS (docs/methods/clfd.md, Feature selection (CFFS)): each class uses its own units of the features. For new images
+  units are dropped at random, by ``P``; of what remains the k largest count for the class in ``F``.
 """
 
 from __future__ import annotations
@@ -220,7 +221,7 @@ class FrequencyLearner(Learner):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether the encoder has learnt what it will learn."""
+        """Whether the encoder has learned what it will learn."""
         return self.encoder is not None and not self.encoder.low.weight.requires_grad
 
     def _encoded(self, x: Tensor) -> Tensor:

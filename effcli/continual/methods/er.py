@@ -1,4 +1,7 @@
-"""Experience replay (Riemer et al., ICLR 2019; as in CLFD, section 3.6): cross-entropy of new and of kept images."""
+"""Experience replay (Riemer et al., ICLR 2019): cross-entropy of new and of kept images.
+
+As CLFD has it: docs/methods/clfd.md, Host losses.
+"""
 
 from __future__ import annotations
 

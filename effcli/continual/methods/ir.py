@@ -1,6 +1,6 @@
 """IR (Huang et al., Exemplar-Free Class Incremental Learning via Incremental Representation, arXiv 2403.16221, 2024).
 
-No image is kept. The first task's features are learnt from more classes than there are; later ones are held near the
+No image is kept. The first task's features are learned from more classes than there are; later ones are held near the
 old ones (space maintenance). Each task's classifier is thrown away, and images belong to the class of the nearest
 prototype, the mean feature of its training images.
 

@@ -32,7 +32,7 @@ class IncrementalMethod:
         buffer: for methods that keep images of earlier tasks; empty at first.
 
     Attributes:
-        task: the one that is learnt now.
+        task: the one that is learned now.
     """
 
     task: ClassTask

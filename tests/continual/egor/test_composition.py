@@ -10,7 +10,7 @@ from effcli.continual.egor.composition import Composer, free_place, paste
 from effcli.continual.egor.inversion import Crop
 from effcli.continual.egor.recipe import CompositionSection
 
-PAPER = CompositionSection(online=False, scale=(1.0, 1.0), mirror=False)
+PAPER = CompositionSection(online=False, scale=(1.0, 1.0), flip=0.0)
 
 
 def crops(n: int = 5) -> list[Crop]:

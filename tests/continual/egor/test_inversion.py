@@ -1,4 +1,4 @@
-"""Inversion: what it is pulled by, and that it works on a detector that has learnt something."""
+"""Inversion: what it is pulled by, and that it works on a detector that has learned something."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_even_crops_before_the_encoder_are_half_crops_after_it() -> None:
 
 
 def test_images_are_moved_by_even_numbers_of_pixels() -> None:
-    _, learner = frequency_method("er", "augment.flip=false")
+    _, learner = frequency_method("er", "augment.flip=0")
     x = torch.arange(64).view(1, 1, 8, 8).expand(64, 3, 8, 8).to(torch.uint8)
     for moved in learner.augmented(x)[:, 0]:
         row, column = (int(one) for one in (moved > 0).nonzero()[0])
@@ -168,7 +168,7 @@ def test_the_first_classes_share_a_fixed_part_and_later_ones_draw() -> None:
     assert bool((selection.keep[2:] == 0.6).all())
 
 
-@pytest.mark.parametrize("alphas", ["shifted", "paper"])
+@pytest.mark.parametrize("alphas", ["shifted", "equation-4"])
 def test_frequency_dropout_is_equation_4(alphas: str) -> None:
     selection = selection_of(alphas=alphas, similarity_weight=0.3)
     selection.counts.copy_(torch.randint(0, 50, (4, 20)))
@@ -297,12 +297,12 @@ def test_the_first_epoch_of_a_later_task_ends_with_frequency_dropout_the_later_o
 
 
 def test_crops_of_kept_features_are_filled_as_if_the_image_had_been_black_there() -> None:
-    _, learner = frequency_method("er", "augment.flip=false")
+    _, learner = frequency_method("er", "augment.flip=0")
     learner.begin_epoch(TASKS[0], 2, 2)
     assert learner.is_frozen
     images = TASKS[0].train.images[:32]
     seed(1)
-    of_images = learner.recognise(random_crop_flip(images, 4, flip=False, step=2))
+    of_images = learner.recognise(random_crop_flip(images, 4, flip=0.0, step=2))
     seed(1)
     of_features = learner.recall(learner.keep(images))
     torch.testing.assert_close(of_images, of_features, atol=1e-5, rtol=1e-5)

@@ -126,7 +126,7 @@ def test_the_copy_does_not_change_while_the_network_learns() -> None:
 
 
 def test_distillation_starts_at_zero_and_is_the_distance_of_the_logits() -> None:
-    method = e2net("augment.pad=0", "augment.flip=false", "subnets.distillation=0.5")
+    method = e2net("augment.pad=0", "augment.flip=0", "subnets.distillation=0.5")
     learn(method, TASKS[:1])
     begin(method, TASKS[1], n_tasks=3)
     images, labels = TASKS[1].train.images[:8], TASKS[1].train.labels[:8]
@@ -143,10 +143,10 @@ def test_distillation_starts_at_zero_and_is_the_distance_of_the_logits() -> None
     assert float(found) > 0
 
 
-@pytest.mark.parametrize(("statistics", "n_batches"), [("kept", 1), ("released", 2)])
+@pytest.mark.parametrize(("statistics", "n_batches"), [("kept", 1), ("updated", 2)])
 def test_who_writes_into_running_statistics(statistics: str, n_batches: int) -> None:
     """In the first layer, whose input no weight changes: once by the network, and once more by the subnet."""
-    method = e2net(f"subnets.statistics={statistics}", "augment.pad=0", "augment.flip=false")
+    method = e2net(f"subnets.statistics={statistics}", "augment.pad=0", "augment.flip=0")
     learn(method, TASKS[:1])
     method.buffer.clear()
     begin(method, TASKS[1], n_tasks=3)

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from effcli.continual.accuracy_matrix import forgetting
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.methods.ir import Ir, class_means, compensated, linear_layer, space_distance
-from effcli.continual.training import Learnt, learn_stream
+from effcli.continual.training import Learned, learn_stream
 from effcli.core.errors import EffcliError
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
 from tests.continual.streams import begin, learn, seed, step, tiny_method, tiny_recipe, tiny_tasks
 
 TASKS = tiny_tasks(3)
-PLAIN = ("augment.pad=0", "augment.flip=false", "augment.brightness=0")
+PLAIN = ("augment.pad=0", "augment.flip=0", "augment.brightness=0")
 
 
 def ir(name: str = "ir", *settings: str) -> Ir:
@@ -30,7 +30,7 @@ def ir(name: str = "ir", *settings: str) -> Ir:
     return method
 
 
-def run_stream(folder: Path, name: str, *settings: str) -> tuple[Learnt, Any]:
+def run_stream(folder: Path, name: str, *settings: str) -> tuple[Learned, Any]:
     recipe: Any = tiny_recipe(name, *settings)
     with open_run(folder, recipe, create_runtime(device="cpu"), verb="run", recipe_name=name) as run:
         return learn_stream(recipe, TASKS, TASKS, ((0.5,) * 3, (0.25,) * 3), 6, run), recipe
@@ -199,8 +199,8 @@ def test_drift_far_from_all_features_is_no_number_that_is_missing() -> None:
 
 
 def test_frozen_features_forget_nothing_within_a_task(tmp_path: Path) -> None:
-    learnt, _ = run_stream(tmp_path / "run", "frozen-ncm")
-    method = learnt.method
+    learned, _ = run_stream(tmp_path / "run", "frozen-ncm")
+    method = learned.method
     assert isinstance(method, Ir)
     for task in TASKS:
         means = class_means(features_of(method, task), task.train.labels - task.first_class, 2)
@@ -208,17 +208,17 @@ def test_frozen_features_forget_nothing_within_a_task(tmp_path: Path) -> None:
             method.prototypes[task.first_class : task.end_class], means, atol=1e-5, rtol=1e-4
         )
     rows = np.full((3, 3), np.nan)
-    for k, row in enumerate(learnt.rows):
+    for k, row in enumerate(learned.rows):
         rows[k, : k + 1] = row.task_il
     assert forgetting(rows) == 0.0
 
 
 def test_no_epochs_after_the_first_task_add_prototypes_alone(tmp_path: Path) -> None:
-    learnt, _ = run_stream(tmp_path / "run", "ir", "train.epochs=0")
+    learned, _ = run_stream(tmp_path / "run", "ir", "train.epochs=0")
     control, _ = run_stream(tmp_path / "control", "frozen-ncm")
-    assert isinstance(learnt.method, Ir) and isinstance(control.method, Ir)
-    assert torch.equal(learnt.method.prototypes, control.method.prototypes)
-    assert learnt.method.report()["drift"] == 0.0
+    assert isinstance(learned.method, Ir) and isinstance(control.method, Ir)
+    assert torch.equal(learned.method.prototypes, control.method.prototypes)
+    assert learned.method.report()["drift"] == 0.0
 
 
 def test_frozen_features_cannot_drift() -> None:

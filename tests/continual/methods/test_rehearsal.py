@@ -17,7 +17,7 @@ from effcli.continual.methods.cls_er import ClsEr
 from effcli.continual.methods.rehearsal import IncrementalMethod, cross_entropy
 from tests.continual.streams import begin, learn, seed, step, tiny_method, tiny_tasks
 
-NO_AUGMENTATION = ("augment.pad=0", "augment.flip=false")
+NO_AUGMENTATION = ("augment.pad=0", "augment.flip=0")
 HOSTS = ["er", "derpp", "er-ace", "cls-er"]
 TASKS = tiny_tasks()
 NEW, NEW_LABELS = TASKS[1].train.images[:8], TASKS[1].train.labels[:8]

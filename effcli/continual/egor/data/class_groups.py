@@ -9,7 +9,7 @@ from typing import Any
 
 from effcli.continual.class_splits import class_order, parse_split
 from effcli.continual.egor.data.detection_sets import DetectionSet, has_parts, hold_out, load_detection
-from effcli.continual.egor.recipe import DetectionDataSection
+from effcli.continual.egor.recipe import DetectionDataSection, DetectionRecipe
 from effcli.core.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ClassGroup:
-    """Classes that are learnt together.
+    """Classes that are learned together.
 
     Attributes:
         classes: their names.
-        known: those learnt before.
+        known: those learned before.
         train: images that show one of them, with the boxes of these alone; labels are numbers among known and new.
         n_left_out: images left out because a known class is labelled in them.
     """
@@ -39,7 +39,7 @@ class ClassGroup:
 
 @dataclass(frozen=True)
 class ClassGroups:
-    """Groups in the order in which they are learnt.
+    """Groups in the order in which they are learned.
 
     Attributes:
         groups: at least one.
@@ -68,20 +68,24 @@ class ClassGroups:
         }
 
 
-def load_parts(settings: DetectionDataSection) -> tuple[DetectionSet, DetectionSet]:
+def load_parts(recipe: DetectionRecipe) -> tuple[DetectionSet, DetectionSet]:
     """The images to learn from and those to measure on, which are held out where the data have none for it."""
+    settings = recipe.data
     train = load_detection(settings.source, "train", settings.images)
     if has_parts(settings.source):
         return train, load_detection(settings.source, "eval", settings.images)
     if len(train) < 2:
-        raise UsageError("one image is not enough to learn from and to measure on", place=settings.source)
-    return hold_out(train, settings.hold_out, seed=0)
+        raise UsageError(
+            "holds one image; at least two are needed, one to learn from and one to measure on",
+            place=settings.source,
+        )
+    return hold_out(train, recipe.eval.hold_out, seed=0)
 
 
-def load_groups(settings: DetectionDataSection, known: Sequence[str]) -> ClassGroups:
+def load_groups(recipe: DetectionRecipe, known: Sequence[str]) -> ClassGroups:
     """Read the images and cut their classes.
 
-    Images in which a class learnt before is labelled teach nothing (the paper's protocol), unless ``cooccur`` says so.
+    Images in which a class learned before is labelled teach nothing (the paper's protocol), unless ``cooccur`` says so.
 
     Args:
         settings: the recipe's.
@@ -91,10 +95,11 @@ def load_groups(settings: DetectionDataSection, known: Sequence[str]) -> ClassGr
         InputError: the data cannot be read.
         UsageError: the tasks do not fit the classes, nothing is new, or a group has no images.
     """
-    train, evaluated = load_parts(settings)
+    settings = recipe.data
+    train, evaluated = load_parts(recipe)
     new = [name for name in train.classes if name not in known]
     if not new:
-        raise UsageError("the detector knows all its classes already", place=settings.source)
+        raise UsageError("the detector already knows all of its classes", place=settings.source)
     order = [new[i] for i in class_order(new, settings.tasks or (len(new),), None)]
     sizes = parse_split(settings.tasks or (len(new),), len(new))
     groups, before = [], tuple(known)
@@ -110,16 +115,16 @@ def _group(
 ) -> ClassGroup:
     names = known + classes
     shown = train.of_classes(classes)
-    learnt = shown if settings.cooccur else train.of_classes(classes, without=known)
-    if not len(learnt):
+    learned = shown if settings.cooccur else train.of_classes(classes, without=known)
+    if not len(learned):
         reason = "every image of them also shows known classes" if len(shown) else "no image shows them"
         raise UsageError(
-            f"there is nothing to learn {', '.join(classes[:5])} from: {reason}",
+            f"no image to learn {', '.join(classes[:5])} from: {reason}",
             place=settings.source,
             hint="-s data.cooccur=true" if len(shown) else None,
         )
-    numbered = learnt.of_classes(names)
+    numbered = learned.of_classes(names)
     without = [name for name, n in numbered.counts().items() if name in classes and not n]
     if without:
-        raise UsageError(f"no image to learn from shows {', '.join(without[:5])}", place=settings.source)
-    return ClassGroup(classes, known, numbered, len(shown) - len(learnt))
+        raise UsageError(f"no training image shows {', '.join(without[:5])}", place=settings.source)
+    return ClassGroup(classes, known, numbered, len(shown) - len(learned))

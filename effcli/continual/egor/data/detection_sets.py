@@ -201,7 +201,7 @@ def _one_of(files: Sequence[Path], split: Split, source: str) -> Path:
             return named[0]
     if len(files) == 1:
         return files[0]
-    raise InputError(f"has no annotations of a {split} part", place=source, hint=_HINT)
+    raise InputError(f"no annotations of a {split} part", place=source, hint=_HINT)
 
 
 def _words(name: str) -> list[str]:
@@ -212,11 +212,11 @@ def _parsed(data: bytes, place: str) -> dict[str, Any]:
     try:
         content: Any = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"is no JSON: {error}", place=place) from None
+        raise InputError(f"not valid JSON: {error}", place=place) from None
     names = ("images", "annotations", "categories")
     missing = [key for key in names if not isinstance(content, dict) or key not in content]
     if missing:
-        raise InputError(f"has no {missing[0]!r}, so it is not of COCO's form", place=place)
+        raise InputError(f"not a COCO file: there is no {missing[0]!r}", place=place)
     found: dict[str, Any] = content
     return found
 
@@ -280,9 +280,13 @@ def _from_coco(
             objects.append(found)
             mended += n
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"is not of COCO's form: {error!r}", place=source, hint=_HINT) from None
+        raise InputError(f"not a COCO file: {error!r}", place=source, hint=_HINT) from None
     if mended:
-        log.warning("%s: %d boxes reached out of their image or were empty", source, mended)
+        log.warning(
+            "%s: %d boxes were empty or extended beyond their image: clipped or left out",
+            source,
+            mended,
+        )
     names = tuple(name for _, name, _ in present)
     classes = tuple(str(one["name"]) for one in categories)
     return DetectionSet(
@@ -305,12 +309,12 @@ def _check_missing(missing: Sequence[str], n: int, source: str) -> None:
         raise InputError("lists no images", place=source)
     if len(missing) > _MOST_MISSING * n:
         raise InputError(
-            f"{len(missing)} of {n} images are not there, the first is {missing[0]}",
+            f"{len(missing)} of {n} images are missing, the first is {missing[0]}",
             place=source,
             hint="name their folder with -s data.images=DIR",
         )
     if missing:
-        log.warning("%s: %d images are not there: %s", source, len(missing), ", ".join(missing[:5]))
+        log.warning("%s: %d images are missing: %s", source, len(missing), ", ".join(missing[:5]))
 
 
 def _size_of(file: StoredFile) -> tuple[int, int]:

@@ -40,4 +40,4 @@ def load_backbone(backbone: nn.Module, place: str) -> None:
     try:
         backbone.load_state_dict(own)
     except RuntimeError:
-        raise InputError("is no state dict of torchvision's ResNet-50", place=place) from None
+        raise InputError("not a state dict of torchvision's ResNet-50", place=place) from None

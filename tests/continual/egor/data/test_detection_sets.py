@@ -96,7 +96,7 @@ def test_a_few_missing_images_are_left_out_and_many_are_refused(tmp_path: Path) 
     found = load_detection(str(tmp_path / "set"), "train")
     assert (len(found), found.left_out) == (11, ("3.png",))
     (tmp_path / "set/train/4.png").unlink()
-    with pytest.raises(InputError, match="2 of 12 images are not there, the first is 3"):
+    with pytest.raises(InputError, match="2 of 12 images are missing, the first is 3"):
         load_detection(str(tmp_path / "set"), "train")
 
 
@@ -104,10 +104,10 @@ def test_a_few_missing_images_are_left_out_and_many_are_refused(tmp_path: Path) 
     ("changes", "message"),
     [
         ({"annotations": [annotation(0, 0, 7, (0, 0, 4, 4))]}, "is of category 37, which is not listed"),
-        ({"annotations": [{"id": 1, "image_id": 100}]}, "not of COCO's form"),
-        ({"annotations": [annotation(0, 0, 0, (0, 0, 4))]}, "not of COCO's form"),
+        ({"annotations": [{"id": 1, "image_id": 100}]}, "not a COCO file"),
+        ({"annotations": [annotation(0, 0, 0, (0, 0, 4))]}, "not a COCO file"),
         ({"images": []}, "lists no images"),
-        ({"categories": 3}, "not of COCO's form"),
+        ({"categories": 3}, "not a COCO file"),
     ],
 )
 def test_annotations_that_cannot_be_understood(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
