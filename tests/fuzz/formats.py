@@ -174,15 +174,16 @@ def _read_policies(folder: Path) -> Any:
 
 
 def _image_classifier(folder: Path) -> list[Path]:
-    from effcli.continual.image_classifier import About, ImageClassifier, save_classifier
+    from effcli.continual.network import ClassifierSpec, ImageClassifier
+    from effcli.continual.weights import save_classifier
 
-    about = About("er", (("a", "b"), ("c",)), 8, 1, (2, 2, 2, 2), (2,) * 8, True, 2)
+    about = ClassifierSpec("er", (("a", "b"), ("c",)), 8, 1, (2, 2, 2, 2), (2,) * 8, True, 2)
     save_classifier(folder / "classifier.safetensors", ImageClassifier(about))
     return [folder / "classifier.safetensors"]
 
 
 def _read_image_classifier(folder: Path) -> Any:
-    from effcli.continual.image_classifier import load_classifier
+    from effcli.continual.weights import load_classifier
 
     return load_classifier(folder / "classifier.safetensors")
 
@@ -190,11 +191,11 @@ def _read_image_classifier(folder: Path) -> Any:
 def _detector(folder: Path) -> list[Path]:
     from effcli.continual.egor.detectors.gfl import Gfl, GflConfig
     from effcli.continual.egor.inversion import AspectHistogram
-    from effcli.continual.egor.weights import About, save_detector
+    from effcli.continual.egor.weights import DetectorSpec, save_detector
 
     config = GflConfig("tiny", 2, channels=8, n_convs=1, reg_max=4, n_levels=3, anchor_scale=4)
     histogram = AspectHistogram((-1.5, 1.0), (2, 3))
-    about = About(("cat", "dog"), (histogram, histogram), 96, None)
+    about = DetectorSpec(("cat", "dog"), (histogram, histogram), 96, None)
     save_detector(folder / "d.safetensors", Gfl(config), about)
     return [folder / "d.safetensors"]
 
