@@ -255,7 +255,7 @@ def recipe_of_run(task: str, run: str | Path) -> Recipe:
         InputError: it is none.
     """
     if not (Path(run) / "recipe.yaml").is_file():
-        raise InputError("is no run directory", place=str(run), hint=f"name one of `effcli {task}`")
+        raise InputError("not a run directory", place=str(run), hint=f"name a run of `effcli {task}`")
     return find_recipe(task, str(run))
 
 
