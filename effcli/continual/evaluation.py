@@ -22,11 +22,11 @@ from effcli.continual.accuracy_matrix import (
 )
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import EVAL_BATCH
-from effcli.core.evidence.figures import save_figure
 from effcli.continual.network import ImageClassifier
 from effcli.continual.stream import load_stream
 from effcli.continual.weights import load_classifier
 from effcli.core.errors import InputError, UsageError
+from effcli.core.evidence.figures import save_figure
 from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.registry import recipe_of_run
 from effcli.core.runtime import Runtime
