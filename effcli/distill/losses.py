@@ -86,7 +86,7 @@ def pair_relation_loss(student: Tensor, target: Tensor, temperature: float = 1.0
     tau) || softmax(S_S / tau)), S the cosines of a pixel of b and the pixels of d.
 
     Args:
-        student, target: maps ``[B, D, h, w]``; gradients flow through the student's alone.
+        student, target: maps ``[B, D, h, w]``; gradients flow through the student's only.
         temperature: tau.
     """
     n_pixels = student[0, 0].numel()
@@ -114,7 +114,7 @@ def memory_relation_loss(student: Tensor, target: Tensor, contrast: Tensor, temp
     docs/methods/rdd.md, Relation losses.
 
     Args:
-        student, target: maps ``[B, D, h, w]``; gradients flow through the student's alone.
+        student, target: maps ``[B, D, h, w]``; gradients flow through the student's only.
         contrast: unit vectors ``[K, D]``.
         temperature: tau.
     """

@@ -56,7 +56,7 @@ class FeatureLoss:
         self._temperature = recipe.cfd_temperature
 
     def __call__(self, x_student: Tensor, x_target: Tensor, point: Point) -> dict[str, Tensor]:
-        """The terms; gradients flow through ``x_student`` alone."""
+        """The terms; gradients flow through ``x_student`` only."""
         return self.terms_of_maps(*self.maps(x_student, x_target)) | {
             "pixel": truncated_snr_loss(x_student, x_target, point.alpha, point.sigma)
         }

@@ -138,7 +138,7 @@ class FeatureRecipe(ProgressiveRecipe):
     cfd_temperature: float = Field(
         0.9,
         gt=0,
-        description="Temperature tau of the target's features alone; below 1 it sharpens them.",
+        description="Temperature tau of the target's features, not of the student's; below 1 it sharpens them.",
     )
     pixel_weight: float = Field(
         0.0, ge=0, description="Weight of PD's pixel loss in the rounds that compare features."
@@ -248,7 +248,7 @@ class ImageModelTrainSection(Section):
 
 
 class ImageModelRecipe(DistillRecipe):
-    """Of a model that is trained from images alone."""
+    """Of a model that is trained on images only."""
 
     data: ImageModelDataSection = Field(description="The images.")
     augment: DistillAugmentSection = Field(

@@ -25,7 +25,7 @@ class Point(NamedTuple):
     """Where on the time axis each image of a batch is.
 
     Attributes:
-        t: what the network is told, int64 ``[B]``; meaningless at the clean end.
+        t: the timestep that the network gets, int64 ``[B]``; meaningless at the clean end.
         alpha, sigma: of z = alpha x + sigma eps, ``[B, 1, 1, 1]``.
     """
 
@@ -64,7 +64,7 @@ class TimeGrid:
         return Point(entry + self._first_timestep, alpha, sigma)
 
     def timesteps(self, steps: int) -> list[int]:
-        """What the network is told at steps ``steps``, ..., 1."""
+        """The timesteps that the network gets at steps ``steps``, ..., 1."""
         return [int(t) for t in self.at(torch.arange(steps, 0, -1, device=self._alpha.device), steps).t]
 
     def check_steps(self, student_steps: int, teacher_steps: int) -> None:

@@ -14,7 +14,7 @@ class BitWidths(NamedTuple):
 
 
 def parse_bits(text: str) -> BitWidths:
-    """Read ``w2a4``; ``w4`` leaves activations alone.
+    """Read ``w2a4``; ``w4`` is for weights only.
 
     Raises:
         ValueError: anything else, or bits that are not in 1..8.

@@ -42,7 +42,7 @@ def time_smoothed_relations(
     ``settings.trd_detached`` those of the present step are, too, and the loss has no gradient.
 
     Args:
-        window: the earlier steps; it takes up the present one.
+        window: the earlier steps; the present one is added.
         student, teacher: features of the last decoder block ``[B, C, h, w]``.
         settings: window length, pooling, temperature.
     """

@@ -26,8 +26,8 @@ class LayerCodes:
         row_bits: uint8 ``[c_out]``.
         scale, zero: d_w and z_w, float32 ``[c_out]``; zero-points are whole numbers, or codes would not be.
         in_scale: delta, float32 ``[c_in]``.
-        activation_bits: None for weights alone.
-        act_scale, act_zero: d_a and z_a, float32 ``[S]``; empty for weights alone.
+        activation_bits: None where activations are not quantized.
+        act_scale, act_zero: d_a and z_a, float32 ``[S]``; empty where activations are not quantized.
         bias: float32 ``[c_out]``.
         geometry: stride, padding and dilation of a convolution, a pair each; empty for a linear layer.
     """

@@ -77,7 +77,7 @@ def _cast_other_layers(unet: nn.Module, dtype: torch.dtype, model: PackedModel) 
 
 
 def dequantize(model: PackedModel) -> nn.Module:
-    """An ordinary full-precision UNet with the dequantized weights; activations are left alone."""
+    """An ordinary full-precision UNet with the dequantized weights; activations are not quantized."""
     unet = skeleton(model)
     for name, codes in model.layers.items():
         replace_module(unet, name, as_full_precision(codes))

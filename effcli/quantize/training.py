@@ -2,7 +2,7 @@
 
 docs/methods/mpq-dm.md, Low-rank fine-tuning and Relation distillation. Both models see the same x_t. The student learns
 the teacher's prediction and, over a window of consecutive steps, the similarities between the pixels of the last
-decoder block's features (TRD). x_{t-1} follows from the teacher's prediction alone.
+decoder block's features (TRD). x_{t-1} follows from the teacher's prediction only.
 """
 
 from __future__ import annotations

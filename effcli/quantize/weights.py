@@ -6,7 +6,7 @@ For each quantized layer L (its path in the UNet)::
     L.row_bits     uint8 [c_out]                the authority on which rows those are
     L.scale, L.zero              float32 [c_out]
     L.in_scale                   float32 [c_in]
-    L.act_scale, L.act_zero      float32 [S]    absent for weights alone
+    L.act_scale, L.act_zero      float32 [S]    absent where activations are not quantized
     L.bias                       as every parameter that is not quantized
 
 The header's ``effcli.mpq`` says how it was made and for which timesteps, ``effcli.mpq.layers`` each layer's kind,

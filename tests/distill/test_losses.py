@@ -1,4 +1,4 @@
-"""The losses against slow, obvious forms; CFD, IS_P2P and M_P2P as docs/methods/rdd.md, Properties, has them."""
+"""The losses against slow, obvious forms: docs/methods/rdd.md, Properties that the tests check."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def train(recipe: TeacherRecipe, images: ImageSet, run: Run) -> Result:
 
 
 def save_samples(unet: nn.Module, recipe: TeacherRecipe, run: Run) -> dict[str, str]:
-    """Samples of random classes, where there are any, for the report; by this rank alone."""
+    """Samples of random classes, where there are any, for the report; by this rank only."""
     guided = Guided(DiffusionModel(unet, scheduler_config(recipe), "teacher"), unet)
     images = sample_images(guided, recipe.sampler, N_PICTURES, N_PICTURES, run.runtime.alone())
     save_grid(to_bytes(images), run.file("pictures/samples.png"))

@@ -153,7 +153,7 @@ class QuantizedLayer(nn.Module):
         layer: the full-precision layer; its weights stay as they are.
         clock: tells the sampling step.
         is_edge: see :class:`FoundLayer`.
-        activation_bits: None leaves activations alone.
+        activation_bits: None: activations are not quantized.
         n_steps: sampling steps that have an activation scale each; 1 for one scale.
         rank: of the low-rank update; 0 for none.
         integer_zeros: zero-points are rounded where they are used.
