@@ -147,8 +147,21 @@ def load_model(source: str) -> DiffusionModel:
     if (path / UNET_FILE).is_file():
         path = path / UNET_FILE
     if path.is_file():
+        _check_not_foreign(path, source)
         return load_file(path, source)
     return _load_folder(path if path.is_dir() else download(source), source)
+
+
+def _check_not_foreign(file: Path, source: str) -> None:
+    """Refuse the weights of others, which come without a configuration, by what they are."""
+    if file.name.startswith("diffusion_pytorch_model") and (file.parent / "config.json").is_file():
+        raise InputError("is a weight file of a diffusers folder", place=source, hint="name the folder")
+    if file.suffix in (".ckpt", ".gguf", ".bin", ".pt", ".pth"):
+        raise InputError(
+            f"single files of weights ({file.suffix}) are not read: the configuration is missing",
+            place=source,
+            hint="convert it: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)",
+        )
 
 
 def build_unet(class_name: str, config: Mapping[str, Any]) -> nn.Module:

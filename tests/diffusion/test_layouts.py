@@ -305,3 +305,13 @@ def test_of_a_hub_repository_only_what_is_read_is_fetched():
         "unet/diffusion_pytorch_model.safetensors.index.json",
         "unet/diffusion_pytorch_model-*-of-*.safetensors",
     ]
+
+
+def test_single_files_of_others_are_named(tmp_path, unet):
+    unet.save_pretrained(tmp_path / "unet")
+    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    assert refusal(file) == ("P: is a weight file of a diffusers folder", "name the folder")
+    (tmp_path / "sd.ckpt").write_bytes(b"")
+    text, hint = refusal(tmp_path / "sd.ckpt")
+    assert text == "P: single files of weights (.ckpt) are not read: the configuration is missing"
+    assert "from_single_file" in hint
