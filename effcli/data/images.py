@@ -22,6 +22,7 @@ from effcli.data.image_codecs import is_16bit, is_grey_16, is_grey_alpha_16, rea
 from effcli.data.image_metadata import orientation, read_metadata
 from effcli.data.image_opening import Source, format_name, frames_left_out, opened, place_of
 from effcli.data.picture import Metadata, Picture, PictureInfo, Samples
+from effcli.data.picture_folders import say_once
 
 __all__ = [
     "MAX_PIXELS",
@@ -197,7 +198,13 @@ def _notes_on_frames(image: ImageFile.ImageFile) -> tuple[str, ...]:
 def _as_8_bits(image: ImageFile.ImageFile, file: BinaryIO) -> Image.Image:
     """The loaded picture in any 8-bit mode of Pillow's."""
     if is_16bit(image):
-        samples = (_key_to_alpha(read_samples_16(image, file), image) >> 8).astype(np.uint8)
+        deep = read_samples_16(image, file)
+        if 255 < deep.max() < 4096:
+            say_once(
+                "16-bit pictures whose samples are all below 4096 are read as they are, which is dark;"
+                " if they hold 12 bits, multiply them by 16 first"
+            )
+        samples = (_key_to_alpha(deep, image) >> 8).astype(np.uint8)
         return Image.fromarray(samples[..., 0] if samples.shape[-1] == 1 else samples)
     image.load()
     return image.convert("LA") if image.mode == "La" else image

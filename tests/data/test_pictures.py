@@ -16,6 +16,7 @@ from PIL import Image
 from effcli.core.errors import InputError
 from effcli.data import images as readers
 from effcli.data.images import check_picture, identify, read_grey_samples, read_image, read_picture, read_rgb
+from effcli.data.picture_folders import say_once
 from effcli.data.stored_files import index_tar
 
 _HELPERS = Path(__file__).with_name("image_files.py")
@@ -119,6 +120,14 @@ def test_a_16_bit_ramp_stays_monotonic():
     ramp = np.arange(0, 65536, 16, dtype=np.uint16).reshape(1, -1, 1)
     found = read_rgb(made.png_16(ramp))[0, :, 0].astype(int)
     assert np.diff(found).min() >= 0 and (found[0], found[-1]) == (0, 255)
+
+
+def test_samples_that_may_be_of_12_bits_are_said(caplog):
+    say_once.cache_clear()
+    twelve = made.png_16(np.array([[[0], [4095]]], np.uint16))
+    for _ in range(2):
+        assert read_rgb(twelve)[0, :, 0].tolist() == [0, 15]
+    assert len(caplog.messages) == 1 and "12 bits" in caplog.messages[0]
 
 
 def test_16_bit_alpha_on_white():
