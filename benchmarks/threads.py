@@ -95,17 +95,17 @@ def train(name: str, threads: Any, timer: Timer) -> None:
 
 
 def detect(threads: Any, timer: Timer) -> None:
-    from effcli.detect_stream.data.stereo_drives import Drive
-    from effcli.detect_stream.stream.frame_sources import SequenceSource
-    from effcli.detect_stream.stream.stateful_detector import StreamDetector
-
     from effcli.core.runtime import create_runtime
+    from effcli.detect_stream.data.drive_sets import drawn_sequences
+    from effcli.detect_stream.data.synthetic_drives import Drive
     from effcli.detect_stream.network.box_decoding import Limits
+    from effcli.detect_stream.sources.frame_source import SequenceSource
     from effcli.detect_stream.stream.clocks import warm_up
+    from effcli.detect_stream.stream.stream_detector import StreamDetector
     from effcli.detect_stream.weights import load_detector
 
     runtime = create_runtime(device="cpu", precision="auto", threads=threads)
-    source = SequenceSource(Drive(0, 8))
+    source = SequenceSource(drawn_sequences([Drive(0, 8)], 1)[0])
     arrivals = list(source.frames())
     assert arrivals[0].frame is not None
     size = arrivals[0].frame.left.shape
@@ -113,11 +113,11 @@ def detect(threads: Any, timer: Timer) -> None:
     limits = Limits(score=0.1)
     machine = StreamDetector(weights, source.calibration, (size[0], size[1]), runtime, source.fps, limits)
     warm_up(machine, arrivals[0])
-    frames = [machine.prepare(one.frame, one.number) for one in arrivals if one.frame is not None]
+    frames = [machine.prepare(one) for one in arrivals]
     while True:
-        for number, frame in enumerate(frames):
+        for frame in frames:
             timer.tick()
-            machine.detect(frame, number)
+            machine.detect(frame)
 
 
 def work(name: str, setting: str, seconds: float) -> None:
@@ -194,7 +194,8 @@ def main() -> None:
     parser.add_argument("--work", nargs=2, metavar=("TASK", "SETTING"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work(*options.work, options.seconds)
+        name, setting = options.work
+        work(name, setting, options.seconds)
         return
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load average {load:.1f} before; steps per second by threads, medians")
