@@ -15,9 +15,10 @@ from PIL import Image
 
 from effcli.detect_stream.data.kitti_tracking import write_sequence
 from effcli.detect_stream.data.synthetic_drives import Drive
+from tests.cli.coco_squares import save_squares
 from tests.cli.effcli_process import effcli, start
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
-from tests.distill.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config
+from tests.distill.clip.tiny_clips import LOCKED, STUDENT, save_pairs, save_teacher, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +47,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_pipeline(folder / "model", tiny_unet())
     save_teacher(folder / "clip")
     write_config(folder / "vit.json", STUDENT)
+    write_config(folder / "lite0.json", LOCKED)
+    save_squares(folder / "squares", n=8)
     save_pairs(folder / "captions")
     return folder
 
@@ -89,6 +92,28 @@ COMMANDS = {
     "continual ir": [
         *("continual", "--method", "ir", "--data", "classes", "--tasks", "3", "--epochs", "4"),
         *set_(network__width=2, data__side=8, data__channels=3, train__batch_size=4, train__first_epochs=4),
+    ],
+    "continual train-detector": [
+        *("continual", "train-detector", "--data", "squares", "--tasks", "2+2", "--epochs", "3"),
+        *set_(train__batch_size=4, train__warmup_steps=2),
+    ],
+    "continual egor": [
+        *("continual", "--method", "egor", "--data", "squares", "--tasks", "2+2", "--epochs", "2"),
+        *set_(train__batch_size=4, train__warmup_steps=2, base__epochs=1, base__batch_size=4),
+        *set_(inversion__iterations=4, inversion__per_class=2, inversion__side=32),
+    ],
+    "rl-distill": [
+        *("rl-distill", "--steps", "600", "--policies", "2", "--policy", "small,small", "--compare", ""),
+        *set_(ppo__epochs=1, ppo__rollout=16, eval__episodes=1),
+    ],
+    "distill train lit": [
+        *("distill", "train", "-r", "twemoji-clip", "--data", "captions/pairs.csv"),
+        *set_(student="lite0.json", teacher_cache="2-views", cache_dir="cache", eval__hold_out=0.2),
+        *set_(train__epochs=3, train__batch_size=8),
+    ],
+    "distill train classifier": [
+        *("distill", "train", "-r", "fashion-classifier", "--data", "classes", "--steps", "30"),
+        *set_(data__side=8, train__batch_size=8, width=8),
     ],
     "distill train": [
         *("distill", "train", "--data", "pairs/high", "--steps", "30"),

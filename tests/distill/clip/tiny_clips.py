@@ -22,6 +22,20 @@ TEACHER: dict[str, Any] = {
     "vision_cfg": {"image_size": 20, "layers": 1, "width": 32, "head_width": 16, "patch_size": 10},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
+LOCKED: dict[str, Any] = {
+    "embed_dim": 16,
+    "custom_text": True,
+    "vision_cfg": {
+        "timm_model_name": "tf_efficientnet_lite0",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 32,
+    },
+    "text_cfg": STUDENT["text_cfg"],
+}
+"""For `effcli distill train` with the method lit."""
+
 WORDS = ("red", "green", "blue", "dark", "light", "small", "large", "round")
 
 
