@@ -348,6 +348,7 @@ def test_a_wrong_key_is_named_with_its_place_and_the_nearest_known(verb: Verb, p
     assert done.json["error"]["message"] == "sead: unknown key, did you mean 'seed'?"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", WITH_PLAN, ids=[verb.words for verb in WITH_PLAN])
 def test_a_device_or_precision_that_is_not_there_is_refused(verb: Verb, place: Path) -> None:
     words = words_of(verb, verb.arguments, "device")

@@ -210,6 +210,7 @@ def inverted(
     return images, [line["loss"] for line in lines if line["stage"] == "invert-0"]
 
 
+@pytest.mark.slow
 def test_a_detector_finds_what_is_drawn_out_of_it_and_stays_as_it_was(
     tmp_path: Path, knows_colours: Gfl
 ) -> None:
@@ -229,6 +230,7 @@ def test_a_detector_finds_what_is_drawn_out_of_it_and_stays_as_it_was(
     assert knows_colours.training
 
 
+@pytest.mark.slow
 def test_inversion_depends_on_seed_and_batches_alone(tmp_path: Path, knows_colours: Gfl) -> None:
     first, _ = inverted(tmp_path / "a", knows_colours, 6, 6)
     again, _ = inverted(tmp_path / "b", knows_colours, 6, 6)
@@ -238,6 +240,7 @@ def test_inversion_depends_on_seed_and_batches_alone(tmp_path: Path, knows_colou
     assert not torch.equal(parts, first)
 
 
+@pytest.mark.slow
 def test_a_resumed_inversion_ends_the_same(
     tmp_path: Path, knows_colours: Gfl, monkeypatch: pytest.MonkeyPatch
 ) -> None:

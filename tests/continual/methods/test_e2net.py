@@ -42,6 +42,7 @@ def test_the_first_task_is_der_plus_plus() -> None:
     assert all(map(torch.equal, states("e2net", 1), states("derpp", 1)))
 
 
+@pytest.mark.slow
 def test_without_its_two_parts_every_task_is_der_plus_plus() -> None:
     without = states("e2net", 3, "subnets.distillation=0", "subnets.gate=0")
     assert all(map(torch.equal, without, states("derpp", 3)))
@@ -82,6 +83,7 @@ def test_without_the_bonus_for_size_the_distance_alone_counts() -> None:
     assert with_bonus.score <= without.score
 
 
+@pytest.mark.slow
 def test_where_nothing_is_small_enough_nothing_is_taken() -> None:
     method = e2net("subnets.most_parameters=0.001")
     assert method.look(torch.randn(8, 3, 8, 8), 10, np.random.default_rng(0)) is None
@@ -89,6 +91,7 @@ def test_where_nothing_is_small_enough_nothing_is_taken() -> None:
     assert method.share == 0.0 and method.teacher is None
 
 
+@pytest.mark.slow
 def test_subnets_grow_and_stay_below_the_cap() -> None:
     method = e2net()
     learn(method, TASKS[:2])
@@ -177,6 +180,7 @@ def test_the_larger_the_subnet_the_fewer_batches_are_offered() -> None:
     assert admitted == pytest.approx(math.exp(-0.375), abs=0.03)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_copy_choice_and_share() -> None:
     method = e2net()
     learn(method, TASKS[:2])

@@ -111,6 +111,7 @@ def test_without_weight_and_enlargement_it_is_fine_tuning() -> None:
     torch.testing.assert_close(terms["ce"], F.cross_entropy(logits, y - 2))
 
 
+@pytest.mark.slow
 def test_a_large_weight_holds_the_features() -> None:
     drifts = []
     for weight in (0, 1e4):

@@ -156,6 +156,7 @@ def test_images_are_scaled_with_their_boxes(tmp_path: Path) -> None:
     assert (alone.shape, len(objects)) == ((3, 15, 20), 0)
 
 
+@pytest.mark.slow
 def test_the_scenes_in_the_package_are_always_the_same() -> None:
     found = load_detection(GARMENT_SCENES, "eval")
     assert (len(found), len(found.classes)) == (400, 10)

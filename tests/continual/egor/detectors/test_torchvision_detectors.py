@@ -81,6 +81,7 @@ def test_its_loss_is_torchvisions(pair: tuple[nn.Module, TorchvisionDetector]) -
     assert loss.n_positives > 0
 
 
+@pytest.mark.slow
 def test_new_and_old_columns_are_taught_apart(pair: tuple[nn.Module, TorchvisionDetector]) -> None:
     teacher = pair[1]
     images = teacher.normalise(pictures())
@@ -113,6 +114,7 @@ def test_new_and_old_columns_are_taught_apart(pair: tuple[nn.Module, Torchvision
     assert [value.item() for value in same.values()] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_the_background_column_goes_and_the_file_comes_back(
     pair: tuple[nn.Module, TorchvisionDetector], tmp_path: Path
 ) -> None:
