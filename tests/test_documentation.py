@@ -22,7 +22,7 @@ from tests.distill.clip.tiny_clips import save_pairs
 ROOT = Path(__file__).resolve().parents[1]
 
 # What is typed instead, where a command takes minutes or data that users do not have.
-_SHORT = "--epochs 1 -s network.width=2 -s data.train_per_class=8 -s data.eval_per_class=4 -s data.side=8"
+_SHORT = "--epochs 1 -s network.width=2 -s data.train_per_class=8 -s eval.per_class=4 -s data.side=8"
 _SMALL = "--steps 2 --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4"
 _FEW = (
     "--teacher-steps 4 -s train.steps=1 -s train.last_rounds_steps=1 -s train.batch_size=2 -s eval.n_images=4"

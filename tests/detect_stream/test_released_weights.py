@@ -34,7 +34,7 @@ def conv(name: str, *shape: int, bias: bool = True) -> dict[str, Tensor]:
 
 
 def released() -> dict[str, Tensor]:
-    """Sheet 3.3, row by row."""
+    """docs/methods/streamdsgn.md, Network, row by row."""
     net = "backbone_3d.feature_backbone"
     state = {f"{net}.conv1.weight": torch.randn(64, 3, 7, 7)} | batch_norm(f"{net}.bn1", 64)
     for stage, (c_in, c_out) in enumerate([(64, 64), (64, 128), (128, 128), (128, 128)], 1):

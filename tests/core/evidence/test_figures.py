@@ -56,14 +56,14 @@ def test_curves_of_the_report(shown: list[str]) -> None:
 
 
 def test_accuracy_of_tasks(tmp_path: Path, shown: list[str]) -> None:
-    from effcli.continual.class_splits import Task
+    from effcli.continual.class_splits import ClassTask
     from effcli.continual.evaluation import draw_matrix
     from effcli.data.image_sets import ImageSet
 
     images = ImageSet(
         torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.zeros(1, dtype=torch.long), ("$x_$", "$^$")
     )
-    tasks = [Task(number, ("$x_$", "$^$"), 2 * number, images, images) for number in range(2)]
+    tasks = [ClassTask(number, ("$x_$", "$^$"), 2 * number, images, images) for number in range(2)]
     draw_matrix({"accuracy_matrix": [[0.5, np.nan], [0.5, 1.0]]}, tasks, tmp_path / "f.png")
     assert "1: $x_$, $^$" in shown
 
