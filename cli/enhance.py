@@ -18,7 +18,7 @@ from .common.options import (
     with_options,
 )
 from .common.output import print_result, print_table
-from .common.session import execute, resolve_recipe, runtime_for
+from .common.session import execute, recipe_of_method, resolve_recipe, runtime_for
 from .enhance_run import enhance_run, print_file_plan
 
 if TYPE_CHECKING:
@@ -35,19 +35,31 @@ app = typer.Typer(
 WeightsOption = Annotated[
     str | None,
     typer.Option(
-        "--weights", metavar="FILE|builtin:NAME", help="Weights: ours, or a released WalMaFa checkpoint."
+        "--weights",
+        metavar="FILE|builtin:NAME",
+        help="Weights to use: a file of effcli, a released WalMaFa checkpoint (.pth), or builtin:walmafa.",
     ),
 ]
 DataOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--data", metavar="PAIRS", help="Folder or .tar with low/ and high/ (repeatable).", show_default=False
+        "--data",
+        metavar="PAIRS",
+        help="Pairs to learn from: a folder or .tar with low/ and high/, or builtin:scenes. Repeatable.",
+        show_default=False,
     ),
+]
+MethodOption = Annotated[
+    Literal["walmafa"] | None,
+    typer.Option("--method", help="walmafa: wavelet-based Mamba with Fourier adjustment (the default)."),
 ]
 MaxMemoryOption = Annotated[
     int | None,
     typer.Option(
-        "--max-memory", metavar="MB", min=64, help="Memory for one picture (default: half of what is free)."
+        "--max-memory",
+        metavar="MB",
+        min=64,
+        help="Memory for one picture in MB; what needs more is computed in strips (default: half of what is free).",
     ),
 ]
 
@@ -57,34 +69,53 @@ MaxMemoryOption = Annotated[
 def run(
     options: RecipeOptions,
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders, or - for stdin.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Picture files, folders (searched recursively), or - for stdin."
+        ),
     ],
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="File, folder, or - (default: NAME-enhanced beside it)."
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File, folder, or - for stdout (default: NAME-enhanced beside each input).",
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Overwrite existing outputs (never an input).")
+        bool, typer.Option("--force", help="Overwrite existing outputs; inputs are never overwritten.")
     ] = False,
     strength: Annotated[
         float | None,
-        typer.Option("--strength", metavar="0..1", help="Blend with the input; 1 is the result alone."),
+        typer.Option(
+            "--strength",
+            metavar="0..1",
+            help="Blend with the input: 0 is the input, 1 (default) the result alone.",
+        ),
     ] = None,
     weights: WeightsOption = None,
     max_memory: MaxMemoryOption = None,
     format: Annotated[
         str | None,
-        typer.Option("--format", metavar="png|jpeg|webp|tiff|bmp", help="Format for stdout and folders."),
+        typer.Option(
+            "--format",
+            metavar="png|jpeg|webp|tiff|bmp",
+            help="Format to write to stdout and folders (default: that of the input).",
+        ),
     ] = None,
-    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="JPEG and WebP quality.")] = 95,
+    quality: Annotated[
+        int,
+        typer.Option(
+            "--quality", min=1, max=100, help="Quality of JPEG and lossy WebP; higher is better and larger."
+        ),
+    ] = 95,
     resume: ResumeOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
     """Brighten pictures (default).
 
-    Bit depth, grey, alpha, EXIF and ICC profile are kept. With --resume, outputs that exist are left as they are.
+    Bit depth, grey, alpha, EXIF and ICC profile are kept. With --resume, pictures whose output exists are skipped.
     """
     shorthands = {
         "weights": ("--weights", weights),
@@ -108,17 +139,21 @@ def train(
     data: DataOption = None,
     eval_data: Annotated[
         list[str] | None,
-        typer.Option("--eval-data", metavar="PAIRS", help="Pairs to measure at the end (repeatable)."),
+        typer.Option("--eval-data", metavar="PAIRS", help="Pairs to measure after training. Repeatable."),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", min=1, help="Optimiser steps, 1 or more.")
+    ] = None,
+    method: MethodOption = None,
 ) -> None:
-    """Learn weights from pairs of dark and bright pictures: folders low/ and high/ with the same file names."""
+    """Train weights on pairs of dark and bright pictures: folders low/ and high/ with the same file names."""
     shorthands = {
-        "data.train": ("--data", data),
-        "data.eval": ("--eval-data", eval_data if eval_data or not data else []),
+        "method": ("--method", method),
+        "data.source": ("--data", data),
+        "eval.data": ("--eval-data", eval_data if eval_data or not data else []),
         "train.steps": ("--steps", steps),
     }
-    execute("train", "enhance", options, shorthands)
+    execute("train", "enhance", recipe_of_method("enhance", options, method), shorthands)
 
 
 @app.command("eval")
@@ -126,17 +161,22 @@ def train(
 def evaluate(
     options: RecipeOptions,
     data: Annotated[
-        list[str], typer.Option("--data", metavar="PAIRS", help="Folder or .tar with low/ and high/.")
+        list[str],
+        typer.Option(
+            "--data",
+            metavar="PAIRS",
+            help="Pairs to measure: a folder or .tar with low/ and high/, or builtin:scenes. Repeatable.",
+        ),
     ],
     weights: WeightsOption = None,
     max_memory: MaxMemoryOption = None,
 ) -> None:
-    """Measure on pairs: PSNR and SSIM, with and without GT-mean, beside the trivial baselines."""
+    """Measure on pairs: PSNR and SSIM, with and without GT-mean correction, with simple baselines."""
     shorthands = {"weights": ("--weights", weights), "max_memory_mb": ("--max-memory", max_memory)}
     recipe = cast("EnhanceRecipe", resolve_recipe("enhance", options, shorthands))
-    from effcli.enhance.pipeline import evaluate_on
+    from effcli.enhance import pipeline
 
-    result = evaluate_on(data, recipe, options.recipe, runtime_for(options, recipe))
+    result = pipeline.evaluate(data, recipe, options.recipe, runtime_for(options, recipe))
     if options.as_json:
         print_result(result.to_json(), [], as_json=True)
         return
@@ -151,10 +191,10 @@ def evaluate(
 def inspect(
     options: Options,
     weights: Annotated[
-        str, typer.Argument(metavar="FILE|builtin:NAME", help="A weight file.")
+        str, typer.Argument(metavar="FILE|builtin:NAME", help="Weight file, or builtin:walmafa.")
     ] = "builtin:walmafa",
 ) -> None:
-    """Say what is in a weight file: architecture and number of parameters."""
+    """Show what is in a weight file: architecture and number of parameters."""
     from effcli.enhance.weights import load_weights
 
     network = load_weights(weights)
@@ -171,17 +211,21 @@ def inspect(
 @with_options()
 def export(
     options: Options,
-    weights: Annotated[str, typer.Argument(metavar="FILE|builtin:NAME", help="A weight file.")],
+    weights: Annotated[
+        str, typer.Argument(metavar="FILE|builtin:NAME", help="Weight file, or builtin:walmafa.")
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The .safetensors file to write.")
+        Path, typer.Option("--output", "-o", metavar="FILE", help="File to write: FILE.safetensors.")
     ],
     dtype: Annotated[
         Literal["fp32", "bf16", "fp16"],
-        typer.Option("--dtype", help="Of the kernels; fp16 halves the file."),
+        typer.Option(
+            "--dtype", help="Precision of the stored weights: fp32, or bf16 and fp16 for half the size."
+        ),
     ] = "fp32",
     force: ForceOption = False,
 ) -> None:
-    """Write weights, released checkpoints too, as one safetensors file of ours."""
+    """Write weights, including released checkpoints, as one safetensors file of effcli."""
     from effcli.core.files import check_new_file, make_folder
     from effcli.core.runtime import DTYPES
     from effcli.enhance.weights import load_weights, save_weights

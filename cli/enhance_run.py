@@ -1,4 +1,4 @@
-"""What `effcli enhance run` does between its plan and its output."""
+"""`effcli enhance run` between its plan and its output: enhance, print, decide the exit code."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from effcli.core.recipe import Recipe
     from effcli.core.runtime import Runtime
     from effcli.enhance.batch import Outcome
-    from effcli.enhance.output_plan import Plan
+    from effcli.enhance.output_plan import OutputPlan
     from effcli.enhance.recipe import EnhanceRecipe
 
 
-def print_file_plan(recipe: Recipe, plan: Plan, *, as_json: bool) -> None:
-    """Print what ``--dry-run`` found: which file becomes which, and what cannot be done."""
+def print_file_plan(recipe: Recipe, plan: OutputPlan, *, as_json: bool) -> None:
+    """Print what ``--dry-run`` found: the output of each input, and inputs that cannot be enhanced."""
     moves = {str(job.source or "-"): str(job.destination or "-") for job in plan.jobs}
     problems = [str(failure.error) for failure in plan.failures]
     if as_json:
@@ -42,8 +42,10 @@ def print_file_plan(recipe: Recipe, plan: Plan, *, as_json: bool) -> None:
     print_plan(recipe, {**moves, **numbered}, as_json=False)
 
 
-def enhance_run(recipe: EnhanceRecipe, plan: Plan, options: RecipeOptions, output: str, quality: int) -> int:
-    """Enhance what is planned and print what was done; returns the exit code."""
+def enhance_run(
+    recipe: EnhanceRecipe, plan: OutputPlan, options: RecipeOptions, output: str, quality: int
+) -> int:
+    """Enhance what is planned and print the outputs; returns the exit code."""
     to_stdout = any(job.destination is None for job in plan.jobs)
     if to_stdout and options.as_json:
         raise UsageError("--json and a picture cannot both go to stdout", place="-o -")
@@ -71,7 +73,7 @@ def enhance_run(recipe: EnhanceRecipe, plan: Plan, options: RecipeOptions, outpu
 
 def _result(
     recipe: EnhanceRecipe,
-    plan: Plan,
+    plan: OutputPlan,
     options: RecipeOptions,
     output: str,
     outcome: Outcome,
@@ -100,11 +102,11 @@ def _result(
     }
 
 
-def _exit_code(plan: Plan, outcome: Outcome, failures: list[EffcliError]) -> int:
+def _exit_code(plan: OutputPlan, outcome: Outcome, failures: list[EffcliError]) -> int:
     if outcome.interrupted:
         n_left = len(plan.jobs) - len(outcome.done) - len(outcome.failures)
         message = f"interrupted: {n_left} of {len(plan.jobs)} pictures were not started"
-        hint = "the same command with --resume leaves out what is done"
+        hint = "the same command with --resume skips what is done"
         if is_main_process():
             print_error(InterruptedRunError(message, hint=hint))
         return EXIT_INTERRUPTED

@@ -1,4 +1,4 @@
-"""`effcli enhance run`: many pictures, one after the other; a bad one never costs the others."""
+"""`effcli enhance run`: many pictures, one after the other; a bad one does not stop the others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from effcli.core.progress import progress_bar
 from effcli.core.stop import StopSignal
 from effcli.data.images import read_picture
 from effcli.enhance.enhancer import Enhancer
-from effcli.enhance.output_plan import Job, Plan
+from effcli.enhance.output_plan import Job, OutputPlan
 from effcli.enhance.picture_files import write_picture
 
 log = logging.getLogger(__name__)
@@ -25,9 +25,9 @@ class Outcome:
     """What a batch did.
 
     Attributes:
-        done: one entry a picture that was written.
-        failures: one error a picture that was not.
-        interrupted: Ctrl-C or SIGTERM came; the rest was not started.
+        done: one entry per picture that was written.
+        failures: one error per picture that was not.
+        interrupted: Ctrl-C or SIGTERM arrived; the remaining pictures were not started.
     """
 
     done: list[dict[str, Any]] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Outcome:
     interrupted: bool = False
 
     def metrics(self, *, n_failed: int, n_skipped: int) -> dict[str, Any]:
-        """The numbers of the batch; reading and writing the files is part of the rate."""
+        """Counts of pictures, and megapixels per second including reading and writing."""
         megapixels = sum(entry["width"] * entry["height"] for entry in self.done) / 1e6
         seconds = sum(entry["total_s"] for entry in self.done)
         rate = round(megapixels / seconds, 4) if seconds else None
@@ -43,12 +43,18 @@ class Outcome:
 
 
 def enhance_files(
-    plan: Plan, enhancer: Enhancer, *, quality: int = 95, show_progress: bool = False
+    plan: OutputPlan, enhancer: Enhancer, *, quality: int = 95, show_progress: bool = False
 ) -> Outcome:
     """Enhance each source of the plan to its destination; with several ranks each takes its share.
 
+    Args:
+        plan: which file becomes which.
+        enhancer: what brightens the pictures.
+        quality: of JPEG and lossy WebP, 1..100.
+        show_progress: show a progress bar on stderr.
+
     Returns:
-        what all ranks did together, in every rank.
+        the outcome of all ranks together, in every rank.
     """
     outcome = Outcome()
     runtime = enhancer.runtime

@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 DEFAULT_WEIGHTS = "builtin:walmafa"
 
 Brighten = Callable[[Tensor], Tensor]
-"""What a method gives: one picture ``[1, 3, H, W]``, float32 in 0..1 on the CPU, to the same made brighter."""
+"""What a method provides: one picture ``[1, 3, H, W]``, float32 in 0..1 on the CPU -> the same, brightened."""
 
 
 class Enhancer:
     """Brightens pictures of any size and type.
 
     Args:
-        weights: WalMaFa's: a weight file (ours or a released checkpoint), ``builtin:NAME``, or a network. Or any
-            function that brightens a tensor: another method's.
+        weights: a weight file of WalMaFa (ours or a released checkpoint), ``builtin:NAME``, a network, or any function
+            that brightens a tensor.
         device, precision: as the options of the command line; ignored when ``runtime`` is given.
-        strength: blend of the result with the input, 0..1; 1 is the result alone.
-        max_memory_mb: bound on WalMaFa's memory for one picture; None takes half of what is free. Larger pictures are
-            computed in overlapping strips with the same result.
+        strength: blend of the result with the input, 0..1: 0 is the input, 1 the result alone.
+        max_memory_mb: memory of WalMaFa for one picture in MB; None takes half of what is free. Larger pictures are
+            computed in overlapping strips with the same result up to rounding.
 
     Raises:
         InputError: the weights cannot be read.
-        UsageError: the device or precision is not there.
+        UsageError: the device or precision is not available.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Enhancer:
         runtime: Runtime | None = None,
     ) -> None:
         if not 0 <= strength <= 1:
-            raise InputError(f"{strength} is not in 0..1", place="strength")
+            raise InputError(f"must be in 0..1, not {strength}", place="strength")
         self.runtime = runtime or create_runtime(device=device, precision=precision)
         self.strength = strength
         if isinstance(weights, str | Path):
@@ -87,7 +87,7 @@ class Enhancer:
             result.info.update(image.info)
             return result
         raise InputError(
-            f"cannot enhance a {type(image).__name__}", hint="give a PIL image, an array or a tensor"
+            f"cannot enhance a {type(image).__name__}", hint="pass a PIL image, a NumPy array or a tensor"
         )
 
     def enhance_picture(self, picture: Picture) -> Picture:

@@ -1,8 +1,8 @@
 """PSNR and SSIM of an enhanced photograph against its reference, in the conventions of low-light papers.
 
-Everything is computed on RGB values rounded to 8 bits, as in a saved file (WalMaFa released code,
-``evaluation.py``): SSIM in two conventions, and each figure with and without the GT-mean correction, which
-alone adds 2-5 dB. Figures of different conventions must not be compared.
+Everything is computed on RGB values rounded to 8 bits, as in a saved file (docs/methods/walmafa.md, Evaluation
+protocol): SSIM in two conventions, and each figure with and without GT-mean correction, which alone adds 2-5 dB.
+Figures of different conventions must not be compared.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def mean_over_pairs(figures: Sequence[Mapping[str, float | None]]) -> dict[str, 
     """The mean of each figure over a data set.
 
     Args:
-        figures: one result of :func:`evaluate_pair` a pair, at least one.
+        figures: one result of :func:`evaluate_pair` per pair, at least one.
 
     Returns:
         each key of METRIC_KEYS with its mean over the pairs where it is finite (None when there are none);

@@ -1,4 +1,4 @@
-"""WalMaFa's training loss: L1, SSIM and total variation (released code `train.py:29-47,195-201`); GT-mean loss."""
+"""WalMaFa's training loss: L1, SSIM and total variation (docs/methods/walmafa.md, Training loss); GT-mean loss."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def walmafa_loss(
 def scale_to_mean(prediction: Tensor, target: Tensor, least_mean: float = 0.05) -> Tensor:
     """Scale each prediction to the mean brightness of its target: y mean(target) / mean(y).
 
-    A loss of the result does not see how bright the prediction is as a whole, only structure and colour. The mixture
+    A loss on the result ignores the overall brightness of the prediction. The mixture
     (1 - w) L(y, target) + w L(scale_to_mean(y, target), target) is GT-mean loss ("GT-Mean Loss: A Simple Yet Effective
     Solution for Brightness Mismatch in Low-Light Image Enhancement", ICCV 2025) with a fixed w, where the paper derives
     it from the two means.
@@ -61,13 +61,13 @@ def scale_to_mean(prediction: Tensor, target: Tensor, least_mean: float = 0.05) 
 def training_loss(
     prediction: Tensor, target: Tensor, *, tv_weight: float, ssim: bool, gt_mean_weight: float
 ) -> Tensor:
-    """:func:`walmafa_loss`, and with ``gt_mean_weight`` the same one blind to overall brightness beside it.
+    """:func:`walmafa_loss`, mixed by ``gt_mean_weight`` with the same loss after :func:`scale_to_mean`.
 
     Args:
         prediction: [B, C, H, W].
         target: the same shape, in 0..1.
-        tv_weight, ssim: as of :func:`walmafa_loss`.
-        gt_mean_weight: the share, 0..1, of the loss after :func:`scale_to_mean`.
+        tv_weight, ssim: as in :func:`walmafa_loss`.
+        gt_mean_weight: share of the loss after :func:`scale_to_mean`, 0..1.
 
     Returns:
         A scalar.
@@ -97,9 +97,7 @@ def ssim_loss(prediction: Tensor, target: Tensor) -> Tensor:
         ValueError: if a side is shorter than the window.
     """
     if min(prediction.shape[-2:]) < _WINDOW:
-        raise ValueError(
-            f"SSIM needs pictures of at least {_WINDOW} pixels a side, not {tuple(prediction.shape[-2:])}"
-        )
+        raise ValueError(f"SSIM needs sides of at least {_WINDOW} pixels, not {tuple(prediction.shape[-2:])}")
     with torch.autocast(prediction.device.type, enabled=False):
         x, y = prediction.float(), target.float()
         moments = _blur(torch.cat((x, y, x * x, y * y, x * y)))

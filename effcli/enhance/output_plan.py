@@ -46,7 +46,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Plan:
+class OutputPlan:
     """What will be done, in order, and what cannot be.
 
     Attributes:
@@ -70,7 +70,7 @@ def plan_outputs(
     skip_existing: bool = False,
     suffix: str = "-enhanced",
     format: str | None = None,
-) -> Plan:
+) -> OutputPlan:
     """Decide what is read from where and written to where.
 
     Without ``output``, ``a/night.png`` becomes ``a/night-enhanced.png``, the pictures in ``photos/`` go to
@@ -127,10 +127,12 @@ def plan_outputs(
         raise failures[0].error
     for folder in dict.fromkeys(job.destination.parent for job in jobs if job.destination):
         check_writable(folder)
-    return Plan(tuple(jobs), tuple(failures), tuple(skipped), dict(left_out))
+    return OutputPlan(tuple(jobs), tuple(failures), tuple(skipped), dict(left_out))
 
 
-def _plan_stream(inputs: Sequence[str | Path], output: str | None, force: bool, format: str | None) -> Plan:
+def _plan_stream(
+    inputs: Sequence[str | Path], output: str | None, force: bool, format: str | None
+) -> OutputPlan:
     """One picture from standard input, to standard output, or both."""
     if len(inputs) > 1:
         raise UsageError("standard input or output (-) goes with exactly one input")
@@ -140,16 +142,16 @@ def _plan_stream(inputs: Sequence[str | Path], output: str | None, force: bool, 
             raise UsageError("a folder cannot be written to standard output", place=str(source))
         if error := _unreadable(source):
             raise error
-        return Plan((Job(source, None, format),))
+        return OutputPlan((Job(source, None, format),))
     if output is None or output == STREAM:
-        return Plan((Job(None, None, format),))
+        return OutputPlan((Job(None, None, format),))
     if _names_folder(output):
         raise UsageError("is a folder: name a file for the picture from standard input", place=output)
     destination = _checked_suffix(output, format)
     if error := _unavailable(destination, set(), force):
         raise error
     check_writable(destination.parent)
-    return Plan((Job(None, destination, format_of(destination)),))
+    return OutputPlan((Job(None, destination, format_of(destination)),))
 
 
 def _find(

@@ -1,16 +1,14 @@
-"""`effcli enhance train` and `eval`: the steps, in order, whatever the method."""
+"""The steps of `effcli enhance`, whatever the method: `train`, `eval`, and the enhancer of `run`."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
-from effcli.core.errors import InputError
 from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.plan import Plan
 from effcli.core.registry import load_method
@@ -18,10 +16,9 @@ from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.data.picture_grid import save_grid
 from effcli.data.stored_files import Split
-from effcli.enhance.baselines import BASELINES
 from effcli.enhance.data.pairs import PairSet, load_pairs
 from effcli.enhance.enhancer import Brighten, Enhancer
-from effcli.enhance.image_quality import GAUSSIAN_WINDOW, evaluate_pair, mean_over_pairs
+from effcli.enhance.evaluation import as_floats, check_measurable, measure
 from effcli.enhance.recipe import EnhanceRecipe
 
 log = logging.getLogger(__name__)
@@ -32,9 +29,9 @@ class EnhanceMethod(Protocol):
 
     Attributes:
         plan: ``(recipe, n_pairs)``: what `fit` would do, for ``--dry-run``.
-        fit: ``(recipe, pairs, run)``: learn, write what was learned below ``model/``; returns the function that uses it
+        fit: ``(recipe, pairs, run)``: trains and writes the weights below ``model/``; returns the brightening function
             and numbers about it.
-        load: ``(recipe, runtime)``: the function that `run` and `eval` use.
+        load: ``(recipe, runtime)``: the brightening function of `run` and `eval`.
     """
 
     plan: Callable[[Any, int], dict[str, Any]]
@@ -50,21 +47,21 @@ def method_of(recipe: EnhanceRecipe) -> EnhanceMethod:
 
 def plan_train(recipe: EnhanceRecipe) -> Plan[tuple[PairSet, PairSet | None]]:
     """The pairs to learn from and to measure on, and what :func:`train` would do with them."""
-    pairs = read_pairs(recipe.data.train, "train")
-    held_out = read_pairs(recipe.data.eval, "eval") if recipe.data.eval else None
+    pairs = read_pairs(recipe.data.source, "train")
+    held_out = read_pairs(recipe.eval.data, "eval") if recipe.eval.data else None
     facts = {"training_pairs": len(pairs), "eval_pairs": 0 if held_out is None else len(held_out)}
     return Plan({**facts, **method_of(recipe).plan(recipe, len(pairs))}, (pairs, held_out))
 
 
 def train(recipe: EnhanceRecipe, inputs: tuple[PairSet, PairSet | None], run: Run) -> Result:
-    """Learn from pairs of dark and bright pictures and measure on the evaluation pairs."""
+    """Train on pairs of dark and bright pictures, then measure on the evaluation pairs."""
     pairs, held_out = inputs
     brighten, learned = method_of(recipe).fit(recipe, pairs, run)
     metrics: dict[str, Any] = {**learned, "train_pairs": len(pairs)}
     if held_out is None:
         return run.finish(metrics)
     enhancer = Enhancer(brighten, runtime=run.runtime)
-    metrics |= evaluate(enhancer, held_out, run.check_stop)
+    metrics |= measure(enhancer, held_out, run.check_stop)
     return run.finish(metrics, lambda: draw_examples(enhancer, held_out, run))
 
 
@@ -73,11 +70,21 @@ def open_enhancer(recipe: EnhanceRecipe, runtime: Runtime) -> Enhancer:
     return Enhancer(method_of(recipe).load(recipe, runtime), runtime=runtime, strength=recipe.strength)
 
 
-def evaluate_on(sources: Sequence[str], recipe: EnhanceRecipe, recipe_name: str, runtime: Runtime) -> Result:
-    """Measure what a recipe describes on pairs."""
+def evaluate(sources: Sequence[str], recipe: EnhanceRecipe, recipe_name: str, runtime: Runtime) -> Result:
+    """Measure the enhancer of a recipe on pairs.
+
+    Args:
+        sources: of pairs, as in the recipe's ``eval.data``.
+        recipe: the settings.
+        recipe_name: for the result.
+        runtime: device and precision.
+
+    Raises:
+        InputError: a source or the weights cannot be read.
+    """
     started = time.perf_counter()
     pairs = read_pairs(sources, "eval")
-    metrics = evaluate(open_enhancer(recipe, runtime), pairs)
+    metrics = measure(open_enhancer(recipe, runtime), pairs)
     return result_of_verb(
         recipe.task,
         "eval",
@@ -99,7 +106,7 @@ def read_pairs(sources: Sequence[str], split: Split) -> PairSet:
     pairs = load_pairs(sources, split=split)
     if pairs.unmatched:
         log.warning(
-            "%d pictures have no partner and are left out, such as %s",
+            "%d pictures without a partner are left out, for example %s",
             len(pairs.unmatched),
             pairs.unmatched[0],
         )
@@ -108,52 +115,13 @@ def read_pairs(sources: Sequence[str], split: Split) -> PairSet:
     return pairs
 
 
-def check_measurable(pairs: PairSet) -> None:
-    """Refuse pictures that SSIM cannot measure, before hours of training rather than after them.
-
-    Raises:
-        InputError: a picture is smaller than the window of SSIM.
-    """
-    for name, (low, _) in zip(pairs.names, pairs, strict=True):
-        if min(low.shape[-2:]) < GAUSSIAN_WINDOW:
-            height, width = low.shape[-2:]
-            raise InputError(
-                f"{width}x{height} is too small to be measured: SSIM needs {GAUSSIAN_WINDOW} pixels a side",
-                place=name,
-            )
-
-
-def evaluate(
-    enhancer: Enhancer, pairs: PairSet, check_stop: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
-    """Mean PSNR and SSIM over the pairs, of the enhancer and of the baselines that any method must beat.
-
-    ``check_stop`` is called before each pair; it raises to stop.
-    """
-    scores: dict[str, list[Mapping[str, float | None]]] = {name: [] for name in ("", *BASELINES)}
-    for index in range(len(pairs)):
-        check_stop()
-        low, high = _pair(pairs, index)
-        scores[""].append(evaluate_pair(enhancer.enhance_tensor(low), high))
-        for name, baseline in BASELINES.items():
-            scores[name].append(evaluate_pair(baseline(low), high))
-    means = {name: mean_over_pairs(rows) for name, rows in scores.items()}
-    own = means.pop("")
-    return {**own, "eval_pairs": len(pairs), "baselines": means}
-
-
 def draw_examples(enhancer: Enhancer, pairs: PairSet, run: Run, n_examples: int = 4) -> dict[str, str]:
     """Save input, result and reference side by side for the report; returns caption -> file."""
     figures: dict[str, str] = {}
     for index in range(0, len(pairs), max(1, len(pairs) // n_examples)):
-        low, high = _pair(pairs, index)
+        low, high = as_floats(pairs[index])
         strip = torch.cat([low, enhancer.enhance_tensor(low), high], dim=-1)
         name = f"pictures/{index:03d}.png"
         save_grid((strip.clamp(0, 1) * 255).round().byte()[None], run.file(name), zoom=1, border=0)
         figures[f"{pairs.names[index]}: input, result, reference"] = name
     return figures
-
-
-def _pair(pairs: PairSet, index: int) -> tuple[Tensor, Tensor]:
-    low, high = pairs[index]
-    return low.float() / 255, high.float() / 255

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from effcli.core.recipe import Recipe, Section
+from effcli.core.recipe import CompatRecipe, Recipe, Section, Switch
+from effcli.core.recipe_changes import Renamed
 from effcli.enhance.network.config import WalMaFaConfig
 
+RENAMED = (Renamed("data.train", "data.source"), Renamed("data.eval", "eval.data"))
 
-class PairsSection(Section):
-    """Where the pairs come from."""
 
-    train: tuple[str, ...] = Field(
+class EnhanceDataSection(Section):
+    """What is learned from."""
+
+    source: tuple[str, ...] = Field(
         ("builtin:scenes",),
-        description="Training pairs: folders or .tar files with low/ and high/, or builtin:scenes.",
+        description="Training pairs: folders or .tar files with low/ and high/ (or train/ and eval/ with both in "
+        "each), or builtin:scenes.",
     )
-    eval: tuple[str, ...] = Field((), description="Pairs measured at the end; empty means none.")
+
+
+class EnhanceEvalSection(Section):
+    """What is measured on."""
+
+    data: tuple[str, ...] = Field(
+        (),
+        description="Pairs that are measured after training, in the form of data.source; empty measures nothing.",
+    )
 
 
 class EnhanceRecipe(Recipe):
@@ -25,65 +37,99 @@ class EnhanceRecipe(Recipe):
 
     task: Literal["enhance"] = Field("enhance", description="The command this recipe is for.")
     strength: float = Field(
-        1.0, ge=0, le=1, description="Blend of the result with the input; 1 is the result alone."
+        1.0,
+        ge=0,
+        le=1,
+        description="Blend of the result with the input, 0 to 1: 0 is the input, 1 the result alone.",
     )
-    data: PairsSection = Field(PairsSection(), description="Training and evaluation pairs.")
+    data: EnhanceDataSection = Field(EnhanceDataSection(), description="What is learned from.")
+    eval: EnhanceEvalSection = Field(EnhanceEvalSection(), description="What is measured on.")
 
 
-class PatchesSection(PairsSection):
-    """Where the pairs come from and how patches are drawn."""
+class WalMaFaDataSection(EnhanceDataSection):
+    """What is learned from, and how patches are sampled."""
 
-    patch: int = Field(128, ge=16, multiple_of=16, description="Side of the square training patches, pixels.")
+    patch: int = Field(
+        128,
+        ge=16,
+        multiple_of=16,
+        description="Side of the square training patches in pixels, a multiple of 16. Larger patches take longer and "
+        "make whole pictures come out better exposed.",
+    )
     gamma_jitter: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="The dark image is raised to a power drawn from 1-j..1+j, so exposures vary.",
+        description="j, 0 to below 1: each dark patch is raised to a random power from 1 - j to 1 + j, so that the "
+        "brightness of the input says less about that of the result. 0 leaves it out.",
     )
 
 
-class TrainSection(Section):
+class EnhanceTrainSection(Section):
     """The optimisation."""
 
-    steps: int = Field(20_000, ge=1, description="Optimiser steps.")
-    batch_size: int = Field(12, ge=1, description="Patches a step, over all processes.")
-    learning_rate: float = Field(8e-4, gt=0, description="Adam's first learning rate.")
-    min_learning_rate: float = Field(1e-6, ge=0, description="Where the cosine schedule ends.")
-    adam_eps: float = Field(5e-5, gt=0, description="Adam's epsilon.")
+    steps: int = Field(20_000, ge=1, description="Optimiser steps, 1 or more.")
+    batch_size: int = Field(12, ge=1, description="Patches per step, 1 or more, over all processes.")
+    learning_rate: float = Field(8e-4, gt=0, description="Initial learning rate of Adam, above 0.")
+    min_learning_rate: float = Field(
+        1e-6, ge=0, description="Learning rate at the end of the cosine schedule, 0 to train.learning_rate."
+    )
+    adam_eps: float = Field(
+        5e-5, gt=0, description="Epsilon of Adam, above 0. Larger values damp small gradients."
+    )
     grad_clip: float | None = Field(
-        None, gt=0, description="Largest gradient norm; null leaves gradients alone."
+        None, gt=0, description="Largest gradient norm, above 0; null does not clip."
     )
     ema_decay: float = Field(
-        0.0, ge=0, lt=1, description="Decay of the averaged weights that are saved; 0 saves the last weights."
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of the averaged weights that are saved, 0 to below 1. Higher values average over more "
+        "steps; 0 saves the last weights.",
     )
     tv_weight: float = Field(
-        0.05, ge=0, le=1, description="Weight of TV in the loss; L1 and SSIM get the rest."
+        0.05,
+        ge=0,
+        le=1,
+        description="Weight of total variation in the loss, 0 to 1; L1 and SSIM get the rest. Higher values "
+        "smooth more.",
     )
-    ssim: bool = Field(True, description="False leaves the SSIM term out of the loss (ablation).")
+    ssim: bool = Field(True, description="true has an SSIM term in the loss; false leaves it out (ablation).")
     gt_mean_weight: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Share of the loss that is blind to overall brightness (GT-mean loss); 0 as released.",
+        description="Share of the loss that ignores overall brightness, 0 to 1 (GT-mean loss, ICCV 2025). 0 leaves it "
+        "out, as the released code does.",
     )
     init: str | None = Field(
-        None, description="Weights to start from (a file or builtin:NAME); null starts anew."
+        None,
+        description="Weights that the training starts from: a file or builtin:NAME; null starts from random weights.",
     )
 
 
-class WalMaFaRecipe(EnhanceRecipe):
+class WalMaFaRecipe(EnhanceRecipe, CompatRecipe):
     """WalMaFa: `effcli enhance run` and `eval` use weights, strength and max_memory_mb, `train` all others."""
 
+    switches: ClassVar = {
+        "network.mamba_band": Switch(paper="ll", released="high", ours="ll"),
+        "network.token_order": Switch(paper="transpose", released="reshape", ours="transpose"),
+    }
     method: Literal["walmafa"] = Field("walmafa", description="The method.")
     weights: str = Field(
-        "builtin:walmafa", description="Weights that `run` and `eval` use: a file or builtin:NAME."
+        "builtin:walmafa", description="Weights that run and eval use: a file or builtin:NAME."
     )
     max_memory_mb: int | None = Field(
-        None, ge=64, description="Bound on the memory for one picture; null is half of what is free."
+        None,
+        ge=64,
+        description="Memory for one picture in MB, 64 or more; null takes half of what is free. A picture that needs "
+        "more is computed in strips, with the same result up to rounding.",
     )
-    network: WalMaFaConfig = Field(WalMaFaConfig(), description="The network that `train` builds.")
-    data: PatchesSection = Field(PatchesSection(), description="Training and evaluation pairs.")
-    train: TrainSection = Field(TrainSection(), description="The optimisation.")
+    network: WalMaFaConfig = Field(WalMaFaConfig(), description="The network that train builds.")
+    data: WalMaFaDataSection = Field(
+        WalMaFaDataSection(), description="What is learned from, and how patches are sampled."
+    )
+    train: EnhanceTrainSection = Field(EnhanceTrainSection(), description="The optimisation.")
 
     @model_validator(mode="after")
     def _schedule_falls(self) -> WalMaFaRecipe:

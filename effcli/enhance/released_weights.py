@@ -1,4 +1,4 @@
-"""Checkpoints of the released WalMaFa code, turned into ours.
+"""Checkpoints of the released WalMaFa code, converted to our names (docs/methods/walmafa.md, Released checkpoints).
 
 Their names are those of `model/Walmafa.py` and `model/blocks.py` of `mcpaulgeorge/WalMaFa` at commit 50f0818, or the
 older ones from before that commit.
@@ -90,7 +90,7 @@ _FOURIER_NAMES = {
 
 
 def convert_released(state: Mapping[str, Tensor], *, place: str | None = None) -> tuple[WalMaFaConfig, State]:
-    """Turn the state dict of the released code into ours.
+    """Convert a state dict of the released code to our names.
 
     Strips ``module.``, follows the renaming of commit 50f0818 where it is needed (``latent`` -> ``sim``,
     then ``FFAB`` -> ``latent``), infers the sizes, renames, and drops the parameters that are never used.
@@ -162,7 +162,7 @@ def _infer_config(named: Mapping[str, Tensor], place: str | None) -> WalMaFaConf
     except KeyError as missing:
         reason = f"there is no {missing.args[0]!r}; its keys begin with {some_names(list(named))}"
     except (ValidationError, IndexError):
-        reason = "the shapes of its tensors make no such network"
+        reason = "the shapes of its tensors do not fit together"
     raise InputError(f"is not a checkpoint of WalMaFa: {reason}", place=place)
 
 

@@ -32,7 +32,7 @@ VERSION = "1"
 
 
 class WalMaFaHeader(Header):
-    """What is in the metadata."""
+    """The metadata of a weight file."""
 
     FORMAT: ClassVar[str] = FORMAT
     VERSION: ClassVar[str] = VERSION
@@ -85,7 +85,7 @@ def load_weights(source: str | Path) -> WalMaFa:
             works too), or ``builtin:NAME`` for weights that come with the package.
 
     Raises:
-        InputError: there is no such file, or it is not (or not entirely) what it should be.
+        InputError: the file cannot be read, is damaged, or does not hold exactly the weights of a WalMaFa network.
     """
     name = str(source)
     if name.startswith(BUILTIN_PREFIX):

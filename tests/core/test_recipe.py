@@ -126,7 +126,7 @@ def test_one_mistake_has_its_place_apart_from_its_message() -> None:
             "train: {learning_rate: .inf}",
             "x.yaml:1: train.learning_rate: Input should be a finite number, not .inf",
         ),
-        ("data: {eval: 3}", "x.yaml:1: data.eval: Input should be a list, not 3"),
+        ("eval: {data: 3}", "x.yaml:1: eval.data: Input should be a list, not 3"),
         ("task: quantize", "x.yaml:1: task: Input should be 'enhance', not quantize"),
         (
             "train: {learning_rate: 1e-7}",

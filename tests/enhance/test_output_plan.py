@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from effcli.core.errors import InputError, RunError, UsageError
 from effcli.core.files import make_folder
-from effcli.enhance.output_plan import Job, Plan, _natural, plan_outputs
+from effcli.enhance.output_plan import Job, OutputPlan, _natural, plan_outputs
 
 
 @pytest.fixture(autouse=True)
@@ -24,11 +24,11 @@ def touch(*names: str) -> None:
         Path(name).write_bytes(b"x")
 
 
-def pairs(plan: Plan) -> dict[str, str]:
+def pairs(plan: OutputPlan) -> dict[str, str]:
     return {str(job.source): str(job.destination) for job in plan.jobs}
 
 
-def reasons(plan: Plan) -> dict[str, str]:
+def reasons(plan: OutputPlan) -> dict[str, str]:
     return {str(failure.source): failure.error.message for failure in plan.failures}
 
 

@@ -319,7 +319,7 @@ def test_every_released_name_but_the_unused_is_used():
         ({"output.weight": None}, "lacks 1 keys: output.weight"),
         ({"patch_embed.proj.weight": None}, "no 'patch_embed.proj.weight'"),
         ({"output.weight": torch.zeros(3, 5, 3, 3)}, r"output.conv.weight has shape \(3, 5, 3, 3\)"),
-        ({"patch_embed.proj.weight": torch.zeros(3, 3, 3, 3)}, "shapes of its tensors make no such network"),
+        ({"patch_embed.proj.weight": torch.zeros(3, 3, 3, 3)}, "shapes of its tensors do not fit together"),
     ],
 )
 def test_wrong_released_checkpoints_are_refused_in_one_line(tmp_path, change, message):

@@ -12,27 +12,38 @@ from effcli.core.recipe import Section
 class WalMaFaConfig(Section):
     """The architecture of a WalMaFa network; the defaults are the published size (released `train.py:69`).
 
-    The bands and orders do not change parameters: any weights load in any of them, but mean something only in
-    the one they were trained in, which is why the weight file records this configuration.
+    Band and token order do not change the parameters: any weights load in any of them, but are useful only in the one
+    that they were trained in, which is why the weight file records this configuration (docs/methods/walmafa.md).
     """
 
     dim: int = Field(
-        default=16, ge=2, multiple_of=2, description="Channels at full resolution; doubled at each level."
+        default=16,
+        ge=2,
+        multiple_of=2,
+        description="Channels at full resolution, an even number from 2; each level below has twice as many.",
     )
     blocks: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         default=(2, 3, 4),
-        description="Wavelet Mamba blocks at 1/2 (and full), 1/4 and 1/8 of the resolution.",
+        description="Wavelet Mamba blocks, 1 or more each: at 1/2 (and full), 1/4 and 1/8 of the resolution.",
     )
-    d_state: PositiveInt = Field(default=32, description="States per channel of the selective scan.")
+    d_state: PositiveInt = Field(
+        default=32, description="States per channel of the selective scan, 1 or more."
+    )
     mamba_band: Literal["ll", "high"] = Field(
         default="ll",
-        description="Wavelet band that gets Mamba: ll as in the paper's text, high as in the released code.",
+        description="Wavelet band that goes through Mamba: ll is the low-frequency band (the paper's abstract), high "
+        "the three detail bands (the released code).",
     )
     token_order: Literal["transpose", "reshape"] = Field(
         default="transpose",
-        description="Tokens are pixels (transpose, the paper's figure) or runs of memory (reshape, the code)",
+        description="How feature maps become tokens: transpose makes each pixel a token (the paper's figure), reshape "
+        "takes consecutive values of memory (the released code), which needs the whole picture in memory.",
     )
     mamba: bool = Field(
-        default=True, description="False: the wavelet branch keeps its convolutions only (ablation)."
+        default=True,
+        description="true has Mamba in the wavelet branch; false keeps its convolutions only (ablation).",
     )
-    fourier: bool = Field(default=True, description="False: no Fourier block at the bottleneck (ablation).")
+    fourier: bool = Field(
+        default=True,
+        description="true has the Fourier block at the bottleneck; false leaves it out (ablation).",
+    )

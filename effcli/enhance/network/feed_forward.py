@@ -1,4 +1,4 @@
-"""The gated feed-forward network of a wavelet Mamba block: training form and fused inference form."""
+"""The gated feed-forward network of a wavelet Mamba block, in a form for training and a fused one for inference."""
 
 from __future__ import annotations
 
@@ -36,12 +36,11 @@ class DepthwiseNorm(nn.Module):
         return kernel, norm.bias - norm.running_mean * scale
 
 
-class FeedForward(nn.Module):
+class GatedFeedForward(nn.Module):
     """FFN(v) = conv1x1(gelu(q) p + gelu(p) q) + v.
 
     Here a = conv1x1(v), p = a + BN(dw3x3(a)) + BN(dw1x1(a)) and q = dw3x3(a).
-    WalMaFa's released code, `model/Walmafa.py:165-215`; hidden width int(2.66 c), no biases, exact (erf)
-    gelu.
+    Hidden width int(2.66 c), no biases, exact (erf) gelu (docs/methods/walmafa.md, Feed-forward network).
     """
 
     def __init__(self, channels: int) -> None:
@@ -62,13 +61,13 @@ class FeedForward(nn.Module):
         return out
 
 
-class FusedFeedForward(nn.Module):
-    """A :class:`FeedForward` for inference: the three terms of p are one depthwise convolution with a bias.
+class FusedGatedFeedForward(nn.Module):
+    """A :class:`GatedFeedForward` for inference: the three terms of p are one depthwise convolution with a bias.
 
-    It takes over the other convolutions of the trained one.
+    The other convolutions are those of the trained network.
     """
 
-    def __init__(self, trained: FeedForward) -> None:
+    def __init__(self, trained: GatedFeedForward) -> None:
         super().__init__()
         hidden = trained.depthwise.weight.shape[0]
         kernel_3x3, bias_3x3 = trained.branch_3x3.fused()

@@ -1,6 +1,6 @@
 """The Fourier adjustment at WalMaFa's bottleneck: amplitude and phase, each through its own 1x1 convolutions.
 
-WalMaFa, ACCV 2024, "Fast Fourier Adjustment Block"; released code `model/blocks.py:12-91`.
+FFAB of WalMaFa (docs/methods/walmafa.md, Fourier adjustment block).
 """
 
 from __future__ import annotations

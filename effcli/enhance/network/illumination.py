@@ -1,4 +1,4 @@
-"""The illumination estimator WalMaFa takes from Retinexformer (released code `model/Walmafa.py:332-358`)."""
+"""The illumination estimator of WalMaFa, from Retinexformer (docs/methods/walmafa.md, Illumination estimator)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class IlluminationEstimator(nn.Module):
     """conv1x1([x, mean of x over channels]) -> depthwise 5x5: the illumination *feature*, an affine map of x.
 
     The mean is a linear function of x, so its column of the 1x1 kernel is spread over the others instead of
-    concatenating a channel: the same numbers from one convolution less memory traffic.
+    concatenating a channel: the same numbers with less memory traffic.
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:

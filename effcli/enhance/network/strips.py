@@ -74,14 +74,15 @@ class Memory:
             return cls(whole_fits=True)
         if config.token_order == "reshape" and config.mamba:
             raise RunError(
-                f"this network needs the whole picture at once, about {needed >> 20} MB; {bound >> 20} MB are allowed",
-                hint="raise --max-memory, or use the built-in weights, which work in strips",
+                f"weights with token_order reshape need the whole picture in memory: {needed >> 20} MB, "
+                f"allowed are {bound >> 20} MB",
+                hint=f"--max-memory {(needed >> 20) + 1}, or weights with token_order transpose (builtin:walmafa)",
             )
         pixels = height * width * config.dim
         least = pixels * _FOURIER_BYTES + SIDE_MULTIPLE * row_bytes + _FIXED_BYTES
         if least > bound:
             raise RunError(
-                f"this picture needs about {least >> 20} MB, and {bound >> 20} MB are allowed",
+                f"this picture needs at least {least >> 20} MB, allowed are {bound >> 20} MB",
                 hint=f"--max-memory {(least >> 20) + 1}",
             )
         left = bound - _FIXED_BYTES - pixels * _MAPS_BYTES
@@ -105,13 +106,13 @@ def free_memory_bytes(device: torch.device) -> int:
 
 
 def forward_in_strips(network: WalMaFa, x: Tensor, memory: Memory, device: torch.device) -> Tensor:
-    """What ``network(x)`` gives, within rounding, in bounded memory.
+    """The result of ``network(x)``, up to rounding, in bounded memory.
 
     Args:
         network: in its fused inference form, on ``device``, in "transpose" order.
         x: [1, 3, H, W] on the CPU, sides multiples of 16.
-        memory: how many rows at a time, and where the feature maps live.
-        device: where strips are computed.
+        memory: rows per strip, and whether the feature maps are on the disk.
+        device: computes the strips.
 
     Returns:
         [1, 3, H, W] on the CPU, not clamped.

@@ -1,8 +1,8 @@
 """WalMaFa: wavelet-based Mamba with Fourier adjustment for low-light image enhancement (ACCV 2024).
 
-The network of the released code (`model/Walmafa.py:361-473`) without the parameters it creates and never
-uses. The blocks are in `wavelet_mamba_block.py` (WMB), `fourier_block.py` (FFAB), `feed_forward.py` and
-`illumination.py`.
+The network of docs/methods/walmafa.md, Network (released code `model/Walmafa.py:361-473`), without the parameters that
+the released code creates and never uses. The blocks are in `wavelet_mamba_block.py` (WMB), `fourier_block.py` (FFAB),
+`feed_forward.py` and `illumination.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.enhance.network.config import WalMaFaConfig
-from effcli.enhance.network.feed_forward import FeedForward, FusedFeedForward
+from effcli.enhance.network.feed_forward import FusedGatedFeedForward, GatedFeedForward
 from effcli.enhance.network.fourier_block import FourierAdjustmentBlock
 from effcli.enhance.network.illumination import IlluminationMap
 from effcli.enhance.network.wavelet_mamba_block import WaveletMambaBlock
@@ -174,8 +174,8 @@ class WalMaFa(nn.Module):
         """
         copied = copy.deepcopy(self).eval().requires_grad_(False)
         for module in copied.modules():
-            if isinstance(module, WaveletMambaBlock) and isinstance(module.ffn, FeedForward):
-                module.ffn = FusedFeedForward(module.ffn).eval().requires_grad_(False)
+            if isinstance(module, WaveletMambaBlock) and isinstance(module.ffn, GatedFeedForward):
+                module.ffn = FusedGatedFeedForward(module.ffn).eval().requires_grad_(False)
         return copied.to(memory_format=torch.channels_last)
 
 

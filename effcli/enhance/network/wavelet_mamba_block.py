@@ -1,4 +1,4 @@
-"""WMB, the wavelet-based Mamba block of WalMaFa (ACCV 2024; released code `model/Walmafa.py:228-293`).
+"""WMB, the wavelet-based Mamba block of WalMaFa (docs/methods/walmafa.md, Wavelet Mamba block).
 
 A block is three steps, so that a huge picture can be evaluated in strips: what comes before the scan and
 what comes after it are local (a few rows of halo), and only the scan itself runs over the whole picture.
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.enhance.network.config import WalMaFaConfig
-from effcli.enhance.network.feed_forward import FeedForward
+from effcli.enhance.network.feed_forward import GatedFeedForward
 from effcli.enhance.network.illumination import IlluminationEstimator
 from effcli.nn.mamba import Carry, Mamba
 from effcli.nn.wavelet import haar_dwt, haar_iwt
@@ -38,7 +38,7 @@ class Bands(NamedTuple):
     """The others."""
 
 
-class ChannelNorm(nn.LayerNorm):
+class PixelNorm(nn.LayerNorm):
     """gain LN(x) + offset, with layer normalisation over the channels of each pixel."""
 
     def __init__(self, channels: int, gain: float = 1.0, offset: float = 0.0) -> None:
@@ -58,7 +58,7 @@ class WaveletMamba(nn.Module):
 
     In "transpose" order a token is a pixel and the sequence runs in raster order, as in the paper's figure.
     In "reshape" order it is c consecutive values of the [c, h, w] buffer, as in the released code: the scan
-    then walks channel after channel, and what was token t comes out at pixel t.
+    then walks channel after channel, and token t comes out at pixel t (docs/methods/walmafa.md, Token order).
     """
 
     def __init__(self, channels: int, config: WalMaFaConfig) -> None:
@@ -109,11 +109,11 @@ class WaveletMambaBlock(nn.Module):
     def __init__(self, channels: int, config: WalMaFaConfig) -> None:
         super().__init__()
         self.mamba_band = config.mamba_band
-        self.norm = ChannelNorm(channels, gain=2.0, offset=-1.0)
+        self.norm = PixelNorm(channels, gain=2.0, offset=-1.0)
         self.estimator = IlluminationEstimator(channels, channels)
         self.wavelet_mamba = WaveletMamba(channels, config)
-        self.ffn_norm = ChannelNorm(channels)
-        self.ffn: nn.Module = FeedForward(channels)
+        self.ffn_norm = PixelNorm(channels)
+        self.ffn: nn.Module = GatedFeedForward(channels)
 
     def split(self, x: Tensor) -> Bands:
         """Normalise and split x [B, c, h, w], h and w even. Local, without halo."""

@@ -9,13 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from effcli.enhance.enhancer import Enhancer
 from effcli.enhance.losses import walmafa_loss
 from effcli.enhance.network.config import WalMaFaConfig
-from effcli.enhance.network.feed_forward import FeedForward, FusedFeedForward
+from effcli.enhance.network.feed_forward import FusedGatedFeedForward, GatedFeedForward
 from effcli.enhance.network.illumination import IlluminationEstimator
 from effcli.enhance.network.walmafa_net import WalMaFa, add_border, pad_to_multiple
 from effcli.enhance.network.wavelet_mamba_block import (
     HALO_AFTER_SCAN_ROWS,
     HALO_BEFORE_SCAN_ROWS,
-    ChannelNorm,
+    PixelNorm,
     WaveletMamba,
     WaveletMambaBlock,
 )
@@ -180,10 +180,10 @@ def test_estimator_is_affine_and_equals_the_concatenated_form():
 
 def test_channel_norm():
     x = torch.randn(2, 16, 5, 6) * 3 + 1
-    normalised = ChannelNorm(16)(x)
+    normalised = PixelNorm(16)(x)
     torch.testing.assert_close(normalised.mean(1), torch.zeros(2, 5, 6), rtol=0, atol=1e-5)
     torch.testing.assert_close(normalised.var(1, unbiased=False), torch.ones(2, 5, 6), rtol=0, atol=1e-4)
-    norm = ChannelNorm(16, gain=2.0, offset=-1.0)
+    norm = PixelNorm(16, gain=2.0, offset=-1.0)
     torch.testing.assert_close(norm(x), 2 * normalised - 1)
     norm.bias.data.fill_(0.25)
     torch.testing.assert_close(norm(x), 2 * normalised - 0.5)
@@ -229,15 +229,15 @@ def test_block_in_strips_with_a_carry_is_the_block():
 
 @pytest.mark.parametrize(("channels", "hidden"), [(16, 42), (32, 85), (64, 170), (128, 340)])
 def test_fused_feed_forward(channels, hidden):
-    trained = with_random_statistics(FeedForward(channels))
+    trained = with_random_statistics(GatedFeedForward(channels))
     assert trained.depthwise.weight.shape[0] == hidden
     v = torch.randn(2, channels, 6, 7)
     with torch.no_grad():
-        torch.testing.assert_close(FusedFeedForward(trained)(v), trained(v), rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
+        torch.testing.assert_close(FusedGatedFeedForward(trained)(v), trained(v), rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
 
 
 def test_feed_forward_is_its_formula():
-    ffn = with_random_statistics(FeedForward(8))
+    ffn = with_random_statistics(GatedFeedForward(8))
     v = torch.randn(1, 8, 5, 6)
     a = ffn.project_in(v)
     q = ffn.depthwise(a)

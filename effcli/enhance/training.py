@@ -1,0 +1,80 @@
+"""The training loop of WalMaFa (docs/methods/walmafa.md, Optimisation and augmentation)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from effcli.core.errors import InputError
+from effcli.core.run import Run
+from effcli.core.runtime import Runtime
+from effcli.enhance.data.pairs import PairSet
+from effcli.enhance.losses import training_loss
+from effcli.enhance.network.walmafa_net import WalMaFa
+from effcli.enhance.recipe import WalMaFaRecipe
+from effcli.enhance.weights import load_weights
+from effcli.nn.ema import Ema
+from effcli.nn.schedules import cosine, set_rate
+
+
+def build_network(recipe: WalMaFaRecipe, runtime: Runtime) -> WalMaFa:
+    """The network to train, on the runtime's device: new from the recipe's seed, or from ``train.init``.
+
+    Raises:
+        InputError: ``train.init`` cannot be read, or is for another network than the recipe's.
+    """
+    torch.manual_seed(recipe.seed)
+    network = WalMaFa(recipe.network)
+    if recipe.train.init is not None:
+        start = load_weights(recipe.train.init)
+        if start.config.model_copy(update={"mamba_band": recipe.network.mamba_band}) != recipe.network:
+            raise InputError(
+                f"these weights are for another network: {start.config}",
+                place=f"train.init={recipe.train.init}",
+            )
+        network.load_state_dict(start.state_dict())
+    return network.to(runtime.device)
+
+
+def optimize(network: WalMaFa, pairs: PairSet, recipe: WalMaFaRecipe, run: Run) -> None:
+    """Train ``network`` in place; it ends with the averaged weights (``train.ema_decay``).
+
+    Adam with a cosine schedule on the loss of docs/methods/walmafa.md, Training loss. A pure function of the recipe:
+    the batch of a step depends on (seed, step) alone, and with several ranks each takes its share of it.
+    """
+    settings, runtime = recipe.train, run.runtime
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, eps=settings.adam_eps)
+    ema = Ema(network, settings.ema_decay)
+    parallel: nn.Module = runtime.wrap(network)
+    network.train()
+    for step in run.steps("train", settings.steps, {"network": network, "optimizer": optimizer, "ema": ema}):
+        low, high = pairs.batch(
+            step,
+            batch_size=settings.batch_size,
+            patch=recipe.data.patch,
+            gamma_jitter=recipe.data.gamma_jitter,
+            seed=recipe.seed,
+            rank=runtime.rank,
+            world=runtime.world,
+        )
+        low, high = low.to(runtime.device), high.to(runtime.device)
+        rate = cosine(step, settings.steps, settings.learning_rate, settings.min_learning_rate)
+        set_rate(optimizer, rate)
+        with runtime.autocast():
+            prediction = parallel(low)
+        loss = training_loss(
+            prediction.float(),
+            high,
+            tv_weight=settings.tv_weight,
+            ssim=settings.ssim,
+            gt_mean_weight=settings.gt_mean_weight,
+        )
+        run.log("train", step, every=20, loss=loss.detach(), learning_rate=rate)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if settings.grad_clip is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), settings.grad_clip)
+        optimizer.step()
+        ema.update(network)
+    ema.copy_to(network)
+    network.eval()
