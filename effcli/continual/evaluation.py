@@ -30,6 +30,7 @@ from effcli.core.evidence.figures import save_figure
 from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.registry import recipe_of_run
 from effcli.core.runtime import Runtime
+from effcli.core.tensor_file import require_finite_output
 from effcli.data.image_sets import ImageSet, load_images
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def scores_of(scores: Scores, images: ImageSet, runtime: Runtime) -> Tensor:
     for part in images.images.split(EVAL_BATCH):
         with runtime.tuner("evaluate").step(len(part)), runtime.autocast():
             found.append(scores(part.to(runtime.device)).float().cpu())
-    return torch.cat(found)
+    return require_finite_output(torch.cat(found), "the scores of images")
 
 
 def metrics_of(rows: Sequence[Accuracies], tasks: Sequence[ClassTask]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from effcli.core.errors import InputError
+from effcli.core.errors import InputError, NonFiniteError
 from effcli.core.files import atomic_path
 
 BUILTIN_PREFIX = "builtin:"
@@ -96,6 +96,26 @@ def require_finite(tensors: Mapping[str, Tensor], place: str) -> None:
                 place=place,
                 hint="the training that wrote it had diverged, or the file is damaged",
             )
+
+
+def require_finite_output(value: Tensor, what: str, place: str | None = None) -> Tensor:
+    """What a network gave, ``value`` itself; so that NaN never becomes a black picture or a score of nothing.
+
+    Args:
+        value: of any shape.
+        what: it is, for the message.
+        place: the input that it is of.
+
+    Raises:
+        NonFiniteError: a number in it is NaN or infinite.
+    """
+    if bool(torch.isfinite(value).all()):
+        return value
+    raise NonFiniteError(
+        f"{what} are NaN or infinite",
+        place=place,
+        hint="the weights may not fit this input, or the precision is too low: --precision fp32",
+    )
 
 
 def read_pickled_tensors(path: Path, place: str) -> dict[str, Tensor]:

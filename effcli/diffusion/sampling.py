@@ -10,6 +10,7 @@ from torch import Tensor
 
 from effcli.core.progress import progress_bar
 from effcli.core.runtime import Runtime
+from effcli.core.tensor_file import require_finite_output
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, sample
 from effcli.diffusion.sampler_settings import SamplerSettings
@@ -61,7 +62,7 @@ def sample_images(
                 images = sample(
                     predict, scheduler, noise[rows].to(guided.device), eta=sampler.eta, generator=fresh
                 )
-            parts.append((start, images.float().cpu()))
+            parts.append((start, require_finite_output(images.float().cpu(), "the sampled images")))
             advance()
     every = [part for share in runtime.gather(parts) for part in share]
     return torch.cat([images for _, images in sorted(every, key=lambda part: part[0])])

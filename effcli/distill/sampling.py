@@ -8,6 +8,7 @@ import torch
 from PIL.Image import Image, fromarray
 from torch import Tensor
 
+from effcli.core.tensor_file import require_finite_output
 from effcli.data.image_sets import to_bytes
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, sample
@@ -48,7 +49,8 @@ class Sampler:
         if class_labels is not None:
             condition = {"class_labels": class_labels}
         predict = self._guided.predictor(condition)
-        images = to_bytes(sample(predict, ddim_scheduler(self._guided.scheduler_config), noise).cpu())
+        sampled = sample(predict, ddim_scheduler(self._guided.scheduler_config), noise).cpu()
+        images = to_bytes(require_finite_output(sampled, "the sampled images"))
         grey = images.shape[1] == 1
         return [
             fromarray((image[0] if grey else image.permute(1, 2, 0).contiguous()).numpy()) for image in images

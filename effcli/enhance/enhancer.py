@@ -16,6 +16,7 @@ from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.core.runtime import Runtime, create_runtime
+from effcli.core.tensor_file import require_finite_output
 from effcli.enhance.network.walmafa_net import WalMaFa
 from effcli.enhance.walmafa import Brightener
 from effcli.enhance.weights import load_weights
@@ -136,4 +137,5 @@ class Enhancer:
         batch = x.float().reshape(-1, *x.shape[-3:])
         with self.runtime.tuner("enhance").step(batch.numel()):
             bright = torch.cat([self.brighten(picture[None]) for picture in batch])
+        require_finite_output(bright, "the brightened pixels")
         return torch.lerp(batch, bright, self.strength).reshape(x.shape)

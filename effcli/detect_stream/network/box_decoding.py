@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from effcli.core.tensor_file import require_finite_output
 from effcli.detect_stream.data.boxes3d import cut_to_image, image_boxes
 from effcli.detect_stream.data.frame_objects import FrameObjects, objects_of
 from effcli.detect_stream.network.anchors import anchors_of, decode, with_direction
@@ -43,9 +44,12 @@ def boxes_of(outputs: HeadOutputs, config: NetworkConfig, limits: Limits) -> tup
 
     Returns:
         Boxes ``[N, 7]``, scores ``[N]`` and numbers of classes ``[N]``, best first.
+
+    Raises:
+        NonFiniteError: the network gave NaN.
     """
     anchors = anchors_of(config).to(outputs.scores.device)
-    scores = outputs.scores[0].sigmoid()
+    scores = require_finite_output(outputs.scores[0], "the scores of boxes").sigmoid()
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for number in range(len(CLASSES)):
         own = scores[:, number]

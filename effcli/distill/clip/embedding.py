@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from effcli.core.runtime import Runtime
+from effcli.core.tensor_file import require_finite_output
 from effcli.distill.clip.models import ClipModel
 from effcli.distill.clip_kd.captions import CaptionSet
 
@@ -24,7 +25,7 @@ def encode_images(model: ClipModel, images: Tensor, runtime: Runtime) -> Tensor:
     """Unit embeddings of a network's inputs ``[n, 3, H, W]``, float32 ``[n, D]`` on the CPU."""
     with runtime.autocast():
         rows = model.network.encode_image(images.to(runtime.device))  # type: ignore[operator]
-    return torch.nn.functional.normalize(rows.float(), dim=1).cpu()
+    return _unit(rows, "the embeddings of images")
 
 
 @torch.inference_mode()
@@ -32,7 +33,11 @@ def embed_texts(model: ClipModel, texts: Sequence[str], runtime: Runtime) -> Ten
     """Unit embeddings of texts, float32 ``[n, D]`` on the CPU."""
     with runtime.autocast():
         rows = model.network.encode_text(model.tokenize(list(texts)).to(runtime.device))  # type: ignore[operator]
-    return torch.nn.functional.normalize(rows.float(), dim=1).cpu()
+    return _unit(rows, "the embeddings of texts")
+
+
+def _unit(rows: Tensor, what: str) -> Tensor:
+    return torch.nn.functional.normalize(require_finite_output(rows, what).float(), dim=1).cpu()
 
 
 def in_batches(

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from effcli.core.tensor_file import require_finite_output
+
 SCORE_THRESHOLD, NMS_IOU, PER_LEVEL, PER_IMAGE = 0.05, 0.6, 1000, 100
 
 
@@ -164,6 +166,7 @@ class Detector(nn.Module, ABC):
         """
         raw = self(images)
         scores, boxes, levels = self.scores(raw), self.boxes(raw), self.level_sizes(raw)
+        require_finite_output(scores, "the scores of boxes")
         found = []
         for row, image_scores in enumerate(scores):
             height, width = sizes[row] if sizes is not None else images.shape[-2:]
