@@ -42,8 +42,8 @@ WeightsOption = Annotated[
         "--weights",
         "-w",
         metavar="RUN|FILE|builtin:NAME",
-        help="The detector: a run of `train`, its file, a .pth checkpoint of the released code, or builtin:NAME.",
-        show_default="builtin:street-tiny",
+        help="The detector: a run of `train`, its file, a .pth checkpoint of the released code, or builtin:NAME "
+        "(default: builtin:street-tiny).",
     ),
 ]
 LatencyOption = Annotated[
@@ -217,10 +217,12 @@ def _print_summary(result: Result, options: Options, *, is_moved_on: bool) -> No
         f"{metrics['damaged']} damaged",
         f"latency {latency['p50']:.0f} ms (p95 {latency['p95']:.0f}, p99 {latency['p99']:.0f}), "
         f"age {age['p50']:.0f} ms (p95 {age['p95']:.0f}, p99 {age['p99']:.0f}), "
-        f"{metrics['deadline_misses']} later than a frame",
+        f"{metrics['deadline_misses']} later than one frame",
     ]
     if age["p50"] > 1000 / metrics["fps"] and not is_moved_on:
-        lines.append("results are older than a frame: --horizon auto moves boxes to when they are there")
+        lines.append(
+            "results are older than one frame: --horizon auto moves boxes to the age that results have"
+        )
     if "sap" in metrics:
         quality = {name: metrics[name] for name in ("sap", "ap")}
         lines += [
@@ -228,7 +230,7 @@ def _print_summary(result: Result, options: Options, *, is_moved_on: bool) -> No
             for name, row in quality.items()
         ]
     else:
-        lines.append("no labels, so no sAP")
+        lines.append("no labels, so neither sAP nor AP")
     for line in [*lines, *metrics["files"]]:
         print_note(line)
 
@@ -351,7 +353,7 @@ def synth(
         ),
     ] = "street",
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Which drives: another number, other drives.")
+        int, typer.Option("--seed", min=0, help="Which drives are generated; each number gives others.")
     ] = 0,
 ) -> None:
     """Write synthetic drives as a data set of KITTI Tracking: stereo pairs, labels, depth, poses."""

@@ -30,7 +30,7 @@ from .common.output import (
     print_traceback,
 )
 
-RENAMED_OPTIONS = {"--algo": "--method"}
+RENAMED_OPTIONS = {"--algo": "--method", "--paper": "--pairing asap"}
 """Options of version 0.1 -> what they are called now."""
 
 

@@ -145,9 +145,9 @@ class StreamTrainSection(Section):
     learning_rate: float = Field(
         2e-3, gt=0, description="Peak learning rate, reached after 40 % of the steps."
     )
-    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay, per unit of learning rate.")
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay (AdamW); 0: none.")
     grad_clip: float = Field(
-        10.0, gt=0, description="Largest norm of the gradient; longer ones are shortened to it."
+        10.0, gt=0, description="Largest norm of the gradient; larger gradients are scaled down to it."
     )
 
 
@@ -200,6 +200,12 @@ class StreamDsgnRecipe(CompatRecipe):
     }
     task: Literal["detect-stream"] = Field("detect-stream", description="The command this recipe is for.")
     method: Literal["streamdsgn"] = Field("streamdsgn", description="The method.")
+    compat: Literal["paper", "released", "ours"] = Field(
+        "ours",
+        description="Whose reading the switches of the method follow where they are not set one by one. released: the "
+        "released code's; ours: what works best here; paper is refused, as the paper's full text was not available. "
+        "docs/methods/streamdsgn.md lists them.",
+    )
     weights: str = Field(
         DEFAULT_WEIGHTS,
         description="The detector that `run` uses: a run of `train`, its file, a .pth checkpoint of the released code, "

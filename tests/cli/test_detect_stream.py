@@ -102,7 +102,7 @@ def test_latencies_from_a_file_and_drops(place: Path) -> None:
     words = ["kitti/0000", *SIM[:2], "--simulate-latency", "latencies.txt", "--threads", "1"]
     done = effcli("detect-stream", *words, cwd=place)
     outputs, summary = parsed(done)
-    assert "older than a frame: --horizon auto" in done.stderr
+    assert "older than one frame: --horizon auto" in done.stderr
     assert "--horizon" not in effcli("detect-stream", *words, "--horizon", "auto", cwd=place).stderr
     assert [one["latency_ms"] for one in outputs[:3]] == [150, 250, 150]
     assert summary["metrics"]["dropped"] > 0
@@ -231,6 +231,16 @@ def test_bad_input(pair: Path, place: Path) -> None:
     shutil.copy(place / "kitti/training/calib/0000.txt", pair / "calib.txt")
     (pair / "right" / "000005.png").unlink()
     assert "left has 6 pictures and right 5" in refused(pair, ".")
+
+
+def test_an_old_option_names_the_new_one(place: Path) -> None:
+    assert "--paper is now called --pairing asap" in refused(place, "eval", "--data", "kitti", "--paper")
+
+
+def test_a_network_that_cannot_run_is_refused_before_anything_is_written(place: Path) -> None:
+    words = ["train", "--data", "kitti", "-s", "network.size=full", "-s", "network.quirks=false", "-o", "no"]
+    assert "network.quirks: size full has 10 layers" in refused(place, *words)
+    assert not (place / "no").exists()
 
 
 def test_training_on_a_folder_and_measuring(place: Path, tmp_path: Path) -> None:
