@@ -128,7 +128,7 @@ def test_the_page_of_commands_is_up_to_date() -> None:
 
 
 def test_links_inside_the_documentation_lead_somewhere() -> None:
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")]
     broken = [
         f"{page.relative_to(ROOT)}: {target}"
         for page in pages
