@@ -25,6 +25,7 @@ from effcli.metrics.features import FORMAT, load_classifier
 
 BUILTIN = "builtin:fashion-classifier"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_Call = Callable[[Tensor], Tensor]
 _HINT = "--features unet compares features of the teacher itself; or train a classifier with `effcli distill train`"
 
 
@@ -35,10 +36,18 @@ class FeatureNetwork:
     Attributes:
         name: as the recipe has it.
         feature_map: images ``[B, C, S, S]`` in -1..1 to the last map ``[B, D, h, w]``; differentiable.
+        network: its weights; None where they are the teacher's.
     """
 
     name: str
     feature_map: Callable[[Tensor], Tensor]
+    network: nn.Module | None = None
+
+    def to(self, device: torch.device) -> FeatureNetwork:
+        """The same, computing on ``device``."""
+        if self.network is not None:
+            self.network.to(device)
+        return self
 
 
 def load_feature_network(
@@ -56,20 +65,21 @@ def load_feature_network(
         InputError: there is none, its weights cannot be loaded, it is for other images, or its maps are too small to
             relate their pixels.
     """
+    network: nn.Module | None = None
     if name == "unet":
-        network = _middle_of_unet(teacher.unet)
+        call = _middle_of_unet(teacher.unet)
     elif name.startswith(("torchvision:", "timm:")):
-        network = _imagenet_network(name, device)
+        network, call = _imagenet_network(name, device)
     else:
-        network = _classifier(BUILTIN if name == "builtin" else name, teacher, device)
+        network, call = _classifier(BUILTIN if name == "builtin" else name, teacher, device)
 
     def feature_map(images: Tensor) -> Tensor:
         if side is not None:
             images = F.interpolate(images, (side, side), mode="bilinear", antialias=side < images.shape[-1])
-        return network(images)
+        return call(images)
 
     _check_map(name, feature_map, teacher, device)
-    return FeatureNetwork(name, feature_map)
+    return FeatureNetwork(name, feature_map, network)
 
 
 def _check_map(
@@ -92,7 +102,7 @@ def _check_map(
         )
 
 
-def _classifier(name: str, teacher: DiffusionModel, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _classifier(name: str, teacher: DiffusionModel, device: torch.device) -> tuple[nn.Module, _Call]:
     if name.startswith(BUILTIN_PREFIX):
         with builtin_file(name, FORMAT) as file:
             network, _ = load_classifier(file, name)
@@ -109,10 +119,11 @@ def _classifier(name: str, teacher: DiffusionModel, device: torch.device) -> Cal
     if wanted != teacher.sample_shape:
         shapes = ("x".join(map(str, shape)) for shape in (wanted, teacher.sample_shape))
         raise InputError("is for images of {}, the teacher's are {}".format(*shapes), place=name, hint=_HINT)
-    return network.to(device).feature_map
+    network.to(device)
+    return network, network.feature_map
 
 
-def _imagenet_network(name: str, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _imagenet_network(name: str, device: torch.device) -> tuple[nn.Module, _Call]:
     library, _, model = name.partition(":")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # the libraries say there that they download
@@ -120,7 +131,7 @@ def _imagenet_network(name: str, device: torch.device) -> Callable[[Tensor], Ten
                 import timm
 
                 network: Any = timm.create_model(model, pretrained=True, num_classes=0)
-                call: Callable[[Tensor], Tensor] = network.forward_features
+                call: _Call = network.forward_features
             else:
                 from torchvision.models import get_model
 
@@ -136,10 +147,15 @@ def _imagenet_network(name: str, device: torch.device) -> Callable[[Tensor], Ten
             hint="check the name; its weights are downloaded when they are first used",
         ) from None
     network.to(device).eval().requires_grad_(False)
-    mean, std = (
-        torch.tensor(values, device=device)[:, None, None] for values in (_IMAGENET_MEAN, _IMAGENET_STD)
-    )
-    return lambda images: call(((images + 1) / 2 - mean) / std)  # grey images become three equal channels
+
+    def normalised(images: Tensor) -> Tensor:
+        mean, std = (
+            torch.tensor(values, device=images.device)[:, None, None]
+            for values in (_IMAGENET_MEAN, _IMAGENET_STD)
+        )
+        return call(((images + 1) / 2 - mean) / std)  # grey images become three equal channels
+
+    return network, normalised
 
 
 def _last_map_of(network: nn.Module) -> Callable[[Tensor], Tensor]:

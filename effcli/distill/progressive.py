@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result
@@ -22,6 +24,7 @@ from effcli.diffusion.ddim import ddim_scheduler
 from effcli.diffusion.models import DiffusionModel, describe_model, save_folder
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 from effcli.distill.evaluation import compare, save_pictures, with_real_images
+from effcli.distill.feature_networks import FeatureNetwork
 from effcli.distill.inputs import load_teacher
 from effcli.distill.losses import PixelLoss, RoundLoss
 from effcli.distill.recipe import ProgressiveRecipe
@@ -38,19 +41,38 @@ from effcli.metrics.features import choose_features
 
 log = logging.getLogger(__name__)
 
-MakeLoss = Callable[[DiffusionModel], RoundLoss]
-"""The loss of the feature rounds, new for every round, for images like this model's."""
-
-TeacherInputs = tuple[DiffusionModel, ImageSet]
-"""A teacher, and images of its size."""
+MakeLoss = Callable[[], RoundLoss]
+"""The loss of the feature rounds, new for every round."""
 
 
-def plan(recipe: ProgressiveRecipe, make_loss: MakeLoss | None = None) -> Plan[TeacherInputs]:
-    """Teacher and images, and what :func:`distill` would do; making the loss also proves that its network is there."""
+class TeacherInputs(NamedTuple):
+    """What a run is given.
+
+    Attributes:
+        model: the teacher.
+        images: to learn from, of its size.
+        features: the network that compares features; None for a method without one.
+    """
+
+    model: DiffusionModel
+    images: ImageSet
+    features: FeatureNetwork | None = None
+
+    def to(self, device: torch.device) -> TeacherInputs:
+        """The same, with the networks on ``device``."""
+        self.model.unet.to(device)
+        if self.features is not None:
+            self.features.to(device)
+        return self
+
+
+def plan(
+    recipe: ProgressiveRecipe, load_features: Callable[[DiffusionModel], FeatureNetwork] | None = None
+) -> Plan[TeacherInputs]:
+    """Teacher, images and feature network, and what :func:`distill` would do with them."""
     model, images = load_teacher(recipe)
     choose_features(recipe.eval, model.sample_shape)
-    if make_loss is not None:
-        make_loss(model)
+    features = None if load_features is None else load_features(model)
     rounds = rounds_of(recipe, model)
     facts = {
         "parameters": sum(p.numel() for p in model.unet.parameters()),
@@ -64,7 +86,7 @@ def plan(recipe: ProgressiveRecipe, make_loss: MakeLoss | None = None) -> Plan[T
         "steps": sum(one.train_steps for one in rounds),
         "eval_images": recipe.eval.n_images,
     }
-    return Plan(facts, (model, images))
+    return Plan(facts, TeacherInputs(model, images, features))
 
 
 def distill(
@@ -74,12 +96,11 @@ def distill(
 
     Args:
         recipe: the settings.
-        inputs: teacher and images, of the plan.
+        inputs: of the plan.
         run: the open run.
         make_loss: of the method; None for one that has only the pixel loss.
     """
-    model, images = inputs
-    model.unet.to(run.runtime.device)
+    model, images, _ = inputs.to(run.runtime.device)
     _check_same_teacher(model, run)
     log.info("teacher: %s: %s", model.source, "; ".join(f"{k} {v}" for k, v in describe_model(model).items()))
     students: dict[int, DiffusionModel] = {}
@@ -120,7 +141,7 @@ def students_of(
         unet = copy.deepcopy(teacher.unet).requires_grad_(True)
         config = student_config(model.scheduler_config, prediction, grid.timesteps(one.student_steps))
         student = DiffusionModel(unet.eval(), config, f"{model.source}, {one.student_steps} steps")
-        loss = make_loss(model) if one.has_features and make_loss is not None else PixelLoss()
+        loss = make_loss() if one.has_features and make_loss is not None else PixelLoss()
         fit_round(one, student, teacher, loss, grid, images, recipe, run)
         unet.requires_grad_(False)
         log.info(

@@ -25,15 +25,15 @@ from effcli.distill.time_grid import Point
 
 
 def plan(recipe: RcfdRecipe) -> Plan[TeacherInputs]:
-    """Teacher and images, and what :func:`distill` would do with them."""
-    return progressive.plan(recipe, lambda teacher: FeatureLoss(recipe, load_features(recipe, teacher)))
+    """Teacher, images and feature network, and what :func:`distill` would do with them."""
+    return progressive.plan(recipe, lambda teacher: load_features(recipe, teacher))
 
 
 def distill(recipe: RcfdRecipe, inputs: TeacherInputs, run: Run) -> Result:
     """Rounds with the pixel loss, the last ones with CFD."""
-    return progressive.distill(
-        recipe, inputs, run, lambda teacher: FeatureLoss(recipe, load_features(recipe, teacher))
-    )
+    features = inputs.to(run.runtime.device).features
+    assert features is not None
+    return progressive.distill(recipe, inputs, run, lambda: FeatureLoss(recipe, features))
 
 
 def load_features(recipe: FeatureRecipe, teacher: DiffusionModel) -> FeatureNetwork:

@@ -27,17 +27,16 @@ from effcli.nn.relations import relation_distillation
 
 
 def plan(recipe: RddRecipe) -> Plan[TeacherInputs]:
-    """Teacher and images, and what :func:`distill` would do with them."""
-    return progressive.plan(recipe, lambda teacher: FeatureLoss(recipe, load_features(recipe, teacher)))
+    """Teacher, images and feature network, and what :func:`distill` would do with them."""
+    return progressive.plan(recipe, lambda teacher: load_features(recipe, teacher))
 
 
 def distill(recipe: RddRecipe, inputs: TeacherInputs, run: Run) -> Result:
     """Rounds with the pixel loss, the last ones with CFD, IS_P2P and M_P2P."""
+    model, _, features = inputs.to(run.runtime.device)
+    assert features is not None
     return progressive.distill(
-        recipe,
-        inputs,
-        run,
-        lambda teacher: RelationLoss(recipe, load_features(recipe, teacher), teacher, run.runtime),
+        recipe, inputs, run, lambda: RelationLoss(recipe, features, model, run.runtime)
     )
 
 
