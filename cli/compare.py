@@ -19,10 +19,16 @@ def compare(
     options: Options,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished run directories.")],
     metrics: Annotated[
-        list[str] | None, typer.Option("--metric", "-m", help="Only this metric (dotted). Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            "-m",
+            metavar="NAME",
+            help="Show only this metric, for example psnr or baselines.input.psnr. Repeatable.",
+        ),
     ] = None,
 ) -> None:
-    """Compare finished runs: runs that differ in their seed alone share a row, with mean and spread."""
+    """Compare finished runs in one table; runs that differ only in their seed share a row, with mean and spread."""
     from effcli.core.evidence.compare import compare_runs
 
     table = compare_runs(runs, metrics or None)

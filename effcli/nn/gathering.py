@@ -1,4 +1,4 @@
-"""Losses that relate the rows of a batch to each other, when the rows are shared out over ranks."""
+"""Losses that relate the rows of a batch to each other, when the rows are distributed over ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """The rows of all ranks in the order of the ranks, ``[world B, ...]``; every rank has as many, ``[B, ...]``.
+    """The rows of all ranks in the order of the ranks, ``[world B, ...]``; each has as many, ``[B, ...]``.
 
     For a loss that every rank computes on all rows alike: with the gradients averaged over the ranks, as DDP does, the
     step is that of one process with the whole batch.

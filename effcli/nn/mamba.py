@@ -16,7 +16,7 @@ _PIECE_ELEMENTS = 2**18
 
 
 class Carry(NamedTuple):
-    """What a Mamba block remembers between two consecutive pieces of a sequence."""
+    """State of a Mamba block between two consecutive pieces of a sequence."""
 
     tail: Tensor
     """Last ``d_conv - 1`` inputs of the causal convolution, ``[B, d_conv - 1, d_inner]``."""

@@ -1,4 +1,4 @@
-"""Relation distillation: how alike the pixels of a feature map are, rather than the features themselves."""
+"""Relation distillation: the similarities between the pixels of a feature map, rather than the features themselves."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """ResNet-18 for small images: a 3x3 stem without pooling, then four stages of two basic blocks.
 
-He et al., Deep Residual Learning, CVPR 2016, in the form that continual learning uses (CLFD, section 4.1; E2Net). The
-channel counts of each block are free, so a narrow subnet of a wide network is a network of the same class.
+He et al., Deep Residual Learning, CVPR 2016, in the form that continual learning uses
+(docs/methods/clfd.md, Backbone). The channel counts of each block are free, so a narrow subnet of a wide network is a
+network of the same class.
 """
 
 from __future__ import annotations

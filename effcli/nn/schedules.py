@@ -13,14 +13,14 @@ def cosine(step: int, total_steps: int, first: float, last: float) -> float:
 
 
 def warmup_cosine(step: int, total_steps: int, rate: float, warmup_steps: int) -> float:
-    """Linear from ``rate / warmup_steps`` at step 0 to ``rate``, then half a cosine to 0, as open_clip has it."""
+    """Linear from ``rate / warmup_steps`` at step 0 to ``rate``, then half a cosine to 0, as in open_clip."""
     if step < warmup_steps:
         return rate * (step + 1) / warmup_steps
     return cosine(step - warmup_steps, total_steps - warmup_steps, rate, 0.0)
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
-    """Give all parameters the learning rate ``rate``."""
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 

@@ -1,4 +1,4 @@
-"""A small convolutional classifier: features for a Frechet distance, and the frozen judge of feature distillation."""
+"""A small convolutional classifier: features for Frechet distances and for feature distillation."""
 
 from __future__ import annotations
 

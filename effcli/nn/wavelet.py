@@ -1,10 +1,10 @@
 """The orthonormal Haar wavelet transform of feature maps, one level, by additions on strided views.
 
-The bands follow WalMaFa's released code (`model/blocks.py:101-154`): for each 2x2 cell with upper left
+The bands are those of docs/methods/walmafa.md, Haar transform: for each 2x2 cell with upper left
 ``p``, lower left ``q``, upper right ``r`` and lower right ``s``
 
-    LL = (p + q + r + s) / 2    HL = (-p - q + r + s) / 2    LH = (-p + q - r + s) / 2    HH = (p - q - r +
-    s) / 2
+    LL = ( p + q + r + s) / 2    HL = (-p - q + r + s) / 2
+    LH = (-p + q - r + s) / 2    HH = ( p - q - r + s) / 2
 
 The transform is orthonormal, so its inverse is its transpose: each direction is the other's backward pass.
 """

@@ -1,6 +1,6 @@
 """Weighted sums of rows of a table: interpolation on CPUs, several times faster than ``grid_sample`` for few channels.
 
-A trilinear sample of a volume is a weighted sum of eight rows of a table, one row a cell of the volume: a bag of
+A trilinear sample of a volume is a weighted sum of eight rows of a table, one row per cell of the volume: a bag of
 embeddings. Its gradient adds the same rows up again, which a compiled loop does.
 """
 
@@ -18,11 +18,11 @@ _LANES = 8
 
 
 class WeightedRows(NamedTuple):
-    """Which rows make each of N sums.
+    """The rows and weights of N weighted sums.
 
     Attributes:
-        rows: their numbers, int64 ``[N, K]``.
-        weights: of each, float32 ``[N, K]``.
+        rows: row indices, int64 ``[N, K]``.
+        weights: weight of each row, float32 ``[N, K]``.
     """
 
     rows: Tensor

@@ -126,7 +126,7 @@ def nan_model(folder: Path) -> Path:
         (("builtin:nothing",), "is not in the package"),
         (("--steps", "5000"), "does not convert to DDIM"),
         (("--guidance", "3"), "unconditional model cannot be guided"),
-        (("-s", "eval.features=nothing"), "no such feature space"),
+        (("-s", "eval.features=nothing"), "unknown feature space"),
         (("-s", "train.trajectorys=3"), "did you mean 'trajectories'"),
     ],
 )

@@ -49,12 +49,12 @@ def test_a_classifier_survives_its_file(tmp_path):
         again.features(torch.ones(1, 1, 8, 8)), network.features(torch.ones(1, 1, 8, 8))
     )
     assert frechet_distance(space.features(images), moments) == pytest.approx(0, abs=1e-4)
-    with pytest.raises(InputError, match="is for images of 1x8x8, these have 3x8x8"):
+    with pytest.raises(InputError, match="expects images of 1x8x8, not 3x8x8"):
         space.features(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("inception", "no such feature space"), ("builtin:nothing", "not in the package")]
+    ("name", "message"), [("inception", "unknown feature space"), ("builtin:nothing", "not in the package")]
 )
 def test_unknown_spaces_are_refused(name, message):
     with pytest.raises(InputError, match=message):
