@@ -85,6 +85,7 @@ def test_conversion_targets_are_what_the_teacher_sees_clipped(kind):
     torch.testing.assert_close(found, expected.clamp(-1, 1))
 
 
+@pytest.mark.slow
 def test_a_round_brings_the_student_to_its_target(tmp_path):
     recipe = PdRecipe(teacher_steps=2, student_steps=1, train={"learning_rate": 3e-3, "batch_size": 8})
     model, one = teacher("v_prediction"), Round(2, 1, 60)
@@ -105,6 +106,7 @@ def test_a_round_brings_the_student_to_its_target(tmp_path):
     assert all(torch.equal(value, before_weights[key]) for key, value in model.unet.state_dict().items())
 
 
+@pytest.mark.slow
 def test_each_student_teaches_the_next(tmp_path):
     recipe = PdRecipe.model_validate(
         {
@@ -143,6 +145,7 @@ def test_teachers_that_are_refused(tmp_path):
         check_teacher(DiffusionModel(tiny_unet(), config, "student"))
 
 
+@pytest.mark.slow
 def test_numbers_of_steps_and_classes_that_are_refused(tmp_path):
     folder = str(save_pipeline(tmp_path / "model", tiny_unet()))
     assert "3 is not a power of two" in str(refused(folder, student_steps=3))
@@ -155,6 +158,7 @@ def test_numbers_of_steps_and_classes_that_are_refused(tmp_path):
     assert "has 10 classes, the teacher knows 3" in str(refused(few))
 
 
+@pytest.mark.slow
 def test_a_class_conditional_teacher_is_told_the_classes(tmp_path):
     folder = save_pipeline(tmp_path / "model", tiny_unet(num_class_embeds=10))
     recipe = PdRecipe(model=str(folder), teacher_steps=2, train={"last_rounds_steps": 1, "batch_size": 2})

@@ -26,6 +26,7 @@ def save(network: nn.Module, file: Path) -> None:
     save_onnx(network, torch.zeros(2, 3, 4, 4), file, metadata={"classes": "a, b"}, **names)
 
 
+@pytest.mark.slow
 def test_another_program_computes_the_same(network: nn.Module, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -102,6 +102,7 @@ def test_gradients_agree_with_autograd_through_the_loop(width, n_states):
                 assert _relative(value, want) < 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", (1, 7, 40))
 def test_gradcheck_of_the_compiled_backward(length):
     inputs = [x.requires_grad_() for x in _inputs(2, length, 2, 3, torch.float64)]

@@ -90,6 +90,7 @@ def test_only_vits_have_masks() -> None:
         Towers(nn.ModuleDict({"visual": nn.Identity()}), 0.25)
 
 
+@pytest.mark.slow
 def test_mfd_of_ratio_0_is_fd(tmp_path: Path) -> None:
     runs = []
     for name, loss in (("fd", {"fd": 4.0, "mfd": 0.0}), ("mfd", {"fd": 0.0, "mfd": 4.0, "mask_ratio": 0.0})):
@@ -100,6 +101,7 @@ def test_mfd_of_ratio_0_is_fd(tmp_path: Path) -> None:
     assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
 def test_the_released_mask_is_never_used(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path, loss={"mfd": 4.0, "mask_ratio": 0.75, "mask": "unused"})
     with opened(tmp_path / "run", recipe) as run:
@@ -121,6 +123,7 @@ def test_the_teacher_is_left_as_it_is(tmp_path: Path, cache: str) -> None:
     assert all(p.grad is None for p in teacher.network.parameters())
 
 
+@pytest.mark.slow
 def test_the_cache_gives_the_losses_of_the_teacher_in_the_loop(tmp_path: Path) -> None:
     """As many fixed views as epochs are the crops of a teacher that runs; they differ by the rounding of fp16."""
     runs = {}
@@ -136,6 +139,7 @@ def test_the_cache_gives_the_losses_of_the_teacher_in_the_loop(tmp_path: Path) -
     assert runs["on"] != pytest.approx(runs["off"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_saved_student_is_a_plain_clip(tmp_path: Path) -> None:
     import open_clip
 
@@ -213,6 +217,7 @@ def test_a_broken_off_cache_goes_on_and_a_damaged_one_is_made_again(tmp_path: Pa
         assert cache.load(things, run)[:, 0].tolist() == list(range(n))
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_the_same(tmp_path: Path) -> None:
     recipe = small_recipe(
         tmp_path, teacher_cache="2-views", data={"source": str(tmp_path / "pairs" / "pairs.csv")}
@@ -244,6 +249,7 @@ def test_stopped_and_resumed_is_the_same(tmp_path: Path) -> None:
     assert whole == cut
 
 
+@pytest.mark.slow
 def test_decoding_in_other_processes_gives_the_same(tmp_path: Path) -> None:
     sizes = []
     for workers in (0, 2):
