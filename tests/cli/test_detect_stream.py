@@ -283,7 +283,7 @@ def test_training_on_a_folder_and_measuring(place: Path, tmp_path: Path) -> None
     assert done.json["metrics"]["frames"] == 12
 
 
-def test_only_what_follows_the_map_is_learnt(place: Path, tmp_path: Path) -> None:
+def test_only_what_follows_the_map_is_learned(place: Path, tmp_path: Path) -> None:
     words = ["--data", "kitti", "-s", "data.split=all", "-s", "eval.data=null", "-s", "train.batch_size=1"]
     words += ["--threads", "1", "--steps", "2", "-s", "train.frozen_stereo=builtin:street-tiny"]
     given = load_detector("builtin:street-tiny").network

@@ -99,8 +99,8 @@ def test_every_weight_of_a_released_checkpoint_finds_its_place(tmp_path: Path) -
     torch.save({"epoch": 20, "model_state": state}, tmp_path / "checkpoint.pth")
     network = load_detector(str(tmp_path / "checkpoint.pth")).network
     assert network.config == FULL
-    learnt = [tensor for name, tensor in state.items() if "running" not in name and "anchors" not in name]
-    assert sum(tensor.numel() for tensor in learnt if tensor.is_floating_point()) == 3_632_585
+    learned = [tensor for name, tensor in state.items() if "running" not in name and "anchors" not in name]
+    assert sum(tensor.numel() for tensor in learned if tensor.is_floating_point()) == 3_632_585
     remaining = {tensor.double().sum().item() for tensor in network.state_dict().values()}
     assert remaining == {
         tensor.double().sum().item() for name, tensor in state.items() if "anchors" not in name

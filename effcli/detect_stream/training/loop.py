@@ -67,7 +67,7 @@ class _Losses(nn.Module):
         super().__init__()
         self.network, self.weights, self.runtime = network, recipe.loss, runtime
         self.learns_depth = _learns_depth(recipe)
-        self.kept: StreamDsgn | None = None  # makes the maps where that is not learnt
+        self.kept: StreamDsgn | None = None  # makes the maps where that is not learned
         if recipe.train.frozen_stereo is not None:
             self.kept = fast_network(network, runtime.dtype)
         self.forget = recipe.augment.forget
