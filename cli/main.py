@@ -17,7 +17,7 @@ from effcli.core.errors import (
     UsageError,
 )
 from effcli.core.registry import TASKS
-from effcli.core.stop import interrupts_after_imports
+from effcli.core.resuming.stop import interrupts_after_imports
 from effcli.core.threads import wait_passively
 
 from .common.groups import LazyGroup

@@ -87,8 +87,8 @@ def execute(verb: str, task: str, options: RunOptions, shorthands: dict[str, tup
     own_verb = entry.method(recipe.method).verb
     if own_verb != verb:
         raise UsageError(f"method {recipe.method!r} is not for this verb", hint=f"effcli {task} {own_verb}")
-    from effcli.core.checkpoint import SaveEvery
     from effcli.core.evidence.result import read_result
+    from effcli.core.resuming.checkpoint import SaveEvery
     from effcli.core.run import open_run
 
     save_every, runtime = SaveEvery.parse(options.save_every), runtime_for(options, recipe)

@@ -26,16 +26,16 @@ from typing import IO, Any, Protocol, TypeVar
 
 import torch
 
-from effcli.core.checkpoint import CheckpointStore, SaveEvery
 from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError, UsageError
 from effcli.core.evidence.result import Result
 from effcli.core.files import LOCK_FILE, make_folder, write_error, write_text
-from effcli.core.metrics_log import MetricsLog
 from effcli.core.progress import NOTICE, progress_bar
 from effcli.core.recipe import Recipe, dump_recipe
-from effcli.core.run_directory import claim_directory, default_directory
+from effcli.core.resuming.checkpoint import CheckpointStore, SaveEvery
+from effcli.core.resuming.metrics_log import MetricsLog
+from effcli.core.resuming.run_directory import claim_directory, default_directory
+from effcli.core.resuming.stop import StopSignal
 from effcli.core.runtime import Runtime
-from effcli.core.stop import StopSignal
 
 T = TypeVar("T")
 Figures = Callable[[], Mapping[str, str]]

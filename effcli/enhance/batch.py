@@ -11,7 +11,7 @@ from typing import Any
 from effcli.core.errors import EffcliError, InputError
 from effcli.core.files import make_folder
 from effcli.core.progress import progress_bar
-from effcli.core.stop import StopSignal
+from effcli.core.resuming.stop import StopSignal
 from effcli.data.images import read_picture
 from effcli.enhance.enhancer import Enhancer
 from effcli.enhance.output_plan import Job, OutputPlan

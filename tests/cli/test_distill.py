@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from effcli.core.metrics_log import read_metrics
+from effcli.core.resuming.metrics_log import read_metrics
 from effcli.distill import Sampler
 from tests.cli.effcli_process import Finished, effcli
 from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_unet

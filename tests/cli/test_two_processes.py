@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from effcli.core.evidence.result import numbers
-from effcli.core.metrics_log import read_metrics
+from effcli.core.resuming.metrics_log import read_metrics
 from tests.cli.effcli_process import effcli, torchrun, two_ranks
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 from tests.distill.clip.tiny_clips import STUDENT, save_pairs, save_teacher, write_config

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from effcli.core.evidence.result import read_result
-from effcli.core.metrics_log import read_metrics
+from effcli.core.resuming.metrics_log import read_metrics
 from effcli.core.runtime import derive_seed
 
 pytestmark = pytest.mark.slow

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from toy_task import ToyRecipe, ToyTrain, run_toy, train
 
-from effcli.core.checkpoint import SaveEvery
 from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError, UsageError
 from effcli.core.evidence.result import Result, finite, numbers, read_result
-from effcli.core.metrics_log import MetricsLog, read_metrics
 from effcli.core.recipe import dump_recipe
+from effcli.core.resuming.checkpoint import SaveEvery
+from effcli.core.resuming.metrics_log import MetricsLog, read_metrics
 from effcli.core.run import Run, open_run
 from effcli.core.runtime import Runtime
 

@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from effcli.core.checkpoint import CheckpointStore, SaveEvery
 from effcli.core.evidence.result import Result
 from effcli.core.recipe import Recipe, Section
+from effcli.core.resuming.checkpoint import CheckpointStore, SaveEvery
 from effcli.core.run import Run, open_run
 from effcli.core.runtime import create_runtime
 from effcli.nn.ema import Ema

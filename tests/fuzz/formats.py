@@ -285,14 +285,14 @@ def _read_teacher_cache(folder: Path) -> Any:
 
 
 def _checkpoint(folder: Path) -> list[Path]:
-    from effcli.core.checkpoint import CheckpointStore
+    from effcli.core.resuming.checkpoint import CheckpointStore
 
     CheckpointStore(folder, "task: toy\n").save("train", {"step": 3, "state": {"w": torch.ones(4)}})
     return [folder / "train.pt"]
 
 
 def _read_checkpoint(folder: Path) -> Any:
-    from effcli.core.checkpoint import CheckpointStore
+    from effcli.core.resuming.checkpoint import CheckpointStore
 
     return CheckpointStore(folder, "task: toy\n").load("train")
 

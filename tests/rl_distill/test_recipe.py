@@ -42,7 +42,7 @@ def test_runs_of_the_old_version_open(tmp_path: Path) -> None:
 
 def test_a_run_of_the_old_version_is_resumed(tmp_path: Path) -> None:
     from effcli.core.recipe import dump_recipe
-    from effcli.core.run_directory import claim_directory
+    from effcli.core.resuming.run_directory import claim_directory
 
     recipe = find_recipe("rl-distill", "opd-da-dqn")
     old = dump_recipe(recipe, comments=False).replace("method: opd-da-dqn", "method: dqn")

@@ -16,7 +16,7 @@ from effcli.core.errors import UsageError
 from effcli.core.evidence.figures import save_figure
 from effcli.core.evidence.result import read_result
 from effcli.core.files import write_text
-from effcli.core.metrics_log import read_metrics
+from effcli.core.resuming.metrics_log import read_metrics
 
 _MAX_POINTS = 500
 

@@ -30,7 +30,7 @@ from effcli.continual.egor.inversion import (
     total_variation,
 )
 from effcli.continual.egor.recipe import EgorRecipe, InversionSection
-from effcli.core.checkpoint import SaveEvery
+from effcli.core.resuming.checkpoint import SaveEvery
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
 from effcli.nn.schedules import cosine, set_rate

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from effcli.core.errors import InputError, UsageError
-from effcli.core.metrics_log import read_metrics
+from effcli.core.resuming.metrics_log import read_metrics
 from effcli.core.run import Run
 from effcli.distill.clip.models import load_clip, new_clip
 from effcli.distill.clip_kd.inputs import load_inputs

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from effcli.core.stop import StopSignal
+from effcli.core.resuming.stop import StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -70,7 +70,7 @@ print("imported", flush=True)
 """
 PROGRAM = """
 import time
-from effcli.core.stop import interrupts_after_imports
+from effcli.core.resuming.stop import interrupts_after_imports
 
 try:
     with interrupts_after_imports():

@@ -15,8 +15,8 @@ import pytest
 import torch
 import toy_task
 
-from effcli.core.checkpoint import VERSION, CheckpointStore
 from effcli.core.errors import RunError, UsageError
+from effcli.core.resuming.checkpoint import VERSION, CheckpointStore
 
 spawner = multiprocessing.get_context("forkserver")
 spawner.set_forkserver_preload(["effcli.core.run", "effcli.nn.ema"])  # so that each process starts at once

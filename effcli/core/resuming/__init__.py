@@ -1,0 +1,1 @@
+"""What makes a run resumable: its directory, checkpoints, a log that can be cut, stopping at a safe moment."""
