@@ -15,6 +15,7 @@ from effcli.core.errors import (
     RunError,
     UsageError,
 )
+from effcli.core.text import printable
 
 from .common.options import RecipeOptions
 from .common.output import is_main_process, print_error, print_plan, print_result
@@ -122,4 +123,6 @@ def _all_failed(failures: list[EffcliError]) -> EffcliError:
     kind = UsageError if all(isinstance(failure, UsageError) for failure in failures) else RunError
     hints = list(dict.fromkeys(failure.hint for failure in failures if failure.hint))
     hint = "none of the inputs can be used" if not hints else "; ".join(hints[:2])
-    return kind("\n".join(str(failure) for failure in failures), hint=hint)
+    error = kind("\n".join(printable(str(failure)) for failure in failures), hint=hint)
+    error.is_list = True
+    return error

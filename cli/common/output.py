@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from effcli.core.errors import EffcliError, RecipeError, RunError
+from effcli.core.errors import EffcliError, RunError
 from effcli.core.progress import NOTICE
 from effcli.core.text import printable
 
@@ -128,9 +128,9 @@ def give_up_stdout() -> None:
 
 
 def print_error(error: EffcliError) -> None:
-    """Print ``error: …`` for each mistake in a recipe, or the one message, and the hint, on stderr."""
+    """Print ``error: …``, once per mistake where the message lists several, and the hint, on stderr."""
     prefix = f"{error.place}: " if error.place else ""
-    messages = error.message.split("\n") if isinstance(error, RecipeError) else [error.message]
+    messages = error.message.split("\n") if error.is_list else [error.message]
     for line in messages:
         print_note(f"error: {prefix}{line}")
     if error.hint:

@@ -21,10 +21,14 @@ class EffcliError(Exception):
         message: what is wrong, in one line.
         place: where: a file, ``file:line``, a recipe key or an option.
         hint: what the user can do about it.
+
+    Attributes:
+        is_list: the message has one line per mistake; else it is one line.
     """
 
     exit_code: int = EXIT_FAILED
     code: str = "failed"
+    is_list: bool = False
 
     def __init__(self, message: str, *, place: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
@@ -50,9 +54,10 @@ class InputError(UsageError):
 
 
 class RecipeError(UsageError):
-    """A recipe with one or more mistakes; ``message`` holds one line a mistake."""
+    """A recipe with one or more mistakes; ``message`` has one line per mistake."""
 
     code = "bad-recipe"
+    is_list = True
 
 
 class RunError(EffcliError):
