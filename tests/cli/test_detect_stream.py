@@ -299,4 +299,4 @@ def test_only_what_follows_the_map_is_learned(place: Path, tmp_path: Path) -> No
             torch.testing.assert_close(found.stereo_parts().state_dict()[name], kept, rtol=0, atol=0)
         assert not torch.equal(found.head.scores.weight, given.head.scores.weight)
     stderr = refused(place, "train", *words, "-s", "network.size=base", "-o", tmp_path / "base")
-    assert "its map seen from above is not that of this network" in stderr
+    assert "its parts up to the bird's-eye-view map are not those of this network" in stderr
