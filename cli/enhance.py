@@ -9,11 +9,11 @@ import typer
 
 from .common.groups import DefaultVerbGroup
 from .common.options import (
+    RUN,
     DryRunOption,
     ForceOption,
     Options,
     RecipeOptions,
-    ResumeOption,
     RunOptions,
     with_options,
 )
@@ -110,12 +110,14 @@ def run(
             "--quality", min=1, max=100, help="Quality of JPEG and lossy WebP; higher is better and larger."
         ),
     ] = 95,
-    resume: ResumeOption = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip pictures whose output exists.", rich_help_panel=RUN)
+    ] = False,
     dry_run: DryRunOption = False,
 ) -> None:
     """Brighten pictures (default).
 
-    Bit depth, grey, alpha, EXIF and ICC profile are kept. With --resume, pictures whose output exists are skipped.
+    Bit depth, grey, alpha, EXIF and ICC profile are kept.
     """
     shorthands = {
         "weights": ("--weights", weights),

@@ -70,7 +70,7 @@ class Task:
         names = [method.name for method in self.methods]
         if name not in names:
             near = get_close_matches(str(name), names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"available: {', '.join(names)}"
             raise ValueError(f"no method {name!r}, {hint}")
         return self.methods[names.index(name)]
 

@@ -53,7 +53,7 @@ class OutputPlan:
         jobs: one per picture.
         failures: inputs that cannot be done.
         skipped: outputs that exist already.
-        left_out: how many files of the folders are no pictures that can be read, by extension.
+        left_out: number of files in the folders that cannot be read as pictures, by extension.
     """
 
     jobs: tuple[Job, ...]

@@ -160,10 +160,10 @@ def _infer_config(named: Mapping[str, Tensor], place: str | None) -> WalMaFaConf
             token_order="reshape",
         )
     except KeyError as missing:
-        reason = f"there is no {missing.args[0]!r}; its keys begin with {some_names(list(named))}"
+        reason = f"{missing.args[0]!r} is missing; its keys begin with {some_names(list(named))}"
     except (ValidationError, IndexError):
         reason = "the shapes of its tensors do not fit together"
-    raise InputError(f"is not a checkpoint of WalMaFa: {reason}", place=place)
+    raise InputError(f"not a WalMaFa checkpoint: {reason}", place=place)
 
 
 def _depth(named: Mapping[str, Tensor], level: str) -> int:

@@ -1,4 +1,4 @@
-"""Low/normal-light image pairs: loading them, and drawing training patches from them.
+"""Low/normal-light image pairs: loading them, and sampling training patches from them.
 
 A source is a folder or an uncompressed tar (read in place, never extracted) with ``low/`` and ``high/`` or
 with ``train/{low,high}`` and ``eval/{low,high}``, or the generated set ``builtin:scenes``. A pair is two
@@ -39,7 +39,7 @@ _ORDER_STREAM, _PATCH_STREAM = 1, 2
 
 
 class UnequalSizesError(InputError):
-    """The two images of a pair are not of one size: the set is wrong, not a file."""
+    """The two images of a pair differ in size: the set is wrong, not one file."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PairSet:
     """Pairs of a low-light and a normal-light image; ``pairs[i]`` is (low, high), uint8 ``[3, H, W]`` each.
 
     Attributes:
-        names: one name a pair, sorted within a source; with several sources preceded by the source's stem.
+        names: one name per pair, sorted within a source; with several sources prefixed with the stem of the source.
         stored: the decoded images, or the files to decode at each access when the set is too big to hold.
         unmatched: places of images that have no partner and were left out; for the caller to report.
     """
@@ -94,7 +94,7 @@ class PairSet:
             seed: seed of the order, crops and augmentation; not negative.
             rank: this process, from 0.
             world: number of processes.
-            gamma_jitter: see :func:`draw_patch`.
+            gamma_jitter: see :func:`sample_patch`.
 
         Returns:
             low and high, float32 ``[batch_size / world, 3, patch, patch]`` in 0..1.
@@ -104,22 +104,22 @@ class PairSet:
             InputError: an image that is decoded on demand turns out to be unreadable.
         """
         draws = draws_of(step, batch_size, rank=rank, world=world)
-        drawn = [self._draw(draw, patch, seed, gamma_jitter) for draw in draws]
-        low, high = zip(*drawn, strict=True)
+        samples = [self._sample(draw, patch, seed, gamma_jitter) for draw in draws]
+        low, high = zip(*samples, strict=True)
         return torch.stack(low), torch.stack(high)
 
-    def _draw(
+    def _sample(
         self, draw: int, patch: int, seed: int, gamma_jitter: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The patch of the ``draw``-th draw since the start of training."""
+        """The patch of the ``draw``-th sample since the start of training."""
         epoch, index = item_of(draw, len(self), _ORDER_STREAM, seed)
-        draws = np.random.default_rng((_PATCH_STREAM, seed, epoch, draw % len(self)))
+        rng = np.random.default_rng((_PATCH_STREAM, seed, epoch, draw % len(self)))
         low, high = self[index]
-        return draw_patch(low, high, patch, draws, gamma_jitter)
+        return sample_patch(low, high, patch, rng, gamma_jitter)
 
 
-def draw_patch(
-    low: torch.Tensor, high: torch.Tensor, patch: int, draws: np.random.Generator, gamma_jitter: float = 0.0
+def sample_patch(
+    low: torch.Tensor, high: torch.Tensor, patch: int, rng: np.random.Generator, gamma_jitter: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One random crop of both images with the same augmentation, as WalMaFa's released training loader does.
 
@@ -129,8 +129,8 @@ def draw_patch(
         low: uint8 ``[3, H, W]``.
         high: uint8 ``[3, H, W]``.
         patch: side of the patch in pixels.
-        draws: where crop, augmentation and gamma are drawn from.
-        gamma_jitter: j in [0, 1): the low image is raised to a power drawn from U(1-j, 1+j), after
+        rng: samples crop, augmentation and gamma.
+        gamma_jitter: j in [0, 1): the low image is raised to a power sampled from U(1-j, 1+j), after
             HVI-CIDNet's random gamma; WalMaFa itself has none (0).
 
     Returns:
@@ -140,12 +140,12 @@ def draw_patch(
         UsageError: ``gamma_jitter`` is out of range.
     """
     if not 0.0 <= gamma_jitter < 1.0:
-        raise UsageError(f"a gamma jitter of {gamma_jitter} is not in 0..1 (1 excluded)")
+        raise UsageError(f"gamma jitter must be in 0..1 (1 excluded), not {gamma_jitter}")
     height, width = low.shape[-2:]
-    rows = _reflected(int(draws.integers(max(height - patch, 0) + 1)), patch, height)
-    columns = _reflected(int(draws.integers(max(width - patch, 0) + 1)), patch, width)
-    choice = int(draws.integers(N_AUGMENTATIONS))
-    gamma = float(draws.uniform(1.0 - gamma_jitter, 1.0 + gamma_jitter))
+    rows = _reflected(int(rng.integers(max(height - patch, 0) + 1)), patch, height)
+    columns = _reflected(int(rng.integers(max(width - patch, 0) + 1)), patch, width)
+    choice = int(rng.integers(N_AUGMENTATIONS))
+    gamma = float(rng.uniform(1.0 - gamma_jitter, 1.0 + gamma_jitter))
     low, high = (augment(image[:, rows][:, :, columns], choice).float() / 255.0 for image in (low, high))
     return (low**gamma if gamma_jitter else low), high
 
@@ -203,7 +203,7 @@ def load_pairs(
     """
     sources = [str(one) for one in ([source] if isinstance(source, str | Path) else source)]
     if not sources:
-        raise InputError("no pairs were given", hint="name a folder or a tar with low/ and high/")
+        raise InputError("no pairs given", hint="name a folder or a tar with low/ and high/")
     parts = [_read_source(one, split) for one in sources]
     names = parts[0].names
     if len(parts) > 1:
@@ -266,9 +266,9 @@ def _read_source(source: str, split: Split | None) -> PairSet:
 def _read_builtin(source: str, split: Split | None) -> PairSet:
     if source.removeprefix(BUILTIN_PREFIX) not in BUILTIN_SETS:
         known = ", ".join(f"{BUILTIN_PREFIX}{name}" for name in BUILTIN_SETS)
-        raise InputError("no such built-in pairs", place=source, hint=f"there is {known}")
+        raise InputError("unknown built-in pairs", place=source, hint=f"available: {known}")
     if split is None:
-        raise InputError("has the splits train and eval: one must be named", place=source)
+        raise InputError("has the splits train and eval; name one", place=source)
     scenes = builtin_scenes(split)
     return PairSet(tuple(f"{split}-{i:02d}" for i in range(len(scenes))), tuple(scenes))
 

@@ -21,8 +21,8 @@ _SCENE_SEEDS = {"train": 20_001, "eval": 20_002}
 def synthetic_low_light(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """A simulated under-exposed photograph of the same scene.
 
-    The image is brought to linear light with gamma 2.2 and multiplied by an exposure drawn log-uniformly from
-    0.015..0.10 and a gain of 0.85..1.15 a channel; then follow Poisson noise at 300..1500 photons full scale,
+    The image is brought to linear light with gamma 2.2 and multiplied by an exposure sampled log-uniformly from
+    0.015..0.10 and a gain of 0.85..1.15 per channel; then follow Poisson noise at 300..1500 photons full scale,
     Gaussian read noise of 0.0005..0.002, clipping, gamma 1/2.2 and rounding to 8 bits. The noise has no
     spatial correlation, so this is easier than real low light.
 
@@ -48,7 +48,7 @@ def synthetic_low_light(image: torch.Tensor, generator: torch.Generator) -> torc
 def builtin_scenes(split: Literal["train", "eval"]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The generated pairs of ``builtin:scenes``: 64 for training, 8 for evaluation, from different seeds.
 
-    They need no file and show that a run works; they are no substitute for photographs.
+    They need no file and show that a run works; they do not replace photographs.
 
     Args:
         split: ``train`` or ``eval``.
@@ -71,7 +71,7 @@ def synthetic_scene(height: int, width: int, generator: torch.Generator) -> torc
     Args:
         height: H in pixels.
         width: W in pixels.
-        generator: source of everything drawn (CPU).
+        generator: RNG of the scene (CPU).
 
     Returns:
         float32 ``[3, H, W]`` in 0..1.
@@ -103,5 +103,5 @@ def _textured(u: torch.Tensor, v: torch.Tensor, generator: torch.Generator) -> t
 
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:
-    draw = torch.rand((), generator=generator, device=generator.device)
-    return low + (high - low) * float(draw)
+    unit = torch.rand((), generator=generator, device=generator.device)
+    return low + (high - low) * float(unit)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from effcli.core.errors import InputError, UsageError
-from effcli.enhance.data.pairs import PairSet, augment, draw_patch, load_pairs, splits_of
+from effcli.enhance.data.pairs import PairSet, augment, load_pairs, sample_patch, splits_of
 from effcli.enhance.data.synthetic_lowlight import (
     N_SCENES,
     builtin_scenes,
@@ -183,9 +183,9 @@ def test_wrong_sources_are_refused(tmp_path: Path) -> None:
         (truncated, "train", "cannot be read as a tar"),
         (tmp_path, "eval", "no eval/ at the top, only train/"),
         (tmp_path, None, "no low/ at the top, only train/"),
-        ("builtin:nothing", "train", "no such built-in pairs"),
-        ("builtin:scenes", None, "one must be named"),
-        ([], "train", "no pairs were given"),
+        ("builtin:nothing", "train", "unknown built-in pairs"),
+        ("builtin:scenes", None, "name one"),
+        ([], "train", "no pairs given"),
     ]:
         with pytest.raises(InputError, match=message):
             load_pairs(source, split)  # type: ignore[arg-type]
@@ -235,7 +235,7 @@ def test_draws_treat_both_images_alike_and_leave_two_in_nine_unturned() -> None:
     turned = {augment(low, choice).numpy().tobytes(): choice for choice in range(8)}
     counts: Counter[int] = Counter()
     for seed in range(1800):
-        dark, bright = draw_patch(low, high, 6, np.random.default_rng(seed))
+        dark, bright = sample_patch(low, high, 6, np.random.default_rng(seed))
         assert torch.allclose(dark + bright, torch.ones(3, 6, 6))
         counts[turned[(dark * 255).round().byte().numpy().tobytes()]] += 1
     assert set(counts) == set(range(8))
@@ -246,7 +246,7 @@ def test_draws_treat_both_images_alike_and_leave_two_in_nine_unturned() -> None:
 @given(height=st.integers(1, 9), width=st.integers(1, 9), patch=st.integers(1, 20), seed=st.integers(0, 99))
 def test_crops_agree_with_numpy_reflection(height: int, width: int, patch: int, seed: int) -> None:
     low, high = noise_pairs(1, (height, width))[0]
-    dark, _ = draw_patch(low, high, patch, np.random.default_rng(seed))
+    dark, _ = sample_patch(low, high, patch, np.random.default_rng(seed))
     padding = [(0, 0), (0, max(patch - height, 0)), (0, max(patch - width, 0))]
     padded = np.pad(low.numpy(), padding, mode="reflect" if min(height, width) > 1 else "symmetric")
     if min(height, width) == 1:  # numpy's reflect needs two pixels along an axis
@@ -265,14 +265,14 @@ def test_crops_agree_with_numpy_reflection(height: int, width: int, patch: int, 
 
 def test_gamma_jitter_changes_the_low_image_only() -> None:
     low, high = noise_pairs(1)[0]
-    plain, jittered = (draw_patch(low, high, 16, np.random.default_rng(5), jitter) for jitter in (0.0, 0.4))
+    plain, jittered = (sample_patch(low, high, 16, np.random.default_rng(5), jitter) for jitter in (0.0, 0.4))
     assert torch.equal(plain[1], jittered[1])
     inner = (plain[0] > 0.02) & (plain[0] < 0.98)
     gamma = jittered[0][inner].log() / plain[0][inner].log()
     assert torch.allclose(gamma, gamma[0].expand_as(gamma), atol=1e-3)
     assert 0.6 <= gamma[0] <= 1.4 and abs(gamma[0] - 1.0) > 1e-3
-    with pytest.raises(UsageError, match=r"gamma jitter of 1.0 is not in 0..1"):
-        draw_patch(low, high, 16, np.random.default_rng(5), 1.0)
+    with pytest.raises(UsageError, match=r"gamma jitter must be in 0..1 \(1 excluded\), not 1.0"):
+        sample_patch(low, high, 16, np.random.default_rng(5), 1.0)
 
 
 # --- batches -------------------------------------------------------------------------------------------------
