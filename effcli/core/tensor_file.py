@@ -185,5 +185,5 @@ def builtin_file(source: str, format: str) -> Iterator[Path]:
         if file.parent != folder or not file.is_file():
             known = sorted(asset.stem for asset in folder.glob("*.safetensors") if has_format(asset, format))
             names = ", ".join(BUILTIN_PREFIX + name for name in known)
-            raise InputError("is not in the package", place=source, hint=f"there is {names or 'nothing'}")
+            raise InputError("is not in the package", place=source, hint=f"available: {names or 'none'}")
         yield file

@@ -317,7 +317,7 @@ def test_every_released_name_but_the_unused_is_used():
     [
         ({"sim.0.mb.mystery.weight": torch.zeros(1)}, "1 unknown keys: sim.0.mb.mystery.weight"),
         ({"output.weight": None}, "lacks 1 keys: output.weight"),
-        ({"patch_embed.proj.weight": None}, "no 'patch_embed.proj.weight'"),
+        ({"patch_embed.proj.weight": None}, "'patch_embed.proj.weight' is missing"),
         ({"output.weight": torch.zeros(3, 5, 3, 3)}, r"output.conv.weight has shape \(3, 5, 3, 3\)"),
         ({"patch_embed.proj.weight": torch.zeros(3, 3, 3, 3)}, "shapes of its tensors do not fit together"),
     ],

@@ -140,4 +140,4 @@ def test_builtin_weights_are_found_by_name():
     assert load_weights("builtin:walmafa").config.mamba_band == "ll"
     with pytest.raises(InputError) as error:
         load_weights("builtin:walmofa")
-    assert error.value.hint == "there is builtin:walmafa"  # and not what other tasks have in the package
+    assert error.value.hint == "available: builtin:walmafa"  # and not what other tasks have in the package

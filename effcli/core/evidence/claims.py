@@ -272,7 +272,7 @@ def metric_of(result: dict[str, Any], dotted: str) -> float:
     found = dict(numbers(result["metrics"]))
     if dotted not in found:
         near = get_close_matches(dotted, found, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(found)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"available: {', '.join(found)}"
         raise UsageError(
             f"no finite number {dotted!r} among the metrics", place=str(result["output"]), hint=hint
         )

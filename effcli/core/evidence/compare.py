@@ -41,7 +41,7 @@ def compare_runs(runs: Sequence[Path], metrics: Sequence[str] | None = None) -> 
     for name in metrics or ():
         if name not in known:
             raise UsageError(
-                f"no run has the metric {name!r}", place="--metric", hint=f"there are: {', '.join(known)}"
+                f"no run has the metric {name!r}", place="--metric", hint=f"available: {', '.join(known)}"
             )
     uses = Counter(members[0].recipe for members in groups.values())
     rows = []

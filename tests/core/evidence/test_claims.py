@@ -146,7 +146,7 @@ def test_a_metric_is_found_or_named() -> None:
     assert (metric_of(result, "psnr"), metric_of(result, "b.ssim")) == (1.0, 0.5)
     for name, hint in [
         ("psrn", "did you mean 'psnr'?"),
-        ("b", "there are: psnr, b.ssim"),
+        ("b", "available: psnr, b.ssim"),
         ("b.bad", None),
         ("flag", None),
     ]:

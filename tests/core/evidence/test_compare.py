@@ -73,7 +73,7 @@ def test_mistakes(tmp_path: Path) -> None:
     run = finished(tmp_path / "a", {"psnr": 1, "ssim": 2})
     with pytest.raises(UsageError, match="no run has the metric 'fd'") as caught:
         compare_runs([run], ["fd"])
-    assert caught.value.hint == "there are: psnr, ssim"
+    assert caught.value.hint == "available: psnr, ssim"
     with pytest.raises(UsageError, match="not a run directory"):
         compare_runs([run, tmp_path])
     for content in (b"\xff", b"[1]", b"{"):
