@@ -32,6 +32,12 @@ _TRUNKS = {"efficientnet-lite0": "tf_efficientnet_lite0"}
 """Image trunks to timm's names of them."""
 
 _VOCABULARY = 49408
+_SPARE_WORD_NUMBERS, _WORD_NUMBERS_PER_STORED = 2**22, 16
+"""The table of all words may have this many numbers, and so many more for each number that the file holds.
+
+Every text tower with a layer is within it; the words of a wide one without layers or words are not in its file.
+"""
+
 _Positive = Annotated[float, Field(gt=0)]
 
 
@@ -201,7 +207,17 @@ def read_compact(file: Path, place: str) -> tuple[ClipHeader, dict[str, Tensor]]
     if rows.is_floating_point() or not bool(((rows >= 0) & (rows < n_words)).all()):
         raise InputError(f"has words that are not numbers from 0 to {n_words - 1}", place=place)
     state = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    words = learned.new_zeros(n_words, learned.shape[1], dtype=torch.float32)
+    _check_table(n_words, text.width, sum(value.numel() for value in tensors.values()), place)
+    words = learned.new_zeros(n_words, text.width, dtype=torch.float32)
     words[rows.long()] = learned.float()
     state[WORDS] = words
     return header, state | {TRUNK + name: value for name, value in trunk_weights(header.trunk).items()}
+
+
+def _check_table(n_words: int, width: int, n_stored: int, place: str) -> None:
+    """Refuse a table of all words that is far larger than what the file holds, before it is allocated."""
+    if n_words * width > _SPARE_WORD_NUMBERS + _WORD_NUMBERS_PER_STORED * n_stored:
+        raise InputError(
+            f"describes {n_words:,} words of width {width:,}, too many for the {n_stored:,} numbers it holds",
+            place=place,
+        )

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from effcli.core.errors import InputError
+from effcli.core.tensor_file import save_tensors
+from effcli.distill.clip.compact import WORDS, save_compact
 from effcli.distill.clip.models import build, load_clip, named_config, new_clip, save_clip
-from tests.distill.clip.tiny_clips import STUDENT, tiny_clip, write_config
+from tests.distill.clip.tiny_clips import LOCKED, STUDENT, tiny_clip, write_config
 
 
 def n_parameters(part: Any) -> int:
@@ -124,6 +127,37 @@ def test_weights_that_do_not_fit_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "m" / "open_clip_config.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="size mismatch"):
         load_clip(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(("n_words", "width"), [(0, 2**24), (1, 2**20), (40, 2**14)])
+def test_a_compact_file_with_a_word_table_that_it_does_not_hold(
+    tmp_path: Path, n_words: int, width: int
+) -> None:
+    file = save_tiny_compact(tmp_path, n_words)
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    config = json.loads(metadata["config"])
+    config["text_cfg"]["width"] = width
+    tensors[WORDS] = torch.zeros(n_words, width, dtype=torch.float16)
+    save_tensors(file, tensors, metadata | {"config": json.dumps(config)})
+    with pytest.raises(InputError, match=rf"describes 49,408 words of width {width:,}, too many for"):
+        load_clip(str(file))
+
+
+def test_a_compact_file_comes_back_with_the_words_it_holds(tmp_path: Path) -> None:
+    model = load_clip(str(save_tiny_compact(tmp_path, 40)))
+    words = model.network.state_dict()[WORDS]
+    assert words.shape == (49408, LOCKED["text_cfg"]["width"])
+    assert bool((words[:40].abs().sum(1) > 0).all())
+    assert not bool(words[40:].any())
+
+
+def save_tiny_compact(folder: Path, n_words: int) -> Path:
+    save_compact(
+        folder / "c.safetensors", tiny_clip(folder, LOCKED), "efficientnet-lite0", torch.arange(n_words)
+    )
+    return folder / "c.safetensors"
 
 
 def test_a_pickled_checkpoint_is_not_opened(tmp_path: Path) -> None:
