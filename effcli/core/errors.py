@@ -6,6 +6,8 @@ Everything raised on purpose derives from :class:`EffcliError`. The command line
 
 from __future__ import annotations
 
+from effcli.core.text import printable
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -48,9 +50,16 @@ class UsageError(EffcliError):
 
 
 class InputError(UsageError):
-    """An input that cannot be used: missing, unreadable, or not what it claims to be."""
+    """An input that cannot be used: missing, unreadable, or not what it claims to be.
+
+    What ``message`` quotes from a file (a name, a version) may hold line breaks and control characters: they are
+    written out, so that it stays one line.
+    """
 
     code = "bad-input"
+
+    def __init__(self, message: str, *, place: str | None = None, hint: str | None = None) -> None:
+        super().__init__(printable(message), place=place, hint=hint)
 
 
 class RecipeError(UsageError):

@@ -51,6 +51,7 @@ def test_a_whole_file_is_read_bit_for_bit(tmp_path: Path) -> None:
     [
         ({"format": "other"}, "is not a file of the format test.layer"),
         ({"version": "2"}, "has format version 2, this effcli reads 1"),
+        ({"version": "\n1\x1b[2J"}, r"has format version \\n1\\x1b\[2J, this effcli reads 1"),
         ({"n_out": "three"}, "its metadata are damaged: n_out: Invalid JSON"),
         ({"n_out": '"3"'}, "n_out: Input should be a valid integer, not '3'"),
         ({"n_out": "true"}, "n_out: Input should be a valid integer, not True"),
@@ -79,6 +80,7 @@ def test_metadata_that_are_not_what_they_should_be(
         ({"bias": torch.ones(3, dtype=torch.complex64)}, "bias is of type complex64"),
         ({"bias": torch.ones(3).to(torch.float8_e4m3fn)}, "bias is of type float8_e4m3fn"),
         ({"bais": torch.ones(3)}, "has 1 unknown keys: bais"),
+        ({"a\nb": torch.ones(3)}, r"has 1 unknown keys: a\\nb"),
     ],
 )
 def test_tensors_that_are_not_the_networks(tmp_path: Path, change: dict[str, Tensor], message: str) -> None:
