@@ -46,8 +46,12 @@ def check_unet_config(unet_class: Callable[..., Any], config: Mapping[str, Any],
     """
     _check_types(unet_class, config, place)
     size = config.get("sample_size")
-    if size is not None and not all(1 <= side <= _MOST_PIXELS for side in _leaves(size)):
-        raise InputError(f"sample_size is {_short(size)}, not 1 to {_MOST_PIXELS}", place=place)
+    if size is None:
+        return
+    sides = size if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and 1 <= side <= _MOST_PIXELS for side in sides):
+        what = f"sample_size is {_short(size)}, not a side or (height, width) of 1 to {_MOST_PIXELS} pixels"
+        raise InputError(what, place=place)
 
 
 def check_scheduler_config(config: Mapping[str, Any], place: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from effcli.core.errors import InputError
+from effcli.diffusion.configs import check_unet_config
 from effcli.diffusion.models import load_model, save_file
 from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_unet
 
@@ -71,3 +72,12 @@ def test_damaged_weights_are_refused(tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InputError, match="is damaged or not a safetensors file"):
         load_model(str(folder))
+
+
+@pytest.mark.parametrize("size", [[8], [8, 8, 8], [], [[8], 8], [8, None], 0, [8, 2**20]])
+def test_a_sample_size_that_is_not_a_side_or_two_is_refused(size):
+    from diffusers import UNet2DModel
+
+    with pytest.raises(InputError, match="m: sample_size is .*, not"):
+        check_unet_config(UNet2DModel, {"sample_size": size}, "m")
+    check_unet_config(UNet2DModel, {"sample_size": [8, 16]}, "m")
