@@ -16,10 +16,11 @@ from torch import nn
 from effcli.core.errors import InputError
 from effcli.core.files import read_json
 from effcli.core.tensor_file import require_finite
+from effcli.core.weight_file import make_within
 from effcli.diffusion.configs import check_scheduler_config, check_unet_config
 from effcli.diffusion.notices import say_once
 from effcli.diffusion.schedulers import CLASSES, DISTILLED_TIMESTEPS
-from effcli.diffusion.weight_files import check_no_adapter, find_weights
+from effcli.diffusion.weight_files import WeightFiles, check_no_adapter, find_weights
 
 STUDENT_FILE = "student.json"
 """Beside `model_index.json` of a few-step student: its timesteps, and where it comes from."""
@@ -161,9 +162,22 @@ def load_part(folder: Path, classes: tuple[str, ...], what: str, source: str | N
     )
     weights = find_weights(folder)
     dtype = weights.check()
+
+    def load() -> Any:
+        return _from_pretrained(getattr(diffusers, name), folder, weights, what)
+
+    n_most = sum(file.stat().st_size for file in weights.files)  # a weight has at least a byte
+    network, info = make_within(load, n_most, str(folder))
+    _check_whole(info, what, folder)
+    require_finite(network.state_dict(), str(folder))
+    _say_unknown_keys(network, folder)
+    return LoadedPart(network.eval().requires_grad_(False), dtype, weights.sha256())
+
+
+def _from_pretrained(network_class: Any, folder: Path, weights: WeightFiles, what: str) -> Any:
     try:
         with _no_loading_bars():
-            network, info = getattr(diffusers, name).from_pretrained(
+            return network_class.from_pretrained(
                 folder,
                 torch_dtype=torch.float32,
                 local_files_only=True,
@@ -173,11 +187,7 @@ def load_part(folder: Path, classes: tuple[str, ...], what: str, source: str | N
             )
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"the {what} cannot be loaded: {reason}", place=str(folder)) from None
-    _check_whole(info, what, folder)
-    require_finite(network.state_dict(), str(folder))
-    _say_unknown_keys(network, folder)
-    return LoadedPart(network.eval().requires_grad_(False), dtype, weights.sha256())
+        raise InputError(f"the {what} cannot be loaded: {reason}") from None
 
 
 def check_config(folder: Path, classes: tuple[str, ...], source: str) -> str:

@@ -78,6 +78,23 @@ def test_damaged_weights_are_refused(tmp_path):
 def test_a_sample_size_that_is_not_a_side_or_two_is_refused(size):
     from diffusers import UNet2DModel
 
-    with pytest.raises(InputError, match="m: sample_size is .*, not"):
+    with pytest.raises(InputError, match=r"m: sample_size is [^,]+(, [^,]+)*, not a side"):
         check_unet_config(UNet2DModel, {"sample_size": size}, "m")
     check_unet_config(UNet2DModel, {"sample_size": [8, 16]}, "m")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"time_embedding_type": "x"}, "describes a network that cannot be built: .*timestep_input_dim"),
+        ({"up_block_types": [["AttnUpBlock2D"], "UpBlock2D"]}, "describes a network that cannot be built"),
+        ({"block_out_channels": [16, 2**20]}, "describes a network that is larger than its"),
+    ],
+)
+def test_a_folder_whose_configuration_makes_no_network(tmp_path, changes, message):
+    folder = save_pipeline(tmp_path / "p", tiny_unet())
+    file = folder / "unet" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(InputError, match=message) as caught:
+        load_model(str(folder))
+    assert caught.value.place == str(folder / "unet")
