@@ -351,3 +351,13 @@ def test_files_and_functions_are_short() -> None:
 def _body_lines(node: ast.FunctionDef) -> int:
     body = node.body[1:] if ast.get_docstring(node) else node.body
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_class_names_are_given_once() -> None:
+    """A reader who greps for a class finds one definition."""
+    places: dict[str, list[str]] = {}
+    for file in LIBRARY:
+        for node in tree_of(file).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name_of(file))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}

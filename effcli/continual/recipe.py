@@ -82,7 +82,7 @@ class TaskStreamSection(Section):
     )
 
 
-class StreamEvalSection(Section):
+class TaskEvalSection(Section):
     """What accuracy is measured on."""
 
     hold_out: float = Field(
@@ -196,7 +196,7 @@ class ContinualRecipe(Recipe):
 
     task: Literal["continual"] = Field("continual", description="The command this recipe is for.")
     data: TaskStreamSection = Field(TaskStreamSection(), description="What is learned from.")
-    eval: StreamEvalSection = Field(StreamEvalSection(), description="What accuracy is measured on.")
+    eval: TaskEvalSection = Field(TaskEvalSection(), description="What accuracy is measured on.")
     network: ResNetSection = Field(ResNetSection(), description="The network.")
     augment: ImageAugmentSection = Field(
         ImageAugmentSection(), description="Augmentation of training images."

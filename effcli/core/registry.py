@@ -119,7 +119,7 @@ TASKS: dict[str, Task] = {
             "Brighten dark photos (WalMaFa).",
             (
                 Method("walmafa", f"{_ENHANCE}.walmafa", f"{_ENHANCE}.recipe:WalMaFaRecipe", verb="train"),
-                # a row a method
+                # one row per method
             ),
         ),
         Task(
@@ -127,7 +127,7 @@ TASKS: dict[str, Task] = {
             "Make a diffusion UNet small and fast (MPQ-DM).",
             (
                 Method("mpq-dm", f"{_QUANTIZE}.mpq_dm", f"{_QUANTIZE}.recipe:MpqDmRecipe"),
-                # a row a method
+                # one row per method
             ),
         ),
         Task(

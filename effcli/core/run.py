@@ -195,7 +195,7 @@ class Run:
         return self.runtime.on_main(lambda: self._checkpoints.has(stage))
 
     def say(self, line: str) -> None:
-        """Tell whoever waits for the run, unless it is quiet; and the log."""
+        """Print a line on stderr, unless the run is quiet, and write it to the log."""
         if self.runtime.is_main:
             log.log(NOTICE, "%s", line)
 

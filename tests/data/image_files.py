@@ -105,7 +105,7 @@ def exif_with_thumbnail(order: str = "<", orientation: int = 6) -> bytes:
 
 
 def icc(space: bytes = b"RGB ") -> bytes:
-    """The start of an ICC profile; enough for whoever only carries it along."""
+    """The start of an ICC profile; enough for a reader that only carries it along."""
     return struct.pack(">L", 200).ljust(16, b"\0") + space + bytes(16) + b"acsp" + bytes(160)
 
 

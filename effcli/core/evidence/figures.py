@@ -1,4 +1,4 @@
-"""Pictures of figures: what is written on them is shown as it is, whoever named it."""
+"""Figures as picture files: text on them is shown as it is, never read as mathematics."""
 
 from __future__ import annotations
 

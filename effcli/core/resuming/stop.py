@@ -37,7 +37,7 @@ def _interrupt_after_imports(number: int, frame: FrameType | None) -> None:
     if _is_importing(frame):
         signal.setitimer(signal.ITIMER_REAL, IMPORT_POLL_S)  # SIGALRM comes back here
     elif number == signal.SIGALRM:
-        signal.raise_signal(signal.SIGINT)  # to whoever handles it by now
+        signal.raise_signal(signal.SIGINT)  # to the handler that is installed by now
     else:
         raise KeyboardInterrupt
 
