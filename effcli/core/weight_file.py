@@ -26,6 +26,9 @@ H = TypeVar("H", bound="Header")
 _SPARE_ELEMENTS = 2**18
 """What a network may allocate beside its weights: constants, such as the mean of images."""
 
+_SPARE_CALLS, _CALLS_PER_TENSOR = 2**14, 64
+"""Calls of torch functions while a network is built: in networks here at most 14 for each tensor."""
+
 _TEMPORARIES = 16
 """How often the weights may be allocated in all while a network is built: initialisation uses copies."""
 
@@ -101,25 +104,28 @@ def build_network(make: Callable[[], N], tensors: Mapping[str, Tensor], place: s
     Raises:
         InputError: the network cannot be made, is larger than the file's tensors, or has other names, shapes or types.
     """
-    network = make_within(make, sum(value.numel() for value in tensors.values()), place)
+    n_elements = sum(value.numel() for value in tensors.values())
+    network = make_within(make, n_elements, len(tensors), place)
     check_tensors(network.state_dict(), tensors, place)
     network.load_state_dict(dict(tensors))
     return network.eval()
 
 
-def make_within(make: Callable[[], T], n_elements: int, place: str) -> T:
-    """What ``make`` makes, unless it allocates far more than ``n_elements`` numbers.
+def make_within(make: Callable[[], T], n_elements: int, n_tensors: int, place: str) -> T:
+    """What ``make`` makes, unless it allocates far more than ``n_elements`` numbers in ``n_tensors`` tensors.
 
     Raises:
         InputError: it does, or what the file describes cannot be made at all.
     """
     try:
-        with _Budget(n_elements):
+        with _Budget(n_elements, n_tensors):
             return make()
     except EffcliError as error:
         raise InputError(str(error), place=place, hint=error.hint) from None
     except _TooLargeError:
-        reason = f"describes a network that is larger than its {n_elements:,} weights"
+        reason = (
+            f"describes a network that is larger than its {n_elements:,} weights in {n_tensors:,} tensors"
+        )
         raise InputError(reason, place=place) from None
     except Exception as error:  # sizes that do not fit together fail in any way, deep in other libraries
         raise InputError(
@@ -195,11 +201,11 @@ class _TooLargeError(Exception):
 class _Budget(TorchFunctionMode):
     """Ends the making of a network that allocates more than its weights make plausible, before it does."""
 
-    def __init__(self, n_elements: int) -> None:
+    def __init__(self, n_elements: int, n_tensors: int) -> None:
         super().__init__()
         self._largest = n_elements + _SPARE_ELEMENTS
         self._left = _TEMPORARIES * self._largest
-        self._calls_left = self._largest  # each layer has at least one weight, and takes a few calls
+        self._calls_left = _SPARE_CALLS + _CALLS_PER_TENSOR * n_tensors
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

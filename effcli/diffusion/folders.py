@@ -161,13 +161,13 @@ def load_part(folder: Path, classes: tuple[str, ...], what: str, source: str | N
         getattr(diffusers, name), read_json(folder / "config.json"), str(folder / "config.json")
     )
     weights = find_weights(folder)
-    dtype = weights.check()
+    dtype, n_tensors = weights.check()
 
     def load() -> Any:
         return _from_pretrained(getattr(diffusers, name), folder, weights, what)
 
     n_most = sum(file.stat().st_size for file in weights.files)  # a weight has at least a byte
-    network, info = make_within(load, n_most, str(folder))
+    network, info = make_within(load, n_most, n_tensors, str(folder))
     _check_whole(info, what, folder)
     require_finite(network.state_dict(), str(folder))
     _say_unknown_keys(network, folder)

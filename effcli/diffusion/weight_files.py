@@ -50,8 +50,11 @@ class WeightFiles:
         digests = [sha256(file) for file in self.files]
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
-    def check(self) -> str:
-        """Make sure that they hold plain floating-point weights; returns their type, such as ``float16``.
+    def check(self) -> tuple[str, int]:
+        """Make sure that they hold plain floating-point weights.
+
+        Returns:
+            Their type, such as ``float16``, and how many tensors there are.
 
         Raises:
             InputError: a file is damaged or a Git LFS pointer, or holds an adapter or quantized weights.
@@ -76,7 +79,7 @@ class WeightFiles:
                 f"holds {strange[0]} tensors: quantized weights are not read", place=place,
                 hint="name the full-precision model",
             )  # fmt: skip
-        return " and ".join(sorted(_FLOATS[one] for one in types & set(_FLOATS)))
+        return " and ".join(sorted(_FLOATS[one] for one in types & set(_FLOATS))), len(names)
 
 
 def find_weights(folder: Path, *, of_diffusers: bool = True) -> WeightFiles:

@@ -111,7 +111,7 @@ def convert_released(state: Mapping[str, Tensor], *, place: str | None = None) -
         named = {_modern_name(name): tensor for name, tensor in named.items()}
     config = _infer_config(named, place)
     n_elements = sum(value.numel() for value in named.values())
-    network = make_within(lambda: blank_network(config), n_elements, place or "weights")
+    network = make_within(lambda: blank_network(config), n_elements, len(named), place or "weights")
     names = {ours: released_name(ours) for ours in network.state_dict()}
     used = {name: tensor for name, tensor in named.items() if not _UNUSED.match(name)}
     check_keys(list(names.values()), list(used), place)

@@ -368,7 +368,7 @@ def skeleton(model: PackedModel) -> nn.Module:
         with torch.device("meta"):
             return build_unet(model.unet_class, model.unet_config)
 
-    unet = make_within(make, model.n_parameters(), "config.json")
+    unet = make_within(make, model.n_parameters(), len(model.others) + 2 * len(model.layers), "config.json")
     values = {name: value.float() for name, value in model.others.items()}
     shapes = {name: value.shape for name, value in unet.state_dict().items()}
     shapes_here = {name: value.shape for name, value in values.items()}

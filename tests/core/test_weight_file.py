@@ -98,6 +98,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     [
         lambda: nn.Linear(2**20, 2**20),
         lambda: nn.Sequential(*(nn.Linear(4, 64) for _ in range(100_000))),
+        lambda: nn.Sequential(*(nn.Linear(1, 1) for _ in range(10**12))),
         lambda: nn.ParameterList([torch.zeros(2**40)]),
         lambda: nn.ParameterList([torch.arange(2**40).float()]),
         lambda: nn.ParameterList([torch.zeros(4).repeat(2**20, 2**10)]),

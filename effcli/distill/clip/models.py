@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
@@ -34,6 +34,8 @@ CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 HUB_PREFIX = "hf-hub:"
 _HINT = "an open_clip configuration"
+_MOST_TENSORS = 2**12
+"""More than any CLIP of open_clip has."""
 
 Tokenizer = Callable[[list[str]], Tensor]
 """From texts to tokens, int64 ``[B, context length]``."""
@@ -222,9 +224,18 @@ def _load_folder(folder: Path, source: str) -> ClipModel:
     if file is None:
         raise InputError("holds no weights", place=source, hint=f"it needs {WEIGHTS_FILE}")
     n_most = Path(file).stat().st_size  # a weight has at least a byte
-    model = make_within(lambda: _model(config, settings, source, folder), n_most, source)
+    n_tensors = _n_tensors(Path(file))
+    model = make_within(lambda: _model(config, settings, source, folder), n_most, n_tensors, source)
     _load_weights(model.network, Path(file))
     return model
+
+
+def _n_tensors(file: Path) -> int:
+    """How many tensors a file holds, or more; what is wrong with a damaged file is said when it is loaded."""
+    if file.suffix == ".safetensors":
+        with contextlib.suppress(SafetensorError, OSError), safe_open(file, framework="pt") as opened:
+            return len(opened.keys())
+    return _MOST_TENSORS
 
 
 def _load_named(name: str, weights: str, source: str) -> ClipModel:
@@ -274,7 +285,9 @@ def _load_weights(network: nn.Module, file: Path) -> None:
 def _load_compact(file: Path, source: str) -> ClipModel:
     header, state = read_compact(file, source)
     n_elements = sum(value.numel() for value in state.values())
-    model = make_within(lambda: _model(header.config, header.preprocess, source), n_elements, source)
+    model = make_within(
+        lambda: _model(header.config, header.preprocess, source), n_elements, len(state), source
+    )
     check_tensors(model.network.state_dict(), state, source)
     model.network.load_state_dict(state)
     return model

@@ -298,7 +298,7 @@ def from_state_dict(weights: Mapping[str, Tensor], place: str = "weights") -> To
     frozen = not any(name.endswith("num_batches_tracked") for name in weights)
     n_elements = sum(value.numel() for value in weights.values())
     detector = make_within(
-        lambda: new_torchvision_detector(kind, n_classes, frozen=frozen), n_elements, place
+        lambda: new_torchvision_detector(kind, n_classes, frozen=frozen), n_elements, len(weights), place
     )
     try:
         check_tensors(detector.net.state_dict(), weights, place)
