@@ -27,7 +27,8 @@ from PIL import Image
 from torch import Tensor
 
 from effcli.core.runtime import create_runtime
-from effcli.distill.clip.models import ClipModel, new_clip
+from effcli.distill.clip.clip_model import ClipModel
+from effcli.distill.clip.models import new_clip
 from effcli.distill.clip_kd import losses
 from effcli.distill.clip_kd.batches import PairBatch, PairBatches
 from effcli.distill.clip_kd.captions import CaptionSet

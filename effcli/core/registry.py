@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from effcli.core.plan import Plan
     from effcli.core.recipe import Override, Recipe
     from effcli.core.recipe_changes import Renamed
-    from effcli.core.run import Run
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,9 @@ class Task:
         found: Callable[[Any], Plan[Any]] = self._in_pipeline(recipe, "plan_{}")
         return found
 
-    def run_function(self, recipe: Recipe) -> Callable[[Any, Any, Run], Result]:
+    def run_function(self, recipe: Recipe) -> Callable[..., Result]:
         """The pipeline's function that fills a run directory: ``run(recipe, inputs, run)`` with the plan's inputs."""
-        found: Callable[[Any, Any, Run], Result] = self._in_pipeline(recipe, "{}")
+        found: Callable[..., Result] = self._in_pipeline(recipe, "{}")
         return found
 
     def pipeline(self, method: str) -> str:

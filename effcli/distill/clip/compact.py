@@ -20,7 +20,7 @@ from effcli.core.tensor_file import save_tensors
 from effcli.core.weight_file import Count, Header, Side, first_mistake, read_weights
 
 if TYPE_CHECKING:
-    from effcli.distill.clip.models import ClipModel
+    from effcli.distill.clip.clip_model import ClipModel
 
 FORMAT, VERSION = "effcli.clip", "1"
 

@@ -7,26 +7,24 @@ A model in the package is one safetensors file; see `compact.py`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from effcli.core.errors import InputError
 from effcli.core.files import make_folder, read_json, write_text
 from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file, require_finite, save_tensors
 from effcli.core.weight_file import check_tensors, make_within
+from effcli.distill.clip.clip_model import ClipModel, Tokenizer
 from effcli.distill.clip.compact import FORMAT, check_config, checked_preprocess, read_compact
 from effcli.distill.clip.views import Preprocess
 
@@ -36,41 +34,6 @@ HUB_PREFIX = "hf-hub:"
 _HINT = "an open_clip configuration"
 _MOST_TENSORS = 2**12
 """More than any CLIP of open_clip has."""
-
-Tokenizer = Callable[[list[str]], Tensor]
-"""From texts to tokens, int64 ``[B, context length]``."""
-
-
-@dataclass(frozen=True)
-class ClipModel:
-    """An image tower and a text tower that embed into one space.
-
-    Attributes:
-        network: of open_clip, float32, in eval mode; ``encode_image`` and ``encode_text`` embed.
-        config: as in open_clip's model configurations.
-        preprocess: from images to inputs.
-        tokenize: from texts to tokens.
-        source: the name it was loaded by.
-    """
-
-    network: nn.Module
-    config: dict[str, Any]
-    preprocess: Preprocess
-    tokenize: Tokenizer
-    source: str
-
-    @property
-    def dim(self) -> int:
-        """Width of the embeddings."""
-        return int(self.config["embed_dim"])
-
-    def fingerprint(self) -> str:
-        """A checksum of all weights, the configuration and the preprocessing."""
-        digest = hashlib.sha256(json.dumps([self.config, self.preprocess.as_dict()], sort_keys=True).encode())
-        for name, value in sorted(self.network.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
 
 
 def load_clip(source: str) -> ClipModel:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from effcli.core.runtime import Runtime
 from effcli.data.epochs import draws_of, item_of
-from effcli.distill.clip.models import Tokenizer
+from effcli.distill.clip.clip_model import Tokenizer
 from effcli.distill.clip.views import Preprocess, crop_box
 from effcli.distill.clip_kd.captions import CaptionSet
 

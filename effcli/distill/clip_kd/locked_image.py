@@ -17,8 +17,9 @@ from effcli.core.evidence.result import Result
 from effcli.core.files import sha256
 from effcli.core.plan import Plan
 from effcli.core.run import Run
+from effcli.distill.clip.clip_model import ClipModel
 from effcli.distill.clip.compact import save_compact, trunk_weights
-from effcli.distill.clip.models import ClipModel, new_clip, save_clip
+from effcli.distill.clip.models import new_clip, save_clip
 from effcli.distill.clip_kd.batches import ImageViews, PairBatch, PairBatches
 from effcli.distill.clip_kd.captions import CaptionSet
 from effcli.distill.clip_kd.evaluation import compare_for_report

@@ -15,7 +15,8 @@ from effcli.core.plan import Plan
 from effcli.core.registry import recipe_of_run
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
-from effcli.distill.clip.models import ClipModel, load_clip, new_clip, save_clip
+from effcli.distill.clip.clip_model import ClipModel
+from effcli.distill.clip.models import load_clip, new_clip, save_clip
 from effcli.distill.clip_kd.batches import PairBatch, PairBatches
 from effcli.distill.clip_kd.captions import CaptionSet
 from effcli.distill.clip_kd.evaluation import compare, compare_for_report

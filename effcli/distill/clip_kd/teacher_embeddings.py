@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from effcli.core.run import Run
+from effcli.distill.clip.clip_model import ClipModel
 from effcli.distill.clip.embedding import embed_texts, encode_images
-from effcli.distill.clip.models import ClipModel
 from effcli.distill.clip_kd.batches import ImageViews, PairBatch
 from effcli.distill.clip_kd.captions import CaptionSet
 from effcli.distill.clip_kd.losses import Embeddings

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from effcli.distill.clip.models import ClipModel, new_clip, save_clip
+from effcli.distill.clip.clip_model import ClipModel
+from effcli.distill.clip.models import new_clip, save_clip
 
 STUDENT: dict[str, Any] = {
     "embed_dim": 16,
