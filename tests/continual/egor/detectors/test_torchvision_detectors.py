@@ -131,7 +131,7 @@ def test_the_background_column_goes_and_the_file_comes_back(
     with torch.no_grad():
         assert torch.equal(again(images).logits, without.logits)
     assert same == about
-    with pytest.raises(UsageError, match="4 classes are called"):
+    with pytest.raises(UsageError, match="does not name its 4 classes"):
         load_detector(str(tmp_path / "theirs.pth"))
     with pytest.raises(UsageError, match="has 4 classes, and 2 names are given"):
         load_detector(str(tmp_path / "theirs.pth"), ("a", "b"))
