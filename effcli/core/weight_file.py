@@ -194,8 +194,8 @@ def first_mistake(error: ValidationError) -> str:
     return f"{where}: {' '.join(first['msg'].split())}{shown}"
 
 
-class _TooLargeError(Exception):
-    pass
+class _TooLargeError(BaseException):
+    """Not an Exception: code that makes networks may catch those, and go on."""
 
 
 class _Budget(TorchFunctionMode):

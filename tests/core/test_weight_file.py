@@ -112,6 +112,17 @@ def test_nothing_larger_than_the_file_is_allocated(make) -> None:
         build_network(make, weights(), "here")
 
 
+def test_what_is_too_large_is_not_caught_on_the_way() -> None:
+    def make() -> nn.Module:
+        try:
+            return nn.Linear(2**20, 2**20)
+        except Exception:
+            return nn.Linear(4, 3)
+
+    with pytest.raises(InputError, match="describes a network that is larger than its 15 weights"):
+        build_network(make, weights(), "here")
+
+
 def test_sizes_that_do_not_fit_together_are_one_line() -> None:
     def make() -> nn.Module:
         raise ZeroDivisionError("integer modulo\nby zero")
