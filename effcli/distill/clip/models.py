@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -276,20 +277,18 @@ def _as_input_errors(place: str) -> Iterator[None]:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, EOFError, ImportError) as error:
+    except UnpicklingError:
+        raise InputError("not a checkpoint of tensors only", place=place) from None
+    except Exception as error:  # files that are not what they claim to be fail in any way, deep in open_clip
         reason = _short(error)
         hint = "it needs the network the first time" if "onnect" in reason or "resolve" in reason else None
         raise InputError(f"cannot be loaded: {reason}", place=place, hint=hint) from None
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        raise InputError("not a checkpoint of tensors only", place=place) from None
     finally:
         root.setLevel(level)
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _part(content: Mapping[str, Any], key: str, folder: Path) -> dict[str, Any]:

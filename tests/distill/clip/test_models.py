@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import save_tensors
@@ -126,6 +127,27 @@ def test_weights_that_do_not_fit_the_configuration(tmp_path: Path) -> None:
     content["model_cfg"]["embed_dim"] = 20
     (tmp_path / "m" / "open_clip_config.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="size mismatch"):
+        load_clip(str(tmp_path / "m"))
+
+
+def test_position_embeddings_without_a_width(tmp_path: Path) -> None:
+    save_clip(tmp_path / "m", tiny_clip(tmp_path, STUDENT))
+    file = tmp_path / "m" / "open_clip_model.safetensors"
+    weights = load_file(file)
+    weights["positional_embedding"] = weights["positional_embedding"].flatten()
+    save_tensors(file, weights, {"format": "pt"})
+    with pytest.raises(InputError, match="cannot be loaded: tuple index out of range") as caught:
+        load_clip(str(tmp_path / "m"))
+    assert caught.value.place == str(file)
+
+
+def test_a_folder_with_far_more_layers_than_tensors(tmp_path: Path) -> None:
+    save_clip(tmp_path / "m", tiny_clip(tmp_path, STUDENT))
+    file = tmp_path / "m" / "open_clip_config.json"
+    content = json.loads(file.read_text())
+    content["model_cfg"]["vision_cfg"]["layers"] = 10**9
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="describes a network that is larger than its"):
         load_clip(str(tmp_path / "m"))
 
 
