@@ -133,7 +133,7 @@ def test_the_background_column_goes_and_the_file_comes_back(
     assert same == about
     with pytest.raises(UsageError, match="does not name its 4 classes"):
         load_detector(str(tmp_path / "theirs.pth"))
-    with pytest.raises(UsageError, match="has 4 classes, and 2 names are given"):
+    with pytest.raises(UsageError, match="has 4 classes, but 2 names were given"):
         load_detector(str(tmp_path / "theirs.pth"), ("a", "b"))
 
 
