@@ -183,7 +183,8 @@ def evaluate(
         print_result(result.to_json(), [], as_json=True)
         return
     baselines = result.metrics["baselines"]
-    rows = {result.output or recipe.method: result.metrics, **baselines}
+    own = result.output or recipe.method
+    rows = {own if own not in baselines else f"{own} (this)": result.metrics, **baselines}
     names = list(baselines["input"])
     print_table([[row, *(_number(values[n]) for n in names)] for row, values in rows.items()], ["", *names])
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import typer
 
 from effcli.core.recipe import Override, shipped_recipes
 from effcli.core.registry import TASKS, Task, find_recipe
@@ -361,3 +362,19 @@ def test_class_names_are_given_once() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(name_of(file))
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_the_choices_of_the_option_method_are_the_methods(task: Task) -> None:
+    """A method that the registry has and the command line refuses could be chosen by its recipe alone."""
+    group = typer.main.get_command(importlib.import_module(task.cli).app)
+    for verb in {method.verb for method in task.methods}:
+        command = group.commands[verb]  # type: ignore[attr-defined]
+        options = {option.name: option for option in command.params}
+        if "method" not in options:
+            assert [method.verb for method in task.methods].count(verb) == 1, f"{task.name} {verb}"
+            continue
+        choices = set(get_args(options["method"].type_descriptor.annotation))
+        methods = {method.name for method in task.methods if method.verb == verb}
+        assert methods <= choices, f"{task.name} {verb}"
+        assert {name.removeprefix("clfd-") for name in choices} == methods, f"{task.name} {verb}"

@@ -260,4 +260,13 @@ def recipe_of_run(task: str, run: str | Path) -> Recipe:
 
 def load_method(recipe: Recipe) -> Any:
     """The module with the functions of the recipe's method; what they are, the task's pipeline says."""
-    return import_module(get_task(recipe.task).method(recipe.method).module)
+    return method_module(recipe.task, recipe.method)
+
+
+def method_module(task: str, method: str) -> Any:
+    """The module of a method by name.
+
+    Raises:
+        ValueError: the task has no such method; the message names the nearest.
+    """
+    return import_module(get_task(task).method(method).module)

@@ -143,11 +143,13 @@ def train(recipe: StreamDsgnRecipe, inputs: TrainInputs, run: Run) -> Result:
     clips = _clips(sequences, recipe, run)
     network = _initial_network(recipe, inputs, run)
     fit(network, clips, recipe, run)
-    run.runtime.on_main(lambda: save_detector(run.file(FILE_NAME), network, recipe.loss.target))
+    run.runtime.on_main(
+        lambda: save_detector(run.file(FILE_NAME), network, recipe.loss.target, method=recipe.method)
+    )
     metrics: dict[str, Any] = {"parameters": n_parameters(network, training=False)}
     if recipe.eval.data is None:
         return run.finish(metrics)
-    detector = TrainedDetector(network, recipe.loss.target)
+    detector = TrainedDetector(network, recipe.loss.target, recipe.method)
 
     @cache
     def held_out() -> list[StereoSequence]:
@@ -220,7 +222,7 @@ def evaluate(weights: str, data: str, split: Split, settings: MeasureSettings, r
     return result_of_verb(
         "detect-stream",
         "eval",
-        "streamdsgn",
+        detector.method,
         recipe=weights,
         output=weights,
         metrics=metrics,
@@ -311,7 +313,7 @@ def run(
     result = result_of_verb(
         "detect-stream",
         "run",
-        "streamdsgn",
+        inputs.detector.method,
         recipe=recipe.weights,
         output=options.output or options.video or "",
         metrics={**summary_of_stream(source, record, detector), "files": written},

@@ -10,6 +10,7 @@ import torch
 from pydantic import Json
 
 from effcli.core.errors import InputError
+from effcli.core.registry import method_module
 from effcli.core.tensor_file import (
     BUILTIN_PREFIX,
     builtin_file,
@@ -34,6 +35,8 @@ class DetectorHeader(Header):
 
     config: Json[NetworkConfig]
     target: Target = "next"
+    method: str = "streamdsgn"
+    """Files of version 0.1 name none."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,21 @@ class TrainedDetector:
     Attributes:
         network: in evaluation mode, without its depth head.
         target: whether its boxes are those of the next frame or of this one.
+        method: whose network it is.
     """
 
     network: StreamDsgn
     target: Target
+    method: str = "streamdsgn"
 
 
 def save_detector(
-    file: Path, network: StreamDsgn, target: Target, *, kernel_dtype: torch.dtype | None = None
+    file: Path,
+    network: StreamDsgn,
+    target: Target,
+    *,
+    method: str = "streamdsgn",
+    kernel_dtype: torch.dtype | None = None,
 ) -> None:
     """Write a network, atomically; ``kernel_dtype`` of the tensors with two axes or more."""
     tensors = {
@@ -62,6 +72,7 @@ def save_detector(
         "version": VERSION,
         "config": network.config.model_dump_json(),
         "target": target,
+        "method": method,
     }
     save_tensors(file, tensors, metadata)
 
@@ -93,8 +104,12 @@ def load_detector(source: str) -> TrainedDetector:
 
 def _load(file: Path, place: str) -> TrainedDetector:
     header, tensors = read_weights(file, place, DetectorHeader)
-    network = build_network(lambda: StreamDsgn(header.config), tensors, place)
-    return TrainedDetector(network, header.target)
+    try:
+        create = method_module("detect-stream", header.method).create
+    except ValueError as error:
+        raise InputError(str(error), place=place) from None
+    network: StreamDsgn = build_network(lambda: create(header.config), tensors, place)
+    return TrainedDetector(network, header.target, header.method)
 
 
 def require_same_stereo(ours: NetworkConfig, other: NetworkConfig, place: str) -> None:

@@ -1,0 +1,34 @@
+"""A detector comes back as the network of the method that it was saved with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from effcli.core.errors import InputError
+from effcli.detect_stream import weights
+from effcli.detect_stream.network.config import TINY
+from effcli.detect_stream.network.streamdsgn import StreamDsgn
+from effcli.detect_stream.weights import load_detector, save_detector
+
+
+class Previous(StreamDsgn):
+    """Another method's network, with the same weights."""
+
+
+def test_a_detector_of_another_method_is_of_its_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_detector(tmp_path / "d.safetensors", Previous(TINY), "now", method="previous")
+    with pytest.raises(InputError, match="no method 'previous'"):
+        load_detector(str(tmp_path / "d.safetensors"))
+    monkeypatch.setattr(weights, "method_module", lambda task, name: SimpleNamespace(create=Previous))
+    found = load_detector(str(tmp_path / "d.safetensors"))
+    assert (type(found.network), found.target, found.method) == (Previous, "now", "previous")
+
+
+def test_a_file_of_the_first_version_names_no_method() -> None:
+    found = load_detector("builtin:street-tiny")
+    assert (type(found.network), found.method) == (StreamDsgn, "streamdsgn")
