@@ -60,7 +60,7 @@ def read_json(file: Path, *, hint: str | None = None) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", place=str(file), hint=hint) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"is not valid JSON: {error}", place=str(file), hint=hint) from None
+        raise InputError(f"not valid JSON: {error}", place=str(file), hint=hint) from None
     if not isinstance(content, dict):
         raise InputError("is not a JSON object", place=str(file), hint=hint)
     return content

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from effcli.core.errors import RecipeError
 from effcli.core.recipe import CompatRecipe, Override, Section, Switch, load_recipe
@@ -96,6 +96,10 @@ def test_the_defaults_of_switches_are_ours(cls: type[CompatRecipe]) -> None:
     assert cls.switches
     for compat in ("paper", "released", "ours"):
         content = {"compat": compat, **REQUIRED.get(cls.__name__, {})}
+        if (cls.__name__, compat) in REFUSED:
+            with pytest.raises(ValidationError, match="compat"):
+                cls.model_validate(content)
+            continue
         flat = cls.model_validate(content)
         for key, switch in cls.switches.items():
             value = flat
@@ -110,6 +114,7 @@ def test_the_defaults_of_switches_are_ours(cls: type[CompatRecipe]) -> None:
         assert model.model_fields[last].default == switch.ours, key
 
 
+REFUSED = {("StreamDsgnRecipe", "paper")}
 REQUIRED = {"EgorRecipe": {"data": {"tasks": 2}}}
 
 

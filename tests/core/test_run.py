@@ -529,8 +529,8 @@ def test_reading_what_is_not_a_result(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a run directory"):
         read_result(tmp_path / "recipe.yaml")
     for text, message in [
-        ("{", "cannot be read"),
-        ("[]", "not the result"),
+        ("{", "not valid JSON"),
+        ("[]", "not a JSON object"),
         ('{"schema": 1}', "not the result"),
     ]:
         (tmp_path / "result.json").write_text(text)

@@ -179,13 +179,13 @@ def test_the_nms_of_the_release_keeps_neighbours_that_a_right_one_removes(teache
     places = torch.zeros(1, 80, dtype=torch.bool)
     places[0, 9:13] = True
     scores = raw.logits.sigmoid()
-    assert without_duplicates(teacher, raw, scores, places, "reference")[0].nonzero()[:, 0].tolist() == [
+    assert without_duplicates(teacher, raw, scores, places, "strides")[0].nonzero()[:, 0].tolist() == [
         9,
         10,
         11,
         12,
     ]
-    assert without_duplicates(teacher, raw, scores, places, "scaled")[0].nonzero()[:, 0].tolist() == [9]
+    assert without_duplicates(teacher, raw, scores, places, "pixels")[0].nonzero()[:, 0].tolist() == [9]
 
 
 def test_images_and_classes_do_not_suppress_each_other(teacher: Gfl) -> None:
@@ -194,7 +194,7 @@ def test_images_and_classes_do_not_suppress_each_other(teacher: Gfl) -> None:
     raw = Raw(torch.cat([one.logits] * 2), torch.cat([one.edges] * 2), features=one.features)
     places = torch.zeros(2, 80, dtype=torch.bool)
     places[:, 9:11] = True
-    kept = without_duplicates(teacher, raw, raw.logits.sigmoid(), places, "scaled")
+    kept = without_duplicates(teacher, raw, raw.logits.sigmoid(), places, "pixels")
     assert kept.nonzero().tolist() == [[0, 9], [0, 10], [1, 9], [1, 10]]
 
 
