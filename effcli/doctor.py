@@ -42,7 +42,7 @@ def examine() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "threads_chosen": _how_threads_are_chosen(automatic),
-            "threads_waiting": {name: os.environ[name] for name in WAITING if name in os.environ},
+            "threads_waiting": [f"{name}={os.environ[name]}" for name in WAITING if name in os.environ],
             "capability": torch.backends.cpu.get_cpu_capability(),
             "bf16": hardware_bf16(torch.device("cpu")),
         },

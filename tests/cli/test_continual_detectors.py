@@ -94,7 +94,7 @@ def test_it_trains_the_first_detector_itself_and_resumes_to_the_same_end(place: 
         ["distillation.weight=0", "composition.enabled=false", "learning.columns=all"],
         ["composition.enabled=false", "distillation.select=threshold", "distillation.balance=false"],
         ["learning.columns=all", "learning.pasted_as_labels=true", "distillation.weight=0"],
-        ["inversion.source=second", "composition.online=false", "distillation.nms=scaled"],
+        ["inversion.source=second", "composition.online=false", "distillation.nms=pixels"],
     ],
     ids=["finetune", "erd", "replay", "reuse"],
 )
@@ -171,7 +171,7 @@ def test_wrong_annotations_are_named_before_anything_is_made(place: Path, tmp_pa
     empty = try_them("empty", images=lambda all: [])
     assert "lists no images" in empty
     (tmp_path / "list.json").write_text("[1]")
-    assert "not of COCO's form" in refused(tmp_path, "train-detector", "--data", "list.json").stderr
+    assert "not a COCO file" in refused(tmp_path, "train-detector", "--data", "list.json").stderr
     (tmp_path / "no.json").write_text("{")
     assert "not valid JSON" in refused(tmp_path, "train-detector", "--data", "no.json").stderr
 
@@ -187,19 +187,22 @@ def test_boxes_outside_and_empty_ones_are_mended_and_said(place: Path, tmp_path:
     words = ("train-detector", "--data", "mended", "--epochs", "1", *TRAIN, *FAST, "-o", "run")
     done = effcli("continual", *words, cwd=tmp_path)
     assert done.code == 0, done.stderr
-    assert "3 boxes reached out of their image or were empty" in done.stderr
+    assert "3 boxes were empty or extended beyond their image" in done.stderr
 
 
 def test_what_does_not_fit_together_is_refused(place: Path, tmp_path: Path) -> None:
     knows = refused(place, "--method", "egor", "--detector", "second", "--data", "squares")
-    assert "the detector knows all its classes already" in knows.stderr
+    assert "the detector already knows all of its classes" in knows.stderr
     no_base = refused(place, "--method", "egor", "--data", "squares")
-    assert "data.tasks: says which classes a first detector learns, or name a detector" in no_base.stderr
+    assert (
+        "data.tasks: say which classes the first detector learns, as in 5+5, or name a detector"
+        in no_base.stderr
+    )
     assert "no detector in it" in refused(place, "--method", "egor", "--detector", "squares").stderr
     wrong = refused(place, "--method", "egor", "--tasks", "3+3", "--data", "squares")
-    assert "tasks of [3, 3] classes do not make up 4 classes" in wrong.stderr
+    assert "tasks of [3, 3] classes do not add up to 4 classes" in wrong.stderr
     labels = refused(place, "--method", "egor", "-s", "learning.pasted_as_labels=true")
-    assert "learning.columns: labels of old classes need all columns" in labels.stderr
+    assert "learning.columns: labels of old classes need columns all" in labels.stderr
     shutil.copy(place / "first" / "model" / "detector.safetensors", tmp_path / "cut.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:1000])
     damaged = refused(
@@ -217,4 +220,4 @@ def test_what_does_not_fit_together_is_refused(place: Path, tmp_path: Path) -> N
         "--references",
         "joint",
     )
-    assert "joint training needs images of the old classes too" in joint.stderr
+    assert "joint training also needs images of the old classes" in joint.stderr

@@ -144,6 +144,11 @@ def test_killed_and_resumed_until_it_is_done(name: str, place: Path, tmp_path: P
             assert process.exitcode in (0, -signal.SIGKILL), f"seed {seed}: {(tmp_path / '2').read_text()}"
             n_killed += process.exitcode != 0
         n_runs += 1
+        if (
+            process.exitcode
+        ):  # killed while it drew: the result is there, and resuming clears what is half written
+            again = effcli(*command, "-o", killed, "--resume", cwd=place)
+            assert (again.code, again.lines) == (0, [str(killed)]), again.stderr
         products = [path.relative_to(whole) for path in (whole / "model").rglob("*") if path.is_file()]
         assert products
         for file in (*products, Path("metrics.jsonl"), Path("recipe.yaml")):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from glob import escape
 from pathlib import Path
 from typing import IO
 
-from effcli.core.errors import UsageError
+from effcli.core.errors import RunError, UsageError
 from effcli.core.files import check_writable, is_vacant, lock_folder, make_folder, remove_parts, write_text
 from effcli.core.recipe import Recipe, difference, dump_recipe, kind_of, load_recipe
 from effcli.core.registry import renamed_keys
@@ -42,6 +43,7 @@ def claim_directory(path: Path, recipe: Recipe, *, resume: bool) -> IO[str] | No
         UsageError: as :func:`effcli.core.run.open_run`.
     """
     if _holds_finished(path, recipe, resume):
+        _clear_finished(path)
         return None
     check_writable(path)
     make_folder(path)
@@ -50,6 +52,12 @@ def claim_directory(path: Path, recipe: Recipe, *, resume: bool) -> IO[str] | No
     if not (path / "recipe.yaml").exists():
         write_text(path / "recipe.yaml", dump_recipe(recipe))
     return lock
+
+
+def _clear_finished(path: Path) -> None:
+    """Clear what a process left half written that was killed while it drew, unless one is still drawing."""
+    with contextlib.suppress(UsageError, RunError), lock_folder(path):
+        remove_parts(path)
 
 
 def _holds_finished(path: Path, recipe: Recipe, resume: bool) -> bool:
