@@ -239,7 +239,7 @@ def find_recipe(task: str, name_or_file: str, overrides: Sequence[Override] = ()
 
 
 def renamed_keys(task: str) -> Sequence[Renamed]:
-    """The recipe keys of a task that were called something else in version 0.1; none where there is no such task."""
+    """The recipe keys of a task that were called something else in version 0.1; none of an unknown task."""
     if task not in TASKS:
         return ()
     module = TASKS[task].methods[0].recipe.partition(":")[0]

@@ -61,11 +61,6 @@ def ground_to_camera(points: np.ndarray) -> np.ndarray:
     return np.stack([-points[..., 1], -points[..., 2], points[..., 0]], -1)
 
 
-def camera_to_ground(points: np.ndarray) -> np.ndarray:
-    """Points ``[..., 3]`` of the rectified camera frame in the ground frame."""
-    return np.stack([points[..., 2], -points[..., 0], -points[..., 1]], -1)
-
-
 def project(points: np.ndarray, projection: np.ndarray) -> np.ndarray:
     """Pixels ``[..., 2]`` of points ``[..., 3]`` of the rectified camera frame, by a 3x4 matrix."""
     homogeneous = points @ projection[:, :3].T + projection[:, 3]

@@ -48,7 +48,7 @@ def paired_pictures(left: Path, right: Path) -> tuple[list[Path], list[Path]]:
     found = []
     for folder in (left, right):
         if not folder.is_dir():
-            raise InputError("there is no such folder of pictures", place=str(folder))
+            raise InputError("no such folder of pictures", place=str(folder))
         listed = list_pictures(folder, recursive=False)
         say_left_out(listed)
         pictures = list(listed.files)

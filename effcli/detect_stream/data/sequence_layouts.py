@@ -23,7 +23,7 @@ def open_sequence(path: Path, calibration: str | None) -> StereoSequence:
         UsageError: there are several sequences.
     """
     if not path.exists() and not (path.parent / "training").exists() and not (path.parent / LEFT).exists():
-        raise InputError("there is no such folder", place=str(path))
+        raise InputError("no such folder", place=str(path))
     for names in (("left", "right"), (LEFT, RIGHT)):
         left, right = (path / name for name in names)
         if left.is_dir() and right.is_dir() and any(one.is_file() for one in left.iterdir()):
