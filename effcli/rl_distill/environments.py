@@ -151,6 +151,7 @@ def make_environments(name: str, copies: int, *, workers: int = 0, render: bool 
             more: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
             if render:
                 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame renders without a screen
+                os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame would greet on stdout
             env = gymnasium.make_vec(name, num_envs=copies, vectorization_mode=mode, **more)
     except gymnasium.error.DependencyNotInstalled as error:
         raise UsageError(

@@ -78,10 +78,6 @@ def start(folder: Path, *arguments: object, cwd: Path, env: Mapping[str, str] | 
 
 def effcli(*arguments: object, cwd: Path, stdin: bytes = b"", timeout_s: float = 300) -> Finished:
     """What ``effcli ARGUMENTS`` does."""
-    if "watch" in map(str, arguments):  # pygame does not work in a fork of the server
-        command = [sys.executable, "-m", "effcli", *map(str, arguments)]
-        done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, timeout=timeout_s)
-        return Finished(done.returncode, done.stdout, done.stderr.decode())
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "0").write_bytes(stdin)
