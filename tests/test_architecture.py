@@ -101,10 +101,6 @@ def test_the_import_rule_sees_every_form(tmp_path: Path, monkeypatch: pytest.Mon
     assert sorted(found) == ["effcli.a", "effcli.b", "effcli.c.d", "effcli.core.h", "effcli.e.g"]
 
 
-# Shared files that one task alone uses today, and why they stay.
-ONE_TASK_YET: dict[str, str] = {}
-
-
 def tasks_that_reach(shared: set[str]) -> dict[str, set[str]]:
     """For each file of the shared rooms, the tasks that import it, themselves or through other shared files."""
     importers: dict[str, set[str]] = {}
@@ -133,8 +129,7 @@ def test_shared_rooms_hold_what_two_tasks_import() -> None:
         if part_of(file) in SHARED - {"nn"} and file.name != "__init__.py"
     }
     alone = {name: tasks for name, tasks in tasks_that_reach(shared).items() if len(tasks) < 2}
-    assert {name: tasks for name, tasks in alone.items() if name not in ONE_TASK_YET} == {}
-    assert sorted(ONE_TASK_YET.keys() - alone.keys()) == [], "these have become shared: strike them"
+    assert alone == {}
 
 
 # Who opens image files with Pillow: everything else goes through `effcli.data.images`.
