@@ -17,7 +17,7 @@ from effcli.core.errors import (
     UsageError,
 )
 from effcli.core.registry import TASKS
-from effcli.core.resuming.stop import interrupts_after_imports
+from effcli.core.resuming.stop import interrupts_after_imports, was_interrupted
 from effcli.core.threads import wait_passively
 
 from .common.groups import LazyGroup
@@ -79,7 +79,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = _fail(InterruptedRunError("interrupted"), wants_json, verbose)
     except Exception as error:
-        if _follows_an_interrupt(error):
+        if was_interrupted() or _follows_an_interrupt(error):
             code = _fail(InterruptedRunError("interrupted"), wants_json, verbose)
         elif isinstance(error, typer.TyperException):
             code = _fail(_as_usage_error(error), wants_json, verbose)

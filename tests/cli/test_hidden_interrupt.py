@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+import signal
+import threading
+from contextlib import nullcontext, suppress
 
 import pytest
 from effcli.cli import main as command_line
+
+from effcli.core.resuming import stop
 
 
 class Interrupted:
@@ -33,6 +37,25 @@ def test_it_is_still_an_interruption(
     assert leaving.value.code == 130
     assert json.loads(out)["error"]["code"] == "interrupted"
     assert err == "error: interrupted\n"
+
+
+def test_an_error_that_a_library_made_of_it_is_one_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """safetensors, in Rust, keeps nothing of the cause."""
+
+    def lost(standalone_mode: bool) -> None:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        raise OSError("Unable to load weights")
+
+    monkeypatch.setattr(command_line, "app", lost)
+    monkeypatch.setattr(stop, "_interrupted", threading.Event())
+    monkeypatch.setattr("sys.argv", ["effcli", "enhance", "a.png"])
+    with pytest.raises(SystemExit) as leaving:
+        command_line.main()
+    assert leaving.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 def test_any_other_error_stays_what_it_is(

@@ -14,6 +14,16 @@ log = logging.getLogger(__name__)
 
 IMPORT_POLL_S = 0.05
 
+_interrupted = threading.Event()
+
+
+def was_interrupted() -> bool:
+    """Whether a signal has raised KeyboardInterrupt in this process.
+
+    Libraries that are written in Rust or C++ make an error of their own of it, in which nothing is left of the cause.
+    """
+    return _interrupted.is_set()
+
 
 @contextmanager
 def interrupts_after_imports() -> Iterator[None]:
@@ -39,6 +49,7 @@ def _interrupt_after_imports(number: int, frame: FrameType | None) -> None:
     elif number == signal.SIGALRM:
         signal.raise_signal(signal.SIGINT)  # to the handler that is installed by now
     else:
+        _interrupted.set()
         raise KeyboardInterrupt
 
 
@@ -76,6 +87,7 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
+            _interrupted.set()
             raise KeyboardInterrupt
         self.requested = True
         log.warning("stopping at the next safe point; a second signal stops at once")
