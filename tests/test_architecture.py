@@ -263,6 +263,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(HELP)], capture_output=True, text=True, timeout=120

@@ -36,6 +36,7 @@ SIGNALS = [
 ]
 
 
+@pytest.mark.slow
 def test_the_server_has_no_threads_and_usual_signals(tmp_path: Path) -> None:
     """A process that is forked from one with threads hangs in its first parallel loop."""
     process = spawner.Process(target=look_around, args=(str(tmp_path / "seen"),))

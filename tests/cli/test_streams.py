@@ -24,6 +24,7 @@ def shell(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [">&-", ">/dev/full"])
 @pytest.mark.parametrize(
     "verb", ["recipes ls enhance --json", "recipes ls enhance", "doctor --json", "--version"]
@@ -47,6 +48,7 @@ def test_an_error_that_cannot_be_printed_as_json(target: str, tmp_path: Path) ->
         assert finished.stderr.startswith(b"error: ")
 
 
+@pytest.mark.slow
 def test_a_file_that_is_opened_does_not_become_stdout(tmp_path: Path) -> None:
     Image.fromarray(np.full((16, 16, 3), 40, np.uint8)).save(tmp_path / "a.png")
     finished = shell("effcli enhance a.png -o b.png -q <&- >&- 2>&-", tmp_path)
@@ -55,6 +57,7 @@ def test_a_file_that_is_opened_does_not_become_stdout(tmp_path: Path) -> None:
         picture.load()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_names_in_json_are_valid_and_come_back(locale: str, tmp_path: Path) -> None:
     source = os.fsencode(tmp_path) + b"/" + BAD
@@ -68,6 +71,7 @@ def test_names_in_json_are_valid_and_come_back(locale: str, tmp_path: Path) -> N
     assert b"\x1b" not in finished.stderr
 
 
+@pytest.mark.slow
 def test_paths_in_a_pipe_are_exact_and_those_in_messages_are_written_out(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     source = os.fsencode(tmp_path / "in") + b"/" + BAD

@@ -44,6 +44,7 @@ def learned(name: str, *settings: str) -> IncrementalMethod:
     return method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", METHODS, ids=" ".join)
 def test_the_classifier_answers_as_the_method_does(words: tuple[str, ...], tmp_path: Path) -> None:
     method = learned(*words)
@@ -58,6 +59,7 @@ def test_the_classifier_answers_as_the_method_does(words: tuple[str, ...], tmp_p
     assert torch.equal(again.scores(images), found.scores(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("default",), ("ir",)], ids=" ".join)
 def test_onnx_answers_as_torch_does_for_any_batch(words: tuple[str, ...], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -143,6 +143,7 @@ def test_fashion_mnist_and_cifar():
     assert len(found.classes) == 10
 
 
+@pytest.mark.slow
 def test_the_images_in_the_package():
     found = load_images("builtin:fashion-images", "train", side=28, channels=1)
     assert found.images.shape == (5000, 1, 28, 28)
@@ -154,6 +155,7 @@ def test_the_images_in_the_package():
     assert "builtin:fashion-images" in str(caught.value.hint)
 
 
+@pytest.mark.slow
 def test_the_images_in_the_package_are_those_of_the_original_files():
     ours = load_images("builtin:fashion-images", "train", side=28, channels=1)
     whole = load_images(data_file("fashion-mnist"), "train", side=28, channels=1)

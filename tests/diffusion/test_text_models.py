@@ -71,6 +71,7 @@ def test_prompts_become_conditions_and_latents_become_images(folder: Path, tmp_p
     assert float(images.abs().max()) <= 1
 
 
+@pytest.mark.slow
 def test_the_command_takes_it(folder: Path, tmp_path: Path) -> None:
     done = effcli(
         "quantize", folder, "--bits", "w4a8", "--steps", "2", "--guidance", "2", "--trajectories", "1", "-o", "out",
@@ -116,6 +117,7 @@ def test_a_text_encoder_that_is_not_understood_is_refused(folder: Path, tmp_path
         embeddings_of(broken)
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_the_files_hold(folder: Path, tmp_path: Path) -> None:
     half = shutil.copytree(folder, tmp_path / "half")
     shutil.rmtree(half / "unet")

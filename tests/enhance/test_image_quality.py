@@ -152,6 +152,7 @@ KNOWN = {
 }
 
 
+@pytest.mark.slow
 def test_baselines_reach_their_known_figures_on_real_pairs() -> None:
     pairs = load_pairs(data_file("lol_pairs.tar"), "eval")
     for name, expected in KNOWN.items():

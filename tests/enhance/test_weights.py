@@ -17,6 +17,7 @@ from effcli.enhance.weights import load_weights, save_weights
 SMALL = WalMaFaConfig(dim=4, blocks=(1, 1, 2), d_state=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"mamba_band": "high"}, {"mamba": False}, {"fourier": False}])
 def test_saved_weights_load_unchanged(tmp_path, changes):
     network = WalMaFa(SMALL.model_copy(update=changes)).eval()

@@ -15,6 +15,7 @@ from tests.diffusion.tiny_models import tiny_unet
 from tests.quantize.quantized_tiny import calibrated, recipe_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["kurtosis", "error", "uniform"])
 @pytest.mark.parametrize("bits", ["w2a4", "w3a6", "w4"])
 def test_mean_bits_are_exact_and_the_split_never_hurts(rule, bits):
@@ -48,6 +49,7 @@ def test_errors_of_rows_add_up_to_the_error_of_the_output():
             torch.testing.assert_close(errors[b], output.square().sum((0, 2, 3)))
 
 
+@pytest.mark.slow
 def test_plus_raises_a_tenth_and_lowers_none():
     student, _ = calibrated(recipe_of("w2a4", allocation={"rule": "kurtosis", "plus": True}))
     for name, layer in quantized_layers(student):
@@ -57,6 +59,7 @@ def test_plus_raises_a_tenth_and_lowers_none():
             assert int(layer.row_bits.min()) == 2
 
 
+@pytest.mark.slow
 def test_each_layer_sees_inputs_that_the_ones_before_have_quantized():
     student, _ = calibrated(recipe_of("w2a4"))
     caught = {}
@@ -72,6 +75,7 @@ def test_each_layer_sees_inputs_that_the_ones_before_have_quantized():
     assert not torch.equal(full, caught["conv_in"][1])
 
 
+@pytest.mark.slow
 def test_dead_channels_give_no_nan():
     unet = tiny_unet()
     with torch.no_grad():
@@ -94,6 +98,7 @@ def test_weights_that_are_not_finite_are_refused():
         check_weights(unet, "tiny")
 
 
+@pytest.mark.slow
 def test_eight_bits_are_close_to_full_precision_and_four_are_not_as_close():
     unet = tiny_unet()
     x = torch.randn(4, 1, 8, 8)

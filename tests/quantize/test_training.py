@@ -32,6 +32,7 @@ def small(**train):
     return recipe_of("w2a4", train={"trajectories": 12, "batch_size": 8, "trd_weight": 1.0, **train})
 
 
+@pytest.mark.slow
 def test_it_comes_closer_to_the_teacher(tmp_path):
     recipe = small(lora_rate_divisor=100.0)
     model, student = tuned(tmp_path, recipe)
@@ -39,6 +40,7 @@ def test_it_comes_closer_to_the_teacher(tmp_path):
     assert distance(model, student) < 0.8 * distance(model, start)
 
 
+@pytest.mark.slow
 def test_rates_are_the_mean_scale_of_the_layer(tmp_path):
     student, _ = calibrated(small())
     groups = parameter_groups(student, small().train)
@@ -57,6 +59,7 @@ def changed(a, b):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_trd_changes_the_result_and_without_a_gradient_it_does_not(tmp_path):
     without, live, detached = (
@@ -81,6 +84,7 @@ def test_features_are_what_the_last_decoder_block_gives():
     assert len(caught) == 1
 
 
+@pytest.mark.slow
 def test_each_step_trains_its_own_activation_scale(tmp_path):
     _, student = tuned(tmp_path, small(trajectories=2))
     layer = next(layer for _, layer in quantized_layers(student) if layer.update_a is not None)

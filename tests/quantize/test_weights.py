@@ -30,6 +30,7 @@ def folder(tmp_path, student):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_what_is_loaded_is_what_was_trained(folder, student):
     packed = load_packed(folder)
     for name, layer in quantized_layers(student):
@@ -58,6 +59,7 @@ def test_config_is_an_ordinary_one(folder):
     assert config["quantization_config"] == {"quant_method": "effcli_mpq", "version": 1}
 
 
+@pytest.mark.slow
 def test_weights_alone(tmp_path):
     trained, _ = calibrated(recipe_of("w4"))
     model, _ = full_precision()

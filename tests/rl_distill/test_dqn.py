@@ -104,6 +104,7 @@ def test_chance_falls_on_a_line() -> None:
     assert one.epsilon(500) == one.epsilon(900) == pytest.approx(0.05)
 
 
+@pytest.mark.slow
 def test_it_learns_to_walk_down_a_corridor() -> None:
     one = group(1, steps=3000, targets="none")
     for update in range(one.n_updates):

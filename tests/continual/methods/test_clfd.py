@@ -87,6 +87,7 @@ def test_the_paper_s_network_with_the_encoder_has_its_number_of_weights() -> Non
     assert sum(p.numel() for p in parts) == 11_173_986
 
 
+@pytest.mark.slow
 def test_odd_sides_are_refused() -> None:
     with pytest.raises(ValueError):
         FrequencyEncoder()(torch.zeros(1, 3, 7, 8))

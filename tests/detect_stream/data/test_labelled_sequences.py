@@ -52,6 +52,7 @@ def test_names_of_drives() -> None:
             parse_synthetic(wrong)
 
 
+@pytest.mark.slow
 def test_drawing_stops_after_the_drive_at_hand() -> None:
     def stop() -> None:
         raise InterruptedRunError("stop")

@@ -51,6 +51,7 @@ def test_boxes_are_where_the_label_says_in_the_picture(sequence: KittiSequence) 
     assert np.median(errors) < 6  # annotators drew them by hand
 
 
+@pytest.mark.slow
 def test_visual_odometry_agrees_with_the_speed_of_the_gps(sequence: KittiSequence) -> None:
     posed = PosedByPictures(sequence, TINY)
     steps = [np.linalg.norm(posed.pose(i)[:3, 3] - posed.pose(i - 1)[:3, 3]) for i in range(1, 91)]
@@ -101,6 +102,7 @@ def test_motion_is_smooth_in_the_world(sequence: KittiSequence) -> None:
     assert np.abs(np.diff(speeds)).max() < 3
 
 
+@pytest.mark.slow
 def test_real_labels_as_detections_are_perfect_and_late_ones_are_not(
     labels: list[dict[int, FrameObjects]],
 ) -> None:

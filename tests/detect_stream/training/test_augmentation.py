@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from effcli.detect_stream.data.boxes3d import cut_to_image, image_boxes
 from effcli.detect_stream.data.synthetic_drives import Drive
@@ -17,6 +18,7 @@ def clips() -> Clips:
     return Clips([Drive(seed, 8, "crowded") for seed in (1, 2, 3)], TINY)
 
 
+@pytest.mark.slow
 def test_pasted_tracks_bring_their_pixels_and_depth() -> None:
     all_clips = clips()
     calibration = all_clips.calibration(0)
@@ -49,6 +51,7 @@ def test_pasted_tracks_bring_their_pixels_and_depth() -> None:
     )  # the sample itself is as it was
 
 
+@pytest.mark.slow
 def test_nothing_overlaps_and_no_class_grows_beyond_seven() -> None:
     all_clips = clips()
     rng = np.random.default_rng(1)
@@ -63,6 +66,7 @@ def test_nothing_overlaps_and_no_class_grows_beyond_seven() -> None:
     assert apart.min() > 0.3
 
 
+@pytest.mark.slow
 def test_batches_with_pasting_follow_from_the_seed() -> None:
     all_clips, section = clips(), StreamAugmentSection(paste=1.0)
     one, same = (batch_of_step(all_clips, 3, 2, section, 5) for _ in range(2))

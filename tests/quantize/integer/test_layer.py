@@ -115,6 +115,7 @@ def packed_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_whole_unet_equals_its_simulation(packed_folder):
     integer, simulated = load(packed_folder, "integer"), load(packed_folder, "simulate")
     assert any(isinstance(module, LeanResnetBlock) for module in integer.modules())
