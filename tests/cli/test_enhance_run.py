@@ -222,6 +222,7 @@ def test_ctrl_c_ends_a_batch_after_the_picture_at_hand(tmp_path: Path, tiny_weig
     assert all(Image.open(path).size == (200, 200) for path in written)
 
 
+@pytest.mark.slow
 def test_export_writes_weights_that_give_the_same_picture(photo: Path, tiny_weights: Path) -> None:
     done = effcli(
         "enhance", "export", tiny_weights, "-o", "half.safetensors", "--dtype", "fp16", cwd=photo.parent

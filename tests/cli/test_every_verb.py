@@ -27,6 +27,8 @@ from tests.cli.coco_squares import save_squares
 from tests.cli.effcli_process import effcli, start
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
 
+pytestmark = pytest.mark.slow  # models of every task are made for them
+
 RESULT = {"schema", "task", "verb", "method", "recipe", "output", "metrics", "timing", "environment"}
 CLAIM = """
 task: distill
@@ -268,7 +270,6 @@ def test_every_verb_has_a_row() -> None:
     assert {verb.words for verb in VERBS} == set(verbs())
 
 
-@pytest.mark.slow
 @by_name
 def test_stdout_is_the_result_alone(verb: Verb, place: Path) -> None:
     done = effcli(*words_of(verb, verb.arguments, "plain"), cwd=place)
@@ -278,7 +279,6 @@ def test_stdout_is_the_result_alone(verb: Verb, place: Path) -> None:
         assert all((place / line).exists() for line in done.lines), done.lines
 
 
-@pytest.mark.slow
 @by_name
 def test_json_is_one_object(verb: Verb, place: Path) -> None:
     done = effcli(*words_of(verb, verb.arguments, "json"), "--json", "-q", cwd=place)
@@ -348,7 +348,6 @@ def test_a_wrong_key_is_named_with_its_place_and_the_nearest_known(verb: Verb, p
     assert done.json["error"]["message"] == "sead: unknown key, did you mean 'seed'?"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("verb", WITH_PLAN, ids=[verb.words for verb in WITH_PLAN])
 def test_a_device_or_precision_that_is_not_there_is_refused(verb: Verb, place: Path) -> None:
     words = words_of(verb, verb.arguments, "device")
@@ -372,7 +371,6 @@ LONG = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 @pytest.mark.parametrize("name", LONG)
 def test_a_signal_ends_with_130_and_one_object(
