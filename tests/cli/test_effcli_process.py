@@ -54,6 +54,7 @@ def test_everything_to_be_preloaded_is_there() -> None:
     assert [name for name in PRELOADED if find_spec(name) is None] == []
 
 
+@pytest.mark.slow
 def test_a_command_has_our_environment_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")  # which prints nothing
     assert effcli("recipes", "ls", cwd=tmp_path).stdout == b""
@@ -61,6 +62,7 @@ def test_a_command_has_our_environment_now(tmp_path: Path, monkeypatch: pytest.M
     assert effcli("recipes", "ls", cwd=tmp_path).stdout != b""
 
 
+@pytest.mark.slow
 def test_a_shell_finds_the_command(tmp_path: Path) -> None:
     def shell(command: str, path: str) -> subprocess.CompletedProcess[str]:
         line = ["bash", "-o", "pipefail", "-c", command]

@@ -16,6 +16,7 @@ from PIL import Image
 from tests.cli.effcli_process import effcli
 
 
+@pytest.mark.slow
 def test_a_photo_is_written_beside_the_input_and_its_path_alone_is_printed(
     photo: Path, tiny_weights: Path
 ) -> None:
@@ -24,6 +25,7 @@ def test_a_photo_is_written_beside_the_input_and_its_path_alone_is_printed(
     assert Image.open(photo.with_name("night-enhanced.png")).size == (40, 24)
 
 
+@pytest.mark.slow
 def test_existing_outputs_stay_without_force(photo: Path, tiny_weights: Path) -> None:
     output = photo.with_name("out.png")
     output.write_bytes(b"precious")
@@ -37,6 +39,7 @@ def test_existing_outputs_stay_without_force(photo: Path, tiny_weights: Path) ->
     assert Image.open(output).size == (40, 24)
 
 
+@pytest.mark.slow
 def test_a_pipe_carries_the_picture_alone(photo: Path, tiny_weights: Path) -> None:
     done = effcli(
         "enhance", "-", "-o", "-", "--weights", tiny_weights, cwd=photo.parent, stdin=photo.read_bytes()
@@ -46,6 +49,7 @@ def test_a_pipe_carries_the_picture_alone(photo: Path, tiny_weights: Path) -> No
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_folder_with_one_broken_file_keeps_the_others_and_exits_3(photo: Path, tiny_weights: Path) -> None:
     folder = photo.parent / "in"
     (folder / "sub dir").mkdir(parents=True)
@@ -61,6 +65,7 @@ def test_a_folder_with_one_broken_file_keeps_the_others_and_exits_3(photo: Path,
     assert (photo.parent / "out" / "sub dir" / "ünï 夜.png").exists()
 
 
+@pytest.mark.slow
 def test_json_is_one_object_with_the_contract_keys(photo: Path, tiny_weights: Path) -> None:
     result = effcli("enhance", photo.name, "--weights", tiny_weights, "--json", cwd=photo.parent).json
     for key in ("schema", "task", "verb", "method", "recipe", "output", "metrics", "timing", "environment"):
@@ -85,6 +90,7 @@ def test_strength_0_gives_the_input_back_exactly(photo: Path, tiny_weights: Path
     assert np.array_equal(np.asarray(Image.open(photo)), np.asarray(Image.open(photo.with_name("same.png"))))
 
 
+@pytest.mark.slow
 def test_16_bit_grey_and_alpha_are_kept(tmp_path: Path, tiny_weights: Path) -> None:
     draws = np.random.default_rng(2)
     Image.fromarray(draws.integers(0, 9000, (20, 30), dtype=np.uint16)).save(tmp_path / "grey16.png")
@@ -113,6 +119,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 def test_odd_but_good_pictures_are_enhanced(tmp_path: Path, tiny_weights: Path) -> None:
     for name, size, mode in ODD:
         _save(tmp_path / name, size, mode)
@@ -123,6 +130,7 @@ def test_odd_but_good_pictures_are_enhanced(tmp_path: Path, tiny_weights: Path) 
         assert Image.open(tmp_path / "out" / name).size == size
 
 
+@pytest.mark.slow
 def test_bad_files_get_one_clear_line_each_and_exit_2(tmp_path: Path, tiny_weights: Path) -> None:
     _save(tmp_path / "whole.png", (64, 64), "RGB")
     truncated = (tmp_path / "whole.png").read_bytes()[:90]
@@ -196,6 +204,7 @@ def test_dry_run_names_what_would_be_written_and_writes_nothing(photo: Path) -> 
     assert [path.name for path in photo.parent.iterdir()] == ["night.png"]
 
 
+@pytest.mark.slow
 def test_resume_skips_what_is_there(photo: Path, tiny_weights: Path) -> None:
     arguments = ("enhance", photo.name, "--weights", tiny_weights, "--resume", "--json")
     assert effcli(*arguments, cwd=photo.parent).json["metrics"]["images"] == 1
@@ -249,6 +258,7 @@ def test_inputs_that_are_no_pictures_are_wrong_input_and_nothing_is_written(
     assert not (photo.parent / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_picture_that_needs_too_much_memory_is_named(photo: Path, tiny_weights: Path) -> None:
     Image.new("RGB", (4000, 4000)).save(photo.with_name("big.png"))
     arguments = (

@@ -143,6 +143,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("stage", "step"), [("train", 0), ("train", 7), ("train", 23), ("tune", 0), ("tune", 4), ("tune", 11)]
@@ -165,6 +166,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     assert read_result(path)["metrics"] == read_result(uninterrupted)["metrics"]
 
 
+@pytest.mark.slow
 def test_the_time_adds_up_over_resumes(tmp_path: Path) -> None:
     def slow(stage: str, step: int) -> None:
         time.sleep(0.02)

@@ -53,6 +53,7 @@ def test_half_precision_files_become_float32(tmp_path):
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_kernels_in_half_precision_halve_the_file_and_keep_the_result(tmp_path):
     network = WalMaFa(SMALL).eval()
     whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"

@@ -43,6 +43,7 @@ def test_what_is_loaded_is_what_was_trained(folder, student):
             torch.testing.assert_close(loaded(x, t).sample, student(x, t).sample, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_the_formula(folder):
     packed = load_packed(folder)
     tensors = load_file(folder / FILE_NAME)
@@ -107,6 +108,7 @@ def newer(metadata):
     metadata["effcli.mpq"] = json.dumps({**json.loads(metadata["effcli.mpq"]), "version": 2})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -142,6 +142,7 @@ def test_the_clipped_objective_by_hand() -> None:
     assert terms["entropy"].item() == pytest.approx(-0.1 * float(entropy), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_to_walk_down_a_corridor() -> None:
     one = group(1, steps=8 * 1024)
     for update in range(one.n_updates):

@@ -60,6 +60,7 @@ def simulated(source: Source, latencies: list[float]) -> StreamRecord:
     return run_simulated(source, Sleeper(), source.frames(), latencies, lambda output: None)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_fast_detector_sees_every_frame_in_real_time() -> None:
     stream = wall(Source(8, 5.0), Sleeper(0.04))
     assert [one.frame for one in stream.outputs] == list(range(8))

@@ -58,6 +58,7 @@ def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
         StreamFiles(tmp_path / "out", "cam")
 
 
+@pytest.mark.slow
 def test_no_more_than_so_many_pictures_of_a_pipe_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

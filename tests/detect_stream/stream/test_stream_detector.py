@@ -31,6 +31,7 @@ def shown(stream: tuple[StreamDetector, Drive], *numbers: int) -> list[DetectedF
     return [detector.detect(detector.prepare(Arrival(i, drive.frame(i)))) for i in numbers]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_stream_is_the_forward_pass_of_pairs(stream: tuple[StreamDetector, Drive]) -> None:
     detector, drive = stream

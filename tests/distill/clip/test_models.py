@@ -37,6 +37,7 @@ def test_sizes_of_the_papers_models(name: str, image: int, text_blocks: int, tot
     assert sizes == [image, text_blocks, total]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "millions"),
     [

@@ -154,6 +154,7 @@ def test_the_saved_student_is_a_plain_clip(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "pictures" / "retrieval.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_second_student_does_not_ask_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(tmp_path, teacher_cache="2-views")
     planned = plan(recipe).facts

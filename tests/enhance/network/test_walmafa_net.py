@@ -298,6 +298,7 @@ def test_bf16_autocast_stays_close():
     assert error < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("band", "giga_macs"), [("high", 15.356), ("ll", 8.400)])
 def test_cost_at_256(band, giga_macs):
     """Multiply-accumulates of convolutions and matrix products: the released network's, less what it wastes.

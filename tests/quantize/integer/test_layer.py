@@ -127,6 +127,7 @@ def test_a_whole_unet_equals_its_simulation(packed_folder):
             assert float((integer(x, t).sample - expected).norm() / expected.norm()) < 5e-2
 
 
+@pytest.mark.slow
 def test_lean_blocks_give_what_the_blocks_they_replace_give(packed_folder):
     lean = load(packed_folder, "integer").down_blocks[0].resnets[0]
     plain = load(packed_folder, "simulate").down_blocks[0].resnets[0]

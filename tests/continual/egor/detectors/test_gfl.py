@@ -44,6 +44,7 @@ def tiny() -> Gfl:
     return detector
 
 
+@pytest.mark.slow
 def test_r50_has_the_parameters_of_the_released_model() -> None:
     forty = Gfl(resnet50_config(40))
     assert n_parameters(forty) == 32_348_337
