@@ -37,3 +37,8 @@ def warnings_logged() -> Iterator[list[str]]:
     logging.getLogger("effcli").addHandler(handler)
     yield messages
     logging.getLogger("effcli").removeHandler(handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow tests first, so that no worker is left with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -52,7 +52,7 @@ SHORTENED = {
     "-s train.batch_size=1 --data",
     "effcli rl-distill -o": f"effcli rl-distill {_QUICK} -o",
     "effcli rl-distill --env ALE/Pong-v5 --steps 10M": f"effcli rl-distill --env ALE/Pong-v5 {_QUICK} "
-    "-s eval.episodes=0 -s ppo.rollout=16",
+    "-s eval.episodes=0 -s ppo.rollout=8 --steps 32",
     "effcli rl-distill eval group/ --episodes 100": "effcli rl-distill eval group/ --episodes 2",
     "effcli enhance train": "effcli enhance train -s train.steps=1 -s train.batch_size=1 -s data.patch=32",
     "effcli verify enhance/band-and-order --data DIR": "effcli recipes ls | grep -x enhance/claims/band-and-order",

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.cli.effcli_process import run_here, spawner
+from tests.cli.effcli_process import run_here
+from tests.forkserver import spawner
 
 CLIENT = """#!{python} -IS
 import json, os, socket, sys

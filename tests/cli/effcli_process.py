@@ -1,14 +1,12 @@
 """Run the command as a person does: in a process of its own.
 
-The processes are forked from a server, one for each process of pytest, that has imported the libraries already, which
-takes seconds off each. The server has started no thread and run no kernel; what a process finds of its own is in
-test_effcli_process.py. Where there is no fork, a process imports for itself.
+The processes are forked from the server of tests/forkserver.py; what a process finds of its own is in
+test_effcli_process.py.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -21,28 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from effcli.core.registry import TASKS
-
-# What commands import while they work. A name that is gone is passed over in silence, so a test looks for each.
-PRELOADED = [
-    "diffusers.models.unets.unet_2d",
-    "gymnasium",
-    "matplotlib.figure",
-    "open_clip",
-    "torch._dynamo",  # by the first optimiser, two seconds
-    "torchmetrics.functional.image",
-    "effcli.cli.main",
-    "effcli.core.evidence.report",
-    "effcli.continual.weights",
-    "effcli.detect_stream.stream.stream_detector",
-    "effcli.nn.compiled.numba_threads",
-    *sorted({task.pipeline(method.name) for task in TASKS.values() for method in task.methods}),
-    *sorted({method.module for task in TASKS.values() for method in task.methods}),
-]
-
-spawner: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-if hasattr(os, "fork"):
-    spawner.set_forkserver_preload(PRELOADED)
+from tests.forkserver import spawner
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.effcli_on_path import effcli_on_path
-from tests.cli.effcli_process import PRELOADED, effcli, spawner
+from tests.cli.effcli_process import effcli
+from tests.forkserver import PRELOADED, spawner
 
 
 def look_around(file: str) -> None:

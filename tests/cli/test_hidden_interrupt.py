@@ -13,6 +13,11 @@ from effcli.cli import main as command_line
 from effcli.core.resuming import stop
 
 
+@pytest.fixture(autouse=True)
+def not_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stop, "_interrupted", threading.Event())
+
+
 class Interrupted:
     def __set_name__(self, owner: type, name: str) -> None:
         raise KeyboardInterrupt
@@ -50,7 +55,6 @@ def test_an_error_that_a_library_made_of_it_is_one_too(
         raise OSError("Unable to load weights")
 
     monkeypatch.setattr(command_line, "app", lost)
-    monkeypatch.setattr(stop, "_interrupted", threading.Event())
     monkeypatch.setattr("sys.argv", ["effcli", "enhance", "a.png"])
     with pytest.raises(SystemExit) as leaving:
         command_line.main()

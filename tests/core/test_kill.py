@@ -13,11 +13,9 @@ import pytest
 import toy_task
 
 from effcli.core.evidence.result import read_result
+from tests.forkserver import spawner
 
 pytestmark = pytest.mark.slow
-
-spawner = multiprocessing.get_context("forkserver")
-spawner.set_forkserver_preload(["effcli.core.run", "effcli.nn.ema"])
 
 
 def start(path: Path) -> multiprocessing.process.BaseProcess:

@@ -18,7 +18,7 @@ _interrupted = threading.Event()
 
 
 def was_interrupted() -> bool:
-    """Whether a signal has raised KeyboardInterrupt in this process.
+    """Whether a signal has raised KeyboardInterrupt since the program began (:func:`interrupts_after_imports`).
 
     Libraries that are written in Rust or C++ make an error of their own of it, in which nothing is left of the cause.
     """
@@ -33,6 +33,7 @@ def interrupts_after_imports() -> Iterator[None]:
     its C++) abort the process. For the main thread of a program whose work this is: afterwards both signals
     end the process at once, and one that still waits is forgotten.
     """
+    _interrupted.clear()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _interrupt_after_imports)
     try:

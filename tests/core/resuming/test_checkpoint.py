@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import random
 import resource
@@ -17,9 +16,7 @@ import toy_task
 
 from effcli.core.errors import RunError, UsageError
 from effcli.core.resuming.checkpoint import VERSION, CheckpointStore
-
-spawner = multiprocessing.get_context("forkserver")
-spawner.set_forkserver_preload(["effcli.core.run", "effcli.nn.ema"])  # so that each process starts at once
+from tests.forkserver import spawner
 
 
 @pytest.fixture
