@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from effcli.core.errors import RecipeError, UsageError
-from effcli.core.recipe_changes import Renamed, explanation, is_of_run, upgraded
+from effcli.core.recipe_changes import Change, explanation, is_of_run, upgraded
 
 R = TypeVar("R", bound="Section")
 Key = tuple[str, ...]
@@ -168,7 +168,7 @@ def load_recipe(
     place: str,
     overrides: Sequence[Override] = (),
     *,
-    renamed: Sequence[Renamed] = (),
+    renamed: Sequence[Change] = (),
 ) -> R:
     """Validate ``text`` against ``model`` after applying ``overrides`` in order.
 
@@ -224,7 +224,7 @@ def task_of(text: str, place: str) -> str:
     return kind_of(text, place)[0]
 
 
-def kind_of(text: str, place: str, renamed: Sequence[Renamed] = ()) -> tuple[str, str | None]:
+def kind_of(text: str, place: str, renamed: Sequence[Change] = ()) -> tuple[str, str | None]:
     """The task and the method that a recipe file names; ``renamed`` as in :func:`load_recipe`.
 
     Raises:
@@ -384,7 +384,7 @@ def _explain(
     place: str,
     places: Mapping[Key, str],
     method: Any,
-    renamed: Sequence[Renamed],
+    renamed: Sequence[Change],
 ) -> tuple[str, str]:
     """Where one of pydantic's errors is, and what it says in our words."""
     path: Key = tuple(str(part) for part in item["loc"])

@@ -64,18 +64,39 @@ class Renamed:
         return value
 
 
-def upgraded(data: Mapping[str, Any], changes: Sequence[Renamed]) -> dict[str, Any]:
-    """The content of a recipe of version 0.1 with today's keys; that of a newer one as it is."""
+@dataclass(frozen=True)
+class Added:
+    """A key that version 0.1 did not have, and whose default is not what that version did.
+
+    Attributes:
+        key: dotted.
+        before: the value that means what version 0.1 did.
+    """
+
+    key: str
+    before: Any
+
+    def apply(self, data: dict[str, Any], before: Mapping[str, Any]) -> None:
+        """Put the value into ``data``, if the key is not there."""
+        if _find(data, self.key) is _NOTHING:
+            _put(data, self.key, self.before)
+
+
+Change = Renamed | Added
+
+
+def upgraded(data: Mapping[str, Any], changes: Sequence[Change]) -> dict[str, Any]:
+    """The content of a run's recipe of version 0.1 with today's keys; that of a newer one as it is."""
     content = copy.deepcopy(dict(data))
     for change in changes:
         change.apply(content, data)
     return content
 
 
-def explanation(key: str, value: Any, method: Any, changes: Sequence[Renamed]) -> str | None:
+def explanation(key: str, value: Any, method: Any, changes: Sequence[Change]) -> str | None:
     """What became of a key that is unknown, or of a value that is not allowed; None where neither has changed."""
     for change in changes:
-        if change.methods and method not in change.methods:
+        if isinstance(change, Added) or (change.methods and method not in change.methods):
             continue
         if key == change.old and (change.new != change.old or change._is_changed(value)):
             return change.message(value)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from effcli.core.evidence.result import Result
     from effcli.core.plan import Plan
     from effcli.core.recipe import Override, Recipe
-    from effcli.core.recipe_changes import Renamed
+    from effcli.core.recipe_changes import Change
 
 
 @dataclass(frozen=True)
@@ -238,12 +238,12 @@ def find_recipe(task: str, name_or_file: str, overrides: Sequence[Override] = ()
     return load_recipe(entry.recipe_class, text, place, overrides, renamed=renamed_keys(task))
 
 
-def renamed_keys(task: str) -> Sequence[Renamed]:
+def renamed_keys(task: str) -> Sequence[Change]:
     """The recipe keys of a task that were called something else in version 0.1; none of an unknown task."""
     if task not in TASKS:
         return ()
     module = TASKS[task].methods[0].recipe.partition(":")[0]
-    found: Sequence[Renamed] = getattr(import_module(module), "RENAMED", ())
+    found: Sequence[Change] = getattr(import_module(module), "RENAMED", ())
     return found
 
 
