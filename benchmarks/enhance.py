@@ -31,7 +31,7 @@ from effcli.nn import selective_scan as scan_module
 
 def released_network() -> WalMaFa:
     torch.manual_seed(0)
-    return WalMaFa(WalMaFaConfig(mamba_band="high", token_order="reshape")).eval()
+    return WalMaFa(WalMaFaConfig(mamba_band="high", token_order="reshape", head="picture")).eval()
 
 
 def seconds(call: Callable[[], object]) -> float:

@@ -53,6 +53,16 @@ MethodOption = Annotated[
     Literal["walmafa"] | None,
     typer.Option("--method", help="walmafa: wavelet-based Mamba with Fourier adjustment (the default)."),
 ]
+BrightnessOption = Annotated[
+    str | None,
+    typer.Option(
+        "--brightness",
+        metavar="auto|0..1|+1EV",
+        help="Level to reach: auto (default) leaves well-lit pictures alone; a mean grey level such as 0.45; or stops "
+        "from what auto chooses, such as +1EV or -0.5EV.",
+        show_default=False,
+    ),
+]
 MaxMemoryOption = Annotated[
     int | None,
     typer.Option(
@@ -94,6 +104,7 @@ def run(
             help="Blend with the input: 0 is the input, 1 (default) the result alone.",
         ),
     ] = None,
+    brightness: BrightnessOption = None,
     weights: WeightsOption = None,
     max_memory: MaxMemoryOption = None,
     format: Annotated[
@@ -122,6 +133,7 @@ def run(
     shorthands = {
         "weights": ("--weights", weights),
         "strength": ("--strength", strength),
+        "brightness": ("--brightness", brightness),
         "max_memory_mb": ("--max-memory", max_memory),
     }
     recipe = cast("EnhanceRecipe", resolve_recipe("enhance", options, shorthands))
@@ -170,11 +182,16 @@ def evaluate(
             help="Pairs to measure: a folder or .tar with low/ and high/, or builtin:scenes. Repeatable.",
         ),
     ],
+    brightness: BrightnessOption = None,
     weights: WeightsOption = None,
     max_memory: MaxMemoryOption = None,
 ) -> None:
-    """Measure on pairs: PSNR and SSIM, with and without GT-mean correction, with simple baselines."""
-    shorthands = {"weights": ("--weights", weights), "max_memory_mb": ("--max-memory", max_memory)}
+    """Measure on pairs: PSNR, SSIM, hue, level, and what becomes of the references; with simple baselines."""
+    shorthands = {
+        "brightness": ("--brightness", brightness),
+        "weights": ("--weights", weights),
+        "max_memory_mb": ("--max-memory", max_memory),
+    }
     recipe = cast("EnhanceRecipe", resolve_recipe("enhance", options, shorthands))
     from effcli.enhance import pipeline
 

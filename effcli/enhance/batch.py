@@ -8,16 +8,21 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from effcli.core.errors import EffcliError, InputError
 from effcli.core.files import make_folder
 from effcli.core.progress import progress_bar
 from effcli.core.resuming.stop import StopSignal
-from effcli.data.images import read_picture
+from effcli.data.images import Picture, read_picture
 from effcli.enhance.enhancer import Enhancer
+from effcli.enhance.network.exposure import GREY_WEIGHTS
 from effcli.enhance.output_plan import Job, OutputPlan
 from effcli.enhance.picture_files import write_picture
 
 log = logging.getLogger(__name__)
+
+_NEARLY_ALONE = 0.05
 
 
 @dataclass
@@ -35,11 +40,20 @@ class Outcome:
     interrupted: bool = False
 
     def metrics(self, *, n_failed: int, n_skipped: int) -> dict[str, Any]:
-        """Counts of pictures, and megapixels per second including reading and writing."""
+        """Counts of pictures, and megapixels per second including reading and writing.
+
+        ``left_nearly_alone`` are those whose level changed by less than a twentieth, as they were well lit already.
+        """
         megapixels = sum(entry["width"] * entry["height"] for entry in self.done) / 1e6
         seconds = sum(entry["total_s"] for entry in self.done)
         rate = round(megapixels / seconds, 4) if seconds else None
-        return {"images": len(self.done), "failed": n_failed, "skipped": n_skipped, "megapixels_per_s": rate}
+        return {
+            "images": len(self.done),
+            "left_nearly_alone": sum(_is_nearly_alone(entry) for entry in self.done),
+            "failed": n_failed,
+            "skipped": n_skipped,
+            "megapixels_per_s": rate,
+        }
 
 
 def enhance_files(
@@ -78,6 +92,18 @@ def enhance_files(
     return _together(runtime.gather(outcome))
 
 
+def _level(picture: Picture) -> float:
+    """The mean grey level of a picture, 0..1."""
+    means = picture.pixels.mean((0, 1), dtype=np.float64)
+    return round(float(means @ GREY_WEIGHTS if len(means) == 3 else means[0]), 4)
+
+
+def _is_nearly_alone(entry: dict[str, Any]) -> bool:
+    """Whether the level of a picture hardly changed."""
+    change: float = entry["level"] - entry["input_level"]
+    return bool(abs(change) <= _NEARLY_ALONE * max(entry["input_level"], 1e-3))
+
+
 def _together(shares: list[Outcome]) -> Outcome:
     """The outcomes of all ranks as one."""
     return Outcome(
@@ -111,5 +137,7 @@ def _enhance_file(job: Job, enhancer: Enhancer, quality: int) -> dict[str, Any]:
         "output": str(job.destination or "-"),
         "width": width,
         "height": height,
+        "input_level": _level(picture),
+        "level": _level(bright),
         "total_s": round(time.perf_counter() - started, 3),
     }

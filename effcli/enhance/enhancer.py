@@ -17,6 +17,7 @@ from torch import Tensor
 from effcli.core.errors import InputError
 from effcli.core.runtime import Runtime, create_runtime
 from effcli.core.tensor_file import require_finite_output
+from effcli.enhance.brightness import Brightness, parse_brightness
 from effcli.enhance.network.walmafa_net import WalMaFa
 from effcli.enhance.walmafa import Brightener
 from effcli.enhance.weights import load_weights
@@ -30,6 +31,13 @@ Brighten = Callable[[Tensor], Tensor]
 """What a method provides: one picture ``[1, 3, H, W]``, float32 in 0..1 on the CPU -> the same, brightened."""
 
 
+def _brightness(text: str | float) -> Brightness:
+    try:
+        return parse_brightness(text)
+    except ValueError as error:
+        raise InputError(str(error), place="brightness") from None
+
+
 class Enhancer:
     """Brightens pictures of any size and type.
 
@@ -37,6 +45,8 @@ class Enhancer:
         weights: a weight file of WalMaFa (ours or a released checkpoint), ``builtin:NAME``, a network, or any function
             that brightens a tensor.
         device, precision: as the options of the command line; ignored when ``runtime`` is given.
+        brightness: the level to reach: ``auto``, a mean grey level, or stops such as ``+1EV``; of weights with an
+            exposure head alone.
         strength: blend of the result with the input, 0..1: 0 is the input, 1 the result alone.
         max_memory_mb: memory of WalMaFa for one picture in MB; None takes half of what is free. Larger pictures are
             computed in overlapping strips with the same result up to rounding.
@@ -52,6 +62,7 @@ class Enhancer:
         *,
         device: str = "auto",
         precision: str = "auto",
+        brightness: str | float = "auto",
         strength: float = 1.0,
         max_memory_mb: int | None = None,
         runtime: Runtime | None = None,
@@ -63,7 +74,7 @@ class Enhancer:
         if isinstance(weights, str | Path):
             weights = load_weights(weights)
         if isinstance(weights, WalMaFa):
-            weights = Brightener(weights, self.runtime, max_memory_mb)
+            weights = Brightener(weights, self.runtime, max_memory_mb, _brightness(brightness))
         self.brighten: Brighten = weights
 
     def enhance(self, image: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from hashlib import sha1
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +13,7 @@ from effcli.core.errors import InputError
 from effcli.enhance.baselines import BASELINES
 from effcli.enhance.data.pairs import PairSet
 from effcli.enhance.enhancer import Enhancer
-from effcli.enhance.image_quality import GAUSSIAN_WINDOW, evaluate_pair, mean_over_pairs
+from effcli.enhance.image_quality import GAUSSIAN_WINDOW, evaluate_pair, mean_over_pairs, psnr_to_itself
 
 
 def check_measurable(pairs: PairSet) -> None:
@@ -32,21 +34,31 @@ def check_measurable(pairs: PairSet) -> None:
 def measure(
     enhancer: Enhancer, pairs: PairSet, check_stop: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Mean PSNR and SSIM over the pairs, of the enhancer and of the baselines that any method must beat.
+    """Means over the pairs, of the enhancer and of the baselines that any method must beat.
+
+    Beside the figures of :func:`~effcli.enhance.image_quality.evaluate_pair` ``identity_psnr``: the mean PSNR of the
+    references, brightened, against themselves, where one that stays as it is counts as 60 dB.
 
     Args:
         enhancer: what is measured.
         pairs: dark pictures and their references.
         check_stop: called before each pair; may raise to stop.
     """
-    scores: dict[str, list[Mapping[str, float | None]]] = {name: [] for name in ("", *BASELINES)}
+    methods = {"": enhancer.enhance_tensor, **BASELINES}
+    scores: dict[str, list[Mapping[str, float | None]]] = {name: [] for name in methods}
+    to_itself: dict[str, dict[bytes, float]] = {name: {} for name in methods}
     for index in range(len(pairs)):
         check_stop()
         low, high = as_floats(pairs[index])
-        scores[""].append(evaluate_pair(enhancer.enhance_tensor(low), high))
-        for name, baseline in BASELINES.items():
-            scores[name].append(evaluate_pair(baseline(low), high))
-    means = {name: mean_over_pairs(rows) for name, rows in scores.items()}
+        key = sha1(pairs[index][1].numpy().tobytes()).digest()  # dark pictures may share a reference
+        for name, brighten in methods.items():
+            scores[name].append(evaluate_pair(brighten(low), high))
+            if key not in to_itself[name]:
+                to_itself[name][key] = psnr_to_itself(brighten(high), high)
+    means = {
+        name: {**mean_over_pairs(rows), "identity_psnr": fmean(to_itself[name].values())}
+        for name, rows in scores.items()
+    }
     own = means.pop("")
     return {**own, "eval_pairs": len(pairs), "baselines": means}
 

@@ -13,14 +13,22 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from effcli.core.errors import InputError, NonFiniteError
+from effcli.enhance.network.exposure import grey
 
 UNIFORM_WINDOW = 7
 GAUSSIAN_WINDOW = 11
 GAUSSIAN_SIGMA = 1.5
-METRIC_KEYS = ("psnr", "ssim", "ssim_gaussian", "psnr_gt_mean", "ssim_gt_mean", "ssim_gaussian_gt_mean")
+METRIC_KEYS = (
+    *("psnr", "ssim", "ssim_gaussian", "psnr_gt_mean", "ssim_gt_mean", "ssim_gaussian_gt_mean"),
+    *("hue_error", "level", "reference_level"),
+)
+UNCHANGED_DB = 60.0
+"""What a picture that stays as it is counts in a mean of PSNR against itself: about what rounding to 8 bits leaves."""
+
+_COLOURED_SATURATION, _COLOURED_VALUE = 0.2, 0.1
+_FEWEST_COLOURED = 50
 
 _K1, _K2 = 0.01, 0.03
-_GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 def round_to_8bit(image: torch.Tensor) -> torch.Tensor:
@@ -52,8 +60,7 @@ def gt_mean(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     Returns:
         float ``[..., 3, H, W]`` in 0..1.
     """
-    weights = torch.tensor(_GRAY_WEIGHTS, dtype=prediction.dtype, device=prediction.device)
-    means = [torch.einsum("...chw,c->...", image, weights) for image in (prediction, target)]
+    means = [grey(image).sum((-3, -2, -1)) for image in (prediction, target)]
     gain = torch.where(means[0] > 0, means[1] / means[0], torch.ones_like(means[0]))
     return (prediction * gain[..., None, None, None]).clamp(0.0, 1.0)
 
@@ -126,6 +133,47 @@ def _ssim(
     return float(similarity[..., border : height - border, border : width - border].mean())
 
 
+def hue_error(prediction: torch.Tensor, target: torch.Tensor) -> float | None:
+    """Mean difference of the hues (HSV) in degrees, 0..180, over the pixels that are coloured in the target.
+
+    Coloured are pixels of saturation above 0.2 and value above 0.1; None where a picture has fewer than 50 of them. A
+    prediction without colour there has hue 0.
+
+    Args:
+        prediction: float ``[3, H, W]`` or ``[1, 3, H, W]`` in 0..1.
+        target: the same shape.
+    """
+    hues, saturation, value = zip(
+        *(_hsv(image.reshape(3, -1)) for image in (prediction, target)), strict=True
+    )
+    coloured = (saturation[1] > _COLOURED_SATURATION) & (value[1] > _COLOURED_VALUE)
+    if int(coloured.sum()) < _FEWEST_COLOURED:
+        return None
+    difference = (hues[0] - hues[1]).abs()[coloured]
+    return float(torch.minimum(difference, 360 - difference).mean())
+
+
+def _hsv(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hue in degrees, saturation and value of pixels [3, N]."""
+    red, green, blue = image
+    value, least = image.amax(0), image.amin(0)
+    spread = (value - least).clamp_min(1e-9)
+    is_green, is_red = value == green, value == red
+    hue = torch.where(is_green, (blue - red) / spread + 2, (red - green) / spread + 4)
+    hue = torch.where(is_red, ((green - blue) / spread) % 6, hue)
+    return 60 * hue, (value - least) / value.clamp_min(1e-9), value
+
+
+def psnr_to_itself(result: torch.Tensor, picture: torch.Tensor) -> float:
+    """PSNR in dB of what became of a picture against the picture; UNCHANGED_DB and more count as UNCHANGED_DB.
+
+    Args:
+        result: float ``[3, H, W]``; rounded to 8 bits here.
+        picture: the same shape.
+    """
+    return min(psnr(round_to_8bit(result), round_to_8bit(picture)), UNCHANGED_DB)
+
+
 def evaluate_pair(prediction: torch.Tensor, target: torch.Tensor) -> dict[str, float | None]:
     """All figures of one enhanced image, after rounding both images to 8 bits.
 
@@ -136,8 +184,9 @@ def evaluate_pair(prediction: torch.Tensor, target: torch.Tensor) -> dict[str, f
 
     Returns:
         ``psnr`` (dB), ``ssim`` (uniform 7x7) and ``ssim_gaussian`` (11x11), and the same three after GT-mean
-        correction as ``psnr_gt_mean``, ``ssim_gt_mean``, ``ssim_gaussian_gt_mean``. The PSNR of equal images
-        is infinite, which JSON cannot hold: it is given as None, beside an SSIM of 1.
+        correction as ``psnr_gt_mean``, ``ssim_gt_mean``, ``ssim_gaussian_gt_mean``; ``hue_error`` in degrees (see
+        :func:`hue_error`); ``level`` and ``reference_level``, the mean grey levels, 0..1. The PSNR of equal images is
+        infinite, which JSON cannot hold: it is given as None, beside an SSIM of 1.
 
     Raises:
         InputError: the shapes differ, or a side is smaller than 11.
@@ -156,6 +205,10 @@ def evaluate_pair(prediction: torch.Tensor, target: torch.Tensor) -> dict[str, f
         figures[f"psnr{suffix}"] = level if level < math.inf else None
         figures[f"ssim{suffix}"] = ssim_uniform(image, wanted)
         figures[f"ssim_gaussian{suffix}"] = ssim_gaussian(image, wanted)
+    figures["hue_error"] = hue_error(predicted, wanted)
+    figures["level"], figures["reference_level"] = (
+        float(grey(image).mean()) for image in (predicted, wanted)
+    )
     return figures
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -47,10 +47,10 @@ def method_of(recipe: EnhanceRecipe) -> EnhanceMethod:
 
 def plan_train(recipe: EnhanceRecipe) -> Plan[tuple[PairSet, PairSet | None]]:
     """The pairs to learn from and to measure on, and what :func:`train` would do with them."""
-    pairs = read_pairs(recipe.data.source, "train")
-    held_out = read_pairs(recipe.eval.data, "eval") if recipe.eval.data else None
-    facts = {"training_pairs": len(pairs), "eval_pairs": 0 if held_out is None else len(held_out)}
-    return Plan({**facts, **method_of(recipe).plan(recipe, len(pairs))}, (pairs, held_out))
+    pairs = read_pairs(recipe.data.source, "train", recipe.data.held_out)
+    measured = read_pairs(recipe.eval.data, "eval", recipe.data.held_out) if recipe.eval.data else None
+    facts = {"training_pairs": len(pairs), "eval_pairs": 0 if measured is None else len(measured)}
+    return Plan({**facts, **method_of(recipe).plan(recipe, len(pairs))}, (pairs, measured))
 
 
 def train(recipe: EnhanceRecipe, inputs: tuple[PairSet, PairSet | None], run: Run) -> Result:
@@ -83,7 +83,7 @@ def evaluate(sources: Sequence[str], recipe: EnhanceRecipe, recipe_name: str, ru
         InputError: a source or the weights cannot be read.
     """
     started = time.perf_counter()
-    pairs = read_pairs(sources, "eval")
+    pairs = read_pairs(sources, "eval", recipe.data.held_out)
     metrics = measure(open_enhancer(recipe, runtime), pairs)
     return result_of_verb(
         recipe.task,
@@ -97,13 +97,18 @@ def evaluate(sources: Sequence[str], recipe: EnhanceRecipe, recipe_name: str, ru
     )
 
 
-def read_pairs(sources: Sequence[str], split: Split) -> PairSet:
+def read_pairs(sources: Sequence[str], split: Split, held_out: Collection[str] = ()) -> PairSet:
     """The pairs of all sources; pictures without a partner are left out with a warning.
+
+    Args:
+        sources: as in the recipe.
+        split: which part, of sources that have parts.
+        held_out: names of pairs that ``eval`` has and ``train`` does not, of sources that have none.
 
     Raises:
         InputError: a source cannot be used, or a picture to evaluate on cannot be measured.
     """
-    pairs = load_pairs(sources, split=split)
+    pairs = load_pairs(sources, split, held_out=held_out)
     if pairs.unmatched:
         log.warning(
             "%d pictures without a partner are left out, for example %s",

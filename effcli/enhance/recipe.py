@@ -7,10 +7,15 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from effcli.core.recipe import CompatRecipe, Recipe, Section, Switch
-from effcli.core.recipe_changes import Renamed
+from effcli.core.recipe_changes import Added, Renamed
+from effcli.enhance.brightness import AUTO, BrightnessField
 from effcli.enhance.network.config import WalMaFaConfig
 
-RENAMED = (Renamed("data.train", "data.source"), Renamed("data.eval", "eval.data"))
+RENAMED = (
+    Renamed("data.train", "data.source"),
+    Renamed("data.eval", "eval.data"),
+    Added("network.head", "picture"),
+)
 
 
 class EnhanceDataSection(Section):
@@ -19,7 +24,12 @@ class EnhanceDataSection(Section):
     source: tuple[str, ...] = Field(
         ("builtin:scenes",),
         description="Training pairs: folders or .tar files with low/ and high/ (or train/ and eval/ with both in "
-        "each), or builtin:scenes.",
+        "each), with a folder per scene (reference and darker pictures), or builtin:scenes.",
+    )
+    held_out: tuple[str, ...] = Field(
+        (),
+        description="Names of pairs, or of the folders they are in, that training leaves out of sources without parts "
+        "and eval then measures alone.",
     )
 
 
@@ -61,7 +71,32 @@ class WalMaFaDataSection(EnhanceDataSection):
         ge=0,
         lt=1,
         description="j, 0 to below 1: each dark patch is raised to a random power from 1 - j to 1 + j, so that the "
-        "brightness of the input says less about that of the result. 0 leaves it out.",
+        "brightness of the input says less about that of the result. 0 leaves it out. Of the head picture alone.",
+    )
+    identity: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of samples whose dark picture is the reference itself, 0 to 1, so that well-lit pictures "
+        "stay as they are. Of the head exposure alone, as are the next three.",
+    )
+    darken: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Share of samples whose dark picture is the reference darkened by a camera model, 0 to 1.",
+    )
+    recolour: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of samples whose channels change places and whose saturation is varied, 0 to 1.",
+    )
+    other_levels: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Share of samples that are to reach another level than their reference has, 0 to 1.",
     )
 
 
@@ -102,6 +137,11 @@ class EnhanceTrainSection(Section):
         description="Share of the loss that ignores overall brightness, 0 to 1 (GT-mean loss, ICCV 2025). 0 leaves it "
         "out, as the released code does.",
     )
+    level_weight: float = Field(
+        0.3,
+        ge=0,
+        description="Weight of the error of the predicted level, 0 or more. Of the head exposure alone.",
+    )
     init: str | None = Field(
         None,
         description="Weights that the training starts from: a file or builtin:NAME; null starts from random weights.",
@@ -114,10 +154,16 @@ class WalMaFaRecipe(EnhanceRecipe, CompatRecipe):
     switches: ClassVar = {
         "network.mamba_band": Switch(paper="ll", released="high", ours="ll"),
         "network.token_order": Switch(paper="transpose", released="reshape", ours="transpose"),
+        "network.head": Switch(paper="picture", released="picture", ours="exposure"),
     }
     method: Literal["walmafa"] = Field("walmafa", description="The method.")
     weights: str = Field(
         "builtin:walmafa", description="Weights that run and eval use: a file or builtin:NAME."
+    )
+    brightness: BrightnessField = Field(
+        AUTO,
+        description="Level to reach: auto, which leaves well-lit pictures alone; a mean grey level above 0 and up to "
+        "0.95; or stops from what auto chooses, such as +1EV or -0.5EV.",
     )
     max_memory_mb: int | None = Field(
         None,

@@ -149,6 +149,7 @@ def _infer_config(named: Mapping[str, Tensor], place: str | None) -> WalMaFaConf
         dim = named["patch_embed.proj.weight"].shape[0]
         d_state = named["sim.0.mb.model1.A_log"].shape[1]
         return WalMaFaConfig(
+            head="picture",
             dim=dim,
             d_state=d_state,
             blocks=(

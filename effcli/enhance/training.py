@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
+from effcli.enhance.data.exposure_batches import exposure_batch
 from effcli.enhance.data.pairs import PairSet
 from effcli.enhance.losses import training_loss
 from effcli.enhance.network.walmafa_net import WalMaFa
@@ -43,33 +44,16 @@ def optimize(network: WalMaFa, pairs: PairSet, recipe: WalMaFaRecipe, run: Run) 
     the batch of a step depends on (seed, step) alone, and with several ranks each takes its share of it.
     """
     settings, runtime = recipe.train, run.runtime
+    loss_of = _exposure_loss if network.level is not None else _picture_loss
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, eps=settings.adam_eps)
     ema = Ema(network, settings.ema_decay)
     parallel: nn.Module = runtime.wrap(network)
     network.train()
     for step in run.steps("train", settings.steps, {"network": network, "optimizer": optimizer, "ema": ema}):
-        low, high = pairs.batch(
-            step,
-            batch_size=settings.batch_size,
-            patch=recipe.data.patch,
-            gamma_jitter=recipe.data.gamma_jitter,
-            seed=recipe.seed,
-            rank=runtime.rank,
-            world=runtime.world,
-        )
-        low, high = low.to(runtime.device), high.to(runtime.device)
         rate = cosine(step, settings.steps, settings.learning_rate, settings.min_learning_rate)
         set_rate(optimizer, rate)
-        with runtime.autocast():
-            prediction = parallel(low)
-        loss = training_loss(
-            prediction.float(),
-            high,
-            tv_weight=settings.tv_weight,
-            ssim=settings.ssim,
-            gt_mean_weight=settings.gt_mean_weight,
-        )
-        run.log("train", step, every=20, loss=loss.detach(), learning_rate=rate)
+        loss, parts = loss_of(parallel, pairs, recipe, runtime, step)
+        run.log("train", step, every=20, loss=loss.detach(), learning_rate=rate, **parts)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if settings.grad_clip is not None:
@@ -78,3 +62,48 @@ def optimize(network: WalMaFa, pairs: PairSet, recipe: WalMaFaRecipe, run: Run) 
         ema.update(network)
     ema.copy_to(network)
     network.eval()
+
+
+def _picture_loss(
+    network: nn.Module, pairs: PairSet, recipe: WalMaFaRecipe, runtime: Runtime, step: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a step of a network that says the picture."""
+    low, high = pairs.batch(
+        step,
+        batch_size=recipe.train.batch_size,
+        patch=recipe.data.patch,
+        gamma_jitter=recipe.data.gamma_jitter,
+        seed=recipe.seed,
+        rank=runtime.rank,
+        world=runtime.world,
+    )
+    low, high = low.to(runtime.device), high.to(runtime.device)
+    with runtime.autocast():
+        prediction = network(low)
+    return _loss(prediction, high, recipe), {}
+
+
+def _exposure_loss(
+    network: nn.Module, pairs: PairSet, recipe: WalMaFaRecipe, runtime: Runtime, step: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a step of a network with an exposure head, and the mean error of the levels it predicts."""
+    batch = exposure_batch(
+        pairs, recipe.data, step, recipe.train.batch_size, recipe.seed, runtime.rank, runtime.world
+    )
+    low, high, log_gain, thumbnails, wanted = (part.to(runtime.device) for part in batch)
+    with runtime.autocast():
+        prediction, levels = network(low, log_gain, thumbnails)
+    level_error = (levels - wanted).abs().mean()
+    loss = _loss(prediction, high, recipe) + recipe.train.level_weight * level_error
+    return loss, {"level_error": level_error.detach()}
+
+
+def _loss(prediction: Tensor, high: Tensor, recipe: WalMaFaRecipe) -> Tensor:
+    settings = recipe.train
+    return training_loss(
+        prediction.float(),
+        high,
+        tv_weight=settings.tv_weight,
+        ssim=settings.ssim,
+        gt_mean_weight=settings.gt_mean_weight,
+    )

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from effcli.core.errors import InputError
 from effcli.core.files import sha256
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
+from effcli.enhance.brightness import AUTO, Brightness
 from effcli.enhance.data.pairs import PairSet
+from effcli.enhance.network.exposure import exposed, level, log_gain_for_level, thumbnail
 from effcli.enhance.network.strips import Memory, forward_in_strips
 from effcli.enhance.network.walmafa_net import WalMaFa, add_border, pad_to_multiple
 from effcli.enhance.recipe import WalMaFaRecipe
@@ -20,6 +24,12 @@ from effcli.enhance.training import build_network, optimize
 from effcli.enhance.weights import load_weights, save_weights
 
 WEIGHTS_FILE = "model/walmafa.safetensors"
+
+_LEFT_ALONE = (1.08, 1.35)
+"""Predicted over own level: up to the first a picture stays as it is, from the second on the result is used whole."""
+
+_LEVEL_TOLERANCE = 0.01
+_MOST_SETTLED = 0.35
 
 _MARGIN = 8
 """Pixels by which a picture is extended on every side: without them the outermost two or three pixels of a result are
@@ -33,25 +43,75 @@ class Brightener:
         network: fused for inference here.
         runtime: device and precision.
         max_memory_mb: memory for one picture in MB; None takes half of what is free.
+        brightness: the level to reach.
+
+    Raises:
+        InputError: a level is asked for, and the network says the picture itself.
     """
 
-    def __init__(self, network: WalMaFa, runtime: Runtime, max_memory_mb: int | None = None) -> None:
+    def __init__(
+        self,
+        network: WalMaFa,
+        runtime: Runtime,
+        max_memory_mb: int | None = None,
+        brightness: Brightness = AUTO,
+    ) -> None:
+        if network.level is None and brightness != AUTO:
+            raise InputError(
+                "these weights choose the level themselves", place="brightness", hint="leave it at auto"
+            )
         self.runtime = runtime
         self.network = network.to(runtime.device).fuse()
         self.max_memory_mb = max_memory_mb
+        self.brightness = brightness
 
     def __call__(self, x: Tensor) -> Tensor:
         """Brighten ``[1, 3, H, W]`` in 0..1; the same shape, float32 on the CPU."""
+        if self.network.level is None:
+            return self._forward(x, None).clamp_(0, 1)
+        small = thumbnail(x)
+        wanted, share = self._wanted(small.to(self.runtime.device))
+        if share == 0:
+            return x.float().cpu()
+        bright = self._forward(x, log_gain_for_level(small, torch.tensor([wanted])))
+        return torch.lerp(x.float().cpu(), _at_level(bright, wanted), share)
+
+    def _wanted(self, small: Tensor) -> tuple[float, float]:
+        """The level to reach, and the share of the result in the blend with the picture as it is."""
+        assert self.network.level is not None
+        own = float(level(small))
+        if self.brightness.level is not None:
+            return self.brightness.level, 1.0
+        predicted = float(self.network.level(small))
+        low, high = _LEFT_ALONE
+        rise = min(1.0, max(0.0, (predicted / max(own, 1e-6) - low) / (high - low)))
+        share = rise * rise * (3 - 2 * rise)
+        if self.brightness.stops == 0:
+            return predicted, share
+        return self.brightness.beyond(own + share * (predicted - own)), 1.0
+
+    def _forward(self, x: Tensor, log_gain: Tensor | None) -> Tensor:
         margin = 0 if self.network.config.token_order == "reshape" else _MARGIN  # the released code has none
         height, width = x.shape[-2:]
         padded, _ = pad_to_multiple(add_border(x, margin))
-        memory = Memory.plan(self.network.config, padded.shape[-2:], self.max_memory_mb, self.runtime.device)
+        device = self.runtime.device
+        memory = Memory.plan(self.network.config, padded.shape[-2:], self.max_memory_mb, device)
+        log_gain = None if log_gain is None else log_gain.to(device)
         with self.runtime.autocast():
             if memory.whole_fits:
-                out: Tensor = self.network(padded.to(self.runtime.device))
+                out: Tensor = self.network(padded.to(device), log_gain)
             else:
-                out = forward_in_strips(self.network, padded, memory, self.runtime.device)
-        return out[..., margin : margin + height, margin : margin + width].float().clamp_(0, 1).cpu()
+                out = forward_in_strips(self.network, padded, memory, device, log_gain)
+        return out[..., margin : margin + height, margin : margin + width].float().cpu()
+
+
+def _at_level(bright: Tensor, wanted: float) -> Tensor:
+    """A result [1, 3, H, W] brought from about the wanted level to it, by the curve, as far as half a stop goes."""
+    small = thumbnail(bright)
+    if abs(float(level(small)) - wanted) <= _LEVEL_TOLERANCE * wanted:
+        return bright
+    log_gain = log_gain_for_level(small, torch.tensor([wanted])).clamp(-_MOST_SETTLED, _MOST_SETTLED)
+    return exposed(bright, log_gain)
 
 
 def load(recipe: WalMaFaRecipe, runtime: Runtime) -> Brightener:
@@ -60,7 +120,7 @@ def load(recipe: WalMaFaRecipe, runtime: Runtime) -> Brightener:
     Raises:
         InputError: they cannot be read.
     """
-    return Brightener(load_weights(recipe.weights), runtime, recipe.max_memory_mb)
+    return Brightener(load_weights(recipe.weights), runtime, recipe.max_memory_mb, recipe.brightness)
 
 
 def plan(recipe: WalMaFaRecipe, n_pairs: int) -> dict[str, Any]:

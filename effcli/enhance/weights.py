@@ -7,12 +7,13 @@ network's configuration as JSON. A released checkpoint (`torch.save`, loaded ten
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from pydantic import Json
+from pydantic import Json, field_validator
 
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import (
@@ -38,6 +39,16 @@ class WalMaFaHeader(Header):
     VERSION: ClassVar[str] = VERSION
 
     config: Json[WalMaFaConfig]
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _fill_in(cls, config: str) -> str:
+        """Files of 0.1 have no head: their networks say the picture."""
+        try:
+            content = json.loads(config)
+        except ValueError:
+            return config  # which is refused
+        return json.dumps({"head": "picture", **content}) if isinstance(content, dict) else config
 
 
 def save_weights(

@@ -54,3 +54,4 @@ def test_a_run_of_the_old_version_opens(tmp_path: Path) -> None:
     recipe = find_recipe("enhance", str(tmp_path))
     assert isinstance(recipe, WalMaFaRecipe)
     assert (recipe.data.source, recipe.eval.data, recipe.data.patch) == (("a",), ("b",), 96)
+    assert recipe.network.head == "picture"

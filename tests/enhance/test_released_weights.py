@@ -16,7 +16,7 @@ from effcli.enhance.released_weights import convert_released, released_name
 from effcli.enhance.weights import load_weights
 
 State = dict[str, Tensor]
-SMALL = WalMaFaConfig(dim=4, blocks=(1, 1, 2), d_state=4)
+SMALL = WalMaFaConfig(dim=4, blocks=(1, 1, 2), d_state=4, head="picture")
 
 
 # ---- the released names, shapes and forward pass
@@ -266,7 +266,7 @@ def old_names(state: State) -> State:
 
 
 def test_released_state_dict_has_the_released_size():
-    shapes = released_shapes(WalMaFaConfig())
+    shapes = released_shapes(WalMaFaConfig(head="picture"))
     assert len(shapes) == 930
     buffers = {
         name
@@ -302,7 +302,7 @@ def test_released_checkpoints_load_and_mean_the_same(tmp_path, wrap):
 
 
 def test_every_released_name_but_the_unused_is_used():
-    state = released_state(WalMaFaConfig(dim=2))
+    state = released_state(WalMaFaConfig(dim=2, head="picture"))
     config, converted = convert_released(state)
     used = {released_name(name) for name in converted}
     unused = set(state) - used

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,10 +16,12 @@ from effcli.data.picture_folders import (
     say_left_out,
 )
 from effcli.data.stored_files import SPLITS, Split, StoredFile, index_tar
+from effcli.enhance.data.exposure_stacks import find_scenes, stack_pairs
 
 _SIDES = ("low", "high")
 _LAYOUT_HINT = (
-    "give a folder or an uncompressed tar with low/ and high/, or train/ and eval/ with both in each"
+    "give a folder or an uncompressed tar with low/ and high/, train/ and eval/ with both in each, or a folder per "
+    "scene with reference and darker pictures"
 )
 
 
@@ -31,19 +33,23 @@ class MatchedFiles:
     unmatched: tuple[StoredFile, ...]
 
 
-def find_pairs(source: Path, split: Split | None) -> MatchedFiles:
+def find_pairs(source: Path, split: Split | None, held_out: Collection[str] = ()) -> MatchedFiles:
     """The pairs of a folder or tar, sorted by name.
 
     Args:
         source: a folder, or an uncompressed tar, which is read in place.
         split: which half of a source with ``train/`` and ``eval/``; one with ``low/`` and ``high/`` at its
-            top is used whole.
+            top, or with exposure stacks, is used whole.
+        held_out: names of pairs, or of the folders they are in, that ``train`` leaves out of a source that is used
+            whole; where there are any, ``eval`` has these alone.
 
     Raises:
         InputError: nothing is there, no such split, no images in ``low/`` or ``high/``, or no common names.
     """
     index = index_images(source)
     if not index:
+        if scenes := find_scenes(source):
+            return _select(MatchedFiles(stack_pairs(scenes), ()), split, held_out)
         raise InputError("no images in low/ and high/", place=str(source), hint=_LAYOUT_HINT)
     tops = top_folders(index)
     if split not in tops and not tops & {"low", "high"}:
@@ -54,7 +60,22 @@ def find_pairs(source: Path, split: Split | None) -> MatchedFiles:
     for side, files in (("low", low), ("high", high)):
         if not files:
             raise InputError(f"no images in {prefix}{side}/", place=str(source), hint=_LAYOUT_HINT)
-    return _match(source, low, high)
+    found = _match(source, low, high)
+    return found if prefix else _select(found, split, held_out)
+
+
+def is_held_out(name: str, held_out: Collection[str]) -> bool:
+    """Whether a pair is in a list of names of pairs and folders."""
+    return any(name == one or name.startswith(one.rstrip("/") + "/") for one in held_out)
+
+
+def _select(found: MatchedFiles, split: Split | None, held_out: Collection[str]) -> MatchedFiles:
+    """The share of a split in a source that has no parts."""
+    held = {name for name in found.pairs if is_held_out(name, held_out)}
+    if not held or split is None:
+        return found
+    wanted = held if split == "eval" else found.pairs.keys() - held
+    return MatchedFiles({name: found.pairs[name] for name in found.pairs if name in wanted}, found.unmatched)
 
 
 def top_folders(index: Mapping[str, StoredFile]) -> set[str]:

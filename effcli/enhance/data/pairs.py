@@ -1,7 +1,8 @@
 """Low/normal-light image pairs: loading them, and sampling training patches from them.
 
-A source is a folder or an uncompressed tar (read in place, never extracted) with ``low/`` and ``high/`` or
-with ``train/{low,high}`` and ``eval/{low,high}``, or the generated set ``builtin:scenes``. A pair is two
+A source is a folder or an uncompressed tar (read in place, never extracted) with ``low/`` and ``high/``, with
+``train/{low,high}`` and ``eval/{low,high}``, or with a folder per scene (`exposure_stacks.py`), or the generated set
+``builtin:scenes``. A pair is two
 images of one size and one name (or stem). A training batch is a pure function of (seed, step), so a resumed
 or distributed run sees the same patches as an uninterrupted one of a single process.
 """
@@ -142,8 +143,8 @@ def sample_patch(
     if not 0.0 <= gamma_jitter < 1.0:
         raise UsageError(f"gamma jitter must be in 0..1 (1 excluded), not {gamma_jitter}")
     height, width = low.shape[-2:]
-    rows = _reflected(int(rng.integers(max(height - patch, 0) + 1)), patch, height)
-    columns = _reflected(int(rng.integers(max(width - patch, 0) + 1)), patch, width)
+    rows = reflected(int(rng.integers(max(height - patch, 0) + 1)), patch, height)
+    columns = reflected(int(rng.integers(max(width - patch, 0) + 1)), patch, width)
     choice = int(rng.integers(N_AUGMENTATIONS))
     gamma = float(rng.uniform(1.0 - gamma_jitter, 1.0 + gamma_jitter))
     low, high = (augment(image[:, rows][:, :, columns], choice).float() / 255.0 for image in (low, high))
@@ -169,7 +170,7 @@ def augment(image: torch.Tensor, choice: int) -> torch.Tensor:
     return torch.rot90(image, quarter_turns, (-2, -1))
 
 
-def _reflected(start: int, count: int, length: int) -> torch.Tensor:
+def reflected(start: int, count: int, length: int) -> torch.Tensor:
     """``count`` indices from ``start`` on along an axis of ``length``, reflected at its ends."""
     period = max(2 * (length - 1), 1)
     indices = torch.arange(start, start + count) % period
@@ -180,6 +181,7 @@ def load_pairs(
     source: str | Path | Sequence[str | Path],
     split: Split | None,
     *,
+    held_out: Collection[str] = (),
     decoded_bytes_limit: int = DECODED_BYTES_LIMIT,
 ) -> PairSet:
     """Read the pairs of one source, or of several one after the other.
@@ -192,6 +194,7 @@ def load_pairs(
         source: a folder, a ``.tar``, ``builtin:scenes``, or a sequence of these.
         split: which half of a source with ``train/`` and ``eval/``. A source with ``low/`` and ``high/`` at
             its top has no halves and is used whole, whatever is asked: see :func:`splits_of`.
+        held_out: names of pairs, or of the folders they are in, that are kept from training (see :func:`find_pairs`).
         decoded_bytes_limit: memory that the decoded images may take.
 
     Returns:
@@ -204,7 +207,7 @@ def load_pairs(
     sources = [str(one) for one in ([source] if isinstance(source, str | Path) else source)]
     if not sources:
         raise InputError("no pairs given", hint="name a folder or a tar with low/ and high/")
-    parts = [_read_source(one, split) for one in sources]
+    parts = [_read_source(one, split, held_out) for one in sources]
     names = parts[0].names
     if len(parts) > 1:
         stems = [Path(one.removeprefix(BUILTIN_PREFIX)).stem for one in sources]
@@ -254,10 +257,10 @@ def splits_of(source: str | Path) -> tuple[Split, ...]:
     return tuple(split for split in SPLITS if split in tops)
 
 
-def _read_source(source: str, split: Split | None) -> PairSet:
+def _read_source(source: str, split: Split | None, held_out: Collection[str]) -> PairSet:
     if source.startswith(BUILTIN_PREFIX):
         return _read_builtin(source, split)
-    found = find_pairs(Path(source), split)
+    found = find_pairs(Path(source), split, held_out)
     return PairSet(
         tuple(found.pairs), tuple(found.pairs.values()), tuple(file.place for file in found.unmatched)
     )

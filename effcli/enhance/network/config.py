@@ -39,6 +39,11 @@ class WalMaFaConfig(Section):
         description="How feature maps become tokens: transpose makes each pixel a token (the paper's figure), reshape "
         "takes consecutive values of memory (the released code), which needs the whole picture in memory.",
     )
+    head: Literal["picture", "exposure"] = Field(
+        default="exposure",
+        description="What the network says: picture is the bright picture itself (the paper and the released code), "
+        "exposure how each pixel is to be lit, so that colours keep their hue and the level to reach can be chosen.",
+    )
     mamba: bool = Field(
         default=True,
         description="true has Mamba in the wavelet branch; false keeps its convolutions only (ablation).",

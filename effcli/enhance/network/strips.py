@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from effcli.core.errors import RunError
 from effcli.enhance.network.config import WalMaFaConfig
+from effcli.enhance.network.exposure_head import HALO_ROWS, apply_maps
 from effcli.enhance.network.walmafa_net import SIDE_MULTIPLE, WalMaFa
 from effcli.enhance.network.wavelet_mamba_block import (
     HALO_AFTER_SCAN_ROWS,
@@ -105,22 +106,33 @@ def free_memory_bytes(device: torch.device) -> int:
             return 4 << 30
 
 
-def forward_in_strips(network: WalMaFa, x: Tensor, memory: Memory, device: torch.device) -> Tensor:
-    """The result of ``network(x)``, up to rounding, in bounded memory.
+def forward_in_strips(
+    network: WalMaFa, x: Tensor, memory: Memory, device: torch.device, log_gain: Tensor | None = None
+) -> Tensor:
+    """The result of ``network(x, log_gain)``, up to rounding, in bounded memory.
 
     Args:
         network: in its fused inference form, on ``device``, in "transpose" order.
         x: [1, 3, H, W] on the CPU, sides multiples of 16.
         memory: rows per strip, and whether the feature maps are on the disk.
         device: computes the strips.
+        log_gain: [1], of a network with an exposure head.
 
     Returns:
         [1, 3, H, W] on the CPU, not clamped.
     """
+
+    def embed(piece: Tensor) -> Tensor:
+        return network.embed_picture(piece) if log_gain is None else network.embed_exposed(piece, log_gain)
+
+    def output(piece: Tensor, final: Tensor, d_0: Tensor) -> Tensor:
+        said = network.output(final, d_0)
+        return said if log_gain is None else apply_maps(piece, log_gain, said)
+
     with tempfile.TemporaryDirectory(prefix="effcli-") as folder:
         strips = Strips(memory.strip_rows, device, Path(folder) if memory.on_disk else None)
         e_1 = strips.map(
-            lambda t: network.down_1(network.embed(network.illumination(t))),
+            lambda piece: network.down_1(embed(piece)),
             [x],
             _STEM_HALO_ROWS,
             rows_out=(1, 2),
@@ -143,7 +155,8 @@ def forward_in_strips(network: WalMaFa, x: Tensor, memory: Memory, device: torch
         d_0 = strips.map(network.up_1, [d_1], _CONV_HALO_ROWS, rows_out=(2, 1))
         del d_1
         final = strips.blocks(network.decoder_0, d_0)
-        return strips.map(network.output, [final, d_0], _CONV_HALO_ROWS)
+        halo = _CONV_HALO_ROWS + (0 if log_gain is None else HALO_ROWS)
+        return strips.map(output, [x, final, d_0], halo)
 
 
 class Strips:

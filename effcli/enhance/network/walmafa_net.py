@@ -14,13 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.enhance.network.config import WalMaFaConfig
+from effcli.enhance.network.exposure import exposed
+from effcli.enhance.network.exposure_head import N_MAPS, apply_maps
 from effcli.enhance.network.feed_forward import FusedGatedFeedForward, GatedFeedForward
 from effcli.enhance.network.fourier_block import FourierAdjustmentBlock
 from effcli.enhance.network.illumination import IlluminationMap
+from effcli.enhance.network.level import LevelPredictor
 from effcli.enhance.network.wavelet_mamba_block import WaveletMambaBlock
 
 SIDE_MULTIPLE = 16
 """Both sides of the network's input are multiples of this: three halvings and one wavelet level."""
+
+
+_N_SEEN = 7
+"""Channels that a network with an exposure head sees: the picture lit, the picture, the gain."""
 
 
 def pad_to_multiple(x: Tensor, multiple: int = SIDE_MULTIPLE) -> tuple[Tensor, tuple[int, int]]:
@@ -122,7 +129,8 @@ class WalMaFa(nn.Module):
         c = config.dim
         n_1, n_2, n_3 = config.blocks
         self.illumination = IlluminationMap(c)
-        self.embed = ExactConv2d(3, c, 3, padding=1, bias=False)
+        has_head = config.head == "exposure"
+        self.embed = ExactConv2d(_N_SEEN if has_head else 3, c, 3, padding=1, bias=False)
         self.down_1 = Downsample(c)
         self.encoder_1 = _blocks(n_1, 2 * c, config)
         self.down_2 = Downsample(2 * c)
@@ -138,25 +146,54 @@ class WalMaFa(nn.Module):
         self.decoder_1 = _blocks(n_1, 2 * c, config)
         self.up_1 = Upsample(2 * c)
         self.decoder_0 = _blocks(n_1, c, config)
-        self.output = WeightedSkip(c, 3, 3)
+        self.output = WeightedSkip(c, N_MAPS if has_head else 3, 3)
+        self.level = LevelPredictor() if has_head else None
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, log_gain: Tensor | None = None, thumbnails: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Brighten pictures.
 
         Args:
             x: [B, 3, H, W] sRGB in 0..1, H and W multiples of 16 (see :func:`pad_to_multiple`).
+            log_gain: [B], of the head "exposure": the gain of the curve that all pixels share; None is no gain.
+            thumbnails: [B, 3, h, w], to predict the level to reach in the same call.
 
         Returns:
-            [B, 3, H, W], not bounded: clamp it to 0..1 for display.
+            [B, 3, H, W]; of the head "picture" not bounded: clamp it to 0..1 for display. With thumbnails also the
+            levels [B].
 
         Raises:
             ValueError: if a side is not a multiple of 16.
         """
         if x.shape[-2] % SIDE_MULTIPLE or x.shape[-1] % SIDE_MULTIPLE:
             raise ValueError(f"sides must be multiples of {SIDE_MULTIPLE}, not {x.shape[-2]}x{x.shape[-1]}")
+        if self.level is None:
+            return self.decode(self.embed_picture(x))
+        if log_gain is None:
+            log_gain = x.new_zeros(len(x))
+        bright = apply_maps(x, log_gain, self.decode(self.embed_exposed(x, log_gain)))
+        return bright if thumbnails is None else (bright, self.level(thumbnails))
+
+    def embed_picture(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, c, H, W], of the head "picture"."""
         x = x.contiguous(memory_format=torch.channels_last)
-        embedded = self.embed(self.illumination(x))
+        embedded: Tensor = self.embed(self.illumination(x))
+        return embedded
+
+    def embed_exposed(self, x: Tensor, log_gain: Tensor) -> Tensor:
+        """[B, 3, H, W] and [B] -> [B, c, H, W], of the head "exposure": it sees the picture lit and as it is."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, enabled=False):
+            lit = exposed(x.float(), log_gain)
+            gain = (log_gain / 3)[:, None, None, None].expand(-1, 1, *x.shape[-2:])
+            seen = torch.cat((self.illumination(lit), x, gain), 1)
+        embedded: Tensor = self.embed(seen.contiguous(memory_format=torch.channels_last))
+        return embedded
+
+    def decode(self, embedded: Tensor) -> Tensor:
+        """What is behind the first convolution: [B, c, H, W] -> the picture or the maps of the head."""
         e_1 = self.encoder_1(self.down_1(embedded))
         e_2 = self.encoder_2(self.down_2(e_1))
         latent = self.fourier(self.encoder_3(self.down_3(e_2)))

@@ -34,11 +34,21 @@ def _psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize(("rows", "on_disk"), [(16, False), (48, False), (32, True)])
 @torch.inference_mode()
 def test_strips_give_what_the_whole_picture_gives(band: str, rows: int, on_disk: bool) -> None:
-    network = _network(mamba_band=band).fuse()
+    network = _network(mamba_band=band, head="picture").fuse()
     x = torch.rand(1, 3, 144, 80)
     whole = network(x)
     strips = forward_in_strips(network, x, Memory(False, rows, on_disk), CPU)
     assert (strips - whole).norm() < 2e-3 * whole.norm()  # random weights amplify rounding
+
+
+@pytest.mark.parametrize(("rows", "on_disk"), [(16, False), (48, False), (32, True)])
+@torch.inference_mode()
+def test_strips_of_an_exposure_head_give_what_the_whole_picture_gives(rows: int, on_disk: bool) -> None:
+    network = _network(head="exposure").fuse()
+    x, log_gain = torch.rand(1, 3, 144, 80), torch.tensor([1.2])
+    whole = network(x, log_gain)
+    strips = forward_in_strips(network, x, Memory(False, rows, on_disk), CPU, log_gain)
+    assert (strips - whole).norm() < 2e-3 * whole.norm()
 
 
 def test_the_command_s_bound_switches_to_strips_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:

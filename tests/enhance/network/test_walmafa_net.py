@@ -33,7 +33,9 @@ RELEASED_COUNTS = {
 
 
 def small(**changes: object) -> WalMaFaConfig:
-    return WalMaFaConfig.model_validate({"dim": 4, "blocks": (1, 1, 1), "d_state": 4, **changes})
+    return WalMaFaConfig.model_validate(
+        {"dim": 4, "blocks": (1, 1, 1), "d_state": 4, "head": "picture", **changes}
+    )
 
 
 def with_random_statistics(network: nn.Module) -> nn.Module:
@@ -64,7 +66,7 @@ def test_parameters_of_a_block(channels):
 
 
 def test_parameters_of_the_published_network():
-    network = WalMaFa()
+    network = WalMaFa(WalMaFaConfig(head="picture"))
     assert count(network) == 7_888_207
     unused_in_blocks = sum((row[2] + row[7]) * row[8] for row in RELEASED_COUNTS.values())
     coefficient, skip_2_1, patch_embed_mask = 4 * 2 * 128, 32 * 32, 1 * 16 * 9
@@ -126,7 +128,9 @@ def test_a_border_reflects_where_it_can(size):
 @pytest.mark.parametrize("order", ["transpose", "reshape"])
 def test_the_enhancer_adds_a_border_except_to_what_was_released_without(order):
     torch.manual_seed(0)
-    network = WalMaFa(WalMaFaConfig(dim=4, blocks=(1, 1, 1), d_state=4, token_order=order)).eval()
+    network = WalMaFa(
+        WalMaFaConfig(dim=4, blocks=(1, 1, 1), d_state=4, token_order=order, head="picture")
+    ).eval()
     x = torch.rand(3, 20, 30)
     margin = 8 if order == "transpose" else 0
     with torch.inference_mode():
@@ -286,9 +290,21 @@ def test_every_parameter_gets_a_finite_gradient(band, order, bf16):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
-def test_bf16_autocast_stays_close():
+def test_every_parameter_of_an_exposure_head_gets_a_finite_gradient():
     torch.manual_seed(0)
-    network = WalMaFa(small(dim=8)).eval().fuse()
+    network = WalMaFa(small(head="exposure")).train()
+    x, y = torch.rand(2, 2, 3, 32, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        prediction, levels = network(0.2 * x, torch.tensor([0.7, 1.5]), x)
+    (walmafa_loss(prediction, y) + levels.sum()).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("head", ["picture", "exposure"])
+def test_bf16_autocast_stays_close(head):
+    torch.manual_seed(0)
+    network = WalMaFa(small(dim=8, head=head)).eval().fuse()
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         exact = network(x)
@@ -306,7 +322,7 @@ def test_cost_at_256(band, giga_macs):
     That is the 1x1 convolution to an unused map and the mean channel of the estimators. (Whether the counter
     sees the causal convolution of Mamba depends on how it is computed: 0.3 % at most.)
     """
-    network = WalMaFa(WalMaFaConfig(mamba_band=band)).eval()
+    network = WalMaFa(WalMaFaConfig(mamba_band=band, head="picture")).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.rand(1, 3, 256, 256))
     n_direct = 3 if band == "ll" else 1

@@ -1,0 +1,107 @@
+"""The exposure head: what the network says per pixel, applied so that colours keep their hue.
+
+The network does not paint the picture. It says per pixel how much lighter than the common curve, from how wide a
+neighbourhood brightness and colour are taken (against noise), and small corrections of detail, black level,
+saturation and tint. By construction grey stays grey, black stays black, and colours that no training picture has come
+out with their hue (docs/methods/walmafa.md, Exposure head).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from effcli.enhance.network.exposure import curve
+
+N_SCALES = 4
+"""The picture itself and three blurred ones, of about 1, 2 and 5 pixels (a-trous, B3 spline)."""
+N_MAPS = 2 * N_SCALES + 10
+"""Weights of the scales for brightness and for colour; gain, detail, saturation, tint (3) and black level (4)."""
+HALO_ROWS = 16
+"""Rows beyond a strip that the blurs look at: 2 + 4 + 8, and even."""
+
+_B3 = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+_LEAST = 2e-3
+_MOST_BLACK, _FIRST_BLACK = 0.06, 3.0
+_BLACK_SPREAD = 0.5
+_MOST_GAIN = 3.0
+_MOST_DETAIL = 0.75
+_MOST_SATURATION = 0.2
+_MOST_TINT = 0.07
+_SHARPNESS = 8.0
+_FIRST_SCALE = 2.0
+
+
+def apply_maps(x: Tensor, log_gain: Tensor, maps: Tensor) -> Tensor:
+    """Brighten pictures as the maps say.
+
+    Args:
+        x: [B, 3, H, W] in 0..1.
+        log_gain: [B], log of the gain that all pixels share.
+        maps: [B, N_MAPS, H, W], any values; with zeros the result is nearly that of the common curve.
+
+    Returns:
+        [B, 3, H, W] in 0..1, float32.
+    """
+    maps = maps.float()
+    scales = blurred(x)
+    brightness, colour, rest = maps.split((N_SCALES, N_SCALES, N_MAPS - 2 * N_SCALES), dim=1)
+    v = _mixed([scale.amax(1, keepdim=True) for scale in scales], brightness)
+    v = v * (1 + _MOST_DETAIL * torch.tanh(rest[:, 1:2]))
+    return lit(v, log_gain, rest[:, 0:1]) * _colours(_mixed(scales, colour), rest[:, 2:])
+
+
+def lit(v: Tensor, log_gain: Tensor, gain: Tensor) -> Tensor:
+    """Brightness v [B, 1, H, W] through the curve of the common gain and the pixel's own.
+
+    The sum of both is at least the smaller of no change and the common gain: where that brightens, nothing is darkened.
+    """
+    common = log_gain[:, None, None, None]
+    floor = common.clamp(max=0)
+    own = _MOST_GAIN * torch.tanh(gain / _MOST_GAIN)
+    return curve(v, floor + F.softplus(common + own - floor, beta=_SHARPNESS))
+
+
+def blurred(x: Tensor) -> list[Tensor]:
+    """The picture and its N_SCALES - 1 blurred forms [B, C, H, W], each twice as wide as the one before."""
+    scales = [x]
+    kernel = torch.tensor(_B3, dtype=x.dtype, device=x.device)
+    channels = x.shape[1]
+    for step in (1, 2, 4)[: N_SCALES - 1]:
+        down = kernel.view(1, 1, 5, 1).expand(channels, 1, 5, 1)
+        y = F.pad(scales[-1], (0, 0, 2 * step, 2 * step), mode="replicate")
+        y = F.conv2d(y, down, dilation=step, groups=channels)
+        y = F.pad(y, (2 * step, 2 * step, 0, 0), mode="replicate")
+        scales.append(F.conv2d(y, down.transpose(2, 3), dilation=step, groups=channels))
+    return scales
+
+
+def _mixed(scales: list[Tensor], logits: Tensor) -> Tensor:
+    """The mean of the scales with the weights softmax(logits), the finest one ahead where all logits are zero."""
+    lead = torch.zeros(N_SCALES, dtype=logits.dtype, device=logits.device)
+    lead[0] = _FIRST_SCALE
+    weights = (logits + lead[:, None, None]).softmax(1)
+    return sum((weights[:, k : k + 1] * scale for k, scale in enumerate(scales)), torch.zeros_like(scales[0]))
+
+
+def _colours(x: Tensor, maps: Tensor) -> Tensor:
+    """Each pixel's channels over the largest, with black level, saturation and tint corrected: [B, 3, H, W] in 0..1."""
+    is_coloured = _colouredness(_ratio(x + _LEAST))
+    black = _MOST_BLACK * torch.sigmoid(maps[:, 4:5] - _FIRST_BLACK)
+    ratio = _ratio(x + _LEAST + black * (1 + _BLACK_SPREAD * is_coloured * torch.tanh(maps[:, 5:8])))
+    saturation = 1 - ratio.amin(1, keepdim=True)
+    factor = torch.exp(_MOST_SATURATION * torch.tanh(maps[:, 0:1]))
+    factor = torch.minimum(factor, 1 / saturation.clamp_min(1e-3))
+    most_tint = _MOST_TINT * is_coloured * (1 - saturation / 2)
+    return _ratio((1 - factor * (1 - ratio)) * torch.exp(most_tint * torch.tanh(maps[:, 1:4])))
+
+
+def _ratio(x: Tensor) -> Tensor:
+    return x / x.amax(1, keepdim=True)
+
+
+def _colouredness(ratio: Tensor) -> Tensor:
+    """0 for grey, and nearly 1 from a saturation of a tenth on: [B, 3, H, W] -> [B, 1, H, W]."""
+    saturation = 1 - ratio.amin(1, keepdim=True)
+    return saturation / (saturation + 0.03)

@@ -1,0 +1,111 @@
+"""Stacks of exposures as pairs, and names that are held out."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from effcli.core.errors import InputError
+from effcli.enhance.data.exposure_batches import darkened, exposure_batch
+from effcli.enhance.data.pairs import PairSet, load_pairs
+from effcli.enhance.network.exposure import exposed, level
+from effcli.enhance.recipe import WalMaFaDataSection
+
+
+@pytest.fixture
+def stacks(tmp_path: Path) -> Path:
+    """Scenes a, b and c with two darker pictures each; one folder without a reference, one with nothing beside it."""
+    draws = np.random.default_rng(0)
+    for scene in ("a", "b", "c", "no-reference", "alone"):
+        for name in ("dark_0", "dark_1", "reference"):
+            if (scene == "no-reference" and name == "reference") or (
+                scene == "alone" and name != "reference"
+            ):
+                continue
+            path = tmp_path / "stacks" / scene / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            top = {"dark_0": 40, "dark_1": 90, "reference": 256}[name]
+            Image.fromarray(draws.integers(0, top, (48, 64, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "stacks"
+
+
+def test_each_darker_picture_makes_a_pair_with_the_reference(stacks: Path, tmp_path: Path) -> None:
+    names = ("a/dark_0", "a/dark_1", "b/dark_0", "b/dark_1", "c/dark_0", "c/dark_1")
+    pairs = load_pairs(stacks, "train")
+    assert pairs.names == names
+    assert torch.equal(pairs[0][1], pairs[1][1])
+    with tarfile.open(tmp_path / "stacks.tar", "w") as archive:
+        archive.add(stacks, "./")
+    packed = load_pairs(tmp_path / "stacks.tar", "eval")
+    assert packed.names == names
+    assert all(
+        torch.equal(a, b)
+        for one, two in zip(pairs, packed, strict=True)
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+def test_what_is_held_out_is_measured_and_not_learned(stacks: Path) -> None:
+    held_out = ("b", "c/dark_1")
+    assert load_pairs(stacks, "train", held_out=held_out).names == ("a/dark_0", "a/dark_1", "c/dark_0")
+    assert load_pairs(stacks, "eval", held_out=held_out).names == ("b/dark_0", "b/dark_1", "c/dark_1")
+    assert len(load_pairs(stacks, "eval", held_out=["elsewhere"])) == 6
+
+
+def test_a_folder_of_neither_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    with pytest.raises(InputError, match="no images in low/ and high/"):
+        load_pairs(tmp_path, "train")
+
+
+def batch_of(pairs: PairSet, step: int = 0, **data: float) -> tuple[torch.Tensor, ...]:
+    section = WalMaFaDataSection(
+        patch=32, **{"identity": 0, "darken": 0, "recolour": 0, "other_levels": 0, **data}
+    )
+    return exposure_batch(pairs, section, step, 4, seed=1)
+
+
+def test_patches_are_lit_as_their_whole_pictures_are(stacks: Path) -> None:
+    pairs = load_pairs(stacks, "train")
+    low, high, log_gain, thumbnails, levels = batch_of(pairs)
+    assert low.shape == high.shape == (4, 3, 32, 32) and thumbnails.shape == (4, 3, 96, 96)
+    references = [float(level(one.float() / 255)) for _, one in pairs]
+    for gain, small, wanted in zip(log_gain, thumbnails, levels, strict=True):
+        assert min(abs(float(wanted) - one) for one in references) < 1e-6
+        assert float(level(exposed(small[None], gain[None]))) == pytest.approx(float(wanted), abs=0.03)
+
+
+def test_identity_pairs_are_references_with_themselves(stacks: Path) -> None:
+    low, high, log_gain, _, _ = batch_of(load_pairs(stacks, "train"), identity=1)
+    assert torch.equal(low, high)
+    assert float(log_gain.abs().max()) < 1e-3
+
+
+def test_other_levels_change_the_reference_and_not_the_level_that_is_learned(stacks: Path) -> None:
+    pairs = load_pairs(stacks, "train")
+    plain, other = batch_of(pairs), batch_of(pairs, other_levels=1)
+    assert torch.equal(plain[4], other[4])
+    assert float((plain[2] - other[2]).abs().min()) > 0.01
+
+
+def test_batches_follow_from_the_seed_and_are_shared_out(stacks: Path) -> None:
+    pairs = load_pairs(stacks, "train")
+    data = WalMaFaDataSection(patch=32)
+    whole = exposure_batch(pairs, data, 3, 4, seed=5)
+    halves = [exposure_batch(pairs, data, 3, 4, seed=5, rank=rank, world=2) for rank in (0, 1)]
+    for part, one, two in zip(whole, *halves, strict=True):
+        assert torch.equal(part, torch.cat((one, two)))
+    assert not torch.equal(whole.low, exposure_batch(pairs, data, 4, 4, seed=5).low)
+
+
+def test_a_darkened_picture_is_darker_and_in_8_bits() -> None:
+    reference = torch.full((3, 40, 40), 0.7)
+    for seed in range(20):
+        dark = darkened(reference, np.random.default_rng(seed))
+        assert float(dark.mean()) < 0.75
+        assert torch.equal((dark * 255).round() / 255, dark)
