@@ -24,11 +24,14 @@ _XMP, _ICC = 700, 34675
 _PHOTOSHOP, _PHOTOSHOP_LAYERS = 34377, 37724
 _TYPE_SHORT = 3
 
-# Tags of a TIFF directory that describe how its pixels are stored, or repeat them (previews, layers): they
-# belong to one file, not to the picture.
+_CFA_PATTERN_SIZE, _CFA_PATTERN, _DNG = 33421, 33422, range(50706, 52554)
+
+# Tags of a TIFF directory that describe how its pixels are stored (those of raw files, too), or repeat them (previews,
+# layers): they belong to one file, not to the picture.
 STORAGE_TAGS = frozenset(
     {*range(254, 260), 262, 266, 273, _ORIENTATION, *range(277, 282), 284, 292, 293, 297, *range(317, 324)}
     | {*range(324, 348), *range(512, 522), *range(529, 533), _XMP, _ICC, _PHOTOSHOP, _PHOTOSHOP_LAYERS}
+    | {_CFA_PATTERN_SIZE, _CFA_PATTERN, *_DNG}
 )
 
 
@@ -141,7 +144,11 @@ def _exif_block(image: Image.Image) -> bytes | None:
     """The EXIF block of the file; for TIFF, whose tags are its own directory, one made of them."""
     if raw := image.info.get("exif"):
         return bytes(raw)
-    exif = image.getexif()
+    return exif_of_directory(image.getexif())
+
+
+def exif_of_directory(exif: Image.Exif) -> bytes | None:
+    """An EXIF block of the tags of a TIFF directory, without those of its pixels; None where none are left."""
     for tag in STORAGE_TAGS & set(exif):
         del exif[tag]
     if not len(exif):

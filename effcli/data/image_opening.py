@@ -23,6 +23,7 @@ from PIL import (
 )
 
 from effcli.core.errors import EffcliError, InputError
+from effcli.data.camera_raw import INSTALL
 from effcli.data.image_codecs import GreyAlpha16Tiff, is_16bit
 from effcli.data.stored_files import StoredFile
 
@@ -44,12 +45,23 @@ _OTHER_FILES = (  # how a file begins -> what it is
     (b"<svg", "an SVG drawing"),
     (b"<?xml", "an XML file"),
 )
+_RAW_SIGNATURES = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM")
+"""Of raw files that are no TIFF: Fujifilm, Olympus, Panasonic, Minolta; Canon's CR3 is a kind of MP4."""
 _BITS_PER_SAMPLE, _COMPRESSION, _SAMPLES_PER_PIXEL, _PLANAR = 258, 259, 277, 284  # TIFF tags
-_SUBFILE_TYPE, _DNG_VERSION = 254, 50706
+_SUBFILE_TYPE, _PHOTOMETRIC, _DNG_VERSION = 254, 262, 50706
+_RAW_PHOTOMETRICS = (32803, 34892)  # a mosaic of colour filters, linear raw
 _STRIPS, _TILES = (273, 279), (324, 325)  # TIFF tags of offsets and byte counts
 _HINT_SAMPLES = "save it as interleaved 8- or 16-bit RGB or grey"
 _TRUNCATED = "truncated image: the file ends before the picture does"
 _PILLOW_LIMIT = threading.RLock()  # the limit is a global of Pillow's: one picture is read at a time
+
+
+class RawFileError(InputError):
+    """A camera raw file, which Pillow takes for its thumbnail: it has to be developed (`camera_raw.py`)."""
+
+    def __init__(self) -> None:
+        hint = f"{INSTALL}, or develop it to TIFF or JPEG first"
+        super().__init__("is a camera raw file: only its thumbnail could be read", hint=hint)
 
 
 def place_of(source: Source) -> str:
@@ -87,6 +99,24 @@ def opened(
         raise InputError(_reason(error), place=place) from error
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged files
         raise InputError(f"damaged image ({' '.join(str(error).split())})", place=place) from error
+
+
+@contextlib.contextmanager
+def named(place: str) -> Iterator[None]:
+    """Errors that are raised inside and have no place get this one."""
+    try:
+        yield
+    except EffcliError as error:
+        error.place = error.place or place
+        raise
+    except MemoryError as error:
+        raise InputError("does not fit in memory", place=place) from error
+
+
+def content_of(source: Source) -> bytes:
+    """All bytes of a source."""
+    with _open_file(source) as file:
+        return file.read()
 
 
 def frames_left_out(image: ImageFile.ImageFile) -> str | None:
@@ -152,17 +182,34 @@ def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
     if _is_heic(head) and not register_heif():
         hint = "pip install pillow-heif, or convert it to JPEG or PNG"
         raise InputError("is a HEIC picture, which needs pillow-heif", hint=hint)
+    if head.startswith(_RAW_SIGNATURES) or head[4:12] == b"ftypcrx ":
+        raise RawFileError
     Image.preinit()
     try:
         return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
         file.seek(0)
         if head[:4] in (b"II*\0", b"MM\0*"):
+            if _is_raw_directory(file):
+                raise RawFileError from None
             with contextlib.suppress(SyntaxError):
                 return GreyAlpha16Tiff(file)
         if head.startswith(_SIGNATURES):
             raise InputError("damaged or truncated image, or a kind of it that is not supported") from None
         raise InputError(_not_an_image(head)) from None
+
+
+def _is_raw_directory(file: BinaryIO) -> bool:
+    """Whether the first directory of a TIFF is that of a raw file; the file is left at its start."""
+    try:
+        directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(directory.next)
+        directory.load(file)
+        return _DNG_VERSION in directory or directory.get(_PHOTOMETRIC) in _RAW_PHOTOMETRICS
+    except Exception:  # Pillow's parser raises nearly anything on damaged files
+        return False
+    finally:
+        file.seek(0)
 
 
 def _is_heic(head: bytes) -> bool:
@@ -198,8 +245,7 @@ def _check_tiff(image: ImageFile.ImageFile, file: BinaryIO) -> None:
         return
     tags = image.tag_v2
     if _DNG_VERSION in tags or (int(tags.get(_SUBFILE_TYPE, 0)) & 1 and not getattr(image, "is_animated", 0)):
-        hint = "develop it first, to TIFF or JPEG"
-        raise InputError("is a camera raw file: only its thumbnail could be read", hint=hint)
+        raise RawFileError
     bits = {int(value) for value in np.atleast_1d(tags.get(_BITS_PER_SAMPLE, 1))}
     if not bits <= {1, 2, 4, 8, 16}:
         raise InputError(f"{max(bits)}-bit samples are not supported", hint=_HINT_SAMPLES)

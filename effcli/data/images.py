@@ -1,4 +1,4 @@
-"""Reading pictures: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, PPM and, with pillow-heif, HEIC, of 8 or 16 bits.
+"""Reading pictures: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, PPM, with pillow-heif HEIC, with rawpy camera raw.
 
 :func:`read_picture` keeps what people expect back: bit depth, grey, alpha, EXIF, ICC profile, XMP, resolution.
 :func:`read_rgb` gives 8-bit RGB for networks. Both turn pictures upright, scale 16-bit samples, never clip them, and
@@ -18,9 +18,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
 from effcli.core.errors import InputError
+from effcli.data.camera_raw import can_develop, develop, size_of
 from effcli.data.image_codecs import is_16bit, is_grey_16, is_grey_alpha_16, read_samples_16
 from effcli.data.image_metadata import orientation, read_metadata
-from effcli.data.image_opening import Source, format_name, frames_left_out, opened, place_of
+from effcli.data.image_opening import (
+    RawFileError,
+    Source,
+    content_of,
+    format_name,
+    frames_left_out,
+    named,
+    opened,
+    place_of,
+)
 from effcli.data.picture import Metadata, Picture, PictureInfo, Samples
 from effcli.data.picture_folders import say_once
 
@@ -76,8 +86,20 @@ def read_picture(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
 
     Raises:
         InputError: missing, unreadable, empty, not an image, damaged, truncated, animated, too large, or of a
-            kind that is not supported (32-bit samples, Lab, camera raw).
+            kind that is not supported (32-bit samples, Lab; camera raw without rawpy).
     """
+    try:
+        return _read_still(source, max_pixels)
+    except RawFileError:
+        if not can_develop():
+            raise
+    deep, metadata, notes = _developed(source, place_of(source), max_pixels)
+    pixels = np.divide(deep, np.float32(65535), dtype=np.float32)
+    return Picture(pixels, bit_depth=16, format="DNG", metadata=metadata, notes=notes)
+
+
+def _read_still(source: Source, max_pixels: int) -> Picture:
+    """What Pillow can read."""
     with opened(source, place_of(source), max_pixels) as (image, file):
         _check_still(image)
         lossless = _is_lossless(image, file)
@@ -121,9 +143,18 @@ def read_rgb(source: Source, *, on_white: bool = False, place: str | None = None
 
     Raises:
         InputError: missing, unreadable, empty, not an image, damaged, truncated, too large to be safe, or of a kind
-            that is not supported (32-bit samples, Lab, camera raw).
+            that is not supported (32-bit samples, Lab; camera raw without rawpy).
     """
     place = place or place_of(source)
+    try:
+        return _read_still_rgb(source, on_white, place)
+    except RawFileError:
+        if not can_develop():
+            raise
+    return (_developed(source, place, MAX_PIXELS)[0] >> 8).astype(np.uint8)
+
+
+def _read_still_rgb(source: Source, on_white: bool, place: str) -> NDArray[np.uint8]:
     with opened(source, place, None) as (image, file):
         _say_first_frame(image, place)
         rgb = _over_white(_as_8_bits(image, file)) if on_white else _as_8_bits(image, file).convert("RGB")
@@ -144,6 +175,16 @@ def check_picture(source: Source) -> tuple[int, int]:
     Raises:
         InputError: as :func:`read_rgb`; damage in the middle of a file may go unseen.
     """
+    try:
+        return _check_still_picture(source)
+    except RawFileError:
+        if not can_develop():
+            raise
+    with named(place_of(source)):
+        return size_of(content_of(source))
+
+
+def _check_still_picture(source: Source) -> tuple[int, int]:
     with opened(source, place_of(source), None) as (image, file):
         sides = image.height, image.width
         end, at = _ENDS.get(str(image.format)), file.tell()
@@ -170,6 +211,13 @@ def read_grey_samples(source: Source) -> Samples:
         if image.mode != "L":
             raise InputError(f"is not a grey picture (its mode is {image.mode})")
         return np.asarray(image)
+
+
+def _developed(
+    source: Source, place: str, max_pixels: int
+) -> tuple[NDArray[np.uint16], Metadata, tuple[str, ...]]:
+    with named(place):
+        return develop(content_of(source), max_pixels)
 
 
 def _check_still(image: ImageFile.ImageFile) -> None:

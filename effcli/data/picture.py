@@ -35,7 +35,7 @@ class Picture:
         pixels: float32 [H, W, 3] (RGB) or [H, W, 1] (grey) in 0..1, in the file's own colour encoding.
         alpha: uint8 or uint16 [H, W] exactly as in the file, or None.
         bit_depth: 8 or 16.
-        format: "PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF" or "PPM".
+        format: "PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF", "PPM" or "DNG" (any camera raw).
         metadata: EXIF, ICC profile, XMP and resolution.
         lossless: whether the file held the samples exactly (decides how WebP is written).
         notes: what of the file could not be kept, one sentence each.

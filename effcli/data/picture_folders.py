@@ -17,6 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
 from effcli.core.errors import InputError
+from effcli.data.camera_raw import ENDINGS as RAW_ENDINGS
+from effcli.data.camera_raw import INSTALL, can_develop
 from effcli.data.image_opening import register_heif
 from effcli.data.stored_files import Split
 
@@ -161,7 +163,9 @@ def list_pictures(folder: Path, *, recursive: bool = True) -> FoundPictures:
 
 def left_out_text(left_out: Mapping[str, int]) -> str:
     """``3 .heic (pip install pillow-heif), 1 .txt``; empty where nothing is left out."""
-    hint = dict.fromkeys(_HEIC_ENDINGS, " (pip install pillow-heif)")
+    hint = dict.fromkeys(_HEIC_ENDINGS, " (pip install pillow-heif)") | dict.fromkeys(
+        RAW_ENDINGS, f" ({INSTALL})"
+    )
     ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{n} {ending}{hint.get(ending, '')}" for ending, n in ordered if n)
 
@@ -314,7 +318,10 @@ def _ending(name: str) -> str:
 
 @cache
 def _readable_endings() -> frozenset[str]:
-    return _PICTURE_ENDINGS | _HEIC_ENDINGS if register_heif() else _PICTURE_ENDINGS
+    more = (_HEIC_ENDINGS if register_heif() else frozenset()) | (
+        RAW_ENDINGS if can_develop() else frozenset()
+    )
+    return _PICTURE_ENDINGS | more
 
 
 def _kind(entry: os.DirEntry[str]) -> str | None:

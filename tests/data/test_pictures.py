@@ -219,7 +219,8 @@ def test_phone_pictures_and_thumbnail_pages_are_not_animations(caplog):
     assert read_picture(encoded(Image.new("P", (4, 4), 1), "GIF")).format == "GIF"
 
 
-def test_a_raw_file_is_refused_whatever_its_name(tmp_path):
+def test_a_raw_file_is_refused_whatever_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("effcli.data.images.can_develop", lambda: False)
     directory = Image.Exif()
     directory[50706] = b"\1\4\0\0"
     (tmp_path / "raw.tif").write_bytes(encoded(Image.new("RGB", (48, 32)), "TIFF", tiffinfo=directory))
