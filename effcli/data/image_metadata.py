@@ -1,4 +1,4 @@
-"""What travels beside the pixels of a picture: EXIF, ICC profile, XMP and resolution.
+"""What travels beside the pixels of a picture: EXIF, ICC profile, XMP, IPTC, comment, colour chunks and resolution.
 
 EXIF blocks are patched in place rather than parsed and written again, so that maker notes (which hold
 absolute offsets) and texts in any encoding survive bit for bit.
@@ -6,16 +6,22 @@ absolute offsets) and texts in any encoding survive bit for bit.
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import struct
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from PIL import ExifTags, Image
 
 from effcli.data.picture import Metadata
+from effcli.data.xmp import upright_xmp, without_appended_data
 
 EXIF_PREFIX = b"Exif\0\0"
+PNG_COLOUR_CHUNKS = (b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI")
+"""Gamma, primaries, coding-independent code points, and the two of high dynamic range."""
+_MOST_CHUNK_BYTES = 64
 
 _ORIENTATION = ExifTags.Base.Orientation
 _THUMBNAIL_OFFSET, _THUMBNAIL_LENGTH = ExifTags.Base.JpegIFOffset, ExifTags.Base.JpegIFByteCount
@@ -35,11 +41,14 @@ STORAGE_TAGS = frozenset(
 )
 
 
-def read_metadata(image: Image.Image, width: int, height: int) -> tuple[Metadata, tuple[str, ...]]:
+def read_metadata(
+    image: Image.Image, file: BinaryIO, width: int, height: int
+) -> tuple[Metadata, tuple[str, ...]]:
     """Collect the metadata of a loaded image for its upright pixels.
 
     Args:
         image: a loaded Pillow image.
+        file: its file.
         width: width of the upright picture.
         height: height of the upright picture.
 
@@ -51,8 +60,20 @@ def read_metadata(image: Image.Image, width: int, height: int) -> tuple[Metadata
         exif = upright_exif(_exif_block(image), width, height)
     except Exception:  # Pillow's EXIF parser raises nearly anything on damaged blocks
         exif, notes = None, ("its EXIF block is damaged and not kept",)
-    icc, xmp = image.info.get("icc_profile"), image.info.get("xmp")
-    return Metadata(exif, icc or None, upright_xmp(xmp) if xmp else None, _dpi(image)), notes
+    xmp = image.info.get("xmp") or None
+    if xmp:
+        xmp, more_notes = without_appended_data(upright_xmp(xmp, width, height))
+        notes += more_notes
+    metadata = Metadata(
+        exif=exif,
+        icc=image.info.get("icc_profile") or None,
+        xmp=xmp,
+        dpi=_dpi(image),
+        iptc=_iptc(image),
+        comment=_comment(image),
+        png_colour=_png_colour(file) if image.format == "PNG" else (),
+    )
+    return metadata, notes
 
 
 def orientation(image: Image.Image) -> int:
@@ -97,12 +118,6 @@ def upright_exif(exif: bytes | None, width: int, height: int) -> bytes | None:
             _patch_directory(body, order, offset, {_EXIF_WIDTH: width, _EXIF_HEIGHT: height})
     _drop_thumbnail(body, order, next_pointer)
     return EXIF_PREFIX + bytes(body)
-
-
-def upright_xmp(xmp: bytes | str) -> bytes:
-    """Set ``tiff:Orientation`` of an XMP packet to 1."""
-    packet = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
-    return re.sub(rb"(tiff:Orientation\s*(?:=\s*[\"']|>\s*))[2-8]", rb"\g<1>1", packet)
 
 
 def _entries(body: bytearray, order: str, offset: int) -> Iterator[tuple[int, int]]:
@@ -167,6 +182,30 @@ def ascii_as_read(exif: Image.Exif) -> Image.Exif:
             if isinstance(value, str) and not value.isascii():
                 directory[tag] = value.encode("latin-1", "replace")
     return exif
+
+
+def _iptc(image: Image.Image) -> bytes | None:
+    """The APP13 segment of a JPEG, in which Photoshop and others keep IPTC."""
+    segments = [data for name, data in getattr(image, "applist", []) if name == "APP13"]
+    return next((data for data in segments if data.startswith(b"Photoshop 3.0\0")), None)
+
+
+def _comment(image: Image.Image) -> bytes | None:
+    comment = image.info.get("comment" if image.format in ("JPEG", "MPO", "GIF") else "Comment")
+    return comment.encode() if isinstance(comment, str) else comment or None
+
+
+def _png_colour(file: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:
+    """The chunks before a PNG's pixels that say how its samples encode colour."""
+    file.seek(8)
+    found = []
+    while len(header := file.read(8)) == 8 and header[4:] != b"IDAT":
+        size = int.from_bytes(header[:4], "big")
+        if header[4:] in PNG_COLOUR_CHUNKS and size <= _MOST_CHUNK_BYTES:
+            found.append((header[4:], file.read(size)))
+            size = 0
+        file.seek(size + 4, io.SEEK_CUR)
+    return tuple(found)
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:

@@ -114,7 +114,7 @@ def _read_still(source: Source, max_pixels: int) -> Picture:
         samples = _upright(samples, orientation(image))
         height, width, n_channels = samples.shape
         n_colours = n_channels - 1 if n_channels in (2, 4) else n_channels
-        metadata, more_notes = read_metadata(image, width, height)
+        metadata, more_notes = read_metadata(image, file, width, height)
         largest = np.float32(np.iinfo(samples.dtype).max)
         return Picture(
             pixels=np.divide(samples[..., :n_colours], largest, dtype=np.float32, order="C"),

@@ -19,12 +19,18 @@ class Metadata:
         icc: ICC profile.
         xmp: XMP packet (XML).
         dpi: dots per inch, horizontal and vertical.
+        iptc: APP13 segment of a JPEG, from ``Photoshop 3.0`` on.
+        comment: of a JPEG, PNG or GIF.
+        png_colour: chunks of a PNG that say how its samples encode colour, each (name, data).
     """
 
     exif: bytes | None = None
     icc: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    iptc: bytes | None = None
+    comment: bytes | None = None
+    png_colour: tuple[tuple[bytes, bytes], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

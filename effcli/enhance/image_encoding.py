@@ -6,6 +6,7 @@ import io
 import struct
 import warnings
 import zlib
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, cast
 
@@ -56,9 +57,7 @@ def _encode_samples(samples: Samples, metadata: Metadata, format: str, quality: 
     options: dict[str, Any] = {"dpi": metadata.dpi, "icc_profile": metadata.icc, "exif": metadata.exif}
     options = {name: value for name, value in options.items() if value is not None}
     if format == "PNG":
-        if metadata.xmp:
-            options["pnginfo"] = PngImagePlugin.PngInfo()
-            options["pnginfo"].add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
+        options["pnginfo"] = _png_chunks(metadata)
         if samples.dtype == np.uint16:
             return encode_png_16(samples, options)
         options["compress_type"] = zlib.Z_RLE  # photographs: as small as the default, 7 times faster
@@ -66,11 +65,27 @@ def _encode_samples(samples: Samples, metadata: Metadata, format: str, quality: 
         options["xmp"] = metadata.xmp
     if format == "JPEG":
         options |= {"quality": quality, "subsampling": 0}
+        if metadata.comment:
+            options["comment"] = metadata.comment
+        if metadata.iptc:
+            options["extra"] = b"\xff\xed" + struct.pack(">H", 2 + len(metadata.iptc)) + metadata.iptc
     if format == "WEBP":
         options |= {"lossless": True, "exact": True} if lossless else {"quality": quality}
     file = io.BytesIO()
     Image.fromarray(samples[..., 0] if samples.shape[-1] == 1 else samples).save(file, format, **options)
     return file.getvalue()
+
+
+def _png_chunks(metadata: Metadata) -> PngImagePlugin.PngInfo:
+    """What Pillow writes into a PNG beside EXIF, ICC profile and resolution."""
+    chunks = PngImagePlugin.PngInfo()
+    for name, data in metadata.png_colour:
+        chunks.add(name, data)
+    if metadata.xmp:
+        chunks.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
+    if metadata.comment:
+        chunks.add_text("Comment", metadata.comment.decode("utf-8", "replace"))
+    return chunks
 
 
 def _samples(picture: Picture, bit_depth: int) -> Samples:
@@ -124,7 +139,20 @@ def _fitting_metadata(metadata: Metadata, format: str, n_colours: int) -> tuple[
     if format == "BMP" and any((exif, icc, xmp)):
         exif = icc = xmp = None
         notes.append("BMP holds no EXIF, ICC profile or XMP: not kept")
-    return Metadata(exif, icc, xmp, metadata.dpi), notes
+    iptc, comment, colour = metadata.iptc, metadata.comment, metadata.png_colour
+    if iptc and format != "JPEG":
+        iptc = None
+        notes.append(f"{format} holds no IPTC: not kept")
+    if comment and format not in ("JPEG", "PNG"):
+        comment = None
+        notes.append(f"{format} holds no comment: not kept")
+    if colour and format != "PNG":
+        names = ", ".join(name.decode() for name, _ in colour)
+        colour = ()
+        notes.append(f"{format} holds no chunks on colour ({names}): not kept")
+    return replace(
+        metadata, exif=exif, icc=icc, xmp=xmp, iptc=iptc, comment=comment, png_colour=colour
+    ), notes
 
 
 def _fits_tiff(exif: bytes) -> bool:
