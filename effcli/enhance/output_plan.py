@@ -92,7 +92,7 @@ def plan_outputs(
         format: what to write, whatever the inputs are: png, jpeg, webp, tiff or bmp.
 
     Raises:
-        UsageError: the combination makes no sense, two inputs share an output, or the output is not writable.
+        UsageError: the combination makes no sense, or the output is not writable.
         InputError: the only input cannot be done; one of several is a :class:`Failure` of the plan instead.
     """
     if format is not None:
@@ -111,7 +111,8 @@ def plan_outputs(
     paths = [Path(item) for item in inputs]
     left_out: Counter[str] = Counter()
     pairs, failures = _find(paths, output, suffix, format, left_out)
-    pairs = _without_shared_outputs(pairs)
+    pairs, sharing = _with_own_outputs(pairs)
+    failures += sharing
     taken = {identity for source, _ in pairs if (identity := _identity(source))}
     jobs, skipped = [], []
     for source, destination in pairs:
@@ -278,16 +279,44 @@ def _checked_suffix(output: str, format: str | None) -> Path:
     return path
 
 
-def _without_shared_outputs(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """Refuse two inputs with one output; of an input that was named twice, keep the first."""
-    owners: dict[str, tuple[Path, Path]] = {}
-    for source, destination in pairs:
-        place = os.path.normcase(Path(os.path.realpath(destination.parent), destination.name))
-        owner, _ = owners.setdefault(place, (source, destination))
-        if os.path.realpath(owner) != os.path.realpath(source):
-            hint = "use another output folder, or run them separately"
-            raise UsageError(f"{owner} and {source} would both become {destination}", hint=hint)
-    return list(owners.values())
+def _with_own_outputs(
+    pairs: list[tuple[Path, Path]],
+) -> tuple[list[tuple[Path, Path]], list[Failure]]:
+    """Give inputs that would become one file their whole names: a.jpg becomes a.jpg.png where there is an a.webp.
+
+    One that keeps its name anyway (a.png) keeps it. Of an input that was named twice the first counts. Inputs that
+    still share an output, as they have one name, fail.
+    """
+    once = list(
+        {(os.path.realpath(source), _place(to)): (source, to) for source, to in reversed(pairs)}.values()
+    )
+    count = Counter(_place(destination) for _, destination in once)
+    named: list[tuple[Path, Path]] = []
+    for source, destination in reversed(once):
+        if count[_place(destination)] > 1 and source.name != destination.name:
+            added = destination.stem.removeprefix(source.stem)
+            destination = destination.with_name(source.name + added + destination.suffix)
+        named.append((source, destination))
+    owners: dict[str, list[tuple[Path, Path]]] = {}
+    for source, destination in named:
+        owners.setdefault(_place(destination), []).append((source, destination))
+    alone = [pair for pair in named if len(owners[_place(pair[1])]) == 1]
+    return alone, [
+        _shared(source, sharing) for sharing in owners.values() if len(sharing) > 1 for source, _ in sharing
+    ]
+
+
+def _shared(source: Path, sharing: list[tuple[Path, Path]]) -> Failure:
+    """Why one of several inputs with one output is not done."""
+    others = " and ".join(str(other) for other, _ in sharing if other != source)
+    message = f"would become {sharing[0][1]}, as {others} would"
+    hint = "use another output folder, or run them separately"
+    return Failure(source, InputError(message, place=str(source), hint=hint))
+
+
+def _place(destination: Path) -> str:
+    """Where an output would be, through links, in the case that the system takes for one."""
+    return os.path.normcase(Path(os.path.realpath(destination.parent), destination.name))
 
 
 def _is_folder(path: Path) -> bool:

@@ -323,13 +323,32 @@ def test_an_input_is_never_overwritten_by_another():
     assert set(pairs(plan)) == {"b-enhanced.png"} and "overwrite an input" in reasons(plan)["b.png"]
 
 
-def test_two_inputs_with_one_output_are_refused():
-    touch("x/a.png", "y/a.png", "a.jpg", "a.tif")
-    Path("link").symlink_to("out")
-    with pytest.raises(UsageError, match=r"x/a.png and y/a.png would both become out/a.png"):
-        plan_outputs(["x/a.png", "y/a.png"], "out")
-    with pytest.raises(UsageError, match="would both become"):
-        plan_outputs(["a.jpg", "a.tif"], format="PNG")
+def test_inputs_that_would_become_one_file_keep_their_whole_names():
+    touch("in/a.jpg", "in/a.webp", "in/a.png", "in/b.jpg", "in/sub/a.jpg")
+    plan = plan_outputs(["in"], "out", format="png")
+    assert pairs(plan) == {
+        "in/a.jpg": "out/a.jpg.png",
+        "in/a.png": "out/a.png",
+        "in/a.webp": "out/a.webp.png",
+        "in/b.jpg": "out/b.png",
+        "in/sub/a.jpg": "out/sub/a.png",
+    }
+    assert not plan.failures
+    touch("c.jpg", "c.tif")
+    beside = plan_outputs(["c.jpg", "c.tif"], format="png")
+    assert pairs(beside) == {"c.jpg": "c.jpg-enhanced.png", "c.tif": "c.tif-enhanced.png"}
+    touch("c.jpg-enhanced.png")
+    assert "c.jpg-enhanced.png" not in pairs(plan_outputs(["."], "all", format="png"))
+
+
+def test_of_inputs_with_one_name_and_one_output_only_these_fail():
+    touch("x/a.png", "y/a.png", "y/b.png")
+    plan = plan_outputs(["x/a.png", "y/a.png", "y/b.png"], "out")
+    assert pairs(plan) == {"y/b.png": "out/b.png"}
+    assert reasons(plan) == {
+        "x/a.png": "would become out/a.png, as y/a.png would",
+        "y/a.png": "would become out/a.png, as x/a.png would",
+    }
 
 
 def test_an_input_named_twice_is_done_once():
