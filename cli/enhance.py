@@ -121,6 +121,9 @@ def run(
             "--quality", min=1, max=100, help="Quality of JPEG and lossy WebP; higher is better and larger."
         ),
     ] = 95,
+    keep_times: Annotated[
+        bool, typer.Option("--keep-times", help="Give each output the modification time of its input.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip pictures whose output exists.", rich_help_panel=RUN)
     ] = False,
@@ -143,7 +146,7 @@ def run(
     if dry_run:
         print_file_plan(recipe, plan, as_json=options.as_json)
         return
-    raise typer.Exit(enhance_run(recipe, plan, options, output or "", quality))
+    raise typer.Exit(enhance_run(recipe, plan, options, output or "", quality=quality, keep_times=keep_times))
 
 
 @app.command()

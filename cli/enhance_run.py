@@ -44,7 +44,13 @@ def print_file_plan(recipe: Recipe, plan: OutputPlan, *, as_json: bool) -> None:
 
 
 def enhance_run(
-    recipe: EnhanceRecipe, plan: OutputPlan, options: RecipeOptions, output: str, quality: int
+    recipe: EnhanceRecipe,
+    plan: OutputPlan,
+    options: RecipeOptions,
+    output: str,
+    *,
+    quality: int,
+    keep_times: bool,
 ) -> int:
     """Enhance what is planned and print the outputs; returns the exit code."""
     to_stdout = any(job.destination is None for job in plan.jobs)
@@ -58,7 +64,9 @@ def enhance_run(
     started = time.perf_counter()
     runtime = runtime_for(options, recipe)
     enhancer = open_enhancer(recipe, runtime)
-    outcome = enhance_files(plan, enhancer, quality=quality, show_progress=not options.quiet)
+    outcome = enhance_files(
+        plan, enhancer, quality=quality, keep_times=keep_times, show_progress=not options.quiet
+    )
     failures = [*(failure.error for failure in plan.failures), *outcome.failures]
     if not outcome.done and not outcome.interrupted and failures:
         raise _all_failed(failures)

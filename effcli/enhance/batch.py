@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -57,7 +58,12 @@ class Outcome:
 
 
 def enhance_files(
-    plan: OutputPlan, enhancer: Enhancer, *, quality: int = 95, show_progress: bool = False
+    plan: OutputPlan,
+    enhancer: Enhancer,
+    *,
+    quality: int = 95,
+    keep_times: bool = False,
+    show_progress: bool = False,
 ) -> Outcome:
     """Enhance each source of the plan to its destination; with several ranks each takes its share.
 
@@ -65,6 +71,7 @@ def enhance_files(
         plan: which file becomes which.
         enhancer: what brightens the pictures.
         quality: of JPEG and lossy WebP, 1..100.
+        keep_times: give each output the times of its input.
         show_progress: show a progress bar on stderr.
 
     Returns:
@@ -82,7 +89,7 @@ def enhance_files(
                 outcome.interrupted = True
                 break
             try:
-                outcome.done.append(_enhance_file(job, enhancer, quality))
+                outcome.done.append(_enhance_file(job, enhancer, quality, keep_times))
             except EffcliError as error:
                 outcome.failures.append(error)
             except (MemoryError, RuntimeError) as error:
@@ -113,7 +120,7 @@ def _together(shares: list[Outcome]) -> Outcome:
     )
 
 
-def _enhance_file(job: Job, enhancer: Enhancer, quality: int) -> dict[str, Any]:
+def _enhance_file(job: Job, enhancer: Enhancer, quality: int, keep_times: bool) -> dict[str, Any]:
     started = time.perf_counter()
     place = str(job.source) if job.source is not None else "standard input"
     try:
@@ -131,6 +138,9 @@ def _enhance_file(job: Job, enhancer: Enhancer, quality: int) -> dict[str, Any]:
     destination = job.destination if job.destination is not None else sys.stdout.buffer
     for note in (*picture.notes, *write_picture(bright, destination, format=job.format, quality=quality)):
         log.warning("%s: %s", place, note)
+    if keep_times and job.source is not None and job.destination is not None:
+        times = job.source.stat()
+        os.utime(job.destination, ns=(times.st_atime_ns, times.st_mtime_ns))
     height, width = picture.pixels.shape[:2]
     return {
         "input": str(job.source or "-"),

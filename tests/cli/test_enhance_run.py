@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -195,6 +196,14 @@ def test_a_usage_error_is_json_too(tmp_path: Path) -> None:
     assert done.code == 2
     assert done.json["error"]["code"] == "usage"
     assert "--strength" in done.stderr
+
+
+def test_times_are_kept_where_asked(photo: Path, tiny_weights: Path) -> None:
+    os.utime(photo, (1e9, 1.1e9))
+    for flag, kept in (("--quiet", False), ("--keep-times", True)):
+        done = effcli("enhance", photo, "--weights", tiny_weights, "--force", flag, cwd=photo.parent)
+        assert done.code == 0, done.stderr
+        assert (photo.with_name("night-enhanced.png").stat().st_mtime == 1.1e9) == kept
 
 
 def test_dry_run_names_what_would_be_written_and_writes_nothing(photo: Path) -> None:
