@@ -31,10 +31,10 @@ from effcli.core.threads import NUMBERS, WAITING, wait_passively
 SETTINGS = ("1", "all", "auto", "spinning")
 WARM_UPS = 2
 TASKS: dict[str, tuple[str, str, list[str]]] = {
-    "enhance": ("enhance", "small", ["data.train=[builtin:scenes]", "data.eval=[]", "train.batch_size=2"]),
+    "enhance": ("enhance", "small", ["data.source=[builtin:scenes]", "eval.data=[]", "train.batch_size=2"]),
     "quantize": ("quantize", "default", ["calibration.n_images=4", "calibration.n_inputs=16"]),
     "distill": ("distill", "fashion-diffusion", ["data.source=builtin:fashion-images"]),
-    "continual": ("continual", "er", ["data.train_per_class=200", "data.eval_per_class=8"]),
+    "continual": ("continual", "er", ["data.train_per_class=200", "eval.per_class=8"]),
     "detect-stream": (
         "detect-stream",
         "default",
