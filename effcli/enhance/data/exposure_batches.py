@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effcli.data.epochs import draws_of, item_of
-from effcli.enhance.data.pairs import N_AUGMENTATIONS, PairSet, augment, reflected
+from effcli.enhance.data.pairs import PairSet, same_patch
 from effcli.enhance.network.exposure import exposed, level, log_gain_for_level, thumbnail
 from effcli.enhance.recipe import WalMaFaDataSection
 
@@ -90,9 +90,7 @@ def _sample(low: Tensor, high: Tensor, data: WalMaFaDataSection, rng: np.random.
         high = exposed(high[None], log_gain_for_level(thumbnail(high[None]), wanted[None]))[0]
     log_gain = log_gain_for_level(thumbnail(low[None]), wanted[None])[0]
     small = F.interpolate(low[None], (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), mode="area")[0]
-    rows, columns = (_crop(side, data.patch, rng) for side in low.shape[-2:])
-    choice = int(rng.integers(N_AUGMENTATIONS))
-    low, high = (augment(_patch(picture, rows, columns), choice) for picture in (low, high))
+    low, high = same_patch(low, high, data.patch, rng)
     return ExposureBatch(low, high, log_gain, small, own_level)
 
 
@@ -128,14 +126,3 @@ def recoloured(low: Tensor, high: Tensor, rng: np.random.Generator) -> tuple[Ten
         return (mean + factor * (picture[order] - mean)).clamp(0, 1)
 
     return changed(low), changed(high)
-
-
-def _crop(side: int, patch: int, rng: np.random.Generator) -> tuple[int, int]:
-    first = int(rng.integers(max(side - patch, 0) + 1))
-    return first, patch
-
-
-def _patch(picture: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-    """A square patch, continued at its right and bottom by reflection where the picture is smaller."""
-    height, width = picture.shape[-2:]
-    return picture[:, reflected(*rows, height)][:, :, reflected(*columns, width)]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
-from effcli.data.picture_folders import is_picture_name, list_pictures, say_left_out
+from effcli.core.errors import InputError
+from effcli.data.picture_folders import is_picture_name, list_pictures, say_left_out, say_once
 from effcli.data.stored_files import StoredFile, index_tar
 
 REFERENCE = "reference"
@@ -21,19 +22,26 @@ Scene = dict[str, StoredFile]
 def find_scenes(source: Path) -> dict[str, Scene]:
     """The scenes of a folder or an uncompressed tar by their folders' names; empty where no folder has a reference.
 
-    A folder without a reference, or with nothing beside it, is no scene.
+    A folder without a reference, or with nothing beside it, is no scene: it is left out, which is said.
 
     Raises:
-        InputError: the source cannot be searched.
+        InputError: the source cannot be searched, or a scene has two pictures of one name.
     """
     scenes: dict[str, Scene] = defaultdict(dict)
     for name, file in _pictures(source):
         *folders, picture = PurePosixPath(name).parts
         if folders:
-            scenes["/".join(folders)][PurePosixPath(picture).stem.lower()] = file
-    return {
-        name: scenes[name] for name in sorted(scenes) if REFERENCE in scenes[name] and len(scenes[name]) > 1
-    }
+            scene, stem = scenes["/".join(folders)], PurePosixPath(picture).stem.lower()
+            if stem in scene:
+                message = f"has the same name as {scene[stem].place} but for its ending"
+                raise InputError(message, place=file.place, hint="keep one of them")
+            scene[stem] = file
+    whole = [name for name in sorted(scenes) if REFERENCE in scenes[name] and len(scenes[name]) > 1]
+    if whole and (others := sorted(scenes.keys() - set(whole))):
+        say_once(
+            f"{source}: left out: {len(others)} folders without a reference or darker pictures, as {others[0]}/"
+        )
+    return {name: scenes[name] for name in whole}
 
 
 def stack_pairs(scenes: dict[str, Scene]) -> dict[str, tuple[StoredFile, StoredFile]]:

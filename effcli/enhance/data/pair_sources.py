@@ -27,10 +27,11 @@ _LAYOUT_HINT = (
 
 @dataclass(frozen=True)
 class MatchedFiles:
-    """What a source holds: (low, high) files by the name of the pair, and files left without a partner."""
+    """What a source holds: (low, high) files by the name of the pair, files left without a partner, names held out."""
 
     pairs: Mapping[str, tuple[StoredFile, StoredFile]]
     unmatched: tuple[StoredFile, ...]
+    held_out: frozenset[str] = frozenset()
 
 
 def find_pairs(source: Path, split: Split | None, held_out: Collection[str] = ()) -> MatchedFiles:
@@ -71,11 +72,12 @@ def is_held_out(name: str, held_out: Collection[str]) -> bool:
 
 def _select(found: MatchedFiles, split: Split | None, held_out: Collection[str]) -> MatchedFiles:
     """The share of a split in a source that has no parts."""
-    held = {name for name in found.pairs if is_held_out(name, held_out)}
+    held = frozenset(name for name in found.pairs if is_held_out(name, held_out))
     if not held or split is None:
         return found
     wanted = held if split == "eval" else found.pairs.keys() - held
-    return MatchedFiles({name: found.pairs[name] for name in found.pairs if name in wanted}, found.unmatched)
+    pairs = {name: found.pairs[name] for name in found.pairs if name in wanted}
+    return MatchedFiles(pairs, found.unmatched, held)
 
 
 def top_folders(index: Mapping[str, StoredFile]) -> set[str]:

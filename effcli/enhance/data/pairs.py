@@ -22,9 +22,10 @@ from effcli.core.errors import InputError, UsageError
 from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.epochs import draws_of, item_of
 from effcli.data.images import check_picture, read_image
+from effcli.data.picture_folders import say_once
 from effcli.data.stored_files import SPLITS, Split, StoredFile
 from effcli.data.unreadable_pictures import allow_unreadable
-from effcli.enhance.data.pair_sources import find_pairs, index_images, top_folders
+from effcli.enhance.data.pair_sources import find_pairs, index_images, is_held_out, top_folders
 from effcli.enhance.data.synthetic_lowlight import builtin_scenes
 
 DECODED_BYTES_LIMIT = 2 * 1024**3
@@ -51,11 +52,13 @@ class PairSet:
         names: one name per pair, sorted within a source; with several sources prefixed with the stem of the source.
         stored: the decoded images, or the files to decode at each access when the set is too big to hold.
         unmatched: places of images that have no partner and were left out; for the caller to report.
+        held_out: names of pairs that are kept from training.
     """
 
     names: tuple[str, ...]
     stored: tuple[StoredPair, ...]
     unmatched: tuple[str, ...] = ()
+    held_out: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.stored)
@@ -142,13 +145,21 @@ def sample_patch(
     """
     if not 0.0 <= gamma_jitter < 1.0:
         raise UsageError(f"gamma jitter must be in 0..1 (1 excluded), not {gamma_jitter}")
-    height, width = low.shape[-2:]
-    rows = reflected(int(rng.integers(max(height - patch, 0) + 1)), patch, height)
-    columns = reflected(int(rng.integers(max(width - patch, 0) + 1)), patch, width)
-    choice = int(rng.integers(N_AUGMENTATIONS))
+    low, high = (image.float() / 255.0 for image in same_patch(low, high, patch, rng))
     gamma = float(rng.uniform(1.0 - gamma_jitter, 1.0 + gamma_jitter))
-    low, high = (augment(image[:, rows][:, :, columns], choice).float() / 255.0 for image in (low, high))
     return (low**gamma if gamma_jitter else low), high
+
+
+def same_patch(
+    low: torch.Tensor, high: torch.Tensor, patch: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One random square crop of both images [3, H, W] with the same augmentation; see :func:`sample_patch`."""
+    height, width = low.shape[-2:]
+    rows = _reflected(int(rng.integers(max(height - patch, 0) + 1)), patch, height)
+    columns = _reflected(int(rng.integers(max(width - patch, 0) + 1)), patch, width)
+    choice = int(rng.integers(N_AUGMENTATIONS))
+    low, high = (augment(image[:, rows][:, :, columns], choice) for image in (low, high))
+    return low, high
 
 
 def augment(image: torch.Tensor, choice: int) -> torch.Tensor:
@@ -170,7 +181,7 @@ def augment(image: torch.Tensor, choice: int) -> torch.Tensor:
     return torch.rot90(image, quarter_turns, (-2, -1))
 
 
-def reflected(start: int, count: int, length: int) -> torch.Tensor:
+def _reflected(start: int, count: int, length: int) -> torch.Tensor:
     """``count`` indices from ``start`` on along an axis of ``length``, reflected at its ends."""
     period = max(2 * (length - 1), 1)
     indices = torch.arange(start, start + count) % period
@@ -208,6 +219,8 @@ def load_pairs(
     if not sources:
         raise InputError("no pairs given", hint="name a folder or a tar with low/ and high/")
     parts = [_read_source(one, split, held_out) for one in sources]
+    if split == "train":
+        _say_not_held_out(held_out, [name for part in parts for name in part.held_out], sources)
     names = parts[0].names
     if len(parts) > 1:
         stems = [Path(one.removeprefix(BUILTIN_PREFIX)).stem for one in sources]
@@ -261,9 +274,15 @@ def _read_source(source: str, split: Split | None, held_out: Collection[str]) ->
     if source.startswith(BUILTIN_PREFIX):
         return _read_builtin(source, split)
     found = find_pairs(Path(source), split, held_out)
-    return PairSet(
-        tuple(found.pairs), tuple(found.pairs.values()), tuple(file.place for file in found.unmatched)
-    )
+    unmatched = tuple(file.place for file in found.unmatched)
+    return PairSet(tuple(found.pairs), tuple(found.pairs.values()), unmatched, found.held_out)
+
+
+def _say_not_held_out(wanted: Collection[str], found: Sequence[str], sources: Sequence[str]) -> None:
+    """Say which names to hold out no source without parts has: a slip there would train on what is measured."""
+    if missing := [one for one in wanted if not any(is_held_out(name, [one]) for name in found)]:
+        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        say_once(f"data.held_out: no pairs of these names in {', '.join(sources)}: {some}")
 
 
 def _read_builtin(source: str, split: Split | None) -> PairSet:

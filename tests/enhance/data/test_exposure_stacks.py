@@ -57,6 +57,20 @@ def test_what_is_held_out_is_measured_and_not_learned(stacks: Path) -> None:
     assert len(load_pairs(stacks, "eval", held_out=["elsewhere"])) == 6
 
 
+def test_what_is_left_out_or_not_found_is_said(stacks: Path, warnings_logged: list[str]) -> None:
+    load_pairs(stacks, "train", held_out=["b", "slip"])
+    assert f"data.held_out: no pairs of these names in {stacks}: slip" in warnings_logged
+    assert (
+        f"{stacks}: left out: 2 folders without a reference or darker pictures, as alone/" in warnings_logged
+    )
+
+
+def test_two_pictures_of_one_name_are_refused(stacks: Path) -> None:
+    (stacks / "a" / "dark_0.jpg").write_bytes((stacks / "a" / "dark_0.png").read_bytes())
+    with pytest.raises(InputError, match="has the same name as"):
+        load_pairs(stacks, "train")
+
+
 def test_a_folder_of_neither_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(InputError, match="no images in low/ and high/"):
