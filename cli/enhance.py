@@ -59,7 +59,7 @@ BrightnessOption = Annotated[
         "--brightness",
         metavar="auto|0..1|+1EV",
         help="Level to reach: auto (default) leaves well-lit pictures alone; a mean grey level such as 0.45; or stops "
-        "from what auto chooses, such as +1EV or -0.5EV.",
+        "from what auto chooses, such as +1EV or -0.5EV. Of weights with an exposure head; builtin:walmafa has none.",
         show_default=False,
     ),
 ]

@@ -56,6 +56,8 @@ def enhance_run(
     to_stdout = any(job.destination is None for job in plan.jobs)
     if to_stdout and options.as_json:
         raise UsageError("--json and a picture cannot both go to stdout", place="-o -")
+    if keep_times and (to_stdout or any(job.source is None for job in plan.jobs)):
+        raise UsageError("standard input and output have no times to keep", place="--keep-times")
     if not plan.jobs and plan.failures:
         raise _all_failed([failure.error for failure in plan.failures])
     from effcli.enhance.batch import enhance_files

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,14 @@ def enhance_files(
     return _together(runtime.gather(outcome))
 
 
+def _copy_times(source: Path, destination: Path) -> None:
+    try:
+        times = source.stat()
+        os.utime(destination, ns=(times.st_atime_ns, times.st_mtime_ns))
+    except OSError as error:  # the picture is there all the same
+        log.warning("%s: its times are not those of the input: %s", destination, error.strerror)
+
+
 def _level(picture: Picture) -> float:
     """The mean grey level of a picture, 0..1."""
     means = picture.pixels.mean((0, 1), dtype=np.float64)
@@ -139,8 +148,7 @@ def _enhance_file(job: Job, enhancer: Enhancer, quality: int, keep_times: bool) 
     for note in (*picture.notes, *write_picture(bright, destination, format=job.format, quality=quality)):
         log.warning("%s: %s", place, note)
     if keep_times and job.source is not None and job.destination is not None:
-        times = job.source.stat()
-        os.utime(job.destination, ns=(times.st_atime_ns, times.st_mtime_ns))
+        _copy_times(job.source, job.destination)
     height, width = picture.pixels.shape[:2]
     return {
         "input": str(job.source or "-"),

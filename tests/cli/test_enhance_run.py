@@ -206,6 +206,12 @@ def test_times_are_kept_where_asked(photo: Path, tiny_weights: Path) -> None:
         assert (photo.with_name("night-enhanced.png").stat().st_mtime == 1.1e9) == kept
 
 
+def test_a_stream_has_no_times_to_keep(photo: Path, tiny_weights: Path) -> None:
+    done = effcli("enhance", photo, "-o", "-", "--weights", tiny_weights, "--keep-times", cwd=photo.parent)
+    assert (done.code, done.stdout) == (2, b"")
+    assert done.stderr.startswith("error: --keep-times: standard input and output have no times to keep")
+
+
 def test_dry_run_names_what_would_be_written_and_writes_nothing(photo: Path) -> None:
     done = effcli("enhance", photo.name, "--dry-run", cwd=photo.parent)
     assert done.code == 0
