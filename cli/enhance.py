@@ -140,7 +140,7 @@ def run(
         "max_memory_mb": ("--max-memory", max_memory),
     }
     recipe = cast("EnhanceRecipe", resolve_recipe("enhance", options, shorthands))
-    from effcli.enhance.output_plan import plan_outputs
+    from effcli.enhance.files.output_plan import plan_outputs
 
     plan = plan_outputs(inputs, output, force=force, skip_existing=resume, format=format)
     if dry_run:

@@ -24,8 +24,8 @@ from .common.session import runtime_for
 if TYPE_CHECKING:
     from effcli.core.recipe import Recipe
     from effcli.core.runtime import Runtime
-    from effcli.enhance.batch import Outcome
-    from effcli.enhance.output_plan import OutputPlan
+    from effcli.enhance.files.batch import Outcome
+    from effcli.enhance.files.output_plan import OutputPlan
     from effcli.enhance.recipe import EnhanceRecipe
 
 
@@ -60,7 +60,7 @@ def enhance_run(
         raise UsageError("standard input and output have no times to keep", place="--keep-times")
     if not plan.jobs and plan.failures:
         raise _all_failed([failure.error for failure in plan.failures])
-    from effcli.enhance.batch import enhance_files
+    from effcli.enhance.files.batch import enhance_files
     from effcli.enhance.pipeline import open_enhancer
 
     started = time.perf_counter()

@@ -12,7 +12,7 @@ from PIL import Image
 from effcli.core.errors import InputError
 from effcli.data.images import check_picture, read_picture, read_rgb
 from effcli.data.picture_folders import left_out_text
-from effcli.enhance.picture_files import write_picture
+from effcli.enhance.files.picture_files import write_picture
 
 WIDTH, HEIGHT = 96, 64
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from effcli.core.errors import InputError, RunError, UsageError
 from effcli.core.files import make_folder
-from effcli.enhance.output_plan import Job, OutputPlan, _natural, plan_outputs
+from effcli.enhance.files.output_plan import Job, OutputPlan, _natural, plan_outputs
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from effcli.data.images import read_picture
-from effcli.enhance.image_encoding import encode
+from effcli.enhance.files.image_encoding import encode
 
 IPTC = b"\x1c\x02\x19\x00\x05night"
 APP13 = b"Photoshop 3.0\x008BIM\x04\x04\x00\x00" + struct.pack(">I", len(IPTC)) + IPTC

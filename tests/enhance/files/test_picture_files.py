@@ -25,9 +25,9 @@ from effcli.data.images import (
     identify,
     read_picture,
 )
-from effcli.enhance.picture_files import write_picture
+from effcli.enhance.files.picture_files import write_picture
 
-_HELPERS = Path(__file__).parents[1] / "data" / "image_files.py"
+_HELPERS = Path(__file__).parents[2] / "data" / "image_files.py"
 _SPEC = importlib.util.spec_from_file_location("image_files", _HELPERS)
 assert _SPEC and _SPEC.loader
 made = importlib.util.module_from_spec(_SPEC)

@@ -16,7 +16,7 @@ from pathlib import Path
 from effcli.core.errors import InputError, UsageError
 from effcli.core.files import check_writable
 from effcli.data.picture_folders import left_out_text, list_pictures, say_once
-from effcli.enhance.picture_files import FORMATS, format_of
+from effcli.enhance.files.picture_files import FORMATS, format_of
 
 STREAM = "-"
 _LONGEST_NAME_BYTES = 255

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from effcli.core.errors import UsageError
 from effcli.core.files import atomic_path, write_error
 from effcli.data.picture import Picture
-from effcli.enhance.image_encoding import encode
+from effcli.enhance.files.image_encoding import encode
 
 FORMATS = {  # file extension -> format that is written
     ".png": "PNG",

@@ -18,9 +18,9 @@ from effcli.core.progress import progress_bar
 from effcli.core.resuming.stop import StopSignal
 from effcli.data.images import Picture, read_picture
 from effcli.enhance.enhancer import Enhancer
+from effcli.enhance.files.output_plan import Job, OutputPlan
+from effcli.enhance.files.picture_files import write_picture
 from effcli.enhance.network.exposure import GREY_WEIGHTS
-from effcli.enhance.output_plan import Job, OutputPlan
-from effcli.enhance.picture_files import write_picture
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Which picture file becomes which, and how pictures are written."""
