@@ -137,10 +137,17 @@ class EnhanceTrainSection(Section):
         description="Share of the loss that ignores overall brightness, 0 to 1 (GT-mean loss, ICCV 2025). 0 leaves it "
         "out, as the released code does.",
     )
-    level_weight: float = Field(
-        0.3,
-        ge=0,
-        description="Weight of the error of the predicted level, 0 or more. Of the head exposure alone.",
+    level_steps: int = Field(
+        3000, ge=1, description="Steps of the level predictor, 1 or more. Of the head exposure alone."
+    )
+    level_batch_size: int = Field(
+        32, ge=1, description="Pictures per step of the level predictor, 1 or more, over all processes."
+    )
+    level_learning_rate: float = Field(
+        1e-3, gt=0, description="Initial learning rate of the level predictor, above 0; it falls to 0."
+    )
+    level_weight_decay: float = Field(
+        0.05, ge=0, description="Weight decay of the level predictor (AdamW), 0 or more."
     )
     init: str | None = Field(
         None,

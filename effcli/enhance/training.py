@@ -1,4 +1,4 @@
-"""The training loop of WalMaFa (docs/methods/walmafa.md, Optimisation and augmentation)."""
+"""The training loops of WalMaFa (docs/methods/walmafa.md, Optimisation and augmentation)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from effcli.core.errors import InputError
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
-from effcli.enhance.data.exposure_batches import exposure_batch
+from effcli.enhance.data.exposure_batches import exposure_batch, level_batch
 from effcli.enhance.data.pairs import PairSet
 from effcli.enhance.losses import training_loss
+from effcli.enhance.network.level import LevelPredictor
 from effcli.enhance.network.walmafa_net import WalMaFa
 from effcli.enhance.recipe import WalMaFaRecipe
 from effcli.enhance.weights import load_weights
@@ -45,28 +46,62 @@ def optimize(network: WalMaFa, pairs: PairSet, recipe: WalMaFaRecipe, run: Run) 
     """
     settings, runtime = recipe.train, run.runtime
     loss_of = _exposure_loss if network.level is not None else _picture_loss
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, eps=settings.adam_eps)
+    if network.level is not None:
+        network.level.requires_grad_(False)  # has a loop of its own
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(learned, lr=settings.learning_rate, eps=settings.adam_eps)
     ema = Ema(network, settings.ema_decay)
     parallel: nn.Module = runtime.wrap(network)
     network.train()
     for step in run.steps("train", settings.steps, {"network": network, "optimizer": optimizer, "ema": ema}):
         rate = cosine(step, settings.steps, settings.learning_rate, settings.min_learning_rate)
         set_rate(optimizer, rate)
-        loss, parts = loss_of(parallel, pairs, recipe, runtime, step)
-        run.log("train", step, every=20, loss=loss.detach(), learning_rate=rate, **parts)
+        loss = loss_of(parallel, pairs, recipe, runtime, step)
+        run.log("train", step, every=20, loss=loss.detach(), learning_rate=rate)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if settings.grad_clip is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), settings.grad_clip)
+            nn.utils.clip_grad_norm_(learned, settings.grad_clip)
         optimizer.step()
         ema.update(network)
     ema.copy_to(network)
     network.eval()
 
 
+def learn_levels(predictor: LevelPredictor, pairs: PairSet, recipe: WalMaFaRecipe, run: Run) -> None:
+    """Train the level predictor of a network in place; it ends with the averaged weights.
+
+    Adam with a cosine schedule on the mean error of the predicted levels. A pure function of the recipe, as
+    :func:`optimize` is.
+    """
+    settings, runtime = recipe.train, run.runtime
+    predictor.requires_grad_(True).train()
+    optimizer = torch.optim.AdamW(
+        predictor.parameters(), lr=settings.level_learning_rate, weight_decay=settings.level_weight_decay
+    )
+    ema = Ema(predictor, settings.ema_decay)
+    parallel: nn.Module = runtime.wrap(predictor)
+    state = {"predictor": predictor, "optimizer": optimizer, "ema": ema}
+    for step in run.steps("level", settings.level_steps, state):
+        rate = cosine(step, settings.level_steps, settings.level_learning_rate, 0)
+        set_rate(optimizer, rate)
+        batch = level_batch(
+            pairs, recipe.data, step, settings.level_batch_size, recipe.seed, runtime.rank, runtime.world
+        )
+        thumbnails, wanted = (part.to(runtime.device) for part in batch)
+        error = (parallel(thumbnails) - wanted).abs().mean()
+        run.log("level", step, every=20, level_error=error.detach(), learning_rate=rate)
+        optimizer.zero_grad(set_to_none=True)
+        error.backward()
+        optimizer.step()
+        ema.update(predictor)
+    ema.copy_to(predictor)
+    predictor.eval()
+
+
 def _picture_loss(
     network: nn.Module, pairs: PairSet, recipe: WalMaFaRecipe, runtime: Runtime, step: int
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> Tensor:
     """The loss of a step of a network that says the picture."""
     low, high = pairs.batch(
         step,
@@ -80,22 +115,20 @@ def _picture_loss(
     low, high = low.to(runtime.device), high.to(runtime.device)
     with runtime.autocast():
         prediction = network(low)
-    return _loss(prediction, high, recipe), {}
+    return _loss(prediction, high, recipe)
 
 
 def _exposure_loss(
     network: nn.Module, pairs: PairSet, recipe: WalMaFaRecipe, runtime: Runtime, step: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a step of a network with an exposure head, and the mean error of the levels it predicts."""
+) -> Tensor:
+    """The loss of a step of a network with an exposure head."""
     batch = exposure_batch(
         pairs, recipe.data, step, recipe.train.batch_size, recipe.seed, runtime.rank, runtime.world
     )
-    low, high, log_gain, thumbnails, wanted = (part.to(runtime.device) for part in batch)
+    low, high, log_gain = (part.to(runtime.device) for part in batch)
     with runtime.autocast():
-        prediction, levels = network(low, log_gain, thumbnails)
-    level_error = (levels - wanted).abs().mean()
-    loss = _loss(prediction, high, recipe) + recipe.train.level_weight * level_error
-    return loss, {"level_error": level_error.detach()}
+        prediction = network(low, log_gain)
+    return _loss(prediction, high, recipe)
 
 
 def _loss(prediction: Tensor, high: Tensor, recipe: WalMaFaRecipe) -> Tensor:

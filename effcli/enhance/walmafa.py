@@ -20,7 +20,7 @@ from effcli.enhance.network.exposure import exposed, level, log_gain_for_level, 
 from effcli.enhance.network.strips import Memory, forward_in_strips
 from effcli.enhance.network.walmafa_net import WalMaFa, add_border, pad_to_multiple
 from effcli.enhance.recipe import WalMaFaRecipe
-from effcli.enhance.training import build_network, optimize
+from effcli.enhance.training import build_network, learn_levels, optimize
 from effcli.enhance.weights import load_weights, save_weights
 
 WEIGHTS_FILE = "model/walmafa.safetensors"
@@ -136,6 +136,8 @@ def fit(recipe: WalMaFaRecipe, pairs: PairSet, run: Run) -> tuple[Brightener, di
     """Train a network, write its weights, and return it with numbers about it."""
     network = build_network(recipe, run.runtime)
     optimize(network, pairs, recipe, run)
+    if network.level is not None:
+        learn_levels(network.level, pairs, recipe, run)
     metrics: dict[str, Any] = {"parameters": sum(p.numel() for p in network.parameters())}
     if run.runtime.is_main:
         weights = run.file(WEIGHTS_FILE)

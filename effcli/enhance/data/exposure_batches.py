@@ -22,9 +22,11 @@ from effcli.enhance.recipe import WalMaFaDataSection
 
 LEVEL_RANGE = (0.08, 0.75)
 """Of levels that are drawn."""
+THUMBNAIL_SIDE = 96
+"""Of the level predictor's samples, in pixels."""
 
-_ORDER_STREAM, _SAMPLE_STREAM = 1, 3
-_THUMBNAIL_SIDE = 96
+_ORDER_STREAM, _SAMPLE_STREAM, _LEVEL_STREAM = 1, 3, 4
+_LEAST_PART = 0.6
 _DRAWN_LEVEL = 0.5
 _SATURATION = (0.5, 1.6)
 _GAMMA = 2.2
@@ -42,10 +44,15 @@ class ExposureBatch(NamedTuple):
     """[B, 3, P, P] in 0..1: what it should become."""
     log_gain: Tensor
     """[B]: of the curve that brings the whole dark picture to the level of the whole bright one."""
+
+
+class LevelBatch(NamedTuple):
+    """B samples for the level predictor."""
+
     thumbnails: Tensor
-    """[B, 3, 96, 96] of the whole dark pictures."""
+    """[B, 3, 96, 96] in 0..1, of dark pictures or of large parts of them."""
     level: Tensor
-    """[B]: the levels of the references, before others are drawn."""
+    """[B]: the levels of the same parts of their references."""
 
 
 def exposure_batch(
@@ -84,14 +91,66 @@ def _sample(low: Tensor, high: Tensor, data: WalMaFaDataSection, rng: np.random.
         low = darkened(high, rng)
     if rng.random() < data.recolour:
         low, high = recoloured(low, high, rng)
-    own_level = wanted = level(high)
+    wanted = level(high)
     if rng.random() < data.other_levels:
-        wanted = (own_level * math.exp(rng.uniform(-_DRAWN_LEVEL, _DRAWN_LEVEL))).clamp(*LEVEL_RANGE)
+        wanted = (wanted * math.exp(rng.uniform(-_DRAWN_LEVEL, _DRAWN_LEVEL))).clamp(*LEVEL_RANGE)
         high = exposed(high[None], log_gain_for_level(thumbnail(high[None]), wanted[None]))[0]
     log_gain = log_gain_for_level(thumbnail(low[None]), wanted[None])[0]
-    small = F.interpolate(low[None], (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), mode="area")[0]
     low, high = same_patch(low, high, data.patch, rng)
-    return ExposureBatch(low, high, log_gain, small, own_level)
+    return ExposureBatch(low, high, log_gain)
+
+
+def level_batch(
+    pairs: PairSet,
+    data: WalMaFaDataSection,
+    step: int,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+) -> LevelBatch:
+    """Rank ``rank``'s rows of the level predictor's batch of a step; the arguments are those of exposure_batch.
+
+    A sample is a part of a pair, with 60 to 100 % of each side, mirrored or not; in half of those whose dark picture
+    is not the reference the exposure is changed by up to a factor of e, as the level to reach hardly depends on it.
+    """
+    samples = []
+    for draw in draws_of(step, batch_size, rank=rank, world=world):
+        epoch, index = item_of(draw, len(pairs), _ORDER_STREAM, seed)
+        rng = np.random.default_rng((_LEVEL_STREAM, seed, epoch, draw % len(pairs)))
+        low, high = (picture.float() / 255 for picture in pairs[index])
+        samples.append(_level_sample(low, high, data, rng))
+    return LevelBatch(*(torch.stack(list(parts)) for parts in zip(*samples, strict=True)))
+
+
+def _level_sample(
+    low: Tensor, high: Tensor, data: WalMaFaDataSection, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    low, high = _same_part(low, high, rng)
+    kind = rng.random()
+    if kind < data.identity:
+        low = high
+    elif kind < data.identity + data.darken:
+        low = darkened(high, rng)
+    small, reference = (
+        F.interpolate(picture[None], (THUMBNAIL_SIDE, THUMBNAIL_SIDE), mode="area") for picture in (low, high)
+    )
+    if kind >= data.identity and rng.random() < 0.5:
+        small = exposed(small, torch.tensor([rng.uniform(-1, 1)], dtype=torch.float32))
+    small, reference = small[0], reference[0]
+    if rng.random() < data.recolour:
+        small, reference = recoloured(small, reference, rng)
+    return small, level(reference)
+
+
+def _same_part(low: Tensor, high: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """The same random rectangle of both, with 60 to 100 % of each side, mirrored in half of the cases."""
+    sides = [round(side * rng.uniform(_LEAST_PART, 1)) for side in low.shape[-2:]]
+    top, left = (
+        int(rng.integers(whole - part + 1)) for whole, part in zip(low.shape[-2:], sides, strict=True)
+    )
+    low, high = (picture[:, top : top + sides[0], left : left + sides[1]] for picture in (low, high))
+    return (low.flip(-1), high.flip(-1)) if rng.random() < 0.5 else (low, high)
 
 
 def darkened(reference: Tensor, rng: np.random.Generator) -> Tensor:

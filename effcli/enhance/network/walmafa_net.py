@@ -150,19 +150,15 @@ class WalMaFa(nn.Module):
         self.level = LevelPredictor() if has_head else None
         self.to(memory_format=torch.channels_last)
 
-    def forward(
-        self, x: Tensor, log_gain: Tensor | None = None, thumbnails: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, log_gain: Tensor | None = None) -> Tensor:
         """Brighten pictures.
 
         Args:
             x: [B, 3, H, W] sRGB in 0..1, H and W multiples of 16 (see :func:`pad_to_multiple`).
             log_gain: [B], of the head "exposure": the gain of the curve that all pixels share; None is no gain.
-            thumbnails: [B, 3, h, w], to predict the level to reach in the same call.
 
         Returns:
-            [B, 3, H, W]; of the head "picture" not bounded: clamp it to 0..1 for display. With thumbnails also the
-            levels [B].
+            [B, 3, H, W]; of the head "picture" not bounded: clamp it to 0..1 for display.
 
         Raises:
             ValueError: if a side is not a multiple of 16.
@@ -173,8 +169,7 @@ class WalMaFa(nn.Module):
             return self.decode(self.embed_picture(x))
         if log_gain is None:
             log_gain = x.new_zeros(len(x))
-        bright = apply_maps(x, log_gain, self.decode(self.embed_exposed(x, log_gain)))
-        return bright if thumbnails is None else (bright, self.level(thumbnails))
+        return apply_maps(x, log_gain, self.decode(self.embed_exposed(x, log_gain)))
 
     def embed_picture(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, c, H, W], of the head "picture"."""
