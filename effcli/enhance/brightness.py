@@ -40,6 +40,19 @@ class Brightness:
 AUTO = Brightness()
 
 
+@dataclass(frozen=True)
+class Target:
+    """What one picture is to become.
+
+    Attributes:
+        level: mean grey level of the result, 0..1; None where the network chooses it while it paints.
+        share: share of the result in the blend with the picture as it is, 0..1.
+    """
+
+    level: float | None = None
+    share: float = 1.0
+
+
 def parse_brightness(value: Any) -> Brightness:
     """Read ``auto``, a level above 0 and up to 0.95, or stops such as ``+1EV``.
 

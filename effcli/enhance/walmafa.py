@@ -14,9 +14,9 @@ from effcli.core.errors import InputError
 from effcli.core.files import sha256
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
-from effcli.enhance.brightness import AUTO, Brightness
+from effcli.enhance.brightness import AUTO, Brightness, Target
 from effcli.enhance.data.pairs import PairSet
-from effcli.enhance.network.exposure import exposed, level, log_gain_for_level, thumbnail
+from effcli.enhance.network.exposure import at_level, level, log_gain_for_level, thumbnail
 from effcli.enhance.network.strips import Memory, forward_in_strips
 from effcli.enhance.network.walmafa_net import WalMaFa, add_border, pad_to_multiple
 from effcli.enhance.recipe import WalMaFaRecipe
@@ -30,6 +30,7 @@ _LEFT_ALONE = (1.08, 1.35)
 
 _LEVEL_TOLERANCE = 0.01
 _MOST_SETTLED = 0.35
+"""Half a stop: the largest log gain by which a result is brought from about the wanted level to it."""
 
 _MARGIN = 8
 """Pixels by which a picture is extended on every side: without them the outermost two or three pixels of a result are
@@ -67,28 +68,42 @@ class Brightener:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Brighten ``[1, 3, H, W]`` in 0..1; the same shape, float32 on the CPU."""
-        if self.network.level is None:
-            return self._forward(x, None).clamp_(0, 1)
-        small = thumbnail(x)
-        wanted, share = self._wanted(small.to(self.runtime.device))
-        if share == 0:
-            return x.float().cpu()
-        bright = self._forward(x, log_gain_for_level(small, torch.tensor([wanted])))
-        return torch.lerp(x.float().cpu(), _at_level(bright, wanted), share)
+        return self.render(x, self.target(x))
 
-    def _wanted(self, small: Tensor) -> tuple[float, float]:
-        """The level to reach, and the share of the result in the blend with the picture as it is."""
-        assert self.network.level is not None
+    def target(self, x: Tensor) -> Target:
+        """What a picture [1, 3, H, W] is to become; without a level where the network chooses it while it paints."""
+        if self.network.level is None:
+            return Target()
+        small = thumbnail(x).to(self.runtime.device)
         own = float(level(small))
         if self.brightness.level is not None:
-            return self.brightness.level, 1.0
+            return Target(self.brightness.level)
         predicted = float(self.network.level(small))
         low, high = _LEFT_ALONE
         rise = min(1.0, max(0.0, (predicted / max(own, 1e-6) - low) / (high - low)))
         share = rise * rise * (3 - 2 * rise)
         if self.brightness.stops == 0:
-            return predicted, share
-        return self.brightness.beyond(own + share * (predicted - own)), 1.0
+            return Target(predicted, share)
+        return Target(self.brightness.beyond(own + share * (predicted - own)))
+
+    def render(self, x: Tensor, target: Target, tolerance: float = _LEVEL_TOLERANCE) -> Tensor:
+        """Make of a picture what it is to become.
+
+        Args:
+            x: [1, 3, H, W] in 0..1.
+            target: of this picture, or, of a frame of a video, one that follows from those before it.
+            tolerance: relative difference from the level of the target that may remain.
+
+        Returns:
+            [1, 3, H, W] in 0..1, float32 on the CPU.
+        """
+        if target.level is None:
+            return self._forward(x, None).clamp_(0, 1)
+        if target.share == 0:
+            return x.float().cpu()
+        bright = self._forward(x, log_gain_for_level(thumbnail(x), torch.tensor([target.level])))
+        bright = at_level(bright, target.level, tolerance=tolerance, most_log_gain=_MOST_SETTLED)
+        return torch.lerp(x.float().cpu(), bright, target.share)
 
     def _forward(self, x: Tensor, log_gain: Tensor | None) -> Tensor:
         margin = 0 if self.network.config.token_order == "reshape" else _MARGIN  # the released code has none
@@ -103,15 +118,6 @@ class Brightener:
             else:
                 out = forward_in_strips(self.network, padded, memory, device, log_gain)
         return out[..., margin : margin + height, margin : margin + width].float().cpu()
-
-
-def _at_level(bright: Tensor, wanted: float) -> Tensor:
-    """A result [1, 3, H, W] brought from about the wanted level to it, by the curve, as far as half a stop goes."""
-    small = thumbnail(bright)
-    if abs(float(level(small)) - wanted) <= _LEVEL_TOLERANCE * wanted:
-        return bright
-    log_gain = log_gain_for_level(small, torch.tensor([wanted])).clamp(-_MOST_SETTLED, _MOST_SETTLED)
-    return exposed(bright, log_gain)
 
 
 def load(recipe: WalMaFaRecipe, runtime: Runtime) -> Brightener:

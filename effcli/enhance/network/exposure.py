@@ -76,3 +76,19 @@ def log_gain_for_level(x: Tensor, wanted: Tensor) -> Tensor:
         reached = (share * curve(v, middle[:, None])).mean(1)
         low, high = torch.where(reached < wanted, middle, low), torch.where(reached < wanted, high, middle)
     return (low + high) / 2
+
+
+def at_level(x: Tensor, wanted: float, *, tolerance: float = 0.0, most_log_gain: float) -> Tensor:
+    """A picture brought to a level by the curve.
+
+    Args:
+        x: [1, 3, H, W] in 0..1.
+        wanted: the level, 0..1.
+        tolerance: relative difference from it with which a picture stays as it is.
+        most_log_gain: no picture is changed by a larger gain up or down.
+    """
+    small = thumbnail(x)
+    if abs(float(level(small)) - wanted) <= tolerance * wanted:
+        return x
+    log_gain = log_gain_for_level(small, torch.tensor([wanted])).clamp(-most_log_gain, most_log_gain)
+    return exposed(x, log_gain)
