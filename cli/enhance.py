@@ -19,7 +19,7 @@ from .common.options import (
 )
 from .common.output import print_result, print_table
 from .common.session import execute, recipe_of_method, resolve_recipe, runtime_for
-from .enhance_run import enhance_run, print_file_plan
+from .enhance_run import Writing, enhance_run, print_file_plan
 
 if TYPE_CHECKING:
     from effcli.enhance.recipe import EnhanceRecipe
@@ -70,6 +70,16 @@ MaxMemoryOption = Annotated[
         metavar="MB",
         min=64,
         help="Memory for one picture in MB; what needs more is computed in strips (default: half of what is free).",
+    ),
+]
+
+GalleryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--gallery",
+        metavar="FILE.html",
+        help="Write one page that compares the first 300 pictures with their results: a slider over each, its level "
+        "before and after, and the change of hue. It needs no other file.",
     ),
 ]
 
@@ -124,6 +134,7 @@ def run(
     keep_times: Annotated[
         bool, typer.Option("--keep-times", help="Give each output the modification time of its input.")
     ] = False,
+    gallery: GalleryOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip pictures whose output exists.", rich_help_panel=RUN)
     ] = False,
@@ -143,10 +154,15 @@ def run(
     from effcli.enhance.files.output_plan import plan_outputs
 
     plan = plan_outputs(inputs, output, force=force, skip_existing=resume, format=format)
+    if gallery is not None:
+        from effcli.enhance.files.gallery import check_gallery
+
+        check_gallery(gallery, force=force, resume=resume)
     if dry_run:
         print_file_plan(recipe, plan, as_json=options.as_json)
         return
-    raise typer.Exit(enhance_run(recipe, plan, options, output or "", quality=quality, keep_times=keep_times))
+    writing = Writing(output or "", quality, keep_times, gallery)
+    raise typer.Exit(enhance_run(recipe, plan, options, writing))
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effcli.core.errors import (
@@ -43,31 +45,42 @@ def print_file_plan(recipe: Recipe, plan: OutputPlan, *, as_json: bool) -> None:
     print_plan(recipe, {**moves, **numbered}, as_json=False)
 
 
-def enhance_run(
-    recipe: EnhanceRecipe,
-    plan: OutputPlan,
-    options: RecipeOptions,
-    output: str,
-    *,
-    quality: int,
-    keep_times: bool,
-) -> int:
+@dataclass(frozen=True)
+class Writing:
+    """What is written and how.
+
+    Attributes:
+        output: what ``--output`` names; empty where it is not given.
+        quality: of JPEG and lossy WebP, 1..100.
+        keep_times: give each output the times of its input.
+        gallery: the page to write.
+    """
+
+    output: str = ""
+    quality: int = 95
+    keep_times: bool = False
+    gallery: Path | None = None
+
+
+def enhance_run(recipe: EnhanceRecipe, plan: OutputPlan, options: RecipeOptions, writing: Writing) -> int:
     """Enhance what is planned and print the outputs; returns the exit code."""
     to_stdout = any(job.destination is None for job in plan.jobs)
-    if to_stdout and options.as_json:
-        raise UsageError("--json and a picture cannot both go to stdout", place="-o -")
-    if keep_times and (to_stdout or any(job.source is None for job in plan.jobs)):
-        raise UsageError("standard input and output have no times to keep", place="--keep-times")
-    if not plan.jobs and plan.failures:
-        raise _all_failed([failure.error for failure in plan.failures])
+    _check(plan, options, writing, to_stdout)
     from effcli.enhance.files.batch import enhance_files
+    from effcli.enhance.files.gallery import BatchFacts, open_gallery
     from effcli.enhance.pipeline import open_enhancer
 
     started = time.perf_counter()
     runtime = runtime_for(options, recipe)
     enhancer = open_enhancer(recipe, runtime)
+    gallery = open_gallery(writing.gallery, plan) if writing.gallery else None
     outcome = enhance_files(
-        plan, enhancer, quality=quality, keep_times=keep_times, show_progress=not options.quiet
+        plan,
+        enhancer,
+        quality=writing.quality,
+        keep_times=writing.keep_times,
+        gallery=gallery,
+        show_progress=not options.quiet,
     )
     failures = [*(failure.error for failure in plan.failures), *outcome.failures]
     if not outcome.done and not outcome.interrupted and failures:
@@ -75,18 +88,32 @@ def enhance_run(
     if is_main_process():
         for failure in failures:
             print_error(failure)
+    if gallery is not None:
+        n_planned = len(plan.jobs) + len(plan.skipped) + len(plan.failures)
+        gallery.write(runtime, BatchFacts(n_planned, failures, outcome.interrupted))
     if not to_stdout:
         total_s = time.perf_counter() - started
-        content = _result(recipe, plan, options, output, outcome, failures, runtime, total_s)
-        print_result(content, [entry["output"] for entry in outcome.done], as_json=options.as_json)
+        content = _result(recipe, plan, options, writing, outcome, failures, runtime, total_s)
+        made = [entry["output"] for entry in outcome.done] + ([str(writing.gallery)] if gallery else [])
+        print_result(content, made, as_json=options.as_json)
     return _exit_code(plan, outcome, failures)
+
+
+def _check(plan: OutputPlan, options: RecipeOptions, writing: Writing, to_stdout: bool) -> None:
+    """Refuse what cannot go together, and a batch of which nothing can be done."""
+    if to_stdout and options.as_json:
+        raise UsageError("--json and a picture cannot both go to stdout", place="-o -")
+    if writing.keep_times and (to_stdout or any(job.source is None for job in plan.jobs)):
+        raise UsageError("standard input and output have no times to keep", place="--keep-times")
+    if not plan.jobs and plan.failures:
+        raise _all_failed([failure.error for failure in plan.failures])
 
 
 def _result(
     recipe: EnhanceRecipe,
     plan: OutputPlan,
     options: RecipeOptions,
-    output: str,
+    writing: Writing,
     outcome: Outcome,
     failures: list[EffcliError],
     runtime: Runtime,
@@ -99,7 +126,7 @@ def _result(
         "run",
         recipe.method,
         recipe=options.recipe,
-        output=output,
+        output=writing.output,
         metrics=outcome.metrics(n_failed=len(failures), n_skipped=len(plan.skipped)),
         runtime=runtime,
         total_s=total_s,
@@ -110,6 +137,7 @@ def _result(
         "files": outcome.done,
         "left_out": dict(plan.left_out),
         "failures": [{"code": f.code, "place": f.place, "message": f.message} for f in failures],
+        **({"gallery": str(writing.gallery)} if writing.gallery else {}),
     }
 
 

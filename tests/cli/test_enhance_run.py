@@ -212,6 +212,19 @@ def test_a_stream_has_no_times_to_keep(photo: Path, tiny_weights: Path) -> None:
     assert done.stderr.startswith("error: --keep-times: standard input and output have no times to keep")
 
 
+def test_a_gallery_is_written_and_named_last(photo: Path, tiny_weights: Path) -> None:
+    photo.with_name("broken.png").write_bytes(b"")
+    arguments = ("enhance", photo.name, "broken.png", "-o", "out", "--weights", tiny_weights)
+    done = effcli(*arguments, "--gallery", "pages/night.html", cwd=photo.parent)
+    assert (done.code, done.lines) == (3, ["out/night.png", "pages/night.html"])
+    assert "broken.png: is empty" in (photo.parent / "pages" / "night.html").read_text()
+    again = effcli(*arguments, "--gallery", "pages/night.html", "--resume", "--json", cwd=photo.parent)
+    assert again.json["error"]["place"] == "broken.png"
+    refused = effcli(*arguments, "--gallery", "night.png", cwd=photo.parent)
+    assert (refused.code, refused.stdout) == (2, b"")
+    assert "night.png: the name of a gallery ends in .html" in refused.stderr
+
+
 def test_dry_run_names_what_would_be_written_and_writes_nothing(photo: Path) -> None:
     done = effcli("enhance", photo.name, "--dry-run", cwd=photo.parent)
     assert done.code == 0

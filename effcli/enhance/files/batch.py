@@ -6,11 +6,10 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from effcli.core.errors import EffcliError, InputError
 from effcli.core.files import make_folder
@@ -18,9 +17,10 @@ from effcli.core.progress import progress_bar
 from effcli.core.resuming.stop import StopSignal
 from effcli.data.images import Picture, read_picture
 from effcli.enhance.enhancer import Enhancer
+from effcli.enhance.files.figures import level_of
+from effcli.enhance.files.gallery import Gallery
 from effcli.enhance.files.output_plan import Job, OutputPlan
 from effcli.enhance.files.picture_files import write_picture
-from effcli.enhance.network.exposure import GREY_WEIGHTS
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ def enhance_files(
     *,
     quality: int = 95,
     keep_times: bool = False,
+    gallery: Gallery | None = None,
     show_progress: bool = False,
 ) -> Outcome:
     """Enhance each source of the plan to its destination; with several ranks each takes its share.
@@ -73,6 +74,7 @@ def enhance_files(
         enhancer: what brightens the pictures.
         quality: of JPEG and lossy WebP, 1..100.
         keep_times: give each output the times of its input.
+        gallery: gets a figure of each picture that it shows, also of those that are skipped.
         show_progress: show a progress bar on stderr.
 
     Returns:
@@ -81,6 +83,8 @@ def enhance_files(
     outcome = Outcome()
     runtime = enhancer.runtime
     own = plan.jobs[runtime.rank :: runtime.world]
+    if gallery is not None:
+        _show_skipped(gallery, plan.skipped[runtime.rank :: runtime.world])
     with (
         StopSignal() as stop,
         progress_bar("enhance", len(own), 0, "pictures", show=show_progress) as advance,
@@ -90,7 +94,7 @@ def enhance_files(
                 outcome.interrupted = True
                 break
             try:
-                outcome.done.append(_enhance_file(job, enhancer, quality, keep_times))
+                outcome.done.append(_enhance_file(job, enhancer, quality, keep_times, gallery))
             except EffcliError as error:
                 outcome.failures.append(error)
             except (MemoryError, RuntimeError) as error:
@@ -108,12 +112,6 @@ def _copy_times(source: Path, destination: Path) -> None:
         log.warning("%s: its times are not those of the input: %s", destination, error.strerror)
 
 
-def _level(picture: Picture) -> float:
-    """The mean grey level of a picture, 0..1."""
-    means = picture.pixels.mean((0, 1), dtype=np.float64)
-    return round(float(means @ GREY_WEIGHTS if len(means) == 3 else means[0]), 4)
-
-
 def _is_nearly_alone(entry: dict[str, Any]) -> bool:
     """Whether the level of a picture hardly changed."""
     change: float = entry["level"] - entry["input_level"]
@@ -129,7 +127,29 @@ def _together(shares: list[Outcome]) -> Outcome:
     )
 
 
-def _enhance_file(job: Job, enhancer: Enhancer, quality: int, keep_times: bool) -> dict[str, Any]:
+def _show_skipped(gallery: Gallery, skipped: Sequence[Job]) -> None:
+    """Add the figures of pictures that an earlier run enhanced."""
+    for job in skipped:
+        if gallery.shows(job.number) and job.source is not None and job.destination is not None:
+            try:
+                _show(gallery, job, read_picture(job.source), read_picture(job.destination))
+            except InputError as error:
+                log.warning("%s: is not in the gallery: %s", job.source, error)
+
+
+def _show(gallery: Gallery, job: Job, before: Picture, after: Picture) -> None:
+    if not gallery.shows(job.number):
+        return
+    name = str(job.source or "standard input")
+    try:
+        gallery.add(job.number, name, before, after)
+    except OSError as error:  # the picture is there all the same
+        log.warning("%s: is not in the gallery: %s", name, error.strerror or error)
+
+
+def _enhance_file(
+    job: Job, enhancer: Enhancer, quality: int, keep_times: bool, gallery: Gallery | None
+) -> dict[str, Any]:
     started = time.perf_counter()
     place = str(job.source) if job.source is not None else "standard input"
     try:
@@ -149,13 +169,15 @@ def _enhance_file(job: Job, enhancer: Enhancer, quality: int, keep_times: bool) 
         log.warning("%s: %s", place, note)
     if keep_times and job.source is not None and job.destination is not None:
         _copy_times(job.source, job.destination)
+    if gallery is not None:
+        _show(gallery, job, picture, bright)
     height, width = picture.pixels.shape[:2]
     return {
         "input": str(job.source or "-"),
         "output": str(job.destination or "-"),
         "width": width,
         "height": height,
-        "input_level": _level(picture),
-        "level": _level(bright),
+        "input_level": level_of(picture),
+        "level": level_of(bright),
         "total_s": round(time.perf_counter() - started, 3),
     }

@@ -30,11 +30,13 @@ class Job:
         source: the file to read; None is standard input.
         destination: the file to write; None is standard output.
         format: what to write ("PNG", "JPEG", ...); None is the format of the source.
+        number: its place among all pictures of the plan, also those that are skipped or cannot be done.
     """
 
     source: Path | None
     destination: Path | None
     format: str | None = None
+    number: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,13 @@ class OutputPlan:
     Attributes:
         jobs: one per picture.
         failures: inputs that cannot be done.
-        skipped: outputs that exist already.
+        skipped: pictures whose output exists already.
         left_out: number of files in the folders that cannot be read as pictures, by extension.
     """
 
     jobs: tuple[Job, ...]
     failures: tuple[Failure, ...] = ()
-    skipped: tuple[Path, ...] = ()
+    skipped: tuple[Job, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -115,15 +117,14 @@ def plan_outputs(
     failures += sharing
     taken = {identity for source, _ in pairs if (identity := _identity(source))}
     jobs, skipped = [], []
-    for source, destination in pairs:
+    for number, (source, destination) in enumerate(pairs):
+        job = Job(source, destination, format_of(destination), number)
         if skip_existing and destination.is_file() and _identity(destination) not in taken:
-            skipped.append(destination)
-            continue
-        error = _unreadable(source) or _unavailable(destination, taken, force)
-        if error:
+            skipped.append(job)
+        elif error := _unreadable(source) or _unavailable(destination, taken, force):
             failures.append(Failure(source, error))
         else:
-            jobs.append(Job(source, destination, format_of(destination)))
+            jobs.append(job)
     if len(paths) == 1 and not jobs and len(failures) == 1:
         raise failures[0].error
     for folder in dict.fromkeys(job.destination.parent for job in jobs if job.destination):
