@@ -118,23 +118,23 @@ def level_batch(
     for draw in draws_of(step, batch_size, rank=rank, world=world):
         epoch, index = item_of(draw, len(pairs), _ORDER_STREAM, seed)
         rng = np.random.default_rng((_LEVEL_STREAM, seed, epoch, draw % len(pairs)))
-        low, high = (picture.float() / 255 for picture in pairs[index])
-        samples.append(_level_sample(low, high, data, rng))
+        samples.append(_level_sample(*pairs[index], data, rng))
     return LevelBatch(*(torch.stack(list(parts)) for parts in zip(*samples, strict=True)))
 
 
 def _level_sample(
     low: Tensor, high: Tensor, data: WalMaFaDataSection, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    low, high = _same_part(low, high, rng)
+    """A thumbnail and the level to reach, of a pair of uint8 pictures; what is varied is the thumbnail, for speed."""
+    small, reference = (
+        F.interpolate(part[None].float() / 255, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), mode="area")
+        for part in _same_part(low, high, rng)
+    )
     kind = rng.random()
     if kind < data.identity:
-        low = high
+        small = reference
     elif kind < data.identity + data.darken:
-        low = darkened(high, rng)
-    small, reference = (
-        F.interpolate(picture[None], (THUMBNAIL_SIDE, THUMBNAIL_SIDE), mode="area") for picture in (low, high)
-    )
+        small = darkened(reference[0], rng)[None]
     if kind >= data.identity and rng.random() < 0.5:
         small = exposed(small, torch.tensor([rng.uniform(-1, 1)], dtype=torch.float32))
     small, reference = small[0], reference[0]
