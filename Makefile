@@ -19,9 +19,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-demo: $(VENV)/.installed  ## brighten the example photos
-	$(BIN)/effcli enhance examples/ -o demo/ --force
-	@echo "The bright pictures are in demo/ ; the dark ones in examples/"
+demo: $(VENV)/.installed  ## brighten the example photos, and show them beside the originals
+	$(BIN)/effcli enhance examples/*.jpg -o demo/ --force --gallery demo/before-after.html
+	$(BIN)/python examples/contact_sheet.py examples demo demo/contact-sheet.jpg
+	@echo "Before and after: demo/contact-sheet.jpg, and with a slider: demo/before-after.html"
 
 test: lint  ## lint, types, all tests
 	$(PYTEST)
