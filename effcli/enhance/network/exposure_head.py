@@ -1,12 +1,14 @@
 """The exposure head: what the network says per pixel, applied so that colours keep their hue.
 
 The network does not paint the picture. It says per pixel how much lighter than the common curve, from how wide a
-neighbourhood brightness and colour are taken (against noise), and small corrections of detail, black level,
-saturation and tint. By construction grey stays grey, black stays black, and colours that no training picture has come
-out with their hue (docs/methods/walmafa.md, Exposure head).
+neighbourhood brightness and colour are taken (against noise), and small corrections of black level, saturation and
+tint. What it says is made smooth along the picture. By construction grey stays grey, black stays black, and colours
+that no training picture has come out with their hue (docs/methods/walmafa.md, Exposure head).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,21 +18,35 @@ from effcli.enhance.network.exposure import curve
 
 N_SCALES = 4
 """The picture itself and three blurred ones, of about 1, 2 and 5 pixels (a-trous, B3 spline)."""
-N_MAPS = 2 * N_SCALES + 10
-"""Weights of the scales for brightness and for colour; gain, detail, saturation, tint (3) and black level (4)."""
-HALO_ROWS = 16
-"""Rows beyond a strip that the blurs look at: 2 + 4 + 8, and even."""
+N_MAPS = 2 * N_SCALES + 9
+"""Weights of the scales for brightness and for colour; gain, saturation, tint (3) and black level (4)."""
+CELL = 4
+"""Side of the cells, in pixels, at which maps are fitted to the picture."""
+HALO_ROWS = 28
+"""Rows beyond a strip that its result depends on, in whole cells: twice two cells of the windows, one of interpolation,
+and one for the guide's blur (2 rows) and the convolution that says the maps (1). The picture's blurs, 2 + 4 + 8, are
+less."""
 
 _B3 = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 _LEAST = 2e-3
 _MOST_BLACK, _FIRST_BLACK = 0.06, 3.0
 _BLACK_SPREAD = 0.5
 _MOST_GAIN = 3.0
-_MOST_DETAIL = 0.75
 _MOST_SATURATION = 0.2
 _MOST_TINT = 0.07
 _SHARPNESS = 8.0
 _FIRST_SCALE = 2.0
+_GUIDE_VARIANCE = 2.5e-3
+_WINDOW = 5
+
+
+class GuidedMaps(NamedTuple):
+    """Maps as locally linear functions of a guide g, slope g + offset, per cell."""
+
+    slope: Tensor
+    """[B, N_MAPS, H / CELL, W / CELL], float32."""
+    offset: Tensor
+    """Of the same shape."""
 
 
 def apply_maps(x: Tensor, log_gain: Tensor, maps: Tensor) -> Tensor:
@@ -39,17 +55,55 @@ def apply_maps(x: Tensor, log_gain: Tensor, maps: Tensor) -> Tensor:
     Args:
         x: [B, 3, H, W] in 0..1.
         log_gain: [B], log of the gain that all pixels share.
-        maps: [B, N_MAPS, H, W], any values; with zeros the result is nearly that of the common curve.
+        maps: [B, N_MAPS, H, W], any values, H and W multiples of CELL; with zeros the result is nearly that of the
+            common curve.
 
     Returns:
         [B, 3, H, W] in 0..1, float32.
     """
-    maps = maps.float()
     scales = blurred(x)
+    guide = guide_of(scales, log_gain)
+    return render(scales, log_gain, spread(fit_maps(maps, guide), guide))
+
+
+def guide_of(scales: list[Tensor], log_gain: Tensor) -> Tensor:
+    """What maps follow: the largest channel, blurred by a pixel and lit by the common curve, [B, 1, H, W]."""
+    return curve(scales[1].amax(1, keepdim=True), log_gain[:, None, None, None])
+
+
+def fit_maps(maps: Tensor, guide: Tensor) -> GuidedMaps:
+    """Fit maps to a guide: the fast guided filter (He and Sun, 2015, arXiv:1505.00996), windows of 5 x 5 cells.
+
+    So a map is smooth where the picture is, to well below the rounding of the network that says it, and has an edge
+    only where the picture has one.
+
+    Args:
+        maps: [B, N, H, W], H and W multiples of CELL.
+        guide: [B, 1, H, W].
+    """
+    small_guide, small = F.avg_pool2d(guide, CELL), F.avg_pool2d(maps.float(), CELL)
+    mean_guide, mean = _window_mean(small_guide), _window_mean(small)
+    variance = _window_mean(small_guide.square()) - mean_guide.square()
+    slope = (_window_mean(small_guide * small) - mean_guide * mean) / (variance + _GUIDE_VARIANCE)
+    return GuidedMaps(_window_mean(slope), _window_mean(mean - slope * mean_guide))
+
+
+def spread(fitted: GuidedMaps, guide: Tensor) -> Tensor:
+    """The maps of every pixel, [B, N_MAPS, H, W], of a guide [B, 1, H, W] of that size or a larger one."""
+    slope, offset = (F.interpolate(part, size=guide.shape[-2:], mode="bilinear") for part in fitted)
+    return slope * guide + offset
+
+
+def _window_mean(x: Tensor) -> Tensor:
+    around = _WINDOW // 2
+    return F.avg_pool2d(F.pad(x, (around,) * 4, mode="replicate"), _WINDOW, 1)
+
+
+def render(scales: list[Tensor], log_gain: Tensor, maps: Tensor) -> Tensor:
+    """The brightened pictures [B, 3, H, W], of the picture and its blurred forms, and maps of every pixel."""
     brightness, colour, rest = maps.split((N_SCALES, N_SCALES, N_MAPS - 2 * N_SCALES), dim=1)
     v = _mixed([scale.amax(1, keepdim=True) for scale in scales], brightness)
-    v = v * (1 + _MOST_DETAIL * torch.tanh(rest[:, 1:2]))
-    return lit(v, log_gain, rest[:, 0:1]) * _colours(_mixed(scales, colour), rest[:, 2:])
+    return lit(v, log_gain, rest[:, :1]) * _colours(_mixed(scales, colour), rest[:, 1:])
 
 
 def lit(v: Tensor, log_gain: Tensor, gain: Tensor) -> Tensor:

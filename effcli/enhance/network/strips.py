@@ -155,7 +155,7 @@ def forward_in_strips(
         d_0 = strips.map(network.up_1, [d_1], _CONV_HALO_ROWS, rows_out=(2, 1))
         del d_1
         final = strips.blocks(network.decoder_0, d_0)
-        halo = _CONV_HALO_ROWS + (0 if log_gain is None else HALO_ROWS)
+        halo = _CONV_HALO_ROWS if log_gain is None else HALO_ROWS
         return strips.map(output, [x, final, d_0], halo)
 
 
