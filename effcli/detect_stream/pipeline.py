@@ -30,6 +30,7 @@ from effcli.detect_stream.evaluation.stream_summary import summary_of_stream
 from effcli.detect_stream.network.box_decoding import Limits
 from effcli.detect_stream.network.config import NetworkConfig
 from effcli.detect_stream.network.ego_motion import ego_motion_of
+from effcli.detect_stream.network.frame_fitting import warn_if_horizon_is_off
 from effcli.detect_stream.network.streamdsgn import StreamDsgn, n_parameters
 from effcli.detect_stream.recipe import DEFAULT_WEIGHTS, Split, StreamDsgnRecipe, StreamRunSection
 from effcli.detect_stream.sources.frame_source import (
@@ -341,6 +342,7 @@ def _stream_detector(
             recipe.stream.ego_motion, inputs.detector.network.config.ego_motion, arrival.pose
         ),
     )
+    warn_if_horizon_is_off(detector.fit, detector.config)
     warn_if_not_rectified(frame, detector.fit, detector.config)
     warm_up(detector, arrival)
     return detector
