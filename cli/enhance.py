@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from effcli.core.errors import EXIT_DONE, EXIT_PARTIAL
+
 from .common.groups import DefaultVerbGroup
 from .common.options import (
     RUN,
@@ -17,7 +19,7 @@ from .common.options import (
     RunOptions,
     with_options,
 )
-from .common.output import print_result, print_table
+from .common.output import print_metrics, print_note, print_result, print_table
 from .common.session import execute, recipe_of_method, resolve_recipe, runtime_for
 from .enhance_run import Writing, enhance_run, print_file_plan
 
@@ -83,6 +85,16 @@ GalleryOption = Annotated[
     ),
 ]
 
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="K/N",
+        help="Enhance every N-th picture, from the K-th on, and write a summary into the output folder; the N jobs of "
+        "an array job share all pictures. `effcli enhance merge` adds the summaries up.",
+    ),
+]
+
 
 @app.command("run")
 @with_options()
@@ -135,8 +147,14 @@ def run(
         bool, typer.Option("--keep-times", help="Give each output the modification time of its input.")
     ] = False,
     gallery: GalleryOption = None,
+    shard: ShardOption = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Skip pictures whose output exists.", rich_help_panel=RUN)
+        bool,
+        typer.Option(
+            "--resume",
+            help="Skip pictures whose output exists or is being written by another process.",
+            rich_help_panel=RUN,
+        ),
     ] = False,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -152,8 +170,10 @@ def run(
     }
     recipe = cast("EnhanceRecipe", resolve_recipe("enhance", options, shorthands))
     from effcli.enhance.files.output_plan import plan_outputs
+    from effcli.enhance.files.shards import parse_shard
 
-    plan = plan_outputs(inputs, output, force=force, skip_existing=resume, format=format)
+    share = None if shard is None else parse_shard(shard)
+    plan = plan_outputs(inputs, output, force=force, skip_existing=resume, format=format, shard=share)
     if gallery is not None:
         from effcli.enhance.files.gallery import check_gallery
 
@@ -161,8 +181,33 @@ def run(
     if dry_run:
         print_file_plan(recipe, plan, as_json=options.as_json)
         return
-    writing = Writing(output or "", quality, keep_times, gallery)
+    writing = Writing(output or "", quality, format, keep_times, gallery, resume)
     raise typer.Exit(enhance_run(recipe, plan, options, writing))
+
+
+@app.command()
+@with_options()
+def merge(
+    options: Options,
+    summaries: Annotated[
+        list[Path],
+        typer.Argument(metavar="SUMMARY...", help="The summary-*-of-*.json of all shards of a batch."),
+    ],
+) -> None:
+    """Add up the summaries of shards: pictures, failures, those left nearly alone, and times."""
+    from effcli.enhance.files.shards import merge_summaries
+
+    merged = merge_summaries(summaries)
+    for failure in merged["failures"]:
+        print_note(f"error: {failure['place']}: {failure['message']}")
+    for index in merged["interrupted"]:
+        print_note(f"shard {index} was interrupted: run it again with --resume")
+    if options.as_json:
+        print_result(merged, [], as_json=True)
+    else:
+        print_metrics({"shards": merged["shards"], **merged["metrics"], **merged["timing"]})
+    is_whole = not merged["failures"] and not merged["metrics"]["not_done"]
+    raise typer.Exit(EXIT_DONE if is_whole else EXIT_PARTIAL)
 
 
 @app.command()

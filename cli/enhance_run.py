@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effcli.core.errors import (
     EXIT_DONE,
@@ -20,14 +20,14 @@ from effcli.core.errors import (
 from effcli.core.text import printable
 
 from .common.options import RecipeOptions
-from .common.output import is_main_process, print_error, print_plan, print_result
+from .common.output import is_main_process, print_error, print_note, print_plan, print_result
 from .common.session import runtime_for
 
 if TYPE_CHECKING:
     from effcli.core.recipe import Recipe
     from effcli.core.runtime import Runtime
     from effcli.enhance.files.batch import Outcome
-    from effcli.enhance.files.output_plan import OutputPlan
+    from effcli.enhance.files.jobs import OutputPlan
     from effcli.enhance.recipe import EnhanceRecipe
 
 
@@ -52,27 +52,32 @@ class Writing:
     Attributes:
         output: what ``--output`` names; empty where it is not given.
         quality: of JPEG and lossy WebP, 1..100.
+        format: what to write; None is that of the input.
         keep_times: give each output the times of its input.
         gallery: the page to write.
+        resume: outputs that are there, or come into being meanwhile, are skipped.
     """
 
     output: str = ""
     quality: int = 95
+    format: str | None = None
     keep_times: bool = False
     gallery: Path | None = None
+    resume: bool = False
 
 
 def enhance_run(recipe: EnhanceRecipe, plan: OutputPlan, options: RecipeOptions, writing: Writing) -> int:
     """Enhance what is planned and print the outputs; returns the exit code."""
     to_stdout = any(job.destination is None for job in plan.jobs)
     _check(plan, options, writing, to_stdout)
-    from effcli.enhance.files.batch import enhance_files
+    from effcli.enhance.files.batch import enhance_files, without_too_large
     from effcli.enhance.files.gallery import BatchFacts, open_gallery
     from effcli.enhance.pipeline import open_enhancer
 
     started = time.perf_counter()
     runtime = runtime_for(options, recipe)
     enhancer = open_enhancer(recipe, runtime)
+    plan = without_too_large(plan, enhancer)
     gallery = open_gallery(writing.gallery, plan) if writing.gallery else None
     outcome = enhance_files(
         plan,
@@ -82,21 +87,18 @@ def enhance_run(recipe: EnhanceRecipe, plan: OutputPlan, options: RecipeOptions,
         gallery=gallery,
         show_progress=not options.quiet,
     )
-    failures = [*(failure.error for failure in plan.failures), *outcome.failures]
-    if not outcome.done and not outcome.interrupted and failures:
-        raise _all_failed(failures)
-    if is_main_process():
-        for failure in failures:
-            print_error(failure)
+    batch = _Batch(recipe, plan, options, writing, outcome)
+    total_s = time.perf_counter() - started
+    if plan.shard is not None and is_main_process():
+        batch.write_summary(runtime, total_s)
+    batch.report()
     if gallery is not None:
         n_planned = len(plan.jobs) + len(plan.skipped) + len(plan.failures)
-        gallery.write(runtime, BatchFacts(n_planned, failures, outcome.interrupted))
+        gallery.write(runtime, BatchFacts(n_planned, batch.failures, outcome.interrupted))
     if not to_stdout:
-        total_s = time.perf_counter() - started
-        content = _result(recipe, plan, options, writing, outcome, failures, runtime, total_s)
         made = [entry["output"] for entry in outcome.done] + ([str(writing.gallery)] if gallery else [])
-        print_result(content, made, as_json=options.as_json)
-    return _exit_code(plan, outcome, failures)
+        print_result(batch.result(runtime, total_s), made, as_json=options.as_json)
+    return batch.exit_code()
 
 
 def _check(plan: OutputPlan, options: RecipeOptions, writing: Writing, to_stdout: bool) -> None:
@@ -105,53 +107,92 @@ def _check(plan: OutputPlan, options: RecipeOptions, writing: Writing, to_stdout
         raise UsageError("--json and a picture cannot both go to stdout", place="-o -")
     if writing.keep_times and (to_stdout or any(job.source is None for job in plan.jobs)):
         raise UsageError("standard input and output have no times to keep", place="--keep-times")
-    if not plan.jobs and plan.failures:
+    if not plan.jobs and plan.failures and plan.shard is None:
         raise _all_failed([failure.error for failure in plan.failures])
 
 
-def _result(
-    recipe: EnhanceRecipe,
-    plan: OutputPlan,
-    options: RecipeOptions,
-    writing: Writing,
-    outcome: Outcome,
-    failures: list[EffcliError],
-    runtime: Runtime,
-    total_s: float,
-) -> dict[str, object]:
-    from effcli.core.evidence.result import result_of_verb
+@dataclass(frozen=True)
+class _Batch:
+    """A batch that has ended."""
 
-    result = result_of_verb(
-        recipe.task,
-        "run",
-        recipe.method,
-        recipe=options.recipe,
-        output=writing.output,
-        metrics=outcome.metrics(n_failed=len(failures), n_skipped=len(plan.skipped)),
-        runtime=runtime,
-        total_s=total_s,
-    )
-    return {
-        **result.to_json(),
-        "interrupted": outcome.interrupted,
-        "files": outcome.done,
-        "left_out": dict(plan.left_out),
-        "failures": [{"code": f.code, "place": f.place, "message": f.message} for f in failures],
-        **({"gallery": str(writing.gallery)} if writing.gallery else {}),
-    }
+    recipe: EnhanceRecipe
+    plan: OutputPlan
+    options: RecipeOptions
+    writing: Writing
+    outcome: Outcome
 
+    @property
+    def failures(self) -> list[EffcliError]:
+        """Why pictures were not enhanced; with ``--resume`` those of other processes count as skipped."""
+        taken = [] if self.writing.resume else self.outcome.taken
+        return [*(failure.error for failure in self.plan.failures), *self.outcome.failures, *taken]
 
-def _exit_code(plan: OutputPlan, outcome: Outcome, failures: list[EffcliError]) -> int:
-    if outcome.interrupted:
-        n_left = len(plan.jobs) - len(outcome.done) - len(outcome.failures)
-        message = f"interrupted: {n_left} of {len(plan.jobs)} pictures were not started"
-        hint = "the same command with --resume skips what is done"
-        if is_main_process():
-            print_error(InterruptedRunError(message, hint=hint))
-        return EXIT_INTERRUPTED
-    if not failures:
-        return EXIT_DONE
-    return EXIT_PARTIAL if outcome.done else EXIT_FAILED
+    def report(self) -> None:
+        """Say what failed; raise where nothing was done."""
+        if not self.outcome.done and not self.outcome.interrupted and self.failures:
+            raise _all_failed(self.failures)
+        if not is_main_process():
+            return
+        for failure in self.failures:
+            print_error(failure)
+        if self.writing.resume and not self.options.quiet:
+            for taken in self.outcome.taken:
+                print_note(f"skipped: {taken}")
+
+    def result(self, runtime: Runtime, total_s: float) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        from effcli.core.evidence.result import result_of_verb
+
+        n_skipped = len(self.plan.skipped) + (len(self.outcome.taken) if self.writing.resume else 0)
+        result = result_of_verb(
+            self.recipe.task,
+            "run",
+            self.recipe.method,
+            recipe=self.options.recipe,
+            output=self.writing.output,
+            metrics=self.outcome.metrics(n_failed=len(self.failures), n_skipped=n_skipped),
+            runtime=runtime,
+            total_s=total_s,
+        )
+        return {
+            **result.to_json(),
+            "interrupted": self.outcome.interrupted,
+            "files": self.outcome.done,
+            "left_out": dict(self.plan.left_out),
+            "failures": [{"code": f.code, "place": f.place, "message": f.message} for f in self.failures],
+            **({"gallery": str(self.writing.gallery)} if self.writing.gallery else {}),
+        }
+
+    def write_summary(self, runtime: Runtime, total_s: float) -> None:
+        """Write the summary of a shard into the output folder, with what an earlier run of it did."""
+        from effcli.enhance.files.shards import summary_of, write_summary
+
+        assert self.plan.shard is not None and self.plan.inputs is not None
+        writing = self.writing
+        settings = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "format": writing.format,
+            "quality": writing.quality,
+            "keep_times": writing.keep_times,
+        }
+        result = self.result(runtime, total_s)
+        summary = summary_of(result, self.plan.shard, self.plan.inputs, settings)
+        write_summary(writing.output, self.plan.shard, summary)
+
+    def exit_code(self) -> int:
+        """Of the command; says that it was interrupted."""
+        outcome = self.outcome
+        if outcome.interrupted:
+            n_ended = len(outcome.done) + len(outcome.failures) + len(outcome.taken)
+            n_left = len(self.plan.jobs) - n_ended
+            message = f"interrupted: {n_left} of {len(self.plan.jobs)} pictures were not started"
+            hint = "the same command with --resume skips what is done"
+            if is_main_process():
+                print_error(InterruptedRunError(message, hint=hint))
+            return EXIT_INTERRUPTED
+        if not self.failures:
+            return EXIT_DONE
+        return EXIT_PARTIAL if outcome.done else EXIT_FAILED
 
 
 def _all_failed(failures: list[EffcliError]) -> EffcliError:

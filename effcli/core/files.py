@@ -15,7 +15,8 @@ from typing import IO, Any
 
 from effcli.core.errors import InputError, RunError, UsageError
 
-_PART = ".part-"
+PART = ".part-"
+"""What the name of a file that is being written begins with."""
 LOCK_FILE = ".lock"
 """Held by the process that works in a folder."""
 
@@ -27,7 +28,7 @@ def atomic_path(destination: Path) -> Iterator[Path]:
     Raises:
         RunError: the disk is full or the place cannot be written.
     """
-    temporary = destination.parent / f"{_PART}{secrets.token_hex(6)}{destination.suffix}"
+    temporary = destination.parent / f"{PART}{secrets.token_hex(6)}{destination.suffix}"
     try:
         temporary.touch(exist_ok=False)  # with the permissions that the user's umask gives
         yield temporary
@@ -68,7 +69,7 @@ def read_json(file: Path, *, hint: str | None = None) -> dict[str, Any]:
 
 def remove_parts(folder: Path) -> None:
     """Remove, at any depth, the temporary files of a process that was killed while it wrote."""
-    for part in list(folder.rglob(f"{_PART}*")):
+    for part in list(folder.rglob(f"{PART}*")):
         with contextlib.suppress(OSError):
             part.unlink()
 
@@ -78,7 +79,7 @@ def is_vacant(folder: Path) -> bool:
     if folder.exists() and not folder.is_dir():
         return False
     return not folder.exists() or all(
-        entry.name == LOCK_FILE or entry.name.startswith(_PART) for entry in folder.iterdir()
+        entry.name == LOCK_FILE or entry.name.startswith(PART) for entry in folder.iterdir()
     )
 
 

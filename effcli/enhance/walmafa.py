@@ -18,7 +18,7 @@ from effcli.enhance.brightness import AUTO, Brightness, Target
 from effcli.enhance.data.pairs import PairSet
 from effcli.enhance.network.exposure import at_level, level, log_gain_for_level, thumbnail
 from effcli.enhance.network.strips import Memory, forward_in_strips
-from effcli.enhance.network.walmafa_net import WalMaFa, add_border, pad_to_multiple
+from effcli.enhance.network.walmafa_net import SIDE_MULTIPLE, WalMaFa, add_border, pad_to_multiple
 from effcli.enhance.recipe import WalMaFaRecipe
 from effcli.enhance.training import build_network, learn_levels, optimize
 from effcli.enhance.weights import load_weights, save_weights
@@ -105,8 +105,22 @@ class Brightener:
         bright = at_level(bright, target.level, tolerance=tolerance, most_log_gain=_MOST_SETTLED)
         return torch.lerp(x.float().cpu(), bright, target.share)
 
+    def check_memory(self, height: int, width: int) -> None:
+        """Make sure that a picture of this size can be computed under the memory bound.
+
+        Raises:
+            RunError: it does not; the message says what it needs.
+        """
+        margin = 2 * self._margin
+        size = [side + -side % SIDE_MULTIPLE for side in (height + margin, width + margin)]
+        Memory.plan(self.network.config, size, self.max_memory_mb, self.runtime.device)
+
+    @property
+    def _margin(self) -> int:
+        return 0 if self.network.config.token_order == "reshape" else _MARGIN  # the released code has none
+
     def _forward(self, x: Tensor, log_gain: Tensor | None) -> Tensor:
-        margin = 0 if self.network.config.token_order == "reshape" else _MARGIN  # the released code has none
+        margin = self._margin
         height, width = x.shape[-2:]
         padded, _ = pad_to_multiple(add_border(x, margin))
         device = self.runtime.device

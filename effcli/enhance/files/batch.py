@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from effcli.core.errors import EffcliError, InputError
-from effcli.core.files import make_folder
+from effcli.core.errors import EffcliError, InputError, RunError
 from effcli.core.progress import progress_bar
 from effcli.core.resuming.stop import StopSignal
-from effcli.data.images import Picture, read_picture
+from effcli.data.images import Picture, identify, read_picture
 from effcli.enhance.enhancer import Enhancer
+from effcli.enhance.files.claimed_output import TakenError, claimed_output
 from effcli.enhance.files.figures import level_of
 from effcli.enhance.files.gallery import Gallery
-from effcli.enhance.files.output_plan import Job, OutputPlan
+from effcli.enhance.files.jobs import Failure, Job, OutputPlan
 from effcli.enhance.files.picture_files import write_picture
+from effcli.enhance.files.shards import is_nearly_alone
+from effcli.enhance.walmafa import Brightener
 
 log = logging.getLogger(__name__)
-
-_NEARLY_ALONE = 0.05
 
 
 @dataclass
@@ -34,11 +36,13 @@ class Outcome:
     Attributes:
         done: one entry per picture that was written.
         failures: one error per picture that was not.
+        taken: pictures that another process writes or wrote meanwhile, one error each.
         interrupted: Ctrl-C or SIGTERM arrived; the remaining pictures were not started.
     """
 
     done: list[dict[str, Any]] = field(default_factory=list)
     failures: list[EffcliError] = field(default_factory=list)
+    taken: list[TakenError] = field(default_factory=list)
     interrupted: bool = False
 
     def metrics(self, *, n_failed: int, n_skipped: int) -> dict[str, Any]:
@@ -51,7 +55,7 @@ class Outcome:
         rate = round(megapixels / seconds, 4) if seconds else None
         return {
             "images": len(self.done),
-            "left_nearly_alone": sum(_is_nearly_alone(entry) for entry in self.done),
+            "left_nearly_alone": sum(is_nearly_alone(entry) for entry in self.done),
             "failed": n_failed,
             "skipped": n_skipped,
             "megapixels_per_s": rate,
@@ -95,6 +99,8 @@ def enhance_files(
                 break
             try:
                 outcome.done.append(_enhance_file(job, enhancer, quality, keep_times, gallery))
+            except TakenError as error:
+                outcome.taken.append(error)
             except EffcliError as error:
                 outcome.failures.append(error)
             except (MemoryError, RuntimeError) as error:
@@ -102,6 +108,48 @@ def enhance_files(
                 outcome.failures.append(InputError(message, place=str(job.source or "-")))
             advance()
     return _together(runtime.gather(outcome))
+
+
+def without_too_large(plan: OutputPlan, enhancer: Enhancer) -> OutputPlan:
+    """The plan without files that exceed ``--max-memory``, which become failures.
+
+    Their headers are read before any work starts; the hint names the memory that all of them need.
+    """
+    brighten = enhancer.brighten
+    if not isinstance(brighten, Brightener) or brighten.max_memory_mb is None:
+        return plan
+    too_large = {job: error for job in plan.jobs if (error := _beyond_memory(job, brighten))}
+    most = max((_megabytes(error) for error in too_large.values()), default=0)
+    failures = []
+    for job, error in too_large.items():
+        assert isinstance(job.source, Path)
+        hint = f"--max-memory {most} is enough for all" if len(too_large) > 1 else error.hint
+        failures.append(Failure(job.source, InputError(error.message, place=str(job.source), hint=hint)))
+    jobs = tuple(job for job in plan.jobs if job not in too_large)
+    return replace(plan, jobs=jobs, failures=(*plan.failures, *failures))
+
+
+def _beyond_memory(job: Job, brighten: Brightener) -> RunError | None:
+    """Why a picture exceeds the bound, whichever way up it is; None where its file does not tell."""
+    if not isinstance(job.source, Path):
+        return None
+    try:
+        info = identify(job.source)
+        brighten.check_memory(info.height, info.width)
+    except InputError:
+        return None
+    except RunError as error:
+        try:
+            brighten.check_memory(info.width, info.height)
+        except RunError:
+            return error
+    return None
+
+
+def _megabytes(error: RunError) -> int:
+    """The least ``--max-memory`` that a message of :meth:`Brightener.check_memory` names."""
+    found = re.search(r"--max-memory (\d+)", error.hint or "")
+    return int(found[1]) if found else 0
 
 
 def _copy_times(source: Path, destination: Path) -> None:
@@ -112,17 +160,12 @@ def _copy_times(source: Path, destination: Path) -> None:
         log.warning("%s: its times are not those of the input: %s", destination, error.strerror)
 
 
-def _is_nearly_alone(entry: dict[str, Any]) -> bool:
-    """Whether the level of a picture hardly changed."""
-    change: float = entry["level"] - entry["input_level"]
-    return bool(abs(change) <= _NEARLY_ALONE * max(entry["input_level"], 1e-3))
-
-
 def _together(shares: list[Outcome]) -> Outcome:
     """The outcomes of all ranks as one."""
     return Outcome(
         done=[entry for share in shares for entry in share.done],
         failures=[failure for share in shares for failure in share.failures],
+        taken=[taken for share in shares for taken in share.taken],
         interrupted=any(share.interrupted for share in shares),
     )
 
@@ -147,6 +190,16 @@ def _show(gallery: Gallery, job: Job, before: Picture, after: Picture) -> None:
         log.warning("%s: is not in the gallery: %s", name, error.strerror or error)
 
 
+@contextlib.contextmanager
+def _output(job: Job) -> Iterator[BinaryIO]:
+    """What the picture is written to; an output has its content at the end of the block, whole."""
+    if job.destination is None:
+        yield sys.stdout.buffer
+        return
+    with claimed_output(job.destination, job.replaces) as stream:
+        yield stream
+
+
 def _enhance_file(
     job: Job, enhancer: Enhancer, quality: int, keep_times: bool, gallery: Gallery | None
 ) -> dict[str, Any]:
@@ -157,15 +210,15 @@ def _enhance_file(
     except InputError as error:
         error.place = place
         raise
-    try:
-        bright = enhancer.enhance_picture(picture)
-    except EffcliError as error:
-        error.place = error.place or place
-        raise
-    if job.destination is not None:
-        make_folder(job.destination.parent)  # not before there is something to put into it
-    destination = job.destination if job.destination is not None else sys.stdout.buffer
-    for note in (*picture.notes, *write_picture(bright, destination, format=job.format, quality=quality)):
+    with _output(job) as stream:  # not before there is something to put into it
+        try:
+            bright = enhancer.enhance_picture(picture)
+        except EffcliError as error:
+            error.place = error.place or place
+            raise
+        to = None if job.destination is None else str(job.destination)
+        notes = write_picture(bright, stream, format=job.format, quality=quality, place=to)
+    for note in (*picture.notes, *notes):
         log.warning("%s: %s", place, note)
     if keep_times and job.source is not None and job.destination is not None:
         _copy_times(job.source, job.destination)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
     from effcli.core.runtime import Runtime
-    from effcli.enhance.files.output_plan import OutputPlan
+    from effcli.enhance.files.jobs import OutputPlan
 
 MOST_PICTURES = 300
 GENERATOR = "effcli enhance --gallery"

@@ -33,7 +33,12 @@ def format_of(path: Path) -> str | None:
 
 
 def write_picture(
-    picture: Picture, destination: Path | BinaryIO, *, format: str | None = None, quality: int = 95
+    picture: Picture,
+    destination: Path | BinaryIO,
+    *,
+    format: str | None = None,
+    quality: int = 95,
+    place: str | None = None,
 ) -> tuple[str, ...]:
     """Write a picture; a file appears whole or not at all.
 
@@ -43,6 +48,7 @@ def write_picture(
         format: a value of :data:`FORMATS`; by default what the path's extension says, for a stream
             ``picture.format``, or PNG where that is only read (GIF, AVIF, HEIF, PPM).
         quality: 1..100 for JPEG (always 4:4:4) and for WebP unless ``picture.lossless``.
+        place: how messages name it; by default the path, or "output".
 
     Returns:
         Notes on what the format could not hold, one sentence each.
@@ -51,7 +57,7 @@ def write_picture(
         UsageError: the extension or format is not supported.
         RunError: the disk is full, the destination cannot be written, or the format cannot hold the picture.
     """
-    place = str(destination) if isinstance(destination, Path) else "output"
+    place = place or (str(destination) if isinstance(destination, Path) else "output")
     readable = picture.format if picture.format in FORMATS.values() else "PNG"
     own = format_of(destination) if isinstance(destination, Path) else readable
     format = format or own or "unknown"

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from effcli.core.errors import InputError, RunError, UsageError
 from effcli.core.files import make_folder
-from effcli.enhance.files.output_plan import Job, OutputPlan, _natural, plan_outputs
+from effcli.enhance.files.input_search import natural
+from effcli.enhance.files.jobs import Job, OutputPlan
+from effcli.enhance.files.output_plan import plan_outputs
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +140,7 @@ def test_several_inputs_go_beside_themselves_or_into_one_folder():
     assert pairs(plan_outputs(inputs, "out")) == {"x/a.png": "out/a.png", "y/b.jpg": "out/b.jpg"}
 
 
-def test_a_folder_is_searched_in_natural_order_and_its_tree_kept():
+def test_a_folder_is_searched_innatural_order_and_its_tree_kept():
     touch("in/10.png", "in/2.png", "in/1.PNG", "in/b10/a.jpg", "in/b9/deep/c.tif")
     plan = plan_outputs(["in"])
     assert list(pairs(plan).items()) == [
@@ -406,6 +408,6 @@ def test_an_empty_name_and_one_picture_s_name_for_several_are_refused():
 
 
 @given(st.lists(st.text(max_size=12), max_size=8))
-def test_natural_order_is_total_and_agrees_with_numbers(names):
-    assert sorted(names[1:] + names[:1], key=_natural) == sorted(names, key=_natural)
-    assert sorted(["a10", "a9", "A1"], key=_natural) == ["A1", "a9", "a10"]
+def testnatural_order_is_total_and_agrees_with_numbers(names):
+    assert sorted(names[1:] + names[:1], key=natural) == sorted(names, key=natural)
+    assert sorted(["a10", "a9", "A1"], key=natural) == ["A1", "a9", "a10"]
