@@ -103,7 +103,9 @@ def run(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...", help="Picture files, folders (searched recursively), or - for stdin."
+            metavar="INPUT...",
+            help="Picture files, folders (searched recursively), URLs such as "
+            "s3://bucket/photos, or - for stdin.",
         ),
     ],
     output: Annotated[
@@ -112,7 +114,7 @@ def run(
             "--output",
             "-o",
             metavar="PATH",
-            help="File, folder, or - for stdout (default: NAME-enhanced beside each input).",
+            help="File, folder, URL of one, or - for stdout (default: NAME-enhanced beside each input).",
         ),
     ] = None,
     force: Annotated[
@@ -190,14 +192,17 @@ def run(
 def merge(
     options: Options,
     summaries: Annotated[
-        list[Path],
-        typer.Argument(metavar="SUMMARY...", help="The summary-*-of-*.json of all shards of a batch."),
+        list[str],
+        typer.Argument(
+            metavar="SUMMARY...", help="The summary-*-of-*.json of all shards of a batch, files or URLs."
+        ),
     ],
 ) -> None:
     """Add up the summaries of shards: pictures, failures, those left nearly alone, and times."""
+    from effcli.enhance.files.remote import location
     from effcli.enhance.files.shards import merge_summaries
 
-    merged = merge_summaries(summaries)
+    merged = merge_summaries([location(summary) for summary in summaries])
     for failure in merged["failures"]:
         print_note(f"error: {failure['place']}: {failure['message']}")
     for index in merged["interrupted"]:

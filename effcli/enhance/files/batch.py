@@ -23,6 +23,7 @@ from effcli.enhance.files.figures import level_of
 from effcli.enhance.files.gallery import Gallery
 from effcli.enhance.files.jobs import Failure, Job, OutputPlan
 from effcli.enhance.files.picture_files import write_picture
+from effcli.enhance.files.remote import Location, RemotePath, read_bytes, remote_output
 from effcli.enhance.files.shards import is_nearly_alone
 from effcli.enhance.walmafa import Brightener
 
@@ -175,7 +176,7 @@ def _show_skipped(gallery: Gallery, skipped: Sequence[Job]) -> None:
     for job in skipped:
         if gallery.shows(job.number) and job.source is not None and job.destination is not None:
             try:
-                _show(gallery, job, read_picture(job.source), read_picture(job.destination))
+                _show(gallery, job, read_picture(_stored(job.source)), read_picture(_stored(job.destination)))
             except InputError as error:
                 log.warning("%s: is not in the gallery: %s", job.source, error)
 
@@ -196,8 +197,17 @@ def _output(job: Job) -> Iterator[BinaryIO]:
     if job.destination is None:
         yield sys.stdout.buffer
         return
+    if isinstance(job.destination, RemotePath):
+        with remote_output(job.destination, overwrite=job.overwrite) as stream:
+            yield stream
+        return
     with claimed_output(job.destination, job.replaces) as stream:
         yield stream
+
+
+def _stored(source: Location) -> Path | bytes:
+    """A local file, or the content of one by URL."""
+    return read_bytes(source) if isinstance(source, RemotePath) else source
 
 
 def _enhance_file(
@@ -206,7 +216,7 @@ def _enhance_file(
     started = time.perf_counter()
     place = str(job.source) if job.source is not None else "standard input"
     try:
-        picture = read_picture(job.source if job.source is not None else sys.stdin.buffer.read())
+        picture = read_picture(_stored(job.source) if job.source is not None else sys.stdin.buffer.read())
     except InputError as error:
         error.place = place
         raise
@@ -220,7 +230,7 @@ def _enhance_file(
         notes = write_picture(bright, stream, format=job.format, quality=quality, place=to)
     for note in (*picture.notes, *notes):
         log.warning("%s: %s", place, note)
-    if keep_times and job.source is not None and job.destination is not None:
+    if keep_times and isinstance(job.source, Path) and isinstance(job.destination, Path):
         _copy_times(job.source, job.destination)
     if gallery is not None:
         _show(gallery, job, picture, bright)

@@ -5,18 +5,56 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from effcli.core.errors import InputError, UsageError
-from effcli.data.picture_folders import list_pictures
+from effcli.data.picture_folders import is_hidden, is_picture_name, list_pictures
 from effcli.enhance.files.jobs import Failure
+from effcli.enhance.files.remote import Location, RemotePath, list_files
 
 
 def images_in(
-    folder: Path, output: Path, suffix: str, failures: list[Failure], left_out: Counter[str]
+    folder: Location, output: Location, suffix: str, failures: list[Failure], left_out: Counter[str]
+) -> list[tuple[Location, PurePath]]:
+    """The images below a folder, each with its path inside it, in natural order, without those that are outputs."""
+    if isinstance(folder, RemotePath):
+        remote = _remote_images(folder, output, suffix, failures, left_out)
+        return [(file, file.relative_to(folder)) for file in remote]
+    local = _local_images(folder, output, suffix, failures, left_out)
+    return [(file, file.relative_to(folder)) for file in local]
+
+
+def _remote_images(
+    folder: RemotePath, output: Location, suffix: str, failures: list[Failure], left_out: Counter[str]
+) -> list[RemotePath]:
+    if str(folder) == str(output):
+        hint = "name another folder with -o"
+        raise UsageError("the folder would be its own output", place=str(folder), hint=hint)
+    images = []
+    for file in list_files(folder):
+        name = file.relative_to(folder)
+        if str(file).startswith(f"{output}/"):
+            continue
+        if ".." in name.parts:
+            failures.append(Failure(file, InputError("has .. in its name", place=str(file))))
+        elif is_picture_name(str(name)):
+            images.append(file)
+        elif not any(map(is_hidden, name.parts)):
+            left_out[file.suffix.lower() or "without an extension"] += 1
+    originals = {(file.parent, name) for file in images for name in (file.stem, file.name)}
+    own = [
+        file
+        for file in images
+        if not (file.stem.endswith(suffix) and (file.parent, file.stem.removesuffix(suffix)) in originals)
+        or not suffix
+    ]
+    return sorted(own, key=lambda file: _walking_order(file.relative_to(folder)))
+
+
+def _local_images(
+    folder: Path, output: Location, suffix: str, failures: list[Failure], left_out: Counter[str]
 ) -> list[Path]:
-    """The images below a folder, in natural order, without those that are outputs."""
-    own_output = os.path.realpath(output)
+    own_output = "" if isinstance(output, RemotePath) else os.path.realpath(output)
     if os.path.realpath(folder) == own_output:
         hint = "name another folder with -o"
         raise UsageError("the folder would be its own output", place=str(folder), hint=hint)
@@ -37,7 +75,7 @@ def images_in(
 
 def _is_below(file: Path, folder: str) -> bool:
     """Whether a file is in a folder, given by its real path, or below it."""
-    return Path(os.path.realpath(file.parent)).is_relative_to(folder)
+    return bool(folder) and Path(os.path.realpath(file.parent)).is_relative_to(folder)
 
 
 def _is_made(file: Path, folder: Path, suffix: str, originals: set[str]) -> bool:
@@ -54,7 +92,7 @@ def _is_made(file: Path, folder: Path, suffix: str, originals: set[str]) -> bool
     )
 
 
-def _walking_order(path: Path) -> list[tuple[int, tuple[list[tuple[str, int]], str]]]:
+def _walking_order(path: PurePath) -> list[tuple[int, tuple[list[tuple[str, int]], str]]]:
     """Sort key of a path inside a folder: its files, then its sub-folders, each in natural order."""
     *folders, name = path.parts
     return [*((1, natural(one)) for one in folders), (0, natural(name))]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from effcli.core.errors import InputError
 from effcli.enhance.files.claimed_output import Stamp
+from effcli.enhance.files.remote import Location
 from effcli.enhance.files.shards import InputList, Shard
 
 STREAM = "-"
@@ -21,14 +21,16 @@ class Job:
         source: the file to read; None is standard input.
         destination: the file to write; None is standard output.
         format: what to write ("PNG", "JPEG", ...); None is the format of the source.
-        replaces: the file that the output takes the place of.
+        replaces: the local file that the output takes the place of.
+        overwrite: an object that is there is replaced.
         number: its place among all pictures of the plan, also those that are skipped or cannot be done.
     """
 
-    source: Path | None
-    destination: Path | None
+    source: Location | None
+    destination: Location | None
     format: str | None = None
     replaces: Stamp | None = field(default=None, compare=False)
+    overwrite: bool = field(default=False, compare=False)
     number: int = field(default=0, compare=False)
 
 
@@ -36,7 +38,7 @@ class Job:
 class Failure:
     """An input that cannot be done, and why."""
 
-    source: Path
+    source: Location
     error: InputError
 
 

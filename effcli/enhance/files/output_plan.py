@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self, TypeAlias
 
 from effcli.core.errors import InputError, UsageError
 from effcli.core.files import check_writable
@@ -18,6 +20,7 @@ from effcli.enhance.files.claimed_output import stamp_of
 from effcli.enhance.files.input_search import images_in
 from effcli.enhance.files.jobs import STREAM, Failure, Job, OutputPlan
 from effcli.enhance.files.output_names import (
+    Pair,
     checked_suffix,
     is_folder,
     names_folder,
@@ -25,9 +28,12 @@ from effcli.enhance.files.output_names import (
     with_own_outputs,
 )
 from effcli.enhance.files.picture_files import FORMATS, format_of
+from effcli.enhance.files.remote import Location, RemotePath, kind_of, list_files, location
 from effcli.enhance.files.shards import Shard, input_list
 
 _LONGEST_NAME_BYTES = 255
+
+_Identity: TypeAlias = tuple[int, int] | str
 
 
 def plan_outputs(
@@ -74,7 +80,10 @@ def plan_outputs(
         output = _folder_of_shards(inputs, output)
     if STREAM in inputs or output == STREAM:
         return _plan_stream(inputs, output, force, format)
-    paths = [Path(item) for item in inputs]
+    paths = [location(item) for item in inputs]
+    if output is None and (remote := [path for path in paths if isinstance(path, RemotePath)]):
+        hint = "-o FOLDER, or -o and a URL"
+        raise UsageError("pictures by URL need an output", place=str(remote[0]), hint=hint)
     left_out: Counter[str] = Counter()
     pairs, failures = _find(paths, output, suffix, format, left_out)
     pairs, sharing = with_own_outputs(pairs)
@@ -82,21 +91,21 @@ def plan_outputs(
     everything = input_list(pairs, len(failures))
     if shard is not None:
         failures = [failure for number, failure in enumerate(failures) if shard.takes(number)]
-    taken = {identity for source, _ in pairs if (identity := _identity(source))}
+    outputs = _Outputs.of(pairs, output, force=force)
     jobs, skipped = [], []
     for number, (source, destination) in enumerate(pairs):
         if shard is not None and not shard.takes(number):
             continue
-        job = Job(source, destination, format_of(destination), stamp_of(destination), number)
-        if skip_existing and destination.is_file() and _identity(destination) not in taken:
+        job = outputs.job(source, destination, number)
+        if skip_existing and outputs.is_done(destination):
             skipped.append(job)
-        elif error := _unreadable(source) or _unavailable(destination, taken, force):
+        elif error := _unreadable(source) or outputs.problem(destination):
             failures.append(Failure(source, error))
         else:
             jobs.append(job)
     if len(paths) == 1 and not jobs and len(failures) == 1 and shard is None:
         raise failures[0].error
-    for folder in dict.fromkeys(job.destination.parent for job in jobs if job.destination):
+    for folder in dict.fromkeys(job.destination.parent for job in jobs if isinstance(job.destination, Path)):
         check_writable(folder)
     return OutputPlan(tuple(jobs), tuple(failures), tuple(skipped), dict(left_out), shard, everything)
 
@@ -128,10 +137,10 @@ def _plan_stream(
     if len(inputs) > 1:
         raise UsageError("standard input or output (-) goes with exactly one input")
     if inputs[0] != STREAM:
-        source = Path(inputs[0])
+        source = location(inputs[0])
         if is_folder(source):
             raise UsageError("a folder cannot be written to standard output", place=str(source))
-        if error := _unreadable(source):
+        if error := _missing(source) or _unreadable(source):
             raise error
         return OutputPlan((Job(source, None, format),))
     if output is None or output == STREAM:
@@ -139,35 +148,34 @@ def _plan_stream(
     if names_folder(output):
         raise UsageError("is a folder: name a file for the picture from standard input", place=output)
     destination = checked_suffix(output, format)
-    if error := _unavailable(destination, set(), force):
+    outputs = _Outputs.of([], output, force=force)
+    if error := outputs.problem(destination):
         raise error
-    check_writable(destination.parent)
-    return OutputPlan((Job(None, destination, format_of(destination), stamp_of(destination)),))
+    if isinstance(destination, Path):
+        check_writable(destination.parent)
+    return OutputPlan((outputs.job(None, destination, 0),))
 
 
 def _find(
-    paths: list[Path], output: str | None, suffix: str, format: str | None, left_out: Counter[str]
-) -> tuple[list[tuple[Path, Path]], list[Failure]]:
+    paths: list[Location], output: str | None, suffix: str, format: str | None, left_out: Counter[str]
+) -> tuple[list[Pair], list[Failure]]:
     """All source files, each with its destination, and what could not be searched."""
     if output is not None and len(paths) == 1 and not is_folder(paths[0]) and not names_folder(output):
+        if missing := _missing(paths[0]):
+            raise missing
         return [(paths[0], checked_suffix(output, format))], []
-    root = None if output is None else Path(output)
-    if root is not None and len(paths) > 1 and format_of(root) and not root.exists():
-        hint = "end it with / if the folder really has that name"
-        if not str(output).endswith(("/", os.sep)):
-            raise UsageError(
-                f"is the name of one picture, but there are {len(paths)} inputs", place=str(output), hint=hint
-            )
-    if root is not None and os.path.lexists(root) and not is_folder(root):
-        raise UsageError("is a file, but the outputs need a folder", place=str(root))
-    pairs: list[tuple[Path, Path]] = []
+    root = None if output is None else _checked_root(output, len(paths))
+    pairs: list[Pair] = []
     failures: list[Failure] = []
     for path in paths:
+        if missing := _missing(path):
+            failures.append(Failure(path, missing))
+            continue
         if not is_folder(path):
             folder = path.parent if root is None else root
             pairs.append((path, folder / output_name(path, suffix if root is None else "", format)))
             continue
-        named = path if path.name not in ("", "..") else path.resolve()
+        named = path.resolve() if isinstance(path, Path) and path.name in ("", "..") else path
         if root is None:
             below = named.with_name(named.name + suffix) if named.name else named
         else:
@@ -179,8 +187,7 @@ def _find(
         if sources and own_left_out:
             say_once(f"{path}: left out: {left_out_text(own_left_out)}")
         pairs += [
-            (source, below / source.relative_to(path).parent / output_name(source, "", format))
-            for source in sources
+            (source, below / inside.parent / output_name(source, "", format)) for source, inside in sources
         ]
         if not sources and len(failures) == n_failures:
             text = left_out_text(own_left_out)
@@ -189,8 +196,77 @@ def _find(
     return pairs, failures
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of what a path leads to: equal through links and differing case; None if nothing."""
+def _checked_root(output: str, n_inputs: int) -> Location:
+    """The output folder, where ``output`` can be one."""
+    root = location(output)
+    is_new = not _exists(root)
+    if n_inputs > 1 and format_of(root) and is_new and not output.endswith(("/", os.sep)):
+        hint = "end it with / if the folder really has that name"
+        raise UsageError(
+            f"is the name of one picture, but there are {n_inputs} inputs", place=output, hint=hint
+        )
+    if not is_new and not is_folder(root):
+        raise UsageError("is a file, but the outputs need a folder", place=str(root))
+    return root
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What is known of the places of outputs.
+
+    Attributes:
+        taken: identities of all inputs.
+        objects: URLs of what is in the output folder, where that is remote.
+        force: existing outputs are overwritten.
+    """
+
+    taken: frozenset[_Identity]
+    objects: frozenset[str]
+    force: bool
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair], output: str | None, *, force: bool) -> Self:
+        """Look at the inputs, and once at a remote output folder."""
+        taken = frozenset(identity for source, _ in pairs if (identity := _identity(source)))
+        root = None if output is None else location(output)
+        objects = frozenset[str]()
+        if isinstance(root, RemotePath):
+            objects = frozenset(map(str, list_files(root)))
+            objects |= frozenset([str(root)]) if kind_of(root) == "file" else frozenset()
+        return cls(taken, objects, force)
+
+    def job(self, source: Location | None, destination: Location, number: int) -> Job:
+        """The job that writes to ``destination``."""
+        stamp = stamp_of(destination) if isinstance(destination, Path) else None
+        return Job(source, destination, format_of(destination), stamp, self.force, number)
+
+    def is_done(self, destination: Location) -> bool:
+        """Whether an output is there, and not an input."""
+        is_there = (
+            destination.is_file() if isinstance(destination, Path) else str(destination) in self.objects
+        )
+        return is_there and _identity(destination) not in self.taken
+
+    def problem(self, destination: Location) -> InputError | None:
+        """Why a destination may not be written: too long a name, an input, a folder, or there already."""
+        place, is_local = str(destination), isinstance(destination, Path)
+        if is_local and len(os.fsencode(destination.name)) > _LONGEST_NAME_BYTES:
+            return InputError("the name of the output is too long", place=place, hint="name it with -o")
+        if _identity(destination) in self.taken:
+            hint = "name another output with -o"
+            return InputError("the output would overwrite an input", place=place, hint=hint)
+        if is_local and is_folder(destination):
+            return InputError("the output is a folder", place=place)
+        is_there = os.path.lexists(destination) if isinstance(destination, Path) else place in self.objects
+        if is_there and not self.force:
+            return InputError("exists already", place=place, hint="--force overwrites it")
+        return None
+
+
+def _identity(path: Location) -> _Identity | None:
+    """Device and inode of what a path leads to: equal through links and differing case; None if nothing; or the URL."""
+    if isinstance(path, RemotePath):
+        return str(path)
     try:
         status = path.stat()
     except OSError:
@@ -198,27 +274,25 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _unreadable(source: Path) -> InputError | None:
-    """Why a source cannot be read, as far as its directory entry tells."""
+def _exists(path: Location) -> bool:
+    return kind_of(path) is not None if isinstance(path, RemotePath) else os.path.lexists(path)
+
+
+def _missing(path: Location) -> InputError | None:
+    """Why a URL that was named cannot be read; local files are looked at one by one later."""
+    if isinstance(path, RemotePath) and kind_of(path) is None:
+        return InputError("no such file or folder", place=str(path))
+    return None
+
+
+def _unreadable(source: Location) -> InputError | None:
+    """Why a source cannot be read, as far as its directory entry tells; what is remote was found in a listing."""
+    if isinstance(source, RemotePath):
+        return None
     try:
         source.stat()
     except FileNotFoundError:
         return InputError("no such file", place=str(source))
     except OSError as error:
         return InputError(f"cannot be read: {error.strerror}", place=str(source))
-    return None
-
-
-def _unavailable(destination: Path, taken: set[tuple[int, int]], force: bool) -> InputError | None:
-    """Why a destination may not be written: too long a name, an input, a folder, or there already."""
-    place = str(destination)
-    if len(os.fsencode(destination.name)) > _LONGEST_NAME_BYTES:
-        return InputError("the name of the output is too long", place=place, hint="name it with -o")
-    if _identity(destination) in taken:
-        hint = "name another output with -o"
-        return InputError("the output would overwrite an input", place=place, hint=hint)
-    if is_folder(destination):
-        return InputError("the output is a folder", place=place)
-    if os.path.lexists(destination) and not force:
-        return InputError("exists already", place=place, hint="--force overwrites it")
     return None

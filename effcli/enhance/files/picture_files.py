@@ -13,6 +13,7 @@ from effcli.core.errors import UsageError
 from effcli.core.files import atomic_path, write_error
 from effcli.data.picture import Picture
 from effcli.enhance.files.image_encoding import encode
+from effcli.enhance.files.remote import Location
 
 FORMATS = {  # file extension -> format that is written
     ".png": "PNG",
@@ -27,7 +28,7 @@ FORMATS = {  # file extension -> format that is written
 }
 
 
-def format_of(path: Path) -> str | None:
+def format_of(path: Location) -> str | None:
     """Format that is written to a file of this name, or None when its extension is not in :data:`FORMATS`."""
     return FORMATS.get(path.suffix.lower())
 

@@ -8,11 +8,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from effcli.core.errors import InputError, UsageError
 from effcli.core.files import make_folder, read_json, write_text
+from effcli.enhance.files.remote import Location, RemotePath, location, read_bytes, write_bytes
 
 _MOST_SHARDS = 100_000
 _NEARLY_ALONE = 0.05
@@ -92,14 +92,19 @@ def write_summary(folder: str, shard: Shard, summary: dict[str, Any]) -> None:
     Raises:
         RunError: it cannot be written.
     """
-    file = make_folder(Path(folder)) / shard.summary_name
+    to = location(folder)
+    file = (to if isinstance(to, RemotePath) else make_folder(to)) / shard.summary_name
     try:
         earlier = _read_summary(file)
     except InputError:
         earlier = None
     if earlier and all(earlier[key] == summary[key] for key in ("shard", "settings")):
         summary = _with_earlier(summary, earlier)
-    write_text(file, json.dumps(summary) + "\n")
+    text = json.dumps(summary) + "\n"
+    if isinstance(file, RemotePath):
+        write_bytes(file, text.encode(), overwrite=True)
+    else:
+        write_text(file, text)
 
 
 def _with_earlier(summary: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +126,7 @@ def is_nearly_alone(entry: Mapping[str, Any]) -> bool:
     return bool(abs(change) <= _NEARLY_ALONE * max(entry["input_level"], 1e-3))
 
 
-def merge_summaries(paths: Sequence[Path]) -> dict[str, Any]:
+def merge_summaries(paths: Sequence[Location]) -> dict[str, Any]:
     """The sum of the summaries of all shares of a batch, in the form of one result.
 
     Raises:
@@ -157,9 +162,11 @@ def merge_summaries(paths: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
-    content = read_json(path, hint=_HINT)
+def _read_summary(path: Location) -> dict[str, Any]:
     try:
+        content: Any = (
+            json.loads(read_bytes(path)) if isinstance(path, RemotePath) else read_json(path, hint=_HINT)
+        )
         shard = Shard(int(content["shard"]["index"]), int(content["shard"]["of"]))
         numbers = [content["metrics"][name] for name in _COUNTS] + [content["timing"]["total_s"]]
         numbers += [
@@ -177,14 +184,14 @@ def _read_summary(path: Path) -> dict[str, Any]:
         is_one = False
     if not is_one:
         raise InputError("is not the summary of a shard", place=str(path), hint=_HINT)
-    return content
+    return cast("dict[str, Any]", content)
 
 
-def _check_one_batch(found: Sequence[tuple[Path, dict[str, Any]]]) -> None:
+def _check_one_batch(found: Sequence[tuple[Location, dict[str, Any]]]) -> None:
     """Refuse summaries that do not make up one batch."""
     first_path, first = found[0]
     of = first["shard"]["of"]
-    places: dict[int, Path] = {}
+    places: dict[int, Location] = {}
     for path, summary in found:
         shard = summary["shard"]
         if shard["of"] != of:

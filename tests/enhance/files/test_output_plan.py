@@ -408,6 +408,6 @@ def test_an_empty_name_and_one_picture_s_name_for_several_are_refused():
 
 
 @given(st.lists(st.text(max_size=12), max_size=8))
-def testnatural_order_is_total_and_agrees_with_numbers(names):
+def test_natural_order_is_total_and_agrees_with_numbers(names):
     assert sorted(names[1:] + names[:1], key=natural) == sorted(names, key=natural)
     assert sorted(["a10", "a9", "A1"], key=natural) == ["A1", "a9", "a10"]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effcli.core.errors import InputError, UsageError
@@ -14,6 +14,7 @@ from effcli.enhance.files.output_plan import plan_outputs
 from effcli.enhance.files.shards import Shard, input_list, merge_summaries, parse_shard, write_summary
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(1, 30))
 def test_every_input_is_in_exactly_one_shard_and_shares_are_even(n_inputs, of):
     shares = [[n for n in range(n_inputs) if Shard(index, of).takes(n)] for index in range(1, of + 1)]
