@@ -105,7 +105,7 @@ def precision_curve(
         return None
     scores = np.concatenate([_matched_scores(frame, threshold) for frame in frames])
     precisions = np.zeros(_N_POINTS)
-    for i, least in enumerate(_score_points(scores, n_true)):
+    for i, least in enumerate(_score_points(scores, n_true, rule.measure)):
         hits, wrong = np.sum([_count(frame, threshold, least) for frame in frames], axis=0)
         precisions[i] = hits / (hits + wrong) if hits + wrong else 0.0
     best: np.ndarray = np.maximum.accumulate(precisions[::-1])[::-1]
@@ -117,14 +117,30 @@ def average_precision(curve: np.ndarray, n_points: Literal[11, 40] = 40) -> floa
     return float(100 * (curve[1:] if n_points == 40 else curve[::4]).mean())
 
 
-def _score_points(scores: np.ndarray, n_true: int) -> list[float]:
+def _score_points(scores: np.ndarray, n_true: int, measure: Measure) -> list[float]:
     """The score at which each of the 41 points of recall is reached, as far as they are.
 
-    KITTI's tool takes the nearest and so cannot reach 100 with fewer than 41 objects; with many it is the same.
+    For overlaps KITTI's choice (``getThresholds``), for distances, which KITTI does not have, the exact one, which
+    reaches 100 with fewer than 41 objects too.
     """
     ordered = np.sort(scores)[::-1]
+    if measure != "centre":
+        return _nearest_scores(ordered, n_true)
     needed = np.maximum(1, np.ceil(np.arange(_N_POINTS) / (_N_POINTS - 1) * n_true - 1e-9)).astype(int)
     return [float(ordered[count - 1]) for count in needed if count <= len(ordered)]
+
+
+def _nearest_scores(ordered: np.ndarray, n_true: int) -> list[float]:
+    """KITTI's thresholds: going down the scores, each whose recall is as near to the next point as the following's."""
+    found: list[float] = []
+    wanted, last = 0.0, len(ordered) - 1
+    for i, score in enumerate(ordered):
+        here, next_recall = (i + 1) / n_true, (i + 2) / n_true
+        if i < last and next_recall - wanted < wanted - here:
+            continue
+        found.append(float(score))
+        wanted += 1 / (_N_POINTS - 1)
+    return found
 
 
 def _matched_scores(frame: _Frame, threshold: float) -> np.ndarray:
