@@ -65,6 +65,14 @@ BrightnessOption = Annotated[
         show_default=False,
     ),
 ]
+DetailOption = Annotated[
+    Literal["auto", "full", "fast"] | None,
+    typer.Option(
+        "--detail",
+        help="full: the network sees every pixel. fast: it sees about one megapixel, and the result is carried to the "
+        "full size. auto (default): fast above 8 megapixels. Of weights with an exposure head.",
+    ),
+]
 MaxMemoryOption = Annotated[
     int | None,
     typer.Option(
@@ -130,6 +138,7 @@ def run(
     ] = None,
     brightness: BrightnessOption = None,
     weights: WeightsOption = None,
+    detail: DetailOption = None,
     max_memory: MaxMemoryOption = None,
     format: Annotated[
         str | None,
@@ -168,6 +177,7 @@ def run(
         "weights": ("--weights", weights),
         "strength": ("--strength", strength),
         "brightness": ("--brightness", brightness),
+        "detail": ("--detail", detail),
         "max_memory_mb": ("--max-memory", max_memory),
     }
     recipe = cast("EnhanceRecipe", resolve_recipe("enhance", options, shorthands))
@@ -253,12 +263,14 @@ def evaluate(
     ],
     brightness: BrightnessOption = None,
     weights: WeightsOption = None,
+    detail: DetailOption = None,
     max_memory: MaxMemoryOption = None,
 ) -> None:
     """Measure on pairs: PSNR, SSIM, hue, level, and what becomes of the references; with simple baselines."""
     shorthands = {
         "brightness": ("--brightness", brightness),
         "weights": ("--weights", weights),
+        "detail": ("--detail", detail),
         "max_memory_mb": ("--max-memory", max_memory),
     }
     recipe = cast("EnhanceRecipe", resolve_recipe("enhance", options, shorthands))

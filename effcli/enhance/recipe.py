@@ -11,6 +11,9 @@ from effcli.core.recipe_changes import Added, Renamed
 from effcli.enhance.brightness import AUTO, BrightnessField
 from effcli.enhance.network.config import WalMaFaConfig
 
+Detail = Literal["auto", "full", "fast"]
+"""How large pictures are computed."""
+
 RENAMED = (
     Renamed("data.train", "data.source"),
     Renamed("data.eval", "eval.data"),
@@ -171,6 +174,12 @@ class WalMaFaRecipe(EnhanceRecipe, CompatRecipe):
         AUTO,
         description="Level to reach: auto, which leaves well-lit pictures alone; a mean grey level above 0 and up to "
         "0.95; or stops from what auto chooses, such as +1EV or -0.5EV.",
+    )
+    detail: Detail = Field(
+        "auto",
+        description="How large pictures are computed: full has the network see every pixel, fast has it see a form of "
+        "about one megapixel and spreads what it says to the full size, auto is fast above 8 megapixels. Of weights "
+        "with an exposure head; others are always computed in full.",
     )
     max_memory_mb: int | None = Field(
         None,

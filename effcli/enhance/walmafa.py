@@ -17,9 +17,10 @@ from effcli.core.runtime import Runtime
 from effcli.enhance.brightness import AUTO, Brightness, Target
 from effcli.enhance.data.pairs import PairSet
 from effcli.enhance.network.exposure import at_level, level, log_gain_for_level, thumbnail
+from effcli.enhance.network.fast_detail import SMALL_PIXELS, render_from_small, small_size
 from effcli.enhance.network.strips import Memory, forward_in_strips
 from effcli.enhance.network.walmafa_net import SIDE_MULTIPLE, WalMaFa, add_border, pad_to_multiple
-from effcli.enhance.recipe import WalMaFaRecipe
+from effcli.enhance.recipe import Detail, WalMaFaRecipe
 from effcli.enhance.training import build_network, learn_levels, optimize
 from effcli.enhance.weights import load_weights, save_weights
 
@@ -31,6 +32,12 @@ _LEFT_ALONE = (1.08, 1.35)
 _LEVEL_TOLERANCE = 0.01
 _MOST_SETTLED = 0.35
 """Half a stop: the largest log gain by which a result is brought from about the wanted level to it."""
+
+_FAST_MB_PER_CHANNEL = 40
+"""Memory for a small form, by the base width of the network: strips of about 200 rows."""
+
+FAST_FROM_PIXELS = 8_000_000
+"""Pictures with more pixels than this get fast detail, unless the recipe says ``detail: full``."""
 
 _MARGIN = 8
 """Pixels by which a picture is extended on every side: without them the outermost two or three pixels of a result are
@@ -45,9 +52,11 @@ class Brightener:
         runtime: device and precision.
         max_memory_mb: memory for one picture in MB; None takes half of what is free.
         brightness: the level to reach.
+        detail: how large pictures are computed: ``full``, ``fast`` (from a small form, see `fast_detail.py`), or
+            ``auto``, which is fast where it is worth it.
 
     Raises:
-        InputError: a level is asked for, and the network says the picture itself.
+        InputError: a level or fast detail is asked for, and the network says the picture itself.
     """
 
     def __init__(
@@ -56,15 +65,23 @@ class Brightener:
         runtime: Runtime,
         max_memory_mb: int | None = None,
         brightness: Brightness = AUTO,
+        detail: Detail = "auto",
     ) -> None:
         if network.level is None and brightness != AUTO:
             raise InputError(
                 "these weights choose the level themselves", place="brightness", hint="leave it at auto"
             )
+        if network.level is None and detail == "fast":
+            raise InputError(
+                "these weights paint the picture, which has to be computed in full detail",
+                place="detail",
+                hint="leave it at auto",
+            )
         self.runtime = runtime
         self.network = network.to(runtime.device).fuse()
         self.max_memory_mb = max_memory_mb
         self.brightness = brightness
+        self.fast_from_pixels = {"full": None, "fast": SMALL_PIXELS, "auto": FAST_FROM_PIXELS}[detail]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Brighten ``[1, 3, H, W]`` in 0..1; the same shape, float32 on the CPU."""
@@ -101,9 +118,13 @@ class Brightener:
             return self._forward(x, None).clamp_(0, 1)
         if target.share == 0:
             return x.float().cpu()
-        bright = self._forward(x, log_gain_for_level(thumbnail(x), torch.tensor([target.level])))
+        log_gain = log_gain_for_level(thumbnail(x), torch.tensor([target.level]))
+        if self._is_fast(*x.shape[-2:]):
+            bright = render_from_small(x.float().cpu(), log_gain, lambda piece: self._maps(piece, log_gain))
+        else:
+            bright = self._forward(x, log_gain)
         bright = at_level(bright, target.level, tolerance=tolerance, most_log_gain=_MOST_SETTLED)
-        return torch.lerp(x.float().cpu(), bright, target.share)
+        return bright if target.share == 1 else torch.lerp(x.float().cpu(), bright, target.share)
 
     def check_memory(self, height: int, width: int) -> None:
         """Make sure that a picture of this size can be computed under the memory bound.
@@ -111,26 +132,51 @@ class Brightener:
         Raises:
             RunError: it does not; the message says what it needs.
         """
+        bound = self.max_memory_mb
+        if self._is_fast(height, width):
+            (height, width), bound = small_size(height, width), self._fast_memory_mb
         margin = 2 * self._margin
         size = [side + -side % SIDE_MULTIPLE for side in (height + margin, width + margin)]
-        Memory.plan(self.network.config, size, self.max_memory_mb, self.runtime.device)
+        Memory.plan(self.network.config, size, bound, self.runtime.device)
+
+    def _is_fast(self, height: int, width: int) -> bool:
+        has_maps = self.network.level is not None
+        return has_maps and self.fast_from_pixels is not None and height * width > self.fast_from_pixels
+
+    @property
+    def _fast_memory_mb(self) -> int:
+        """For the network, where it sees a small form and tiles."""
+        enough = _FAST_MB_PER_CHANNEL * self.network.config.dim
+        return enough if self.max_memory_mb is None else min(self.max_memory_mb, enough)
 
     @property
     def _margin(self) -> int:
         return 0 if self.network.config.token_order == "reshape" else _MARGIN  # the released code has none
 
     def _forward(self, x: Tensor, log_gain: Tensor | None) -> Tensor:
+        return self._evaluate(x, log_gain, self.max_memory_mb, maps_alone=False)
+
+    def _maps(self, x: Tensor, log_gain: Tensor) -> Tensor:
+        """What the exposure head says of a picture, [1, N_MAPS, H, W]."""
+        return self._evaluate(x, log_gain, self._fast_memory_mb, maps_alone=True)
+
+    def _evaluate(
+        self, x: Tensor, log_gain: Tensor | None, bound_mb: int | None, *, maps_alone: bool
+    ) -> Tensor:
+        """The network on a picture with a border, in strips where memory asks for it."""
+        network, device = self.network, self.runtime.device
         margin = self._margin
         height, width = x.shape[-2:]
         padded, _ = pad_to_multiple(add_border(x, margin))
-        device = self.runtime.device
-        memory = Memory.plan(self.network.config, padded.shape[-2:], self.max_memory_mb, device)
+        memory = Memory.plan(network.config, padded.shape[-2:], bound_mb, device)
         log_gain = None if log_gain is None else log_gain.to(device)
         with self.runtime.autocast():
-            if memory.whole_fits:
-                out: Tensor = self.network(padded.to(device), log_gain)
+            if not memory.whole_fits:
+                out = forward_in_strips(network, padded, memory, device, log_gain, maps_alone=maps_alone)
+            elif maps_alone and log_gain is not None:
+                out = network.decode(network.embed_exposed(padded.to(device), log_gain))
             else:
-                out = forward_in_strips(self.network, padded, memory, device, log_gain)
+                out = network(padded.to(device), log_gain)
         return out[..., margin : margin + height, margin : margin + width].float().cpu()
 
 
@@ -140,7 +186,8 @@ def load(recipe: WalMaFaRecipe, runtime: Runtime) -> Brightener:
     Raises:
         InputError: they cannot be read.
     """
-    return Brightener(load_weights(recipe.weights), runtime, recipe.max_memory_mb, recipe.brightness)
+    network = load_weights(recipe.weights)
+    return Brightener(network, runtime, recipe.max_memory_mb, recipe.brightness, recipe.detail)
 
 
 def plan(recipe: WalMaFaRecipe, n_pairs: int) -> dict[str, Any]:

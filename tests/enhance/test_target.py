@@ -6,18 +6,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from effcli.core.errors import InputError
 from effcli.core.runtime import create_runtime
+from effcli.enhance import walmafa
 from effcli.enhance.brightness import AUTO, Brightness, Target
+from effcli.enhance.network import fast_detail
 from effcli.enhance.network.config import WalMaFaConfig
 from effcli.enhance.network.exposure import at_level, level
 from effcli.enhance.network.walmafa_net import WalMaFa
+from effcli.enhance.recipe import Detail
 from effcli.enhance.walmafa import Brightener
 
 
-def brightener(head: str, brightness: Brightness = AUTO) -> Brightener:
+def brightener(head: str, brightness: Brightness = AUTO, detail: Detail = "auto") -> Brightener:
     torch.manual_seed(0)
     network = WalMaFa(WalMaFaConfig(dim=4, blocks=(1, 1, 1), d_state=4, head=head)).eval()
-    return Brightener(network, create_runtime(device="cpu", precision="fp32"), brightness=brightness)
+    runtime = create_runtime(device="cpu", precision="fp32")
+    return Brightener(network, runtime, brightness=brightness, detail=detail)
 
 
 def dark(seed: int = 0) -> Tensor:
@@ -54,3 +59,23 @@ def test_a_picture_within_the_tolerance_stays_and_no_gain_exceeds_the_bound() ->
     assert at_level(x, own * 1.005, tolerance=0.01, most_log_gain=1) is x
     assert float(level(at_level(x, own * 1.3, most_log_gain=1))) == pytest.approx(own * 1.3, rel=0.01)
     assert torch.equal(at_level(x, 0.9, most_log_gain=0.2), at_level(x, 0.95, most_log_gain=0.2))
+
+
+def test_fast_detail_needs_an_exposure_head() -> None:
+    with pytest.raises(InputError, match="paint the picture"):
+        brightener("picture", detail="fast")
+
+
+@torch.inference_mode()
+def test_small_pictures_are_computed_in_full_and_large_ones_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, target = dark(), Target(0.4)
+    full = brightener("exposure", detail="full").render(x, target)
+    assert torch.equal(brightener("exposure", detail="fast").render(x, target), full)
+    monkeypatch.setattr(walmafa, "SMALL_PIXELS", 500)
+    monkeypatch.setattr(fast_detail, "SMALL_PIXELS", 500)
+    fast = brightener("exposure", detail="fast").render(x, target)
+    assert fast.shape == full.shape
+    assert not torch.equal(fast, full)
+    assert torch.equal(brightener("exposure", detail="auto").render(x, target), full)
+    monkeypatch.setattr(walmafa, "FAST_FROM_PIXELS", 900)
+    assert torch.equal(brightener("exposure", detail="auto").render(x, target), fast)

@@ -26,8 +26,9 @@ HALO_ROWS = 28
 """Rows beyond a strip that its result depends on, in whole cells: twice two cells of the windows, one of interpolation,
 and one for the guide's blur (2 rows) and the convolution that says the maps (1). The picture's blurs, 2 + 4 + 8, are
 less."""
+BLUR_ROWS = 14
+"""Rows that the widest blur looks at on either side."""
 
-_B3 = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 _LEAST = 2e-3
 _MOST_BLACK, _FIRST_BLACK = 0.06, 3.0
 _BLACK_SPREAD = 0.5
@@ -120,15 +121,18 @@ def lit(v: Tensor, log_gain: Tensor, gain: Tensor) -> Tensor:
 def blurred(x: Tensor) -> list[Tensor]:
     """The picture and its N_SCALES - 1 blurred forms [B, C, H, W], each twice as wide as the one before."""
     scales = [x]
-    kernel = torch.tensor(_B3, dtype=x.dtype, device=x.device)
-    channels = x.shape[1]
     for step in (1, 2, 4)[: N_SCALES - 1]:
-        down = kernel.view(1, 1, 5, 1).expand(channels, 1, 5, 1)
-        y = F.pad(scales[-1], (0, 0, 2 * step, 2 * step), mode="replicate")
-        y = F.conv2d(y, down, dilation=step, groups=channels)
-        y = F.pad(y, (2 * step, 2 * step, 0, 0), mode="replicate")
-        scales.append(F.conv2d(y, down.transpose(2, 3), dilation=step, groups=channels))
+        scales.append(_b3_along(-1, _b3_along(-2, scales[-1], step), step))
     return scales
+
+
+def _b3_along(axis: int, x: Tensor, step: int) -> Tensor:
+    """The B3 spline (1, 4, 6, 4, 1) / 16 along one of the last two axes, its taps ``step`` pixels apart."""
+    margin = 2 * step
+    padding = (0, 0, margin, margin) if axis == -2 else (margin, margin, 0, 0)
+    padded, n = F.pad(x, padding, mode="replicate"), x.shape[axis]
+    far, near, middle, near_2, far_2 = (padded.narrow(axis, k * step, n) for k in range(5))
+    return torch.add(far, far_2).add_(torch.add(near, near_2), alpha=4).add_(middle, alpha=6).mul_(1 / 16)
 
 
 def _mixed(scales: list[Tensor], logits: Tensor) -> Tensor:

@@ -107,7 +107,13 @@ def free_memory_bytes(device: torch.device) -> int:
 
 
 def forward_in_strips(
-    network: WalMaFa, x: Tensor, memory: Memory, device: torch.device, log_gain: Tensor | None = None
+    network: WalMaFa,
+    x: Tensor,
+    memory: Memory,
+    device: torch.device,
+    log_gain: Tensor | None = None,
+    *,
+    maps_alone: bool = False,
 ) -> Tensor:
     """The result of ``network(x, log_gain)``, up to rounding, in bounded memory.
 
@@ -117,17 +123,18 @@ def forward_in_strips(
         memory: rows per strip, and whether the feature maps are on the disk.
         device: computes the strips.
         log_gain: [1], of a network with an exposure head.
+        maps_alone: return what the exposure head says, not the picture.
 
     Returns:
-        [1, 3, H, W] on the CPU, not clamped.
+        [1, 3, H, W] on the CPU, not clamped; [1, N_MAPS, H, W] of the maps.
     """
 
     def embed(piece: Tensor) -> Tensor:
         return network.embed_picture(piece) if log_gain is None else network.embed_exposed(piece, log_gain)
 
     def output(piece: Tensor, final: Tensor, d_0: Tensor) -> Tensor:
-        said = network.output(final, d_0)
-        return said if log_gain is None else apply_maps(piece, log_gain, said)
+        assert log_gain is not None
+        return apply_maps(piece, log_gain, network.output(final, d_0))
 
     with tempfile.TemporaryDirectory(prefix="effcli-") as folder:
         strips = Strips(memory.strip_rows, device, Path(folder) if memory.on_disk else None)
@@ -155,8 +162,9 @@ def forward_in_strips(
         d_0 = strips.map(network.up_1, [d_1], _CONV_HALO_ROWS, rows_out=(2, 1))
         del d_1
         final = strips.blocks(network.decoder_0, d_0)
-        halo = _CONV_HALO_ROWS if log_gain is None else HALO_ROWS
-        return strips.map(output, [x, final, d_0], halo)
+        if log_gain is None or maps_alone:
+            return strips.map(network.output, [final, d_0], _CONV_HALO_ROWS)
+        return strips.map(output, [x, final, d_0], HALO_ROWS)
 
 
 class Strips:
