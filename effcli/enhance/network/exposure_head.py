@@ -18,8 +18,8 @@ from effcli.enhance.network.exposure import curve
 
 N_SCALES = 4
 """The picture itself and three blurred ones, of about 1, 2 and 5 pixels (a-trous, B3 spline)."""
-N_MAPS = 2 * N_SCALES + 9
-"""Weights of the scales for brightness and for colour; gain, saturation, tint (3) and black level (4)."""
+N_MAPS = 2 * N_SCALES + 10
+"""Weights of the scales for brightness, and for colour; gain, saturation, tint (3), black level (4), channel share."""
 CELL = 4
 """Side of the cells, in pixels, at which maps are fitted to the picture."""
 HALO_ROWS = 28
@@ -35,6 +35,7 @@ _BLACK_SPREAD = 0.5
 _MOST_GAIN = 3.0
 _MOST_SATURATION = 0.2
 _MOST_TINT = 0.07
+_MOST_BY_CHANNEL = 0.45
 _SHARPNESS = 8.0
 _FIRST_SCALE = 2.0
 _GUIDE_VARIANCE = 2.5e-3
@@ -104,18 +105,21 @@ def render(scales: list[Tensor], log_gain: Tensor, maps: Tensor) -> Tensor:
     """The brightened pictures [B, 3, H, W], of the picture and its blurred forms, and maps of every pixel."""
     brightness, colour, rest = maps.split((N_SCALES, N_SCALES, N_MAPS - 2 * N_SCALES), dim=1)
     v = _mixed([scale.amax(1, keepdim=True) for scale in scales], brightness)
-    return lit(v, log_gain, rest[:, :1]) * _colours(_mixed(scales, colour), rest[:, 1:])
+    gain = total_log_gain(log_gain, rest[:, :1])
+    colours = _colours(_mixed(scales, colour), rest[:, 1:9])
+    by_channel = _MOST_BY_CHANNEL * torch.sigmoid(rest[:, 9:])
+    return torch.lerp(curve(v, gain) * colours, curve(v * colours, gain), by_channel)
 
 
-def lit(v: Tensor, log_gain: Tensor, gain: Tensor) -> Tensor:
-    """Brightness v [B, 1, H, W] through the curve of the common gain and the pixel's own.
+def total_log_gain(log_gain: Tensor, own: Tensor) -> Tensor:
+    """The log of the common gain [B] and the pixel's own [B, 1, H, W] together.
 
-    The sum of both is at least the smaller of no change and the common gain: where that brightens, nothing is darkened.
+    It is at least the smaller of no change and the common gain: where that brightens, nothing is darkened.
     """
     common = log_gain[:, None, None, None]
     floor = common.clamp(max=0)
-    own = _MOST_GAIN * torch.tanh(gain / _MOST_GAIN)
-    return curve(v, floor + F.softplus(common + own - floor, beta=_SHARPNESS))
+    bounded = _MOST_GAIN * torch.tanh(own / _MOST_GAIN)
+    return floor + F.softplus(common + bounded - floor, beta=_SHARPNESS)
 
 
 def blurred(x: Tensor) -> list[Tensor]:
