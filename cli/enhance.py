@@ -113,7 +113,7 @@ def run(
         typer.Argument(
             metavar="INPUT...",
             help="Picture files, folders (searched recursively), URLs such as "
-            "s3://bucket/photos, or - for stdin.",
+            "s3://bucket/photos, - for stdin, or video files.",
         ),
     ],
     output: Annotated[
@@ -145,13 +145,16 @@ def run(
         typer.Option(
             "--format",
             metavar="png|jpeg|webp|tiff|bmp",
-            help="Format to write to stdout and folders (default: that of the input).",
+            help="Format of pictures to write to stdout and folders (default: that of the input).",
         ),
     ] = None,
     quality: Annotated[
         int,
         typer.Option(
-            "--quality", min=1, max=100, help="Quality of JPEG and lossy WebP; higher is better and larger."
+            "--quality",
+            min=1,
+            max=100,
+            help="Quality of JPEG, lossy WebP and videos; higher is better and larger.",
         ),
     ] = 95,
     keep_times: Annotated[
@@ -163,15 +166,15 @@ def run(
         bool,
         typer.Option(
             "--resume",
-            help="Skip pictures whose output exists or is being written by another process.",
+            help="Skip what has its output, or is being written by another process; continue unfinished videos.",
             rich_help_panel=RUN,
         ),
     ] = False,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Brighten pictures (default).
+    """Brighten pictures and videos (default).
 
-    Bit depth, grey, alpha, EXIF and ICC profile are kept.
+    Bit depth, grey, alpha, EXIF and ICC profile are kept; of videos the sound and the time stamps.
     """
     shorthands = {
         "weights": ("--weights", weights),
@@ -183,7 +186,14 @@ def run(
     recipe = cast("EnhanceRecipe", resolve_recipe("enhance", options, shorthands))
     from effcli.enhance.files.output_plan import plan_outputs
     from effcli.enhance.files.shards import parse_shard
+    from effcli.enhance.video.names import asks_for_video
 
+    if asks_for_video(inputs, output):
+        from .enhance_video import VideoWriting, video_run
+
+        videos = VideoWriting(output, quality, keep_times, resume, force, dry_run)
+        for_pictures = {"--format": format, "--gallery": gallery, "--shard": shard}
+        raise typer.Exit(video_run(recipe, inputs, options, videos, for_pictures))
     share = None if shard is None else parse_shard(shard)
     plan = plan_outputs(inputs, output, force=force, skip_existing=resume, format=format, shard=share)
     if gallery is not None:

@@ -111,7 +111,7 @@ def _check(plan: OutputPlan, options: RecipeOptions, writing: Writing, to_stdout
     if writing.keep_times and not all(isinstance(place, Path) for place in places):
         raise UsageError("what is read or written by URL has no times to keep", place="--keep-times")
     if not plan.jobs and plan.failures and plan.shard is None:
-        raise _all_failed([failure.error for failure in plan.failures])
+        raise all_failed([failure.error for failure in plan.failures])
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _Batch:
     def report(self) -> None:
         """Say what failed; raise where nothing was done."""
         if not self.outcome.done and not self.outcome.interrupted and self.failures:
-            raise _all_failed(self.failures)
+            raise all_failed(self.failures)
         if not is_main_process():
             return
         for failure in self.failures:
@@ -198,7 +198,7 @@ class _Batch:
         return EXIT_PARTIAL if outcome.done else EXIT_FAILED
 
 
-def _all_failed(failures: list[EffcliError]) -> EffcliError:
+def all_failed(failures: list[EffcliError]) -> EffcliError:
     """One error for all inputs: wrong input, unless something failed that is not the input's fault."""
     if len(failures) == 1:
         return failures[0]

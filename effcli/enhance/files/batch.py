@@ -153,7 +153,8 @@ def _megabytes(error: RunError) -> int:
     return int(found[1]) if found else 0
 
 
-def _copy_times(source: Path, destination: Path) -> None:
+def copy_times(source: Path, destination: Path) -> None:
+    """Give an output the times of its input; where the file system does not take them, say so."""
     try:
         times = source.stat()
         os.utime(destination, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -231,7 +232,7 @@ def _enhance_file(
     for note in (*picture.notes, *notes):
         log.warning("%s: %s", place, note)
     if keep_times and isinstance(job.source, Path) and isinstance(job.destination, Path):
-        _copy_times(job.source, job.destination)
+        copy_times(job.source, job.destination)
     if gallery is not None:
         _show(gallery, job, picture, bright)
     height, width = picture.pixels.shape[:2]

@@ -30,6 +30,7 @@ from effcli.enhance.files.output_names import (
 from effcli.enhance.files.picture_files import FORMATS, format_of
 from effcli.enhance.files.remote import Location, RemotePath, kind_of, list_files, location
 from effcli.enhance.files.shards import Shard, input_list
+from effcli.enhance.video.names import video_hint
 
 _LONGEST_NAME_BYTES = 255
 
@@ -91,7 +92,7 @@ def plan_outputs(
     everything = input_list(pairs, len(failures))
     if shard is not None:
         failures = [failure for number, failure in enumerate(failures) if shard.takes(number)]
-    outputs = _Outputs.of(pairs, output, force=force)
+    outputs = Outputs.of(pairs, output, force=force)
     jobs, skipped = [], []
     for number, (source, destination) in enumerate(pairs):
         if shard is not None and not shard.takes(number):
@@ -99,7 +100,7 @@ def plan_outputs(
         job = outputs.job(source, destination, number)
         if skip_existing and outputs.is_done(destination):
             skipped.append(job)
-        elif error := _unreadable(source) or outputs.problem(destination):
+        elif error := unreadable(source) or outputs.problem(destination):
             failures.append(Failure(source, error))
         else:
             jobs.append(job)
@@ -140,7 +141,7 @@ def _plan_stream(
         source = location(inputs[0])
         if is_folder(source):
             raise UsageError("a folder cannot be written to standard output", place=str(source))
-        if error := _missing(source) or _unreadable(source):
+        if error := _missing(source) or unreadable(source):
             raise error
         return OutputPlan((Job(source, None, format),))
     if output is None or output == STREAM:
@@ -148,7 +149,7 @@ def _plan_stream(
     if names_folder(output):
         raise UsageError("is a folder: name a file for the picture from standard input", place=output)
     destination = checked_suffix(output, format)
-    outputs = _Outputs.of([], output, force=force)
+    outputs = Outputs.of([], output, force=force)
     if error := outputs.problem(destination):
         raise error
     if isinstance(destination, Path):
@@ -185,14 +186,16 @@ def _find(
         sources = images_in(path, below if root is None else root, suffix, failures, own_left_out)
         left_out.update(own_left_out)
         if sources and own_left_out:
-            say_once(f"{path}: left out: {left_out_text(own_left_out)}")
+            more = video_hint(own_left_out)
+            say_once(f"{path}: left out: {left_out_text(own_left_out)}" + (f"; {more}" if more else ""))
         pairs += [
             (source, below / inside.parent / output_name(source, "", format)) for source, inside in sources
         ]
         if not sources and len(failures) == n_failures:
             text = left_out_text(own_left_out)
             message = "no images in this folder" + (f" (left out: {text})" if text else "")
-            failures.append(Failure(path, InputError(message, place=str(path))))
+            error = InputError(message, place=str(path), hint=video_hint(own_left_out))
+            failures.append(Failure(path, error))
     return pairs, failures
 
 
@@ -211,7 +214,7 @@ def _checked_root(output: str, n_inputs: int) -> Location:
 
 
 @dataclass(frozen=True)
-class _Outputs:
+class Outputs:
     """What is known of the places of outputs.
 
     Attributes:
@@ -285,7 +288,7 @@ def _missing(path: Location) -> InputError | None:
     return None
 
 
-def _unreadable(source: Location) -> InputError | None:
+def unreadable(source: Location) -> InputError | None:
     """Why a source cannot be read, as far as its directory entry tells; what is remote was found in a listing."""
     if isinstance(source, RemotePath):
         return None
