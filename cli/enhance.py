@@ -84,7 +84,7 @@ MaxMemoryOption = Annotated[
 ]
 
 GalleryOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--gallery",
         metavar="FILE.html",
@@ -196,14 +196,15 @@ def run(
         raise typer.Exit(video_run(recipe, inputs, options, videos, for_pictures))
     share = None if shard is None else parse_shard(shard)
     plan = plan_outputs(inputs, output, force=force, skip_existing=resume, format=format, shard=share)
+    page = None
     if gallery is not None:
         from effcli.enhance.files.gallery import check_gallery
 
-        check_gallery(gallery, force=force, resume=resume)
+        page = check_gallery(gallery, force=force, resume=resume)
     if dry_run:
         print_file_plan(recipe, plan, as_json=options.as_json)
         return
-    writing = Writing(output or "", quality, format, keep_times, gallery, resume)
+    writing = Writing(output or "", quality, format, keep_times, page, resume)
     raise typer.Exit(enhance_run(recipe, plan, options, writing))
 
 

@@ -20,6 +20,7 @@ from effcli.core.files import atomic_path, check_new_file, make_folder
 from effcli.core.text import printable
 from effcli.data.picture import Picture
 from effcli.enhance.files.figures import level_of, small_pair
+from effcli.enhance.files.remote import is_url
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -115,16 +116,20 @@ def open_gallery(path: Path, plan: OutputPlan) -> Gallery:
     return Gallery(path, frozenset(numbers[:MOST_PICTURES]))
 
 
-def check_gallery(path: Path, *, force: bool, resume: bool) -> None:
-    """Make sure, before any work starts, that the page can be written and that nothing is lost by it.
+def check_gallery(name: str | Path, *, force: bool, resume: bool) -> Path:
+    """Make sure, before any work starts, that the page can be written and that nothing is lost by it; returns its path.
 
     Raises:
-        UsageError: it does not end in .html, it is there already (unless ``force``, or it is a gallery that ``resume``
-            continues), or it cannot be written.
+        UsageError: it is a URL, it does not end in .html, it is there already (unless ``force``, or it is a gallery
+            that ``resume`` continues), or it cannot be written.
     """
+    path = Path(name)
+    if is_url(str(name)):
+        raise UsageError("a gallery is a local file", place=str(name))
     if path.suffix.lower() not in _ENDINGS:
         raise UsageError("the name of a gallery ends in .html", place=str(path))
     check_new_file(path, force=force or (resume and _is_gallery(path)))
+    return path
 
 
 def _is_gallery(path: Path) -> bool:

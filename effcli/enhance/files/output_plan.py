@@ -28,7 +28,7 @@ from effcli.enhance.files.output_names import (
     with_own_outputs,
 )
 from effcli.enhance.files.picture_files import FORMATS, format_of
-from effcli.enhance.files.remote import Location, RemotePath, kind_of, list_files, location
+from effcli.enhance.files.remote import READ_ONLY, Location, RemotePath, kind_of, list_files, location
 from effcli.enhance.files.shards import Shard, input_list
 from effcli.enhance.video.names import video_hint
 
@@ -201,7 +201,7 @@ def _find(
 
 def _checked_root(output: str, n_inputs: int) -> Location:
     """The output folder, where ``output`` can be one."""
-    root = location(output)
+    root = _writable(output)
     is_new = not _exists(root)
     if n_inputs > 1 and format_of(root) and is_new and not output.endswith(("/", os.sep)):
         hint = "end it with / if the folder really has that name"
@@ -231,7 +231,7 @@ class Outputs:
     def of(cls, pairs: Sequence[Pair], output: str | None, *, force: bool) -> Self:
         """Look at the inputs, and once at a remote output folder."""
         taken = frozenset(identity for source, _ in pairs if (identity := _identity(source)))
-        root = None if output is None else location(output)
+        root = None if output is None else _writable(output)
         objects = frozenset[str]()
         if isinstance(root, RemotePath):
             objects = frozenset(map(str, list_files(root)))
@@ -275,6 +275,13 @@ def _identity(path: Location) -> _Identity | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _writable(output: str) -> Location:
+    place = location(output)
+    if isinstance(place, RemotePath) and place.protocol in READ_ONLY:
+        raise UsageError(f"{place.protocol} can only be read", place=output)
+    return place
 
 
 def _exists(path: Location) -> bool:

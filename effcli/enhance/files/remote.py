@@ -33,6 +33,7 @@ _EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "memory"}
 """Protocols that can refuse to write an object that is there, in one step."""
 _STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "hf", "memory"}
 """Protocols whose objects appear whole."""
+READ_ONLY = {"http", "https"}
 _PACKAGES = {
     "s3": "effcli[remote]",
     "s3a": "effcli[remote]",
@@ -156,8 +157,10 @@ def list_files(folder: RemotePath) -> list[RemotePath]:
     except Exception as error:
         raise InputError(f"cannot be listed: {_reason(error)}", place=str(folder)) from None
     root = _key(folder).rstrip("/")
-    below = (PurePosixPath(key[len(root) :].lstrip("/")) for key in found if key.startswith(root + "/"))
-    return [folder / path for path in sorted(below)]
+    keys = (
+        key for key in found if key.startswith(f"{root}/") and not key.endswith("/")
+    )  # "sub/" stands for a folder
+    return [folder / path for path in sorted(PurePosixPath(key[len(root) :].lstrip("/")) for key in keys)]
 
 
 def kind_of(remote: RemotePath) -> str | None:
@@ -166,7 +169,7 @@ def kind_of(remote: RemotePath) -> str | None:
     Raises:
         InputError: the server cannot be asked.
     """
-    if remote.protocol in ("http", "https"):
+    if remote.protocol in READ_ONLY:
         return "file"
     filesystem = _filesystem(remote.protocol)
     try:

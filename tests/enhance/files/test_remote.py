@@ -230,6 +230,21 @@ def test_a_missing_package_is_named(monkeypatch):
     module._filesystem.cache_clear()
 
 
+def test_what_stands_for_a_folder_is_no_file_and_web_servers_are_not_written(bucket, monkeypatch):
+    found = [
+        f"{bucket[9:]}/in/",
+        f"{bucket[9:]}/in/sub/",
+        f"{bucket[9:]}/in/a.png",
+        f"{bucket[9:]}/inn/b.png",
+    ]
+    monkeypatch.setattr(type(MEMORY), "find", lambda self, path: [f"/{key}" for key in found])
+    monkeypatch.setattr(module, "_key", lambda remote: f"/{remote.path}")
+    assert names(f"{bucket}/in") == ["a.png"]
+    monkeypatch.setattr(module, "_filesystem", lambda protocol: MEMORY)
+    with pytest.raises(UsageError, match="https can only be read"):
+        plan_outputs([f"{bucket}/in"], "https://example.org/out/")
+
+
 def test_names_that_lead_elsewhere_are_refused(bucket, monkeypatch, tmp_path):
     evil = RemotePath("memory", parse_url(f"{bucket}/in").path / ".." / ".." / "x.png")
     monkeypatch.setattr("effcli.enhance.files.input_search.list_files", lambda folder: [evil])
