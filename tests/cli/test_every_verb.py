@@ -102,6 +102,7 @@ VERBS = [
         frozenset(RESULT),
         wrong="--data no",
     ),
+    Verb("enhance merge", "shards/summary-1-of-1.json", "text", frozenset(RESULT)),
     Verb("enhance inspect", "tiny.safetensors", "text", frozenset({"weights", "parameters"})),
     Verb(
         "enhance export",
@@ -233,6 +234,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path:
     (folder / "claim.yaml").write_text(CLAIM)
     (folder / "teacher.yaml").write_text(TEACHER)
     shutil.copy(tiny_weights, folder / "tiny.safetensors")
+    words = "enhance night.png --weights tiny.safetensors --shard 1/1 -o shards"
+    done = effcli(*words.split(), cwd=folder)
+    assert done.code == 0, done.stderr
     save_pipeline(folder / "model", tiny_unet())
     small = (*SMALL_QUANTIZE.split(), "-s", "eval.n_images=4")
     done = effcli("quantize", "model", *small, "-o", "packed", cwd=folder)
