@@ -92,7 +92,7 @@ def plan_outputs(
     everything = input_list(pairs, len(failures))
     if shard is not None:
         failures = [failure for number, failure in enumerate(failures) if shard.takes(number)]
-    outputs = Outputs.of(pairs, output, force=force)
+    outputs = OutputPlaces.of(pairs, output, force=force)
     jobs, skipped = [], []
     for number, (source, destination) in enumerate(pairs):
         if shard is not None and not shard.takes(number):
@@ -149,7 +149,7 @@ def _plan_stream(
     if names_folder(output):
         raise UsageError("is a folder: name a file for the picture from standard input", place=output)
     destination = checked_suffix(output, format)
-    outputs = Outputs.of([], output, force=force)
+    outputs = OutputPlaces.of([], output, force=force)
     if error := outputs.problem(destination):
         raise error
     if isinstance(destination, Path):
@@ -214,7 +214,7 @@ def _checked_root(output: str, n_inputs: int) -> Location:
 
 
 @dataclass(frozen=True)
-class Outputs:
+class OutputPlaces:
     """What is known of the places of outputs.
 
     Attributes:

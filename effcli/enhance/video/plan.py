@@ -11,7 +11,7 @@ from effcli.core.files import check_writable
 from effcli.data.picture_folders import is_picture_name
 from effcli.enhance.files.jobs import STREAM, Failure, Job, OutputPlan
 from effcli.enhance.files.output_names import names_folder, with_own_outputs
-from effcli.enhance.files.output_plan import Outputs, unreadable
+from effcli.enhance.files.output_plan import OutputPlaces, unreadable
 from effcli.enhance.files.remote import RemotePath, location
 from effcli.enhance.video.names import CONTAINERS, INSTEAD, container_of
 
@@ -53,7 +53,7 @@ def plan_videos(
     failures = [Failure(source, error) for source, to in pairs if (error := errors[to])]
     own, sharing = with_own_outputs([(source, to) for source, to in pairs if errors[to] is None])
     failures += sharing
-    outputs = Outputs.of(own, None, force=force)
+    outputs = OutputPlaces.of(own, None, force=force)
     jobs, skipped = [], []
     for number, (source, destination) in enumerate(own):
         assert isinstance(destination, Path)
