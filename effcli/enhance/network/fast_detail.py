@@ -10,7 +10,7 @@ and the weights of the scales are moved to what it says there (docs/methods/walm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -123,13 +123,13 @@ def _weights_of_tile(
     return inside.of(cells)[0].flatten(1), difference.flatten(1)
 
 
-def spread_to(fitted: GuidedMaps, guide: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+def spread_to(fitted: GuidedMaps, guide: Tensor, window: Window, size: Sequence[int]) -> Tensor:
     """The maps of a window of a picture of ``size``, by its guide [1, 1, h, w]: a part of what `spread` gives."""
     slope, offset = (resampled(part, window, size) for part in fitted)
     return offset.addcmul_(slope, guide)
 
 
-def resampled(maps: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+def resampled(maps: Tensor, window: Window, size: Sequence[int]) -> Tensor:
     """Part of maps [1, C, h, w] brought to a size by bilinear interpolation (centres of pixels at halves)."""
     above, below, down = _between(maps.shape[-2], size[0], window.top, window.bottom)
     rows = torch.lerp(maps[:, :, above], maps[:, :, below], down[:, None])
