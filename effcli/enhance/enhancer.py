@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DEFAULT_WEIGHTS = "builtin:walmafa"
 
+_ROWS_AT_ONCE = 256
+
 Brighten = Callable[[Tensor], Tensor]
 """What a method provides: one picture ``[1, 3, H, W]``, float32 in 0..1 on the CPU -> the same, brightened."""
 
@@ -125,13 +127,15 @@ class Enhancer:
                 f"arrays of {image.dtype} are not supported", hint="uint8, uint16 or float in 0..1"
             )
         pixels = image[..., None] if image.ndim == 2 else image
-        colour = torch.from_numpy(np.array(pixels[..., :3])).to(torch.float32).div_(top).permute(2, 0, 1)
+        colour = torch.from_numpy(np.require(pixels[..., :3], requirements=["C", "W"])).to(torch.float32)
+        colour = (colour if top == 1 else colour.div_(top)).permute(2, 0, 1)
         grey = colour.shape[0] == 1
         bright = self.enhance_tensor(colour.expand(3, -1, -1) if grey else colour)
         if grey:
             bright = bright.mean(0, keepdim=True)
-        out = bright.permute(1, 2, 0).mul(top).numpy()
-        out = (out if top == 1 else out.round()).astype(image.dtype)
+        bright = bright.permute(1, 2, 0)
+        out = bright.numpy() if top == 1 else bright.mul(top).round_().numpy()
+        out = out.astype(image.dtype, copy=False)
         if pixels.shape[2] == 4:
             out = np.concatenate([out, pixels[..., 3:]], axis=2)
         return out.reshape(image.shape)
@@ -147,6 +151,10 @@ class Enhancer:
             return x.float().clone()
         batch = x.float().reshape(-1, *x.shape[-3:])
         with self.runtime.tuner("enhance").step(batch.numel()):
-            bright = torch.cat([self.brighten(picture[None]) for picture in batch])
-        require_finite_output(bright, "the brightened pixels")
+            results = [self.brighten(picture[None]) for picture in batch]
+        bright = results[0] if len(results) == 1 else torch.cat(results)
+        for rows in bright.split(_ROWS_AT_ONCE, dim=-2):
+            require_finite_output(rows, "the brightened pixels")
+        if self.strength == 1 and bright.data_ptr() != batch.data_ptr():
+            return bright.reshape(x.shape)
         return torch.lerp(batch, bright, self.strength).reshape(x.shape)
