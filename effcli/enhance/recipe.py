@@ -184,8 +184,9 @@ class WalMaFaRecipe(EnhanceRecipe, CompatRecipe):
     max_memory_mb: int | None = Field(
         None,
         ge=64,
-        description="Memory for one picture in MB, 64 or more; null takes half of what is free. A picture that needs "
-        "more is computed in strips, with the same result up to rounding.",
+        description="Memory for one picture in MB, 64 or more; null takes up to half of what is free, and on a CPU no "
+        "more than strips of moderate height need. A picture that needs more is computed in strips, with the same "
+        "result up to rounding.",
     )
     network: WalMaFaConfig = Field(WalMaFaConfig(), description="The network that train builds.")
     data: WalMaFaDataSection = Field(

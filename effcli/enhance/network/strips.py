@@ -42,6 +42,8 @@ _MAPS_BYTES = 16
 _FOURIER_BYTES = 8
 """In strips: the Fourier block, which sees the whole picture at 1/8 of the resolution."""
 _FIXED_BYTES = 32 << 20
+_ENOUGH_BYTES = 1 << 30
+"""On a CPU where no bound is given: larger pictures are computed in strips of half of it, whatever is free."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,11 @@ class Memory:
         bound = max_memory_mb << 20 if max_memory_mb is not None else free_memory_bytes(device) // 2
         row_bytes = width * config.dim * _WHOLE_BYTES[config.mamba_band]
         needed = height * row_bytes + _FIXED_BYTES
-        if needed <= bound:
+        is_indivisible = config.token_order == "reshape" and config.mamba
+        enough = _ENOUGH_BYTES if max_memory_mb is None and device.type == "cpu" else bound
+        if needed <= (bound if is_indivisible else min(bound, enough)):
             return cls(whole_fits=True)
-        if config.token_order == "reshape" and config.mamba:
+        if is_indivisible:
             raise RunError(
                 f"weights with token_order reshape need the whole picture in memory: {needed >> 20} MB, "
                 f"allowed are {bound >> 20} MB",
@@ -88,7 +92,8 @@ class Memory:
             )
         left = bound - _FIXED_BYTES - pixels * _MAPS_BYTES
         on_disk = left < SIDE_MULTIPLE * row_bytes
-        rows = (bound - _FIXED_BYTES if on_disk else left) // 2 // row_bytes // SIDE_MULTIPLE * SIDE_MULTIPLE
+        for_strips = min(bound - _FIXED_BYTES if on_disk else left, enough)
+        rows = for_strips // 2 // row_bytes // SIDE_MULTIPLE * SIDE_MULTIPLE
         return cls(False, min(max(rows, SIDE_MULTIPLE), height), on_disk)
 
 

@@ -8,6 +8,7 @@ import torch
 from effcli.core.errors import RunError
 from effcli.core.runtime import create_runtime
 from effcli.enhance.enhancer import Enhancer
+from effcli.enhance.network import strips
 from effcli.enhance.network.config import WalMaFaConfig
 from effcli.enhance.network.strips import Memory, forward_in_strips
 from effcli.enhance.network.walmafa_net import WalMaFa
@@ -37,8 +38,8 @@ def test_strips_give_what_the_whole_picture_gives(band: str, rows: int, on_disk:
     network = _network(mamba_band=band, head="picture").fuse()
     x = torch.rand(1, 3, 144, 80)
     whole = network(x)
-    strips = forward_in_strips(network, x, Memory(False, rows, on_disk), CPU)
-    assert (strips - whole).norm() < 2e-3 * whole.norm()  # random weights amplify rounding
+    result = forward_in_strips(network, x, Memory(False, rows, on_disk), CPU)
+    assert (result - whole).norm() < 2e-3 * whole.norm()  # random weights amplify rounding
 
 
 @pytest.mark.parametrize(("rows", "on_disk"), [(16, False), (48, False), (32, True)])
@@ -47,8 +48,8 @@ def test_strips_of_an_exposure_head_give_what_the_whole_picture_gives(rows: int,
     network = _network(head="exposure").fuse()
     x, log_gain = torch.rand(1, 3, 144, 80), torch.tensor([1.2])
     whole = network(x, log_gain)
-    strips = forward_in_strips(network, x, Memory(False, rows, on_disk), CPU, log_gain)
-    assert (strips - whole).norm() < 2e-3 * whole.norm()
+    result = forward_in_strips(network, x, Memory(False, rows, on_disk), CPU, log_gain)
+    assert (result - whole).norm() < 2e-3 * whole.norm()
 
 
 def test_the_command_s_bound_switches_to_strips_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +67,17 @@ def test_the_plan_goes_from_whole_to_strips_to_disk_as_the_bound_falls() -> None
     assert [plan.whole_fits for plan in plans] == [True, False, False]
     assert [plan.on_disk for plan in plans] == [False, False, True]
     assert all(plan.strip_rows % 16 == 0 and plan.strip_rows >= 16 for plan in plans[1:])
+
+
+def test_without_a_bound_strips_are_of_moderate_height(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "free_memory_bytes", lambda device: 200 << 30)
+    config = WalMaFaConfig(dim=12)
+    assert Memory.plan(config, (400, 608), None, CPU).whole_fits
+    plan = Memory.plan(config, (3008, 4016), None, CPU)
+    assert not plan.whole_fits and not plan.on_disk
+    assert 64 <= plan.strip_rows <= 128
+    released = WalMaFaConfig(mamba_band="high", token_order="reshape")
+    assert Memory.plan(released, (3008, 4016), None, CPU).whole_fits  # cannot be cut
 
 
 def test_a_bound_below_what_strips_need_is_refused_with_the_figure() -> None:
