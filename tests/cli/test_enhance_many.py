@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.enhance_many import killed_runs
 from tests.cli.effcli_process import effcli, start
 
 
@@ -92,3 +93,32 @@ def test_memory_is_checked_before_any_picture_is_computed(tmp_path: Path, tiny_w
     assert "in/b.png: this picture needs at least" in error["message"]
     needed = max(int(word) for word in error["message"].split() if word.isdigit())
     assert error["hint"] == f"--max-memory {needed + 1} is enough for all"
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_killed_again_and_again_makes_every_picture_once(
+    tmp_path: Path, tiny_weights: Path
+) -> None:
+    streams = tmp_path / "streams"
+    streams.mkdir()
+
+    class Forked:
+        """A command that is forked from the tests' server."""
+
+        def __init__(self, arguments: list[str], folder: Path) -> None:
+            self.process = start(streams, *arguments, cwd=folder)
+            self.pid = self.process.pid or 0
+
+        def poll(self) -> int | None:
+            return self.process.exitcode
+
+        def kill(self) -> None:
+            self.process.kill()
+
+        def wait(self) -> int:
+            self.process.join()
+            return self.process.exitcode or 0
+
+    ended = killed_runs(tmp_path, 40, 3, (16, 12), "--weights", str(tiny_weights), start=Forked)
+    assert (ended.pictures, ended.kills) == (40, 3)
+    assert (ended.made, ended.written_twice, ended.left_over) == (40, 0, 0)
