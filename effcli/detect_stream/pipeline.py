@@ -43,6 +43,7 @@ from effcli.detect_stream.sources.frame_source import (
 )
 from effcli.detect_stream.sources.open_source import open_source
 from effcli.detect_stream.stream.clocks import StreamRecord, run_simulated, run_wall, warm_up
+from effcli.detect_stream.stream.eye_check import checked_eyes
 from effcli.detect_stream.stream.output_files import StreamFiles
 from effcli.detect_stream.stream.publishing import Aim, Publisher
 from effcli.detect_stream.stream.rectification import warn_if_not_rectified
@@ -297,14 +298,19 @@ def run(
     if pictures is not None:
         arrivals = pictures.watch(arrivals)
     first = up_to_first_good(arrivals)
+    picture = first[-1].frame
+    assert picture is not None
+    source.calibration = source.calibration.for_pictures(picture.size, source.name)
     detector = _stream_detector(recipe, inputs, first[-1], runtime)
-    arrivals = of_one_size(chain(first, arrivals), detector.size)
+    arrivals = checked_eyes(of_one_size(chain(first, arrivals), detector.size), detector.fit, detector.config)
     with ExitStack() as stack:
         files = None
         if options.output is not None:
             files = stack.enter_context(StreamFiles(options.output, source.name))
         publisher = Publisher(source.name, recipe.stream.score, publish, files)
         record = _on_clock(source, detector, arrivals, recipe.stream, options, publisher)
+        if files is not None and record.moments:
+            files.came(record.moments[-1][0])
     for number, reason in record.damaged[:_MOST_NAMED]:
         log.warning("frame %d is left out: %s", number, reason)
     written = [] if files is None else files.paths

@@ -7,6 +7,8 @@ z forward; its labels name the centre of the bottom face and ``rotation_y``. The
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 NEAR_M = 0.1
@@ -102,3 +104,20 @@ def cut_to_image(image_boxes: np.ndarray, height: int, width: int) -> np.ndarray
     """Boxes ``[N, 4]`` cut at the edges of an image; pixel centres are whole numbers."""
     cut: np.ndarray = np.clip(image_boxes, 0, [width - 1, height - 1, width - 1, height - 1])
     return cut
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """What a camera sees of boxes.
+
+    Attributes:
+        projection: 3x4 matrix.
+        size: height and width of its pictures.
+    """
+
+    projection: np.ndarray
+    size: tuple[int, int]
+
+    def image_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """As :func:`image_boxes`, cut at the image ``[N, 4]``; zeros for what is behind the camera."""
+        return np.nan_to_num(cut_to_image(image_boxes(boxes, self.projection), *self.size))

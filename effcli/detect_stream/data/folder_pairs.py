@@ -8,6 +8,7 @@ from effcli.core.errors import InputError
 from effcli.data.images import read_rgb
 from effcli.data.picture_folders import list_pictures, say_left_out
 from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects
+from effcli.detect_stream.data.frame_times import numbers_in, timeline_of_pictures
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.stereo_sequence import FPS, StereoFrame
 
@@ -18,8 +19,11 @@ class FolderPair:
     has_labels = False
 
     def __init__(self, left: Path, right: Path, calibration: StereoCalibration) -> None:
-        self.name, self.calibration, self.fps = left.parent.name or "stream", calibration, FPS
+        self.name, self.calibration = left.parent.name or "stream", calibration
         self.left, self.right = paired_pictures(left, right)
+        stems = [path.stem for path in self.left]
+        self.timeline = timeline_of_pictures(stems, (left, left.parent, left.parent / "oxts"))
+        self.fps = self.timeline.fps or FPS
 
     def __len__(self) -> int:
         return len(self.left)
@@ -52,8 +56,9 @@ def paired_pictures(left: Path, right: Path) -> tuple[list[Path], list[Path]]:
         listed = list_pictures(folder, recursive=False)
         say_left_out(listed)
         pictures = list(listed.files)
-        numbered = all(path.stem.isdigit() for path in pictures)
-        pictures.sort(key=lambda path: (int(path.stem) if numbered else 0, path.name))
+        numbers = numbers_in([path.stem for path in pictures])
+        if numbers is not None:
+            pictures = [path for _, path in sorted(zip(numbers, pictures, strict=True))]
         if not pictures:
             raise InputError("holds no pictures", place=str(folder))
         found.append(pictures)

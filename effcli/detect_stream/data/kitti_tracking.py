@@ -13,12 +13,13 @@ from effcli.core.files import make_folder
 from effcli.data.images import check_picture, read_grey_samples
 from effcli.data.picture_folders import is_hidden
 from effcli.detect_stream.data.boxes3d import project
+from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
 from effcli.detect_stream.data.folder_pairs import paired_pictures, read_pair
 from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects
+from effcli.detect_stream.data.frame_times import timeline_of_pictures
 from effcli.detect_stream.data.kitti_labels import read_tracking_labels, tracking_lines
 from effcli.detect_stream.data.stereo_calibration import (
     StereoCalibration,
-    read_calibration,
     write_calibration,
 )
 from effcli.detect_stream.data.stereo_sequence import FPS, StereoFrame, StereoSequence
@@ -39,13 +40,16 @@ class KittiSequence:
         InputError: pictures or calibration are not there, or left and right are not the same frames.
     """
 
-    fps = FPS
-
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = training_folder(root), name
         self.calibration: StereoCalibration = read_calibration(self.root / "calib" / f"{name}.txt")
         self.left, self.right = paired_pictures(self.root / LEFT / name, self.root / RIGHT / name)
-        self.numbers = [int(path.stem) if path.stem.isdigit() else i for i, path in enumerate(self.left)]
+        stems, places = (
+            [path.stem for path in self.left],
+            (self.root / LEFT / name, self.root / "oxts" / name),
+        )
+        self.timeline = timeline_of_pictures(stems, places)
+        self.numbers, self.fps = self.timeline.numbers, self.timeline.fps or FPS
         labels = self.root / "label_02" / f"{name}.txt"
         self._labels = read_tracking_labels(labels) if labels.is_file() else None
         self._poses: dict[int, np.ndarray] | None = None

@@ -10,6 +10,7 @@ import numpy as np
 from effcli.core.errors import UsageError
 from effcli.detect_stream.data.drive_sets import Part, drawn_sequences, drives_named, parse_synthetic
 from effcli.detect_stream.data.frame_objects import FrameObjects
+from effcli.detect_stream.data.frame_times import Timeline, timeline_of
 from effcli.detect_stream.data.kitti_tracking import KittiSequence, sequence_names
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.stereo_sequence import StereoFrame, StereoSequence
@@ -27,6 +28,7 @@ class Clip:
         self.name = f"{sequence.name}-{start}"
         self.calibration: StereoCalibration = sequence.calibration
         self.fps = sequence.fps
+        self.timeline: Timeline = timeline_of(sequence).part(start, n_frames)
         self._sequence, self._start, self._n_frames = sequence, start, n_frames
 
     @property

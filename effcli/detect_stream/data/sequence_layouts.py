@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from effcli.core.errors import InputError, UsageError
+from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
 from effcli.detect_stream.data.folder_pairs import FolderPair
 from effcli.detect_stream.data.kitti_tracking import LEFT, RIGHT, KittiSequence, sequence_names
-from effcli.detect_stream.data.stereo_calibration import read_calibration
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
 
 

@@ -1,7 +1,8 @@
-"""Calibration of a rectified pair of cameras, as KITTI writes it."""
+"""Calibration of a rectified pair of cameras; ``calibrations/`` reads it."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 
 from effcli.core.errors import InputError
 
-_SIZES = {"P0": 12, "P1": 12, "P2": 12, "P3": 12, "R_rect": 9, "Tr_velo_cam": 12, "Tr_imu_velo": 12}
-_ALIASES = {"R0_rect": "R_rect", "Tr_velo_to_cam": "Tr_velo_cam", "Tr_imu_to_velo": "Tr_imu_velo"}
+log = logging.getLogger(__name__)
+
+_MOST_APART_PX = 1.0
+"""Pixels by which the principal points of a rectified pair may differ."""
 
 
 def _identity() -> np.ndarray:
@@ -26,12 +29,14 @@ class StereoCalibration:
         right: the same of the right image (P3).
         velo_to_camera: 4x4 matrix from the LiDAR to the rectified frame.
         imu_to_velo: 4x4 matrix from the GPS/IMU to the LiDAR.
+        size: height and width of the pictures that it is for; None where it does not say.
     """
 
     left: np.ndarray
     right: np.ndarray
     velo_to_camera: np.ndarray = field(default_factory=_identity)
     imu_to_velo: np.ndarray = field(default_factory=_identity)
+    size: tuple[int, int] | None = None
 
     @property
     def focal_baseline(self) -> float:
@@ -48,7 +53,27 @@ class StereoCalibration:
         """Of images resized by a factor; the centre of the first pixel stays where half pixels put it."""
         change = np.diag([factor, factor, 1.0])
         change[:2, 2] = (factor - 1) / 2
-        return replace(self, left=change @ self.left, right=change @ self.right)
+        return replace(self, left=change @ self.left, right=change @ self.right, size=None)
+
+    def for_pictures(self, size: tuple[int, int], place: str) -> StereoCalibration:
+        """Of pictures of a height and width, which may be smaller or larger than those that it was made for.
+
+        Raises:
+            InputError: they have another shape.
+        """
+        if self.size is None or self.size == size:
+            return self
+        factors = size[0] / self.size[0], size[1] / self.size[1]
+        if abs(factors[0] / factors[1] - 1) > 0.01:
+            raise InputError(
+                f"the pictures are {size[1]}x{size[0]}, the calibration is for {self.size[1]}x{self.size[0]}",
+                place=place,
+            )
+        log.warning(
+            "%s: the pictures are %dx%d, the calibration is for %dx%d: it is scaled",
+            *(place, size[1], size[0], self.size[1], self.size[0]),
+        )
+        return self.scaled(factors[1])
 
     def moved(self, left_px: float, top_px: float) -> StereoCalibration:
         """Of images without their first columns and rows."""
@@ -63,39 +88,37 @@ class StereoCalibration:
         return replace(self, left=flip @ self.right @ world, right=flip @ self.left @ world)
 
 
-def read_calibration(path: Path) -> StereoCalibration:
-    """Read a calibration of KITTI's Tracking, Object or raw form; keys may end with a colon or not.
+def require_rectified(calibration: StereoCalibration, place: str) -> StereoCalibration:
+    """The calibration, if it is one of a rectified pair, left and right as they should be.
 
     Raises:
-        InputError: it is not there, P2 or P3 is missing, a key has another count of numbers than it should, or the
-            cameras are not side by side.
+        InputError: the cameras are at one place, exchanged, or do not look the same way.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", place=str(path)) from None
-    found = {}
-    for number, line in enumerate(lines, 1):
-        name, _, rest = line.strip().partition(" ")
-        key = _ALIASES.get(name.rstrip(":"), name.rstrip(":"))
-        if key in _SIZES:
-            found[key] = _numbers(rest, key, f"{path}:{number}")
-    for key in ("P2", "P3"):
-        if key not in found:
-            raise InputError(
-                f"has no {key}", place=str(path), hint="a line `P2: ` with 12 numbers, and one for P3"
-            )
-    calibration = StereoCalibration(
-        found["P2"].reshape(3, 4),
-        found["P3"].reshape(3, 4),
-        _square(found.get("R_rect")) @ _square(found.get("Tr_velo_cam")),
-        _square(found.get("Tr_imu_velo")),
-    )
-    if calibration.focal_baseline < 1e-6 or not calibration.left[0, 0] > 0:
+    left, right = calibration.left, calibration.right
+    if calibration.focal_baseline < 1e-6 or not (left[0, 0] > 0 and right[0, 0] > 0):
         raise InputError(
             "P2 and P3 are not two cameras side by side: the fourth number of their first rows must differ",
-            place=str(path),
+            place=place,
         )
+    shift_m = float(right[0, 3] / right[0, 0] - left[0, 3] / left[0, 0])
+    if shift_m > 0:
+        raise InputError(
+            f"the right camera is {shift_m:.3g} m to the left of the left one",
+            place=place,
+            hint="exchange P2 and P3: the fourth number of their first rows is -f times the x of the camera",
+        )
+    for name, row, column, most in (
+        ("focal lengths", 0, 0, 0.005 * left[0, 0]),
+        ("principal points' columns", 0, 2, _MOST_APART_PX),
+        ("principal points' rows", 1, 2, _MOST_APART_PX),
+    ):
+        values = float(left[row, column]), float(right[row, column])
+        if abs(values[0] - values[1]) > most:
+            raise InputError(
+                f"the {name} of the eyes differ: {values[0]:g} and {values[1]:g}",
+                place=place,
+                hint="rectify the pictures to one camera matrix (OpenCV: stereoRectify with CALIB_ZERO_DISPARITY)",
+            )
     return calibration
 
 
@@ -107,22 +130,3 @@ def write_calibration(path: Path, calibration: StereoCalibration) -> None:
     path.write_text(
         "".join(f"{name} {' '.join(f'{value:.12e}' for value in matrix.flat)}\n" for name, matrix in rows)
     )
-
-
-def _numbers(text: str, key: str, place: str) -> np.ndarray:
-    try:
-        values = np.array([float(word) for word in text.split()])
-    except ValueError:
-        raise InputError(f"{key} holds something that is not a number", place=place) from None
-    if len(values) != _SIZES[key] or not np.isfinite(values).all():
-        raise InputError(f"{key} has {len(values)} numbers, not {_SIZES[key]} finite ones", place=place)
-    return values
-
-
-def _square(values: np.ndarray | None) -> np.ndarray:
-    """A 4x4 matrix of 9 or 12 numbers; identity of none."""
-    full = np.eye(4)
-    if values is not None:
-        rows = values.reshape(3, -1)
-        full[:3, : rows.shape[1]] = rows
-    return full

@@ -25,6 +25,11 @@ class StereoFrame:
     left: np.ndarray
     right: np.ndarray
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.left.shape[0], self.left.shape[1]
+
 
 class StereoSequence(Protocol):
     """Frames one after another, with what is known about them.

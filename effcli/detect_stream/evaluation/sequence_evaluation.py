@@ -11,6 +11,7 @@ from PIL import Image
 
 from effcli.core.runtime import Runtime
 from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects
+from effcli.detect_stream.data.frame_times import timeline_of
 from effcli.detect_stream.data.kitti_labels import grade
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
 from effcli.detect_stream.evaluation.kitti_ap import height_scale
@@ -64,6 +65,7 @@ class _Seen:
     truth: list[FrameObjects]
     ages_ms: list[float]
     n_dropped: int
+    n_missing: int
 
 
 def measure(
@@ -100,7 +102,7 @@ def measure(
         "sap_constant_velocity": summary(parts["constant_velocity"], scale),
         "ap_same_frame": summary(parts["same_frame"], scale),
         "velocity_error_m": velocity_error(outputs, truths, ahead)
-        if not any(one.n_dropped for one in seen)
+        if not any(one.n_dropped or one.n_missing for one in seen)
         else None,
         "table": precision_table(parts["offline"], scale),
         "sap_table": precision_table(parts["streaming"], scale),
@@ -135,33 +137,38 @@ def _of_sequence(
     stream = run_simulated(source, machine, source.frames(), how.latencies_s, lambda output: None)
     truth = [_read(sequence.objects(i), how.truncation) for i in range(len(sequence))]
     outputs = [one.detected.objects for one in stream.outputs]
-    frames = [one.frame for one in stream.outputs]
+    timeline = timeline_of(sequence)
+    moments, places = timeline.moments(sequence.fps), {n: i for i, n in enumerate(timeline.numbers)}
     pairing = pair_outputs(
-        [one.finished_s for one in stream.outputs], frames, len(truth), sequence.fps, how.pairing
+        [one.finished_s for one in stream.outputs],
+        [one.captured_s for one in stream.outputs],
+        moments,
+        how.pairing,
     )
-    own = [one for one in stream.outputs if one.target_frame < len(truth)]
+    own = [one for one in stream.outputs if one.target_frame in places]
     return _Seen(
-        Scored([one.detected.objects for one in own], [truth[one.target_frame] for one in own]),
-        Scored(outputs, [truth[frame] for frame in frames]),
+        Scored([one.detected.objects for one in own], [truth[places[one.target_frame]] for one in own]),
+        Scored(outputs, [truth[places[one.frame]] for one in stream.outputs]),
         of_pairing(outputs, pairing, truth),
-        Scored(moved_on(stream.outputs, pairing, sequence.fps), truth),
+        Scored(moved_on(stream.outputs, pairing, moments), truth),
         outputs,
         truth,
         [one.age_ms for one in stream.outputs],
         stream.mailbox_drops,
+        timeline.n_missing,
     )
 
 
 def moved_on(
-    outputs: Sequence[StreamOutput], pairing: Sequence[int | None], fps: float
+    outputs: Sequence[StreamOutput], pairing: Sequence[int | None], moments_s: Sequence[float]
 ) -> list[FrameObjects]:
     """What each frame's truth meets, moved at constant velocity to the moment of that frame."""
     found = []
-    for frame, k in enumerate(pairing):
+    for moment_s, k in zip(moments_s, pairing, strict=True):
         if k is None:
             found.append(no_objects())
             continue
-        found.append(outputs[k].at(frame / fps).objects)
+        found.append(outputs[k].at(moment_s).objects)
     return found
 
 
@@ -174,11 +181,18 @@ def pictures_of(
     stream = run_simulated(source, machine, source.frames(), (0.0,), lambda output: None)
     made = {one.target_frame: one.detected.objects for one in stream.outputs}
     chosen = np.linspace(1, len(sequence) - 1, n_pictures).astype(int).tolist()
+    numbers = timeline_of(sequence).numbers
     return stacked(
         [
-            draw(sequence.frame(i).left, sequence.calibration, made[i], sequence.objects(i), f"frame {i}")
+            draw(
+                sequence.frame(i).left,
+                sequence.calibration,
+                made[numbers[i]],
+                sequence.objects(i),
+                f"frame {numbers[i]}",
+            )
             for i in chosen
-            if i in made
+            if numbers[i] in made
         ]
     )
 

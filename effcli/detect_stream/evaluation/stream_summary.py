@@ -59,16 +59,16 @@ def _quality(source: FrameSource, stream: StreamRecord) -> dict[str, Any]:
     """sAP of what was published, and AP of the outputs for their own frame."""
     assert source.sequence is not None
     truth = [source.sequence.objects(i) for i in range(stream.frames)]
+    places = {number: place for place, (number, _) in enumerate(stream.moments)}
     scale = height_scale(float(source.calibration.left[0, 0]))
     outputs = [one.objects for one in stream.outputs]
     pairing = pair_outputs(
         [one.finished_s for one in stream.outputs],
-        [one.frame for one in stream.outputs],
-        len(truth),
-        source.fps,
+        [one.captured_s for one in stream.outputs],
+        [captured_s for _, captured_s in stream.moments],
     )
-    own = [one for one in stream.outputs if one.target_frame < len(truth)]
-    offline = Scored([one.detected.objects for one in own], [truth[one.target_frame] for one in own])
+    own = [one for one in stream.outputs if one.target_frame in places]
+    offline = Scored([one.detected.objects for one in own], [truth[places[one.target_frame]] for one in own])
     return {
         "sap": summary(of_pairing(outputs, pairing, truth), scale),
         "ap": summary(offline, scale),

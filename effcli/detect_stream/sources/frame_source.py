@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
 
 from effcli.core.errors import InputError
+from effcli.detect_stream.data.frame_times import say_missing, timeline_of
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.stereo_sequence import StereoFrame, StereoSequence
+
+log = logging.getLogger(__name__)
+
+_ALIKE = 1.05
+"""Rates that differ by less are the same."""
 
 
 @dataclass(frozen=True)
@@ -18,16 +26,25 @@ class Arrival:
     """A frame as it arrives.
 
     Attributes:
-        number: from 0; numbers of damaged frames are used up.
+        number: by its name, or counted from 0; damaged frames have numbers too.
         frame: None where it is damaged.
         damage: what is wrong with it.
         pose: 4x4 matrix from the rectified camera frame to a fixed world; None where it is unknown.
+        time_s: when it was taken, seconds after some moment that is the same for all; None: one frame every 1 / fps
+            seconds, by their numbers.
+        interval_s: seconds from frame to frame at this moment; None: 1 / fps.
     """
 
     number: int
     frame: StereoFrame | None
     damage: str | None = None
     pose: np.ndarray | None = None
+    time_s: float | None = None
+    interval_s: float | None = None
+
+    def due_s(self, fps: float) -> float:
+        """When it was taken, seconds."""
+        return self.number / fps if self.time_s is None else self.time_s
 
 
 class FrameSource(Protocol):
@@ -59,11 +76,8 @@ def has_labels(source: FrameSource) -> bool:
 
 
 def limited(arrivals: Iterator[Arrival], most: int | None) -> Iterator[Arrival]:
-    """Only frames with numbers below ``most``; None: all."""
-    for arrival in arrivals:
-        if most is not None and arrival.number >= most:
-            return
-        yield arrival
+    """The first ``most`` frames; None: all."""
+    return islice(arrivals, most)
 
 
 class SequenceSource:
@@ -73,20 +87,32 @@ class SequenceSource:
 
     def __init__(self, sequence: StereoSequence, fps: float | None = None) -> None:
         self.name, self.calibration = sequence.name, sequence.calibration
+        self._timeline = timeline_of(sequence)
         self.fps = fps or sequence.fps
+        if fps is not None and self._timeline.fps is not None:
+            self.fps = sequence.fps
+            warn_if_rates_differ(self.name, "its timestamps say", self.fps, fps, "the timestamps are")
+        say_missing(self.name, self._timeline, self.fps)
         self.n_frames: int | None = len(sequence)
         self.sequence: StereoSequence | None = sequence
 
     def frames(self) -> Iterator[Arrival]:
         """All frames."""
         assert self.sequence is not None
-        for i in range(len(self.sequence)):
+        moments = self._timeline.moments(self.fps)
+        for i, (number, moment_s) in enumerate(zip(self._timeline.numbers, moments, strict=True)):
             try:
                 frame = self.sequence.frame(i)
             except InputError as error:
-                yield Arrival(i, None, str(error))
+                yield Arrival(number, None, str(error), time_s=moment_s)
             else:
-                yield Arrival(i, frame, pose=self.sequence.pose(i))
+                yield Arrival(number, frame, pose=self.sequence.pose(i), time_s=moment_s)
+
+
+def warn_if_rates_differ(name: str, they_say: str, fps: float, option: float, used: str) -> None:
+    """Log that frames come at another rate than ``--fps`` says, if they do."""
+    if max(fps / option, option / fps) > _ALIKE:
+        log.warning("%s: %s %.3g frames per second, --fps %.3g; %s used", name, they_say, fps, option, used)
 
 
 def up_to_first_good(arrivals: Iterator[Arrival]) -> list[Arrival]:
@@ -110,5 +136,5 @@ def of_one_size(arrivals: Iterator[Arrival], size: tuple[int, int]) -> Iterator[
         shape = None if arrival.frame is None else arrival.frame.left.shape[:2]
         if shape is not None and shape != size:
             reason = f"is {shape[1]}x{shape[0]}, the first frame {size[1]}x{size[0]}"
-            arrival = Arrival(arrival.number, None, reason)
+            arrival = replace(arrival, frame=None, damage=reason)
         yield arrival

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from effcli.core.errors import UsageError
+from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
 from effcli.detect_stream.data.drive_sets import drawn_sequences, parse_synthetic
 from effcli.detect_stream.data.folder_pairs import FolderPair
 from effcli.detect_stream.data.sequence_layouts import open_sequence
-from effcli.detect_stream.data.stereo_calibration import read_calibration
 from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.sources.frame_source import FrameSource, SequenceSource
 from effcli.detect_stream.sources.pipe_source import PipeSource

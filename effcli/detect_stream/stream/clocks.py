@@ -27,6 +27,7 @@ class StreamRecord:
         outputs: in order; of a stream without an end only the last ones.
         processed: how many there were.
         frames: how many came.
+        moments: number of each frame that came, and when, seconds after the first; as many as outputs may be kept.
         damaged: number and reason of those that could not be read.
         mailbox_drops: frames that were overtaken by newer ones.
         was_stopped: whether it ended before the source did.
@@ -35,6 +36,7 @@ class StreamRecord:
     outputs: deque[StreamOutput] = field(default_factory=deque)
     processed: int = 0
     frames: int = 0
+    moments: deque[tuple[int, float]] = field(default_factory=deque)
     damaged: list[tuple[int, str]] = field(default_factory=list)
     mailbox_drops: int = 0
     was_stopped: bool = False
@@ -44,10 +46,17 @@ class StreamRecord:
         self.outputs.append(output)
         self.processed += 1
 
+    def came(self, number: int, captured_s: float) -> int:
+        """One more frame; its place among all, from 0."""
+        self.moments.append((number, captured_s))
+        self.frames += 1
+        return self.frames - 1
+
 
 @dataclass(frozen=True)
 class _Letter:
     prepared: PreparedFrame
+    place: int
     captured_s: float
     read_ms: float
 
@@ -108,7 +117,11 @@ def run_wall(
         most_kept: so many outputs are in what is returned, the last ones; None keeps all.
         aim: what is published of each output.
     """
-    stream, mailbox, stop = StreamRecord(deque(maxlen=most_kept)), Mailbox(), threading.Event()
+    stream, mailbox, stop = (
+        StreamRecord(deque(maxlen=most_kept), moments=deque(maxlen=most_kept)),
+        Mailbox(),
+        threading.Event(),
+    )
     started = time.perf_counter()
     reader = _Reader(source, detector, arrivals, stream, mailbox, stop, started)
     threading.Thread(target=reader.run, daemon=True, name="reader").start()
@@ -119,7 +132,7 @@ def run_wall(
             detected = detector.detect(letter.prepared)
             finished = time.perf_counter() - started
             output = aim(_output(source, detector, letter, begun, finished, last, detected))
-            last = letter.prepared.number
+            last = letter.place
             stream.add(output)
             publish(output)
     except KeyboardInterrupt:
@@ -157,16 +170,20 @@ class _Reader:
             self.mailbox.close(error)
 
     def _hand_out(self, arrival: Arrival, began: float) -> None:
-        self.stream.frames = arrival.number + 1
+        captured_s = arrival.due_s(self.source.fps)
         if arrival.frame is None:
+            now_s = time.perf_counter() - self.started
+            self.stream.came(arrival.number, now_s if self.source.is_live else captured_s)
             self.stream.damaged.append((arrival.number, arrival.damage or ""))
             return
         prepared = self.detector.prepare(arrival)
         read_ms = 1000 * (time.perf_counter() - began)
         now_s = time.perf_counter() - self.started
-        captured_s = now_s if self.source.is_live else arrival.number / self.source.fps
+        if self.source.is_live:
+            captured_s = now_s
         self.stop.wait(max(0.0, captured_s - now_s))
-        self.mailbox.put(_Letter(prepared, captured_s, read_ms))
+        place = self.stream.came(arrival.number, captured_s)
+        self.mailbox.put(_Letter(prepared, place, captured_s, read_ms))
 
 
 def run_simulated(
@@ -190,19 +207,20 @@ def run_simulated(
     stream = StreamRecord()
     waiting = _Waiting(arrivals, source.fps, stream)
     free, last = 0.0, -1
-    while (chosen := waiting.newest(free)) is not None:
+    while (newest := waiting.newest(free)) is not None:
+        place, chosen = newest
         began = time.perf_counter()
         prepared = detector.prepare(chosen)
         ready = time.perf_counter()
         detected = detector.detect(prepared)
         real_s = time.perf_counter() - ready
         latency_s = real_s if latencies_s is None else latencies_s[stream.processed % len(latencies_s)]
-        letter = _Letter(prepared, chosen.number / source.fps, 1000 * (ready - began))
+        letter = _Letter(prepared, place, chosen.due_s(source.fps), 1000 * (ready - began))
         begun = max(free, letter.captured_s)
         output = aim(_output(source, detector, letter, begun, begun + latency_s, last, detected))
         stream.add(output)
         publish(output)
-        free, last = output.finished_s, chosen.number
+        free, last = output.finished_s, place
     return stream
 
 
@@ -213,22 +231,22 @@ class _Waiting:
         self._arrivals, self._fps, self._stream = arrivals, fps, stream
         self._next = self._advance()
 
-    def newest(self, moment_s: float) -> Arrival | None:
-        """The newest frame captured by a moment, or the next one; None at the end."""
+    def newest(self, moment_s: float) -> tuple[int, Arrival] | None:
+        """Place and content of the newest frame captured by a moment, or the next one; None at the end."""
         found = self._next
         if found is None:
             return None
         self._next = self._advance()
-        while self._next is not None and self._next.number / self._fps <= moment_s + 1e-9:
+        while self._next is not None and self._next[1].due_s(self._fps) <= moment_s + 1e-9:
             self._stream.mailbox_drops += 1
             found, self._next = self._next, self._advance()
         return found
 
-    def _advance(self) -> Arrival | None:
+    def _advance(self) -> tuple[int, Arrival] | None:
         for arrival in self._arrivals:
-            self._stream.frames = arrival.number + 1
+            place = self._stream.came(arrival.number, arrival.due_s(self._fps))
             if arrival.frame is not None:
-                return arrival
+                return place, arrival
             self._stream.damaged.append((arrival.number, arrival.damage or ""))
         return None
 
@@ -236,7 +254,7 @@ class _Waiting:
 def warm_up(detector: StreamDetector, arrival: Arrival) -> None:
     """Let caches fill and code be made before the clock starts; from here on the process keeps its memory."""
     keep_freed_memory()
-    prepared = detector.prepare(replace(arrival, number=0, pose=None))
+    prepared = detector.prepare(replace(arrival, number=0, pose=None, time_s=None))
     numbers = count()
     detector.tuner.warm_up(lambda: detector.detect(replace(prepared, number=next(numbers))), WARM_UPS)
     detector.reset()
@@ -253,15 +271,16 @@ def _output(
     detected: DetectedFrame,
 ) -> StreamOutput:
     number, ahead = letter.prepared.number, 1 if detector.target == "next" else 0
+    interval_s = letter.prepared.interval_s or 1 / source.fps
     return StreamOutput(
         number,
         number + ahead,
         letter.captured_s,
         begun,
         finished,
-        number - last - 1,
+        letter.place - last - 1,
         detected,
         letter.read_ms,
-        letter.captured_s + ahead / source.fps,
+        letter.captured_s + ahead * interval_s,
         detected.objects,
     )

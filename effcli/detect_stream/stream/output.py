@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from effcli.detect_stream.data.boxes3d import ImageView
 from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.stream.stream_detector import DetectedFrame
 
@@ -55,12 +56,15 @@ class StreamOutput:
 
     def at(self, moment_s: float) -> StreamOutput:
         """The same, but what is published is where boxes are at another moment, at constant velocity."""
-        objects = moved(self.objects, self.detected.velocities, moment_s - self.target_s)
+        objects = moved(self.objects, self.detected.velocities, moment_s - self.target_s, self.detected.view)
         return replace(self, objects=objects, target_s=moment_s)
 
 
-def moved(objects: FrameObjects, velocities: np.ndarray, seconds: float) -> FrameObjects:
-    """Objects some seconds later, or earlier, at constant velocity."""
+def moved(
+    objects: FrameObjects, velocities: np.ndarray, seconds: float, view: ImageView | None = None
+) -> FrameObjects:
+    """Objects some seconds later, or earlier, at constant velocity, and what the camera sees of them there."""
     boxes = objects.boxes.copy()
     boxes[:, :2] += velocities * seconds
-    return replace(objects, boxes=boxes)
+    seen = objects.image_boxes if view is None else view.image_boxes(boxes)
+    return replace(objects, boxes=boxes, image_boxes=seen)

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from effcli.core.files import make_folder, write_error
+from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.data.kitti_labels import object_lines, tracking_lines
 from effcli.detect_stream.stream.output import StreamOutput
 
 
 class StreamFiles:
     """``streaming.jsonl``, and results in KITTI's form: ``data/FRAME.txt``, and all together in ``NAME.txt``.
+
+    Results for a frame are written when it, or a later one, has come: those for a frame that never comes, such as the
+    one after the last, would be refused by tracking tools.
 
     Args:
         folder: for them; made if it is not there.
@@ -23,6 +27,7 @@ class StreamFiles:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._data = make_folder(folder / "data")
+        self._waiting: list[tuple[int, FrameObjects]] = []
         self._files = [folder / "streaming.jsonl", folder / f"{name}.txt"]
         try:
             self._lines, self._rows = (file.open("w", encoding="utf-8", newline="\n") for file in self._files)
@@ -35,18 +40,26 @@ class StreamFiles:
         return [str(self._files[0]), str(self._data), str(self._files[1])]
 
     def add(self, line: str, output: StreamOutput) -> None:
-        """Write an output, which is ``line`` in JSON."""
-        objects = output.detected.objects
-        rows = tracking_lines(output.target_frame, objects, with_scores=True)
+        """Write an output, which is ``line`` in JSON, and keep its objects until their frame has come."""
+        self._waiting.append((output.target_frame, output.detected.objects))
         try:
             self._lines.write(f"{line}\n")
-            self._rows.write("".join(f"{row}\n" for row in rows))
-            for file in (self._lines, self._rows):
-                file.flush()
-            with (self._data / f"{output.target_frame:06d}.txt").open(
-                "w", encoding="utf-8", newline="\n"
-            ) as file:
-                file.write("".join(f"{row}\n" for row in object_lines(objects)))
+            self._lines.flush()
+        except OSError as error:
+            raise write_error(error, self._data.parent) from None
+        self.came(output.frame)
+
+    def came(self, number: int) -> None:
+        """Write the results for all frames up to this number, which has come."""
+        ready = [one for one in self._waiting if one[0] <= number]
+        self._waiting = [one for one in self._waiting if one[0] > number]
+        try:
+            for frame, objects in ready:
+                rows = tracking_lines(frame, objects, with_scores=True)
+                self._rows.write("".join(f"{row}\n" for row in rows))
+                self._rows.flush()
+                with (self._data / f"{frame:06d}.txt").open("w", encoding="utf-8", newline="\n") as file:
+                    file.write("".join(f"{row}\n" for row in object_lines(objects)))
         except OSError as error:
             raise write_error(error, self._data.parent) from None
 

@@ -11,9 +11,8 @@ Pairing = Literal["sap", "asap"]
 
 def pair_outputs(
     finishes_s: Sequence[float],
-    source_frames: Sequence[int],
-    n_frames: int,
-    fps: float,
+    captures_s: Sequence[float],
+    moments_s: Sequence[float],
     pairing: Pairing = "sap",
 ) -> list[int | None]:
     """For each frame the number of the output that is valid at its moment; None where there is none yet.
@@ -23,17 +22,15 @@ def pair_outputs(
 
     Args:
         finishes_s: when each output was finished, in order, seconds after the first frame.
-        source_frames: the frame that each output was computed from.
-        n_frames: of the sequence.
-        fps: frames per second.
+        captures_s: when the frame that each output was computed from was captured.
+        moments_s: when each frame was captured.
         pairing: the rule.
     """
     found: list[int | None] = []
     latest = -1
-    for frame in range(n_frames):
-        moment = frame / fps + 1e-9
-        while latest + 1 < len(finishes_s) and finishes_s[latest + 1] <= moment:
-            if pairing == "asap" and source_frames[latest + 1] >= frame:
+    for moment in moments_s:
+        while latest + 1 < len(finishes_s) and finishes_s[latest + 1] <= moment + 1e-9:
+            if pairing == "asap" and captures_s[latest + 1] >= moment - 1e-9:
                 break
             latest += 1
         found.append(latest if latest >= 0 else None)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from effcli.core.runtime import Runtime
+from effcli.detect_stream.data.boxes3d import ImageView
 from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.network.box_decoding import Limits, as_objects, boxes_of
@@ -29,6 +30,8 @@ MOST_FRAMES_APART = 3
 
 _SCENE_CHANGE = 45.0
 _THUMBNAIL = 8
+_REGULAR = 1e-6
+_NOTHING = torch.zeros(0)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class PreparedFrame:
         left, right: uint8 ``[3, height, width]``.
         thumbnail: small and grey, to notice that the scene has changed.
         pose: of the camera, 4x4; None where it is not used.
+        time_s, interval_s: as of :class:`~effcli.detect_stream.sources.frame_source.Arrival`.
     """
 
     number: int
@@ -47,6 +51,8 @@ class PreparedFrame:
     right: Tensor
     thumbnail: np.ndarray
     pose: np.ndarray | None = None
+    time_s: float | None = None
+    interval_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,20 +66,29 @@ class DetectedFrame:
             nothing is known yet.
         history: frames that the result stands on, 1 or 2.
         stages_ms: milliseconds of each part.
+        view: what the left camera sees of boxes that are moved; None: that stays as it was.
     """
 
     objects: FrameObjects
     velocities: np.ndarray
     history: int
     stages_ms: dict[str, float]
+    view: ImageView | None = None
 
 
 @dataclass
 class _Memory:
-    number: int
+    frame: PreparedFrame
     bev: Tensor
-    thumbnail: np.ndarray
-    pose: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """From one frame to another: how many frames on, the seconds, and frames per second."""
+
+    gap: int
+    seconds: float
+    fps: float
 
 
 @dataclass
@@ -122,6 +137,7 @@ class StreamDetector:
         matrices = self.fit.matrices()[None].to(runtime.device)
         self._view: CameraView = self.network.view(matrices, self._sizes.to(runtime.device))
         self._odometry = VisualOdometry(self.fit.calibration, (self.fit.height, self.fit.width), fps)
+        self._odometry_number = -1
         self._memory: _Memory | None = None
         self._tracker = BoxTracker()
         self.scene_changes = 0
@@ -132,18 +148,22 @@ class StreamDetector:
         left, right = fitted_pair(arrival.frame, self.fit, self.config)
         pose = arrival.pose
         if self.ego_motion != "poses":
-            pose = (
-                self._odometry.track(left, right, arrival.number) if self.ego_motion == "pictures" else None
-            )
+            pose = None
+        if self.ego_motion == "pictures":
+            number = arrival.number if arrival.time_s is None else round(arrival.time_s * self.fps)
+            self._odometry_number = max(number, self._odometry_number + 1)
+            pose = self._odometry.track(left, right, self._odometry_number)
         small = left.float().mean(0)[None, None]
         thumbnail = torch.nn.functional.avg_pool2d(small, _THUMBNAIL)[0, 0].numpy()
-        return PreparedFrame(arrival.number, left, right, thumbnail, pose)
+        times = (arrival.time_s, arrival.interval_s)
+        return PreparedFrame(arrival.number, left, right, thumbnail, pose, *times)
 
     def reset(self) -> None:
         """Forget all frames: another stream begins."""
         self._memory = None
         self._tracker = BoxTracker()
         self._odometry.reset()
+        self._odometry_number = -1
 
     def detect(self, prepared: PreparedFrame) -> DetectedFrame:
         """Detect in a frame; numbers of frames that were left out are skipped."""
@@ -160,11 +180,11 @@ class StreamDetector:
             with self.runtime.autocast():
                 now = network.bev_map(normal[:1], normal[1:], self._view)
             self._wait()
-        before, gap, motion = self._last(prepared)
+        before, step, motion = self._last(prepared)
         flow = None
         with clock.stage("fusion_ms"):
             if before is not None and network.config.fusion == "flow":
-                flow = network.flow(now, before, motion) / gap
+                flow = network.flow(now, before, motion) / step.gap
             self._wait()
         with clock.stage("bev_and_head_ms"), self.runtime.autocast():
             outputs = network.detect(now, before, flow)
@@ -175,27 +195,40 @@ class StreamDetector:
         with clock.stage("tracking_ms"):
             if before is None:
                 self._tracker.reset()
-            seen = self._velocities(objects, flow)
-            track_ids, velocities = self._tracker.follow(objects, seen, gap / self.fps)
-        self._memory = _Memory(prepared.number, now, prepared.thumbnail, prepared.pose)
+            seen = self._velocities(objects, flow, step.fps)
+            track_ids, velocities = self._tracker.follow(objects, seen, step.seconds)
+        self._memory = _Memory(replace(prepared, left=_NOTHING, right=_NOTHING), now)
         found = replace(objects, track_ids=track_ids)
-        return DetectedFrame(found, velocities, 1 if before is None else 2, clock.stages_ms)
+        view = ImageView(self.calibration.left, self.size)
+        return DetectedFrame(found, velocities, 1 if before is None else 2, clock.stages_ms, view)
 
-    def _last(self, prepared: PreparedFrame) -> tuple[Tensor | None, int, Tensor | None]:
-        """The last frame's map; how many frames ago that was; how the cameras moved since, where that is used."""
-        memory = self._memory
-        if memory is None or not 0 < prepared.number - memory.number <= MOST_FRAMES_APART:
-            return None, 1, None
-        if np.abs(memory.thumbnail - prepared.thumbnail).mean() > _SCENE_CHANGE:
+    def _last(self, prepared: PreparedFrame) -> tuple[Tensor | None, _Step, Tensor | None]:
+        """The last frame's map; how long ago that was; how the cameras moved since, where that is used."""
+        memory, none = self._memory, _Step(1, 1 / self.fps, self.fps)
+        step = none if memory is None else self._step(memory.frame, prepared)
+        if memory is None or not 0 < step.gap <= MOST_FRAMES_APART:
+            return None, none, None
+        if np.abs(memory.frame.thumbnail - prepared.thumbnail).mean() > _SCENE_CHANGE:
             self.scene_changes += 1
-            return None, 1, None
-        gap = prepared.number - memory.number
-        if memory.pose is None or prepared.pose is None:
-            return memory.bev, gap, None
-        motion = torch.from_numpy(bev_motion(memory.pose, prepared.pose))
-        return memory.bev, gap, motion[None].to(memory.bev.device)
+            return None, none, None
+        if memory.frame.pose is None or prepared.pose is None:
+            return memory.bev, step, None
+        motion = torch.from_numpy(bev_motion(memory.frame.pose, prepared.pose))
+        return memory.bev, step, motion[None].to(memory.bev.device)
 
-    def _velocities(self, objects: FrameObjects, flow: Tensor | None) -> np.ndarray | None:
+    def _step(self, before: PreparedFrame, now: PreparedFrame) -> _Step:
+        """By the moments of two frames, else by their numbers."""
+        gap = now.number - before.number
+        if before.time_s is None or now.time_s is None:
+            return _Step(gap, gap / self.fps, self.fps)
+        seconds = now.time_s - before.time_s
+        fps = self.fps if now.interval_s is None else 1 / now.interval_s
+        gap = max(round(seconds * fps), 1 if seconds > 0 else 0)
+        if abs(seconds * fps - gap) < _REGULAR:
+            return _Step(gap, gap / fps, fps)
+        return _Step(gap, seconds, gap / seconds if seconds > 0 else fps)
+
+    def _velocities(self, objects: FrameObjects, flow: Tensor | None, fps: float) -> np.ndarray | None:
         """The flow at each box, metres per second; None where there is none."""
         if flow is None:
             return None
@@ -204,7 +237,7 @@ class StreamDetector:
         columns = np.clip((objects.boxes[:, 0] - x0) / dx, 0, n_x - 1).astype(int)
         rows = np.clip((objects.boxes[:, 1] - y0) / dy, 0, n_y - 1).astype(int)
         cells = flow[0].float().cpu().numpy()[:, rows, columns]
-        velocities: np.ndarray = np.stack([cells[0] * dx, cells[1] * dy], 1) * self.fps
+        velocities: np.ndarray = np.stack([cells[0] * dx, cells[1] * dy], 1) * fps
         return velocities
 
     def _wait(self) -> None:

@@ -82,15 +82,17 @@ def _drawn(
 ) -> Iterator[Image.Image]:
     outputs = [one.above(score) for one in stream.outputs]
     pairing = pair_outputs(
-        [one.finished_s for one in outputs], [one.frame for one in outputs], stream.frames, source.fps
+        [one.finished_s for one in outputs],
+        [one.captured_s for one in outputs],
+        [captured_s for _, captured_s in stream.moments],
     )
+    places = {number: place for place, (number, _) in enumerate(stream.moments)}
     for number, picture in pictures:
-        if number >= len(pairing):
+        if number not in places:
             return
-        k = pairing[number]
-        truth = (
-            source.sequence.objects(number) if source.sequence is not None and has_labels(source) else None
-        )
+        place = places[number]
+        k = pairing[place]
+        truth = source.sequence.objects(place) if source.sequence and has_labels(source) else None
         if k is None:
             known, title = no_objects(), "nothing yet"
         else:

@@ -114,7 +114,8 @@ def test_real_labels_as_detections_are_perfect_and_late_ones_are_not(
         empty = next(iter(frames.values())).pick([])
         sequence = [frames.get(i, empty) for i in range(n)]
         outputs = simulate([0.06], n, 10.0)
-        pairing = pair_outputs([one[2] for one in outputs], [one[0] for one in outputs], n, 10.0)
+        moments = [i / 10 for i in range(n)]
+        pairing = pair_outputs([one[2] for one in outputs], [one[0] / 10 for one in outputs], moments)
         truth += sequence
         on_time += sequence
         late += [empty if k is None else sequence[outputs[k][0]] for k in pairing]

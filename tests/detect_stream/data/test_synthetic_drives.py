@@ -16,10 +16,11 @@ from effcli.detect_stream.data.boxes3d import (
     project,
     to_camera,
 )
+from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
 from effcli.detect_stream.data.frame_objects import objects_of
 from effcli.detect_stream.data.kitti_labels import read_object_labels, read_tracking_labels, tracking_lines
 from effcli.detect_stream.data.kitti_tracking import KittiSequence, write_sequence
-from effcli.detect_stream.data.stereo_calibration import read_calibration, write_calibration
+from effcli.detect_stream.data.stereo_calibration import write_calibration
 from effcli.detect_stream.data.synthetic_drives import PRESETS, Drive
 
 

@@ -28,8 +28,9 @@ def test_late_outputs_of_an_object_at_constant_velocity_are_moved_onto_it() -> N
         outputs.append(
             StreamOutput(frame, frame + 1, *times, 0, detected, 0.0, (frame + 1) / FPS, detected.objects)
         )
-    pairing = pair_outputs([done for _, _, done in runs], [frame for frame, _, _ in runs], N_FRAMES, FPS)
-    found = moved_on(outputs, pairing, FPS)
+    moments = [frame / FPS for frame in range(N_FRAMES)]
+    pairing = pair_outputs([done for _, _, done in runs], [frame / FPS for frame, _, _ in runs], moments)
+    found = moved_on(outputs, pairing, moments)
     assert [len(one) for one in found] == [0 if k is None else 1 for k in pairing]
     assert pairing.count(None) == 2
     for frame, one in enumerate(found):

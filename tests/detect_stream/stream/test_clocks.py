@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from effcli.detect_stream.data.boxes3d import ImageView, cut_to_image, image_boxes
 from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects, objects_of
 from effcli.detect_stream.data.stereo_sequence import StereoFrame
 from effcli.detect_stream.data.synthetic_drives import calibration_of_drives
 from effcli.detect_stream.sources.frame_source import Arrival
 from effcli.detect_stream.stream.clocks import StreamRecord, run_simulated, run_wall
-from effcli.detect_stream.stream.output import StreamOutput
+from effcli.detect_stream.stream.output import StreamOutput, moved
 from effcli.detect_stream.stream.stream_detector import DetectedFrame
 
 BLANK = StereoFrame(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8))
@@ -38,7 +39,7 @@ class Sleeper:
         self.seconds, self.fails_at, self.seen = seconds, fails_at, []  # type: ignore[var-annotated]
 
     def prepare(self, arrival: Arrival) -> SimpleNamespace:
-        return SimpleNamespace(number=arrival.number)
+        return SimpleNamespace(number=arrival.number, interval_s=arrival.interval_s)
 
     def detect(self, prepared: SimpleNamespace) -> DetectedFrame:
         number = prepared.number
@@ -140,3 +141,33 @@ def test_what_is_published_is_aimed_at_a_moment_and_the_result_stays() -> None:
         np.testing.assert_allclose(one.objects.boxes, car_at(one.finished_s).boxes, atol=1e-9)
         assert np.array_equal(one.detected.objects.boxes, car_at((one.frame + 1) / 10).boxes)
     assert not len(published[0].above(1.1).objects)
+
+
+def test_what_the_camera_sees_follows_a_box_that_is_moved() -> None:
+    projection = calibration_of_drives().left
+    view = ImageView(projection, (128, 416))
+    car = car_at(0)
+    seen = moved(car, np.array([[-2.0, 1.0]]), 1.5, view)
+    np.testing.assert_allclose(seen.boxes[0, :2], [17, 1.5])
+    np.testing.assert_allclose(seen.image_boxes, cut_to_image(image_boxes(seen.boxes, projection), 128, 416))
+    assert seen.image_boxes[0, 3] - seen.image_boxes[0, 1] > 10
+    behind = moved(car, np.array([[-20.0, 0.0]]), 2, view)
+    assert not behind.image_boxes.any()
+
+
+def test_gaps_in_numbers_and_late_moments_are_no_drops() -> None:
+    class Gaps(Source):
+        def frames(self) -> Iterator[Arrival]:
+            for number, time_s in ((49, 0.0), (50, 0.1), (53, 0.4), (56, 0.7)):
+                yield Arrival(number, BLANK, time_s=time_s)
+
+    source = Gaps(4, 10.0)
+    stream = run_simulated(source, Sleeper(), source.frames(), [0.05], lambda output: None)  # type: ignore[arg-type]
+    assert [(one.frame, one.target_frame, one.dropped) for one in stream.outputs] == [
+        (49, 50, 0),
+        (50, 51, 0),
+        (53, 54, 0),
+        (56, 57, 0),
+    ]
+    assert [one.captured_s for one in stream.outputs] == [0, 0.1, 0.4, 0.7]
+    assert (stream.frames, stream.mailbox_drops) == (4, 0)

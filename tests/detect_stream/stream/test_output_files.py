@@ -48,7 +48,12 @@ def test_outputs_are_in_the_files_as_soon_as_they_are_there(tmp_path: Path) -> N
             files.add(json.dumps({"frame": i}), output(i))
             lines = (tmp_path / "out/streaming.jsonl").read_text().splitlines()
             assert [json.loads(line)["frame"] for line in lines] == list(range(i + 1))
-            assert (tmp_path / f"out/data/{i + 1:06d}.txt").is_file()
+            assert [file.name for file in sorted((tmp_path / "out/data").iterdir())] == [
+                f"{number + 1:06d}.txt"
+                for number in range(i)  # the next frame has not come
+            ]
+        files.came(5)
+        assert (tmp_path / "out/data/000002.txt").is_file()
         assert all(Path(path).exists() for path in files.paths)
 
 

@@ -12,7 +12,9 @@ from tests.detect_stream.simulated_outputs import simulate
 def paired(latency_s: float, n: int = 10, **options: str) -> list[int | None]:
     outputs = simulate([latency_s], n, 10.0)
     sources = [frame for frame, _, _ in outputs]
-    pairing = pair_outputs([finish for _, _, finish in outputs], sources, n, 10.0, **options)  # type: ignore[arg-type]
+    moments = [frame / 10 for frame in range(n)]
+    captures = [moments[frame] for frame in sources]
+    pairing = pair_outputs([finish for _, _, finish in outputs], captures, moments, **options)  # type: ignore[arg-type]
     return [None if k is None else sources[k] for k in pairing]
 
 

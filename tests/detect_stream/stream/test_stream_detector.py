@@ -80,3 +80,19 @@ def test_what_is_followed_keeps_its_number_until_a_scene_begins(
     later = detector.detect(detector.prepare(Arrival(21, drive.frame(1))))
     assert later.objects.track_ids.max() > max(one.objects.track_ids.max() for one in frames)
     assert number not in later.objects.track_ids
+
+
+def test_speeds_are_by_the_moments_of_frames(stream: tuple[StreamDetector, Drive]) -> None:
+    detector, drive = stream
+
+    def velocities(seconds: float) -> np.ndarray:
+        detector.reset()
+        for i in range(3):
+            arrival = Arrival(i, drive.frame(i), time_s=7 + i * seconds, interval_s=seconds)
+            found = detector.detect(detector.prepare(arrival))
+        return found.velocities
+
+    plain = shown(stream, 0, 1, 2)[-1].velocities
+    assert np.array_equal(velocities(0.1), plain)
+    slow = velocities(1.0)
+    assert 0.02 < np.abs(slow).max() / np.abs(plain).max() < 0.5

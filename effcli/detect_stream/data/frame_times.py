@@ -1,0 +1,166 @@
+"""Which number a frame has and when it was taken: by its name, or by a file of timestamps."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from effcli.core.errors import InputError
+from effcli.detect_stream.data.stereo_sequence import StereoSequence
+
+log = logging.getLogger(__name__)
+
+TIME_FILES = ("timestamps.txt", "times.txt")
+"""A line per frame: seconds, nanoseconds of 16 digits or more, or ``2011-09-26 13:02:25.594360375``."""
+
+_LAST_NUMBER = re.compile(r"(.*?)(\d+)$", re.DOTALL)
+_STAMP_UNITS = {13: 1e-3, 16: 1e-6, 18: 1e-9, 19: 1e-9}
+"""Digits of a name that is a moment, and its unit in seconds: milli-, micro- and nanoseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Numbers and moments of the frames of a sequence.
+
+    Attributes:
+        numbers: increasing; where some are missing, frames are.
+        times_s: seconds after the first frame, increasing; None: as the numbers say.
+    """
+
+    numbers: tuple[int, ...]
+    times_s: tuple[float, ...] | None = None
+
+    def moments(self, fps: float) -> list[float]:
+        """Seconds after the first frame; without times one frame is due every 1 / ``fps`` seconds."""
+        if self.times_s is not None:
+            return list(self.times_s)
+        return [(number - self.numbers[0]) / fps for number in self.numbers]
+
+    @property
+    def n_missing(self) -> int:
+        """Numbers between the first and the last frame that no frame has."""
+        return self.numbers[-1] - self.numbers[0] + 1 - len(self.numbers) if self.numbers else 0
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second, the median of what the times say; None without times."""
+        if self.times_s is None or len(self.times_s) < 2:
+            return None
+        return float(1 / np.median(np.diff(self.times_s)))
+
+    def part(self, start: int, n_frames: int) -> Timeline:
+        """Of some frames in a row."""
+        chosen = slice(start, start + n_frames)
+        times = None if self.times_s is None else self.times_s[chosen]
+        moved = None if times is None else tuple(time - times[0] for time in times)
+        return Timeline(self.numbers[chosen], moved)
+
+
+def timeline_of(sequence: StereoSequence) -> Timeline:
+    """What a sequence says of its frames; one that says nothing counts from 0."""
+    found = getattr(sequence, "timeline", None)
+    return found if isinstance(found, Timeline) else Timeline(tuple(range(len(sequence))))
+
+
+def numbers_in(stems: Sequence[str]) -> list[int] | None:
+    """The numbers at the end of names that are alike before them; None where names have no such numbers."""
+    parts = [_LAST_NUMBER.match(stem) for stem in stems]
+    if not stems or len({part and part[1] for part in parts}) != 1:
+        return None
+    numbers = [int(part[2]) for part in parts if part]
+    return numbers if len(set(numbers)) == len(stems) else None
+
+
+def timeline_by_names(stems: Sequence[str]) -> Timeline:
+    """Of names in the order of their frames: numbers, moments (13, 16, 18 or 19 digits), or neither."""
+    numbers = numbers_in(stems)
+    if numbers is None or sorted(numbers) != numbers:
+        return Timeline(tuple(range(len(stems))))
+    unit = _STAMP_UNITS.get(len(str(numbers[0])))
+    if unit is None:
+        return Timeline(tuple(numbers))
+    times = tuple((number - numbers[0]) * unit for number in numbers)
+    return Timeline(tuple(range(len(stems))), times)
+
+
+def timeline_of_pictures(stems: Sequence[str], places: Sequence[Path]) -> Timeline:
+    """By a file of timestamps in one of some folders, where there is one; else by names.
+
+    Raises:
+        InputError: such a file cannot be understood, or is not about these frames.
+    """
+    named = timeline_by_names(stems)
+    file = next((place / name for place in places for name in TIME_FILES if (place / name).is_file()), None)
+    if file is None:
+        return named
+    times = read_times(file)
+    if len(times) != len(stems):
+        first_is_0 = named.times_s is None and named.numbers[-1] < len(times)
+        if not first_is_0:
+            raise InputError(f"has {len(times)} moments for {len(stems)} frames", place=str(file))
+        times = [times[number] for number in named.numbers]
+    if any(later <= earlier for earlier, later in itertools.pairwise(times)):
+        raise InputError("its moments do not increase from frame to frame", place=str(file))
+    return Timeline(named.numbers, tuple(time - times[0] for time in times))
+
+
+def read_times(file: Path) -> list[float]:
+    """Seconds of each line of a file of timestamps, after the first line's moment.
+
+    Raises:
+        InputError: it cannot be read, is empty, or a line is neither a number nor a date and time.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", place=str(file)) from None
+    found = [
+        _moment(line.strip(), f"{file}:{number}")
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not line.startswith("#")
+    ]
+    if not found:
+        raise InputError("holds no timestamps", place=str(file))
+    return [(whole - found[0][0]) + (rest - found[0][1]) for whole, rest in found]
+
+
+def _moment(text: str, place: str) -> tuple[float, float]:
+    """Whole seconds and the rest, apart, as both together have more digits than a float."""
+    if text.isdigit() and len(text) >= 16:
+        return float(int(text) // 10**9), int(text) % 10**9 * 1e-9
+    try:
+        value = float(text)
+        if np.isfinite(value):
+            return 0.0, value
+    except ValueError:
+        pass
+    date, _, rest = text.partition(".")
+    try:
+        fraction = float(f"0.{rest or 0}")
+        return datetime.fromisoformat(f"{date}+00:00").timestamp(), fraction
+    except ValueError:
+        raise InputError(
+            f"{text!r} is not a timestamp", place=place, hint="seconds, or 2011-09-26 13:02:25.594360375"
+        ) from None
+
+
+def say_missing(name: str, timeline: Timeline, fps: float) -> None:
+    """Log how many frames are missing, by the numbers of those that are there."""
+    if timeline.times_s is None and timeline.n_missing:
+        first, last = timeline.numbers[0], timeline.numbers[-1]
+        log.warning(
+            "%s: %d frames are missing between %d and %d, by the numbers of the others; their time is kept, "
+            "%g frames per second",
+            name,
+            timeline.n_missing,
+            first,
+            last,
+            fps,
+        )
