@@ -1,10 +1,14 @@
 """Speed and memory of `effcli enhance`: ratios inside one run. Nothing else should be running.
 
-    python benchmarks/enhance.py [--json FILE] [--sizes 256x256 400x608] [--repeats 3]
+    python benchmarks/enhance.py [--json FILE] [--sizes 256x256 400x608] [--repeats 3] [--megapixels 3 12]
 
 The whole network at the published size, with the released behaviour (Mamba on the details, tokens by reshape). The
 peer has the same weights, unfused, with the plain loop as its scan. Times are medians over repeats in which the three
 take turns; memory is the peak of a process that does nothing else.
+
+Then whole commands on pictures of so many megapixels, with an exposure head of the recipe `photographs` (random weights
+take as long), in full and fast detail, beside Zero-DCE in plain PyTorch and `convert -auto-level`: processor seconds of
+user and system, wall seconds, and the peak of memory. Last, the blurs of the exposure head beside their old form.
 """
 
 from __future__ import annotations
@@ -13,19 +17,26 @@ import argparse
 import json
 import math
 import multiprocessing
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import torch
+import torch.nn.functional as functional
+from PIL import Image
 
 from effcli.enhance.network.config import WalMaFaConfig
+from effcli.enhance.network.exposure_head import blurred
 from effcli.enhance.network.walmafa_net import WalMaFa
+from effcli.enhance.weights import save_weights
 from effcli.nn import selective_scan as scan_module
 
 
@@ -124,12 +135,126 @@ def measure_start() -> dict[str, float]:
     return {name: round(min(seconds(partial(run, c)) for _ in range(3)), 2) for name, c in commands.items()}
 
 
+LAUNCHER = """
+import json, os, subprocess, sys, time
+started = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, used = os.wait4(process.pid, 0)
+print(json.dumps({"code": status, "cpu_s": round(used.ru_utime + used.ru_stime, 2),
+                  "wall_s": round(time.perf_counter() - started, 2), "peak_mib": used.ru_maxrss >> 10}))
+"""
+"""A process of its own starts the command: `ru_maxrss` of a child is at least the memory of the process that forked."""
+
+ZERO_DCE = """
+import sys, numpy, torch
+from PIL import Image
+from torch import nn
+class ZeroDCE(nn.Module):
+    "Seven convolutions of 32 channels, symmetric skips, eight curves x + a (x^2 - x) (Guo et al., CVPR 2020)."
+    def __init__(self):
+        super().__init__()
+        widths = [(3, 32), (32, 32), (32, 32), (32, 32), (64, 32), (64, 32), (64, 24)]
+        self.layers = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in widths)
+    def forward(self, x):
+        kept, y = [], x
+        for k, layer in enumerate(self.layers[:4]):
+            y = torch.relu(layer(y)); kept.append(y)
+        y = torch.relu(self.layers[4](torch.cat((kept[2], kept[3]), 1)))
+        y = torch.relu(self.layers[5](torch.cat((kept[1], y), 1)))
+        for a in torch.tanh(self.layers[6](torch.cat((kept[0], y), 1))).chunk(8, 1):
+            x = x + a * (x * x - x)
+        return x
+torch.set_num_threads(int(sys.argv[3]))
+x = torch.from_numpy(numpy.array(Image.open(sys.argv[1]).convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+with torch.inference_mode():
+    y = ZeroDCE()(x)
+Image.fromarray((y[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()).save(sys.argv[2], quality=95)
+"""
+
+
+def measure_command(words: list[str]) -> dict[str, float]:
+    """Processor and wall seconds and peak MiB of one command."""
+    shown = subprocess.run([sys.executable, "-c", LAUNCHER, *words], check=True, capture_output=True).stdout
+    row: dict[str, float] = json.loads(shown)
+    if row.pop("code"):
+        raise SystemExit(f"failed: {' '.join(words)}")
+    return row
+
+
+def measure_pictures(megapixels: float, threads: int) -> dict[str, dict[str, float] | str]:
+    """Whole commands on one JPEG of 4:3, an example repeated, in full and fast detail, and the peers."""
+    with tempfile.TemporaryDirectory() as folder:
+        picture, out, weights = (
+            str(Path(folder, name)) for name in ("in.jpg", "out.jpg", "head.safetensors")
+        )
+        make_picture(picture, round((megapixels * 1e6 * 3 / 4) ** 0.5))
+        save_weights(weights, WalMaFa(WalMaFaConfig(dim=12, blocks=(1, 2, 2), d_state=16, head="exposure")))
+        command = [sys.executable, "-m", "effcli", "enhance", picture, "-o", out, "--force", "-q"]
+        command += ["--weights", weights, "--brightness", "0.5", "--threads", str(threads)]
+        rows: dict[str, dict[str, float] | str] = {
+            detail: measure_command([*command, "--detail", detail]) for detail in ("full", "fast")
+        }
+        rows["zero_dce"] = measure_command([sys.executable, "-c", ZERO_DCE, picture, out, str(threads)])
+        rows["convert"] = (
+            measure_command(["convert", picture, "-auto-level", out])
+            if has_imagemagick()
+            else "skipped: ImageMagick is not installed"
+        )
+    return rows
+
+
+def has_imagemagick() -> bool:
+    path = shutil.which("convert")
+    return (
+        path is not None
+        and "ImageMagick"
+        in subprocess.run([path, "-version"], capture_output=True, text=True).stdout.partition("\n")[0]
+    )
+
+
+def make_picture(path: str, height: int) -> None:
+    """A dark JPEG of 4:3: an example of the package, repeated and cut."""
+    with Image.open(next(Path("examples").glob("*.jpg"))) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    width = round(height * 4 / 3)
+    repeats = -(-height // pixels.shape[0]), -(-width // pixels.shape[1]), 1
+    dark = (np.tile(pixels, repeats)[:height, :width] * 0.4).astype(np.uint8)
+    Image.fromarray(dark).save(path, quality=95)
+
+
+def old_blurred(x: torch.Tensor) -> list[torch.Tensor]:
+    """The blurs of the exposure head as dilated depthwise convolutions."""
+    scales, kernel, n = [x], torch.tensor((1.0, 4.0, 6.0, 4.0, 1.0)) / 16, x.shape[1]
+    for step in (1, 2, 4):
+        down = kernel.view(1, 1, 5, 1).expand(n, 1, 5, 1)
+        y = functional.pad(scales[-1], (0, 0, 2 * step, 2 * step), mode="replicate")
+        y = functional.conv2d(y, down, dilation=step, groups=n)
+        y = functional.pad(y, (2 * step, 2 * step, 0, 0), mode="replicate")
+        scales.append(functional.conv2d(y, down.transpose(2, 3), dilation=step, groups=n))
+    return scales
+
+
+def measure_blurs(height: int, width: int, repeats: int) -> dict[str, float]:
+    """Processor seconds of the blurs, old and new, in turns."""
+    x = torch.rand(1, 3, height, width)
+    times: dict[str, list[float]] = {"old": [], "new": []}
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            for name, call in (("old", old_blurred), ("new", blurred)):
+                started = time.process_time()
+                call(x)
+                times[name].append(time.process_time() - started)
+    old, new = (statistics.median(values[1:]) for values in times.values())
+    return {"old_cpu_s": round(old, 3), "new_cpu_s": round(new, 3), "ratio": round(old / new, 2)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sizes", nargs="*", default=["256x256", "400x608"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--megapixels", type=float, nargs="*", default=[3, 12])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
@@ -139,8 +264,16 @@ def main() -> None:
         print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     start = measure_start()
     print("  ".join(f"{name} {value}" for name, value in start.items()))
+    pictures = {f"{size:g} MP": measure_pictures(size, options.threads) for size in options.megapixels}
+    for size_name, commands in pictures.items():
+        for name, row in commands.items():
+            print(f"{size_name:>6} {name:<9} {row}", flush=True)
+    blurs = measure_blurs(1000, 1500, options.repeats)
+    print("blurs ", blurs)
     if options.json:
         content = {
+            "pictures": pictures,
+            "blurs": blurs,
             "threads": options.threads,
             "torch": str(torch.__version__),
             "network": rows,
