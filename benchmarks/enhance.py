@@ -58,11 +58,13 @@ def forms() -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
 
     def peer(x: torch.Tensor) -> torch.Tensor:
         with mock.patch.object(scan_module, "available_backends", lambda device: ("loop",)):
-            return network(x)
+            exact: torch.Tensor = network(x)
+            return exact
 
     def bf16(x: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return fused(x).float()
+            half: torch.Tensor = fused(x).float()
+            return half
 
     return {"peer": peer, "fp32": fused, "bf16": bf16}
 

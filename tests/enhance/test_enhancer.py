@@ -20,12 +20,12 @@ def pixels(dtype: str = "float32", channels: int = 3) -> np.ndarray:
 def test_the_picture_handed_in_is_neither_changed_nor_shared(dtype: str, channels: int) -> None:
     image = pixels(dtype, channels)
     before = image.copy()
-    for brighten in (lambda x: x, lambda x: x * 2):
-        result = Enhancer(brighten, device="cpu").enhance_array(image)
+    for factor in (1, 2):
+        enhancer = Enhancer(lambda x, factor=factor: x if factor == 1 else x * factor, device="cpu")
+        result = enhancer.enhance_array(image)
         assert result.dtype == image.dtype and result.shape == image.shape
         assert not np.shares_memory(result, image)
-        expected = before[..., :3] * (2 if float(brighten(torch.ones(()))) == 2 else 1)
-        np.testing.assert_allclose(result[..., :3], expected, rtol=1e-6)
+        np.testing.assert_allclose(result[..., :3], before[..., :3] * factor, rtol=1e-6)
     np.testing.assert_array_equal(image, before)
 
 
