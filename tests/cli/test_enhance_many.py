@@ -86,7 +86,7 @@ def test_memory_is_checked_before_any_picture_is_computed(tmp_path: Path, tiny_w
     for name, side in (("a.png", 4000), ("b.png", 4500)):
         Image.new("L", (side, side)).save(tmp_path / "in" / name)
     arguments = ("enhance", "in", "-o", "out", "--weights", tiny_weights, "--json")
-    done = effcli(*arguments, "--max-memory", 64, cwd=tmp_path)
+    done = effcli(*arguments, "--max-memory", 64, "--detail", "full", cwd=tmp_path)
     assert done.code == 2 and not (tmp_path / "out").exists()
     error = done.json["error"]
     assert "in/a.png: this picture needs at least" in error["message"]

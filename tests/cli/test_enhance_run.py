@@ -299,6 +299,8 @@ def test_a_picture_that_needs_too_much_memory_is_named(photo: Path, tiny_weights
         tiny_weights,
         "--max-memory",
         "64",
+        "--detail",
+        "full",
     )
     done = effcli(*arguments, cwd=photo.parent)
     assert done.code == 3
