@@ -29,7 +29,8 @@ def build_network(recipe: WalMaFaRecipe, runtime: Runtime) -> WalMaFa:
     network = WalMaFa(recipe.network)
     if recipe.train.init is not None:
         start = load_weights(recipe.train.init)
-        if start.config.model_copy(update={"mamba_band": recipe.network.mamba_band}) != recipe.network:
+        may_differ = {"mamba_band": recipe.network.mamba_band, "wavelet": recipe.network.wavelet}
+        if start.config.model_copy(update=may_differ) != recipe.network:
             raise InputError(
                 f"these weights are for another network: {start.config}",
                 place=f"train.init={recipe.train.init}",

@@ -54,4 +54,12 @@ def test_a_run_of_the_old_version_opens(tmp_path: Path) -> None:
     recipe = find_recipe("enhance", str(tmp_path))
     assert isinstance(recipe, WalMaFaRecipe)
     assert (recipe.data.source, recipe.eval.data, recipe.data.patch) == (("a",), ("b",), 96)
-    assert recipe.network.head == "picture"
+    assert (recipe.network.head, recipe.network.wavelet) == ("picture", "haar")
+
+
+def test_a_wavelet_is_chosen_by_name_and_an_unknown_one_refused() -> None:
+    recipe = find_recipe("enhance", "small", [Override("", "network.wavelet", "sym4")])
+    assert isinstance(recipe, WalMaFaRecipe)
+    assert recipe.network.wavelet == "sym4"
+    with pytest.raises(RecipeError, match=r"network\.wavelet: unknown wavelet 'db40'; available: .*db1-db38"):
+        find_recipe("enhance", "small", [Override("", "network.wavelet", "db40")])

@@ -18,7 +18,9 @@ SMALL = WalMaFaConfig(dim=4, blocks=(1, 1, 2), d_state=4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"mamba_band": "high"}, {"mamba": False}, {"fourier": False}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"mamba_band": "high"}, {"mamba": False}, {"fourier": False}, {"wavelet": "db2"}]
+)
 def test_saved_weights_load_unchanged(tmp_path, changes):
     network = WalMaFa(SMALL.model_copy(update=changes)).eval()
     path = tmp_path / "w.safetensors"
@@ -67,6 +69,13 @@ def test_kernels_in_half_precision_halve_the_file_and_keep_the_result(tmp_path):
         torch.testing.assert_close(tensor, network.state_dict()[name], rtol=1e-3, atol=1e-6)
 
 
+def test_files_from_before_there_was_a_choice_of_wavelet_are_haar(tmp_path):
+    config = json.loads(SMALL.model_dump_json())
+    del config["wavelet"]
+    assert load_weights(ours(tmp_path, config=json.dumps(config))).config == SMALL
+    assert load_weights("builtin:walmafa").config.wavelet == "haar"
+
+
 def ours(tmp_path: Path, **metadata: str) -> Path:
     network = WalMaFa(SMALL)
     full = {
@@ -89,6 +98,10 @@ def ours(tmp_path: Path, **metadata: str) -> Path:
         ({"config": SMALL.model_copy(update={"blocks": (2, 1, 2)}).model_dump_json()}, "lacks .* keys"),
         ({"config": SMALL.model_copy(update={"fourier": False}).model_dump_json()}, "unknown keys: fourier"),
         ({"config": SMALL.model_copy(update={"d_state": 5}).model_dump_json()}, "has shape"),
+        (
+            {"config": SMALL.model_copy(update={"wavelet": "db0"}).model_dump_json()},
+            "config.wavelet: .*unknown wavelet 'db0'",
+        ),
     ],
 )
 def test_wrong_metadata_is_refused(tmp_path, metadata, message):

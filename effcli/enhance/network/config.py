@@ -7,13 +7,14 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 
 from effcli.core.recipe import Section
+from effcli.nn.wavelet_names import HAAR, WaveletName
 
 
 class WalMaFaConfig(Section):
     """The architecture of a WalMaFa network; the defaults are the published size (released `train.py:69`).
 
-    Band and token order do not change the parameters: any weights load in any of them, but are useful only in the one
-    that they were trained in, which is why the weight file records this configuration (docs/methods/walmafa.md).
+    Wavelet, band and token order do not change the parameters: any weights load in any of them, but are useful only in
+    those that they were trained in, which is why the weight file records this configuration (docs/methods/walmafa.md).
     """
 
     dim: int = Field(
@@ -28,6 +29,11 @@ class WalMaFaConfig(Section):
     )
     d_state: PositiveInt = Field(
         default=32, description="States per channel of the selective scan, 1 or more."
+    )
+    wavelet: WaveletName = Field(
+        default=HAAR,
+        description="Wavelet of the blocks: haar (the paper), or another discrete wavelet by its name in PyWavelets, "
+        "such as db2, sym4 or bior2.2. Longer filters look further and take longer.",
     )
     mamba_band: Literal["ll", "high"] = Field(
         default="ll",

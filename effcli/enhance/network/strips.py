@@ -1,6 +1,7 @@
 """Pictures of any size under a memory bound: WalMaFa evaluated exactly in overlapping horizontal strips.
 
-Every layer but two is local, so a strip with a few rows of halo gives the rows that the whole picture gives. The
+Every layer but two is local, so a strip with a few rows of halo gives the rows that the whole picture gives; wavelets
+longer than Haar are periodic, so at the picture's top and bottom their halo is taken from the other end. The
 scan runs over pixels in raster order ("transpose"), so strips are consecutive pieces of its sequence and its state is
 carried from one to the next. The Fourier block works at 1/8 of the resolution, where the whole picture fits. Hence no
 seams: results differ from those of the whole picture by rounding alone. In "reshape" order the sequence depends on the
@@ -26,8 +27,10 @@ from effcli.enhance.network.walmafa_net import SIDE_MULTIPLE, WalMaFa
 from effcli.enhance.network.wavelet_mamba_block import (
     HALO_AFTER_SCAN_ROWS,
     HALO_BEFORE_SCAN_ROWS,
+    Bands,
     WaveletMambaBlock,
 )
+from effcli.nn.wavelet_names import reach_of
 
 _STEM_HALO_ROWS = 4
 """A 5x5 and two 3x3 convolutions."""
@@ -84,16 +87,20 @@ class Memory:
                 hint=f"--max-memory {(needed >> 20) + 1}, or weights with token_order transpose (builtin:walmafa)",
             )
         pixels = height * width * config.dim
-        least = pixels * _FOURIER_BYTES + SIDE_MULTIPLE * row_bytes + _FIXED_BYTES
+        halo = 4 * reach_of(
+            config.wavelet
+        )  # on both sides, of the transform and of its inverse; Haar has none
+        least_rows = SIDE_MULTIPLE + halo
+        least = pixels * _FOURIER_BYTES + least_rows * row_bytes + _FIXED_BYTES
         if least > bound:
             raise RunError(
                 f"this picture needs at least {least >> 20} MB, allowed are {bound >> 20} MB",
                 hint=f"--max-memory {(least >> 20) + 1}",
             )
         left = bound - _FIXED_BYTES - pixels * _MAPS_BYTES
-        on_disk = left < SIDE_MULTIPLE * row_bytes
+        on_disk = left < least_rows * row_bytes
         for_strips = min(bound - _FIXED_BYTES if on_disk else left, enough)
-        rows = for_strips // 2 // row_bytes // SIDE_MULTIPLE * SIDE_MULTIPLE
+        rows = (for_strips // 2 // row_bytes - halo) // SIDE_MULTIPLE * SIDE_MULTIPLE
         return cls(False, min(max(rows, SIDE_MULTIPLE), height), on_disk)
 
 
@@ -228,7 +235,7 @@ class Strips:
         """The scanned maps [B', h/2, w/2, c], the scan's state carried from strip to strip."""
         height, out, carry = x.shape[-2], None, None
         for first, last, low, high in self._cuts(height, HALO_BEFORE_SCAN_ROWS):
-            to_scan = block.split(x[..., low:high, :].to(self.device)).to_scan
+            to_scan = self._split(block, x, low, high).to_scan
             tokens = block.wavelet_mamba.before_scan(to_scan)
             rows = tokens.unflatten(1, ((high - low) // 2, -1))
             rows = rows[:, (first - low) // 2 : (last - low) // 2]
@@ -241,13 +248,52 @@ class Strips:
         return out
 
     def _after_scan(self, block: WaveletMambaBlock, x: Tensor, scanned: Tensor) -> Tensor:
-        out = self._new(tuple(x.shape), x.dtype)
-        for first, last, low, high in self._cuts(x.shape[-2], HALO_AFTER_SCAN_ROWS):
-            z, _, direct = block.split(x[..., low:high, :].to(self.device))
-            rows = scanned[:, low // 2 : high // 2].to(self.device)
-            piece = block.after_scan(z, direct, rows.flatten(1, 2))
+        height, out = x.shape[-2], self._new(tuple(x.shape), x.dtype)
+        ends = self._lit_ends(block, x, scanned) if block.reach else None
+        for first, last, low, high in self._cuts(height, HALO_AFTER_SCAN_ROWS + block.reach):
+            z, *bands = self._lit(block, x, scanned, low, high)
+            above = 0
+            if ends is not None and low == 0:
+                above, bands = block.reach, _joined(ends[1], bands)
+            if ends is not None and high == height:
+                bands = _joined(bands, ends[0])
+            merged = block.merge(*bands)[..., above : above + high - low, :]
+            piece = block.finish(z, merged)
             out[..., first:last, :] = piece[..., first - low : last - low, :].cpu()
         return out
+
+    def _lit_ends(
+        self, block: WaveletMambaBlock, x: Tensor, scanned: Tensor
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """The first and the last rows of LL' and the details', as many as the inverse transform reaches beyond an end.
+
+        Where the map has fewer they are repeated.
+        """
+        height, half = x.shape[-2], block.reach // 2
+        rows = min(half, height // 2)
+        end = min(2 * rows + HALO_AFTER_SCAN_ROWS, height)
+        _, *first = self._lit(block, x, scanned, 0, end)
+        _, *last = self._lit(block, x, scanned, height - end, height)
+        beyond = torch.arange(half) % rows
+        before = (torch.arange(half) - half) % rows - rows
+        return [b[..., beyond, :] for b in first], [b[..., before, :] for b in last]
+
+    def _lit(
+        self, block: WaveletMambaBlock, x: Tensor, scanned: Tensor, low: int, high: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """z, LL' and the details' of the rows low..high, of which the outermost lack what lies beyond."""
+        z, _, direct = self._split(block, x, low, high)
+        rows = scanned[:, low // 2 : high // 2].to(self.device)
+        return z, *block.lit_bands(direct, rows.flatten(1, 2))
+
+    def _split(self, block: WaveletMambaBlock, x: Tensor, low: int, high: int) -> Bands:
+        """The bands of the rows low..high, exact: the wavelet reaches beyond them, and around the ends of the map."""
+        first, last = low - block.reach, high + block.reach
+        if first >= 0 and last <= x.shape[-2]:
+            piece = x[..., first:last, :]
+        else:
+            piece = x[..., torch.arange(first, last) % x.shape[-2], :]
+        return block.split(piece.to(self.device)).inner(block.reach)
 
     def _cuts(self, height: int, halo: int) -> Iterator[tuple[int, int, int, int]]:
         """Yield (first, last, low, high): the rows of a strip, and the rows with halo that decide them."""
@@ -262,3 +308,8 @@ class Strips:
         n_values = int(torch.Size(shape).numel())
         file = self.folder / f"map-{self._n_files}"
         return torch.from_file(str(file), shared=True, size=n_values, dtype=dtype).view(shape)
+
+
+def _joined(upper: Sequence[Tensor], lower: Sequence[Tensor]) -> list[Tensor]:
+    """Maps of rows that follow each other as one, each of ``upper`` with its counterpart."""
+    return [torch.cat(pair, -2) for pair in zip(upper, lower, strict=True)]

@@ -15,13 +15,15 @@ from effcli.enhance.network.config import WalMaFaConfig
 from effcli.enhance.network.feed_forward import GatedFeedForward
 from effcli.enhance.network.illumination import IlluminationEstimator
 from effcli.nn.mamba import Carry, Mamba
-from effcli.nn.wavelet import haar_dwt, haar_iwt
+from effcli.nn.wavelet import dwt, iwt
+from effcli.nn.wavelet_names import reach_of
 
 HALO_BEFORE_SCAN_ROWS = 4
 """Rows beyond a strip that decide its tokens: two 3x3 convolutions at half size."""
 
 HALO_AFTER_SCAN_ROWS = 6
-"""Rows that `WaveletMambaBlock.after_scan` looks beyond a strip: a 5x5 at half size, a 3x3 at full size."""
+"""Rows that what follows the scan looks beyond a strip: a 5x5 at half size, a 3x3 at full size; the inverse wavelet
+transform between the two looks `WaveletMambaBlock.reach` rows further."""
 
 
 class Bands(NamedTuple):
@@ -36,6 +38,14 @@ class Bands(NamedTuple):
     """[B', c, h/2, w/2]: the band or bands that get Mamba."""
     direct: Tensor
     """The others."""
+
+    def inner(self, rows: int) -> Bands:
+        """Without the first and last ``rows`` rows of z, an even number, and half as many of the bands."""
+        if rows == 0:
+            return self
+        half = rows // 2
+        z, to_scan, direct = self
+        return Bands(z[..., rows:-rows, :], to_scan[..., half:-half, :], direct[..., half:-half, :])
 
 
 class PixelNorm(nn.LayerNorm):
@@ -104,11 +114,16 @@ class WaveletMambaBlock(nn.Module):
 
     Of the bands of DWT(z), one (LL, or the three details) goes through :class:`WaveletMamba`, the other
     through the illumination estimator. The residual is z, not x.
+
+    Attributes:
+        wavelet: of DWT and IWT.
+        reach: rows of z, an even number, that either of them looks beyond a strip and around the map's ends.
     """
 
     def __init__(self, channels: int, config: WalMaFaConfig) -> None:
         super().__init__()
         self.mamba_band = config.mamba_band
+        self.wavelet, self.reach = config.wavelet, reach_of(config.wavelet)
         self.norm = PixelNorm(channels, gain=2.0, offset=-1.0)
         self.estimator = IlluminationEstimator(channels, channels)
         self.wavelet_mamba = WaveletMamba(channels, config)
@@ -116,26 +131,30 @@ class WaveletMambaBlock(nn.Module):
         self.ffn: nn.Module = GatedFeedForward(channels)
 
     def split(self, x: Tensor) -> Bands:
-        """Normalise and split x [B, c, h, w], h and w even. Local, without halo."""
+        """Normalise and split x [B, c, h, w], h and w even. Local: ``reach`` rows decide the bands of a strip."""
         z = self.norm(x)
-        ll, details = haar_dwt(z)
+        ll, details = dwt(z, self.wavelet)
         to_scan, direct = (ll, details) if self.mamba_band == "ll" else (details, ll)
         return Bands(z, to_scan, direct)
 
-    def after_scan(self, z: Tensor, direct: Tensor, scanned: Tensor) -> Tensor:
-        """z and direct of :class:`Bands`, scanned tokens [B', L, c] -> the block's output [B, c, h, w].
-
-        Local: HALO_AFTER_SCAN_ROWS rows beyond a strip decide its output (in evaluation mode).
-        """
+    def lit_bands(self, direct: Tensor, scanned: Tensor) -> tuple[Tensor, Tensor]:
+        """``direct`` of :class:`Bands` and scanned tokens [B', L, c] -> LL' and the details'. Local, at half size."""
         with_mamba = self.wavelet_mamba.after_scan(scanned, direct.shape[-2])
         lit = self.estimator(direct)
-        ll, details = (with_mamba, lit) if self.mamba_band == "ll" else (lit, with_mamba)
-        y = z + ((haar_iwt(ll, details) + 1) / 2).clamp(0, 1)
+        return (with_mamba, lit) if self.mamba_band == "ll" else (lit, with_mamba)
+
+    def merge(self, ll: Tensor, details: Tensor) -> Tensor:
+        """IWT(bands'). Local: ``reach / 2`` rows of the bands beyond a strip's decide its rows."""
+        return iwt(ll, details, self.wavelet)
+
+    def finish(self, z: Tensor, merged: Tensor) -> Tensor:
+        """z of :class:`Bands` and IWT(bands') -> the block's output [B, c, h, w]. Local (in evaluation mode)."""
+        y = z + ((merged + 1) / 2).clamp(0, 1)
         out: Tensor = y + self.ffn(self.ffn_norm(y))
         return out
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, c, h, w], h and w even -> the same shape."""
         z, to_scan, direct = self.split(x)
-        tokens = self.wavelet_mamba.before_scan(to_scan)
-        return self.after_scan(z, direct, self.wavelet_mamba.scan(tokens))
+        scanned = self.wavelet_mamba.scan(self.wavelet_mamba.before_scan(to_scan))
+        return self.finish(z, self.merge(*self.lit_bands(direct, scanned)))

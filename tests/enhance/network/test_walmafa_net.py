@@ -19,7 +19,7 @@ from effcli.enhance.network.wavelet_mamba_block import (
     WaveletMamba,
     WaveletMambaBlock,
 )
-from effcli.nn.wavelet import haar_dwt, haar_iwt
+from effcli.nn.wavelet import dwt, iwt
 
 BANDS_AND_ORDERS = [("ll", "transpose"), ("ll", "reshape"), ("high", "transpose"), ("high", "reshape")]
 
@@ -194,16 +194,17 @@ def test_channel_norm():
 
 
 @pytest.mark.parametrize("band", ["ll", "high"])
-def test_block_is_its_formula(band):
-    block = with_random_statistics(WaveletMambaBlock(8, small(mamba_band=band)))
+@pytest.mark.parametrize("wavelet", ["haar", "sym4"])
+def test_block_is_its_formula(band, wavelet):
+    block = with_random_statistics(WaveletMambaBlock(8, small(mamba_band=band, wavelet=wavelet)))
     x = torch.randn(2, 8, 8, 12)
     z = 2 * F.layer_norm(x.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2) - 1
-    ll, details = haar_dwt(z)
+    ll, details = dwt(z, wavelet)
     if band == "ll":
         ll, details = block.wavelet_mamba(ll), block.estimator(details)
     else:
         ll, details = block.estimator(ll), block.wavelet_mamba(details)
-    y = z + torch.clamp((haar_iwt(ll, details) + 1) / 2, 0, 1)
+    y = z + torch.clamp((iwt(ll, details, wavelet) + 1) / 2, 0, 1)
     v = F.layer_norm(y.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2)
     torch.testing.assert_close(block(x), y + block.ffn(v), rtol=1e-4, atol=1e-5)
 
@@ -226,7 +227,8 @@ def test_block_in_strips_with_a_carry_is_the_block():
         for top in range(0, 48, 16):
             first, last = max(0, top - HALO_AFTER_SCAN_ROWS), min(48, top + 16 + HALO_AFTER_SCAN_ROWS)
             z, _, direct = block.split(x[:, :, first:last])
-            strip = block.after_scan(z, direct, rows[:, first // 2 : last // 2].flatten(1, 2))
+            bands = block.lit_bands(direct, rows[:, first // 2 : last // 2].flatten(1, 2))
+            strip = block.finish(z, block.merge(*bands))
             out.append(strip[:, :, top - first : top - first + 16])
         torch.testing.assert_close(torch.cat(out, dim=2), block(x), rtol=1e-4, atol=1e-5)
 
@@ -255,6 +257,17 @@ def test_feed_forward_is_its_formula():
     torch.testing.assert_close(ffn(v), ffn.project_out(gated) + v, rtol=1e-4, atol=1e-5)
 
 
+def test_the_wavelet_changes_the_result_and_no_parameter():
+    torch.manual_seed(0)
+    haar, db2, db1 = (WalMaFa(small(wavelet=name)).eval() for name in ("haar", "db2", "db1"))
+    for other in (db2, db1):
+        other.load_state_dict(haar.state_dict())
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(db1(x), haar(x), rtol=1e-4, atol=1e-4)  # the same filters
+        assert (db2(x) - haar(x)).norm() > 1e-2 * haar(x).norm()
+
+
 @pytest.mark.parametrize(("band", "order"), [("ll", "transpose"), ("high", "reshape")])
 def test_fused_network_is_an_equal_copy(band, order):
     network = with_random_statistics(WalMaFa(small(mamba_band=band, token_order=order)))
@@ -277,11 +290,14 @@ def test_batch_of_two_is_two_single_pictures(band, order):
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("band", "order"), BANDS_AND_ORDERS)
+@pytest.mark.parametrize(
+    ("band", "order", "wavelet"),
+    [(*both, "haar") for both in BANDS_AND_ORDERS] + [("ll", "transpose", "bior2.2")],
+)
 @pytest.mark.parametrize("bf16", [False, True])
-def test_every_parameter_gets_a_finite_gradient(band, order, bf16):
+def test_every_parameter_gets_a_finite_gradient(band, order, wavelet, bf16):
     torch.manual_seed(0)
-    network = WalMaFa(small(mamba_band=band, token_order=order)).train()
+    network = WalMaFa(small(mamba_band=band, token_order=order, wavelet=wavelet)).train()
     x, y = torch.rand(2, 2, 3, 32, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         prediction = network(x)
