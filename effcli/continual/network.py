@@ -15,6 +15,7 @@ from effcli.continual.methods.clfd import FrequencyEncoder, FrequencyLearner, to
 from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.core.weight_file import Count, Side
 from effcli.nn.resnet import ResNet18, Widths
+from effcli.nn.wavelet_names import HAAR, WaveletName
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ClassifierSpec:
         outs, mids: channel counts of the network, as in :class:`~effcli.nn.resnet.Widths`.
         is_encoded: whether frequency features go into the network.
         n_kept: how many units of the features are kept for an image (CFFS); None for all.
+        wavelet: of the frequency features.
     """
 
     method: str
@@ -39,6 +41,7 @@ class ClassifierSpec:
     mids: Annotated[tuple[Count, ...], Field(min_length=8, max_length=8)]
     is_encoded: bool
     n_kept: Count | None
+    wavelet: WaveletName = HAAR
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
@@ -63,7 +66,7 @@ class ImageClassifier(nn.Module):
         self.about = about
         self.register_buffer("mean", torch.zeros(about.channels, 1, 1))
         self.register_buffer("std", torch.ones(about.channels, 1, 1))
-        self.encoder = FrequencyEncoder(about.channels) if about.is_encoded else None
+        self.encoder = FrequencyEncoder(about.channels, about.wavelet) if about.is_encoded else None
         in_channels = 3 if about.is_encoded else about.channels
         backbone = ResNet18(Widths(about.outs, about.mids), in_channels)
         self.classifier = Classifier(backbone, len(about.classes))
@@ -106,6 +109,7 @@ def classifier_of(method: IncrementalMethod, tasks: Sequence[Sequence[str]], sid
         mids=widths.mids,
         is_encoded=encoder is not None,
         n_kept=None if selection is None else selection.n_kept,
+        wavelet=HAAR if encoder is None else encoder.wavelet,
     )
     found = ImageClassifier(about)
     found.mean.copy_(learner.mean)

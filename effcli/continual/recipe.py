@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from effcli.core.recipe import CompatRecipe, Recipe, Section, Switch
 from effcli.core.recipe_changes import Renamed
+from effcli.nn.wavelet_names import HAAR, WaveletName
 
 DETECTORS = ("egor", "detector")
 
@@ -161,6 +162,11 @@ class FrequencySection(Section):
     select: bool = Field(
         True,
         description="true: each class uses a subset of the features of its own (CFFS); false: FFE alone.",
+    )
+    wavelet: WaveletName = Field(
+        HAAR,
+        description="Wavelet of the bands: haar (the paper), or another discrete wavelet by its name in PyWavelets, "
+        "such as db2, sym4 or bior2.2. Longer filters look further, and around the image's ends.",
     )
     kept: float = Field(
         0.6, gt=0, le=1, description="k / N: share of the features that are kept per image; 1 keeps all."

@@ -180,61 +180,60 @@ def _synthesise(ll: Tensor, details: Tensor) -> Tensor:
 
 
 def _filter(x: Tensor, filters: Filters) -> tuple[Tensor, Tensor]:
-    b, c, h, w = x.shape
-    low, high = (_zeros((b, c, h // 2, w), x) for _ in filters)
-    ll, details = _zeros((b, c, h // 2, w // 2), x), _zeros((3 * b, c, h // 2, w // 2), x)
-    hl, lh, hh = details.chunk(3)
-    _correlate(low, x, filters.low, -2)
-    _correlate(high, x, filters.high, -2)
-    for band, half, taps in ((ll, low, 0), (hl, low, 1), (lh, high, 0), (hh, high, 1)):
-        _correlate(band, half, filters[taps], -1)
-    return ll, details
+    low, high = (_correlated(x, taps, -2) for taps in filters)
+    hl, lh, hh = (
+        _correlated(half, taps, -1)
+        for half, taps in ((low, filters.high), (high, filters.low), (high, filters.high))
+    )
+    return _correlated(low, filters.low, -1), torch.cat((hl, lh, hh))
 
 
 def _unfilter(ll: Tensor, details: Tensor, filters: Filters) -> Tensor:
     hl, lh, hh = details.chunk(3)
-    b, c, h, w = ll.shape
-    low, high = (_zeros((b, c, h, 2 * w), ll) for _ in filters)
-    for band, half, taps in ((ll, low, 0), (hl, low, 1), (lh, high, 0), (hh, high, 1)):
-        _spread(half, band, filters[taps], -1)
-    out = _zeros((b, c, 2 * h, 2 * w), ll)
-    _spread(out, low, filters.low, -2)
-    _spread(out, high, filters.high, -2)
+    low, high = _spread(ll, hl, filters, -1), _spread(lh, hh, filters, -1)
+    return _spread(low, high, filters, -2)
+
+
+def _correlated(x: Tensor, taps: tuple[float, ...], axis: int) -> Tensor:
+    """band[o] = sum_j taps[j] x[2 o + n / 2 - j] along an axis, for n taps and periodic x."""
+    n = len(taps)
+    x = _continued(x, n // 2 - 1, axis)
+    end = x.shape[axis] - n + 1
+    band = _every_second(x, n - 1, n - 1 + end, axis) * taps[0]
+    for j in range(1, n):
+        if taps[j]:
+            band.add_(_every_second(x, n - 1 - j, n - 1 - j + end, axis), alpha=taps[j])
+    return band
+
+
+def _spread(low: Tensor, high: Tensor, filters: Filters, axis: int) -> Tensor:
+    """x[i] = sum_o low[o] filters.low[i - 2 o + n / 2 - 1] + the same of high, for n taps and periodic bands."""
+    size, n = low.shape[axis], len(filters.low)
+    shape = list(low.shape)
+    shape[axis] *= 2
+    memory_format = _memory_format(low)
+    out = torch.empty(shape, dtype=low.dtype, device=low.device, memory_format=memory_format).zero_()
+    for half, taps in zip((low, high), filters, strict=True):
+        band = _continued(half, n // 4, axis)
+        for j, tap in enumerate(taps):
+            phase = (n // 2 - 1 - j) % 2
+            first = (phase + n // 2 - 1 - j) // 2 + n // 4
+            if tap:
+                part = _every_second(out, phase, shape[axis], axis)
+                part.add_(band.narrow(axis, first, size), alpha=tap)
     return out
 
 
-def _correlate(band: Tensor, x: Tensor, taps: tuple[float, ...], axis: int) -> None:
-    """band[o] += sum_j taps[j] x[2 o + n / 2 - j] along an axis, for n taps and periodic x."""
-    for j, tap in enumerate(taps):
-        turn, phase = divmod(len(taps) // 2 - j, 2)
-        _add_turned(band, _phase(x, phase, axis), turn, tap, axis)
+def _every_second(x: Tensor, start: int, end: int, axis: int) -> Tensor:
+    """The view start:end:2 along axis -2 or -1."""
+    return x[..., start:end:2, :] if axis == -2 else x[..., start:end:2]
 
 
-def _spread(x: Tensor, band: Tensor, taps: tuple[float, ...], axis: int) -> None:
-    """x[i] += sum_o band[o] taps[i - 2 o + n / 2 - 1] along an axis, for n taps and periodic band."""
-    for j, tap in enumerate(taps):
-        phase = (len(taps) // 2 - 1 - j) % 2
-        turn = (phase + len(taps) // 2 - 1 - j) // 2
-        _add_turned(_phase(x, phase, axis), band, turn, tap, axis)
-
-
-def _phase(x: Tensor, phase: int, axis: int) -> Tensor:
-    """The even (0) or odd (1) entries along axis -2 or -1, a view."""
-    return x[..., phase::2, :] if axis == -2 else x[..., phase::2]
-
-
-def _add_turned(out: Tensor, x: Tensor, turn: int, factor: float, axis: int) -> None:
-    """out[o] += factor x[(o + turn) mod n] along an axis of length n."""
-    if factor == 0:
-        return
-    n = out.shape[axis]
-    turn %= n
-    out.narrow(axis, 0, n - turn).add_(x.narrow(axis, turn, n - turn), alpha=factor)
-    if turn:
-        out.narrow(axis, n - turn, turn).add_(x.narrow(axis, 0, turn), alpha=factor)
-
-
-def _zeros(shape: tuple[int, int, int, int], like: Tensor) -> Tensor:
-    """Zeros of a shape in the dtype and memory format of a tensor."""
-    memory_format = _memory_format(like)
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format).zero_()
+def _continued(x: Tensor, amount: int, axis: int) -> Tensor:
+    """Periodic x with ``amount`` more entries at both ends of an axis, however short it is."""
+    size, start, parts = x.shape[axis], -amount, []
+    while start < size + amount:
+        length = min(size - start % size, size + amount - start)
+        parts.append(x.narrow(axis, start % size, length))
+        start += length
+    return x if len(parts) == 1 else torch.cat(parts, axis)

@@ -20,6 +20,7 @@ METHODS = [
     ("default",),
     ("default", "frequency.encode=false"),
     ("default", "frequency.select=false"),
+    ("default", "frequency.wavelet=db2"),
     ("er",),
     ("derpp",),
     ("derpp", IN_FREQUENCY),
@@ -60,7 +61,7 @@ def test_the_classifier_answers_as_the_method_does(words: tuple[str, ...], tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [("default",), ("ir",)], ids=" ".join)
+@pytest.mark.parametrize("words", [("default",), ("default", "frequency.wavelet=db4"), ("ir",)], ids=" ".join)
 def test_onnx_answers_as_torch_does_for_any_batch(words: tuple[str, ...], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     classifier = classifier_of(learned(*words), CLASSES, 8)
@@ -75,6 +76,28 @@ def test_onnx_answers_as_torch_does_for_any_batch(words: tuple[str, ...], tmp_pa
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classes"]) == list(classifier.about.classes)
     assert json.loads(about["tasks"]) == [list(names) for names in CLASSES]
+
+
+def test_a_classifier_says_its_wavelet_and_an_older_one_is_haar(tmp_path: Path) -> None:
+    method = tiny_method("default", "frequency.wavelet=db2")
+    classifier = classifier_of(method, CLASSES, 8)
+    file, older = tmp_path / "c.safetensors", tmp_path / "older.safetensors"
+    save_classifier(file, classifier)
+    assert load_classifier(file).about.wavelet == "db2"
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    about = json.loads(metadata["about"])
+    tensors = {name: value.contiguous() for name, value in classifier.state_dict().items()}
+    save_tensors(
+        older, tensors, {**metadata, "about": json.dumps({k: about[k] for k in about if k != "wavelet"})}
+    )
+    read = load_classifier(older)
+    assert read.about.wavelet == "haar" and read.encoder is not None and read.encoder.wavelet == "haar"
+    save_tensors(older, tensors, {**metadata, "about": json.dumps({**about, "wavelet": "db0"})})
+    with pytest.raises(InputError, match=r"about\.wavelet: .*unknown wavelet 'db0'"):
+        load_classifier(older)
 
 
 def test_what_is_no_classifier_is_refused(tmp_path: Path) -> None:

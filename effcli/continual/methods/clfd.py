@@ -23,7 +23,8 @@ from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import EVAL_BATCH, Classifier, Learner
 from effcli.continual.methods.buffer import Reservoir
 from effcli.continual.recipe import FrequencySection, ImageAugmentSection
-from effcli.nn.wavelet import haar_dwt
+from effcli.nn.wavelet import dwt
+from effcli.nn.wavelet_names import HAAR
 
 FIRST_TASK_UNITS = 1.1
 """In the first task this many times the kept share of the units is open to all its classes (released code)."""
@@ -32,14 +33,16 @@ N_FEATURE_MAPS = 3
 
 
 class FrequencyEncoder(nn.Module):
-    """FFE: the Haar bands of an image through three 1x1 convolutions, 24 weights for RGB.
+    """FFE: the wavelet bands of an image through three 1x1 convolutions, 24 weights for RGB.
 
     Args:
         channels: of the images.
+        wavelet: the name of a discrete wavelet in PyWavelets.
     """
 
-    def __init__(self, channels: int = 3) -> None:
+    def __init__(self, channels: int = 3, wavelet: str = HAAR) -> None:
         super().__init__()
+        self.wavelet = wavelet
         self.low = nn.Conv2d(channels, 1, 1, bias=False)
         self.all_bands = nn.Conv2d(4 * channels, 1, 1, bias=False)
         self.high = nn.Conv2d(3 * channels, 1, 1, bias=False)
@@ -50,19 +53,19 @@ class FrequencyEncoder(nn.Module):
         Raises:
             ValueError: H or W is odd.
         """
-        ll, lh, hl, hh = bands(x)
+        ll, lh, hl, hh = bands(x, self.wavelet)
         low = self.low(ll)
         every = self.all_bands(torch.cat([ll, lh, hl, hh], 1))
         return torch.cat([low, every, self.high(torch.cat([lh, hl, hh], 1))], 1)
 
 
-def bands(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def bands(x: Tensor, wavelet: str = HAAR) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """LL, LH, HL and HH by the names and signs of CLFD's released code, ``[B, C, H/2, W/2]`` each.
 
-    With a, b over c, d in each 2x2 cell: LH = (a - b + c - d) / 2, HL = (a + b - c - d) / 2; WalMaFa's names, which
-    :func:`haar_dwt` has, are the other way round and of the other sign.
+    With Haar and a, b over c, d in each 2x2 cell: LH = (a - b + c - d) / 2, HL = (a + b - c - d) / 2; WalMaFa's names,
+    which :func:`dwt` has, are the other way round and of the other sign.
     """
-    ll, details = haar_dwt(x)
+    ll, details = dwt(x, wavelet)
     hl, lh, hh = details.unflatten(0, (3, -1))
     return ll, -hl, -lh, hh
 
@@ -177,7 +180,7 @@ class FrequencyLearner(Learner):
         super().__init__(classifier, mean, std, augment)
         self.settings = settings
         self.buffer = buffer
-        self.encoder = FrequencyEncoder(len(mean)) if settings.encode else None
+        self.encoder = FrequencyEncoder(len(mean), settings.wavelet) if settings.encode else None
         n_classes, dim = classifier.head.out_features, classifier.backbone.dim
         self.selection = FrequencySelection(n_classes, dim, settings) if settings.select else None
         self.register_buffer("encoder_is_frozen", torch.tensor(False))
@@ -295,7 +298,7 @@ class FrequencyLearner(Learner):
         for images, labels in zip(
             task.train.images.split(EVAL_BATCH), task.train.labels.split(EVAL_BATCH), strict=True
         ):
-            ll = bands(self.normalised(images.to(self.mean.device)))[0].flatten(1)
+            ll = bands(self.normalised(images.to(self.mean.device)), self.settings.wavelet)[0].flatten(1)
             if not sums.shape[1]:
                 sums = ll.new_zeros(len(sums), ll.shape[1])
             sums = sums.index_add(0, labels.to(sums.device), ll)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pywt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +27,7 @@ from effcli.continual.methods.clfd import (
 from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.continual.recipe import FrequencySection
 from effcli.continual.stream import load_stream
-from effcli.core.errors import UsageError
+from effcli.core.errors import RecipeError, UsageError
 from effcli.nn.resnet import ResNet18, Widths
 from tests.continual.streams import begin, learn, seed, step, tiny_method, tiny_recipe, tiny_tasks
 
@@ -96,6 +97,36 @@ def test_odd_sides_are_refused() -> None:
     load_stream(
         tiny_recipe("er", "data.source=builtin:fashion-images", "data.side=9", "data.train_per_class=2")
     )
+
+
+@pytest.mark.parametrize("wavelet", ["db2", "sym4", "bior2.2"])
+def test_bands_of_another_wavelet_are_those_of_pywavelets(wavelet: str) -> None:
+    x = torch.randn(2, 3, 8, 12)
+    ll, (horizontal, vertical, diagonal) = pywt.dwt2(x.numpy(), wavelet, mode="periodization")
+    for band, wanted in zip(bands(x, wavelet), (ll, vertical, horizontal, diagonal), strict=True):
+        torch.testing.assert_close(band, torch.from_numpy(wanted), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wavelet", ["haar", "db2", "coif2"])
+def test_features_of_black_are_what_the_encoder_makes_of_any_black_image(wavelet: str) -> None:
+    _, learner = frequency_method("er", f"frequency.wavelet={wavelet}")
+    features = learner.recognise(torch.zeros(1, 3, 8, 8))
+    wanted = learner.features_of_black()[None, :, None, None].expand_as(features)
+    torch.testing.assert_close(features, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_wavelet_is_that_of_the_encoder_and_of_the_low_bands() -> None:
+    _, learner = frequency_method("er", "frequency.wavelet=sym4")
+    assert learner.encoder is not None and learner.encoder.wavelet == "sym4"
+    learner.begin_task(TASKS[0], 2)
+    images = TASKS[0].train.images[TASKS[0].train.labels == 0]
+    wanted = bands(learner.normalised(images), "sym4")[0].flatten(1).sum(0)
+    torch.testing.assert_close(learner.low_bands[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_an_unknown_wavelet_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"frequency\.wavelet: unknown wavelet 'mexh'; available: "):
+        tiny_recipe("default", "frequency.wavelet=mexh")
 
 
 def test_even_crops_before_the_encoder_are_half_crops_after_it() -> None:
