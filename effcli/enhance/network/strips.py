@@ -87,9 +87,7 @@ class Memory:
                 hint=f"--max-memory {(needed >> 20) + 1}, or weights with token_order transpose (builtin:walmafa)",
             )
         pixels = height * width * config.dim
-        halo = 4 * reach_of(
-            config.wavelet
-        )  # on both sides, of the transform and of its inverse; Haar has none
+        halo = 4 * reach_of(config.wavelet)  # on both sides, of the transform and of its inverse
         least_rows = SIDE_MULTIPLE + halo
         least = pixels * _FOURIER_BYTES + least_rows * row_bytes + _FIXED_BYTES
         if least > bound:
