@@ -133,8 +133,8 @@ def resampled(maps: Tensor, window: Window, size: Sequence[int]) -> Tensor:
     """Part of maps [1, C, h, w] brought to a size by bilinear interpolation (centres of pixels at halves)."""
     above, below, down = _between(maps.shape[-2], size[0], window.top, window.bottom)
     rows = torch.lerp(maps[:, :, above], maps[:, :, below], down[:, None])
-    before, after, along = _between(maps.shape[-1], size[1], window.left, window.right)
-    return rows[..., before].lerp_(rows[..., after], along)
+    wide = F.interpolate(rows, (rows.shape[-2], size[1]), mode="bilinear")
+    return wide[..., window.left : window.right]
 
 
 def _between(n_small: int, n_full: int, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
