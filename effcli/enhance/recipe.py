@@ -81,13 +81,20 @@ class WalMaFaDataSection(EnhanceDataSection):
         ge=0,
         le=1,
         description="Share of samples whose dark picture is the reference itself, 0 to 1, so that well-lit pictures "
-        "stay as they are. Of the head exposure alone, as are the next three.",
+        "stay as they are. Of the head exposure alone, as are the next four.",
     )
     darken: float = Field(
         0.2,
         ge=0,
         le=1,
         description="Share of samples whose dark picture is the reference darkened by a camera model, 0 to 1.",
+    )
+    charts: float = Field(
+        0.08,
+        ge=0,
+        le=1,
+        description="Share of samples that are charts of flat colours instead of a pair, 0 to 1: any colour is to keep "
+        "its hue and saturation.",
     )
     recolour: float = Field(
         0.5,
@@ -193,6 +200,12 @@ class WalMaFaRecipe(EnhanceRecipe, CompatRecipe):
         WalMaFaDataSection(), description="What is learned from, and how patches are sampled."
     )
     train: EnhanceTrainSection = Field(EnhanceTrainSection(), description="The optimisation.")
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> WalMaFaRecipe:
+        if self.data.identity + self.data.darken + self.data.charts > 1:
+            raise ValueError("data.identity, data.darken and data.charts are more than 1 together")
+        return self
 
     @model_validator(mode="after")
     def _schedule_falls(self) -> WalMaFaRecipe:

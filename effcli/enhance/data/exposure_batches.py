@@ -85,6 +85,8 @@ def exposure_batch(
 
 def _sample(low: Tensor, high: Tensor, data: WalMaFaDataSection, rng: np.random.Generator) -> ExposureBatch:
     kind = rng.random()
+    if kind >= 1 - data.charts:
+        return ExposureBatch(*_chart(data.patch, rng))
     if kind < data.identity:
         low = high
     elif kind < data.identity + data.darken:
@@ -98,6 +100,27 @@ def _sample(low: Tensor, high: Tensor, data: WalMaFaDataSection, rng: np.random.
     log_gain = log_gain_for_level(thumbnail(low[None]), wanted[None])[0]
     low, high = same_patch(low, high, data.patch, rng)
     return ExposureBatch(low, high, log_gain)
+
+
+def _chart(side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """A chart of flat colours, dark and often noisy, the same through the common curve alone, and the gain of that.
+
+    No photograph tells that any colour has to be passed on; a chart does.
+    """
+    cells = [int(rng.integers(1, 9)) for _ in range(2)]
+    hue, saturation, value = (rng.uniform(low, high, cells) for low, high in ((0, 6), (0, 1), (0.3, 1)))
+    offsets = np.array([5, 3, 1])[:, None, None]
+    k = (offsets + hue) % 6
+    colours = value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1)
+    brightest = math.exp(rng.uniform(math.log(0.05), 0))
+    small = torch.from_numpy(colours * brightest).float()[None]
+    clean = F.interpolate(small, (side, side), mode="bilinear" if rng.random() < 0.25 else "nearest")
+    deviation = rng.uniform(0, 0.02) * (rng.random() < 0.5)
+    noise = torch.from_numpy(rng.standard_normal((3, side, side), dtype=np.float32))
+    dark = ((clean[0] + deviation * noise).clamp(0, 1) * 255).round() / 255
+    wanted = (level(clean) * math.exp(rng.uniform(0, 2))).clamp(max=0.6)
+    log_gain = log_gain_for_level(thumbnail(clean), wanted).clamp(0, 3)
+    return dark, exposed(clean, log_gain)[0], log_gain[0]
 
 
 def level_batch(

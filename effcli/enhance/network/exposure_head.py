@@ -36,6 +36,8 @@ _MOST_GAIN = 3.0
 _MOST_SATURATION = 0.2
 _MOST_TINT = 0.07
 _MOST_BY_CHANNEL = 0.45
+_LEAST_SATURATION = 0.73
+_SATURATION_KEPT_FROM = (0.03, 0.12)
 _SHARPNESS = 8.0
 _FIRST_SCALE = 2.0
 _GUIDE_VARIANCE = 2.5e-3
@@ -106,9 +108,11 @@ def render(scales: list[Tensor], log_gain: Tensor, maps: Tensor) -> Tensor:
     brightness, colour, rest = maps.split((N_SCALES, N_SCALES, N_MAPS - 2 * N_SCALES), dim=1)
     v = _mixed([scale.amax(1, keepdim=True) for scale in scales], brightness)
     gain = total_log_gain(log_gain, rest[:, :1])
-    colours = _colours(_mixed(scales, colour), rest[:, 1:9])
+    source = _mixed(scales, colour)
+    colours = _colours(source, rest[:, 1:9])
     by_channel = _MOST_BY_CHANNEL * torch.sigmoid(rest[:, 9:])
-    return torch.lerp(curve(v, gain) * colours, curve(v * colours, gain), by_channel)
+    bright = torch.lerp(curve(v, gain) * colours, curve(v * colours, gain), by_channel)
+    return _saturated(bright, _ratio(source + _LEAST), v)
 
 
 def total_log_gain(log_gain: Tensor, own: Tensor) -> Tensor:
@@ -157,6 +161,17 @@ def _colours(x: Tensor, maps: Tensor) -> Tensor:
     factor = torch.minimum(factor, 1 / saturation.clamp_min(1e-3))
     most_tint = _MOST_TINT * is_coloured * (1 - saturation / 2)
     return _ratio((1 - factor * (1 - ratio)) * torch.exp(most_tint * torch.tanh(maps[:, 1:4])))
+
+
+def _saturated(bright: Tensor, source: Tensor, v: Tensor) -> Tensor:
+    """The result with at least 0.73 of the source's saturation, except near black, where the noise makes most of it."""
+    low, high = _SATURATION_KEPT_FROM
+    rise = ((v - low) / (high - low)).clamp(0, 1)
+    kept = _LEAST_SATURATION * rise * rise * (3 - 2 * rise)
+    most = bright.amax(1, keepdim=True)
+    saturation = (1 - bright.amin(1, keepdim=True) / most.clamp_min(1e-4)).clamp_min(1e-3)
+    wanted = kept * (1 - source.amin(1, keepdim=True))
+    return most - (most - bright) * (wanted / saturation).clamp_min(1)
 
 
 def _ratio(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from PIL import Image
 from effcli.core.errors import InputError
 from effcli.enhance.data.exposure_batches import ExposureBatch, darkened, exposure_batch, level_batch
 from effcli.enhance.data.pairs import PairSet, load_pairs
-from effcli.enhance.network.exposure import level, log_gain_for_level, thumbnail
+from effcli.enhance.network.exposure import exposed, level, log_gain_for_level, thumbnail
 from effcli.enhance.recipe import WalMaFaDataSection
 
 
@@ -81,7 +81,8 @@ def test_a_folder_of_neither_kind_is_refused(tmp_path: Path) -> None:
 
 def section(**data: float) -> WalMaFaDataSection:
     return WalMaFaDataSection(
-        patch=32, **{"identity": 0, "darken": 0, "recolour": 0, "other_levels": 0, **data}
+        patch=32,
+        **{"identity": 0, "darken": 0, "charts": 0, "recolour": 0, "other_levels": 0, **data},
     )
 
 
@@ -137,6 +138,15 @@ def test_levels_that_are_learned_are_those_of_parts_of_references(stacks: Path) 
         assert min(wholes) - 0.15 < float(one) < max(wholes) + 0.15
     references, wanted = level_batch(pairs, section(identity=1), 0, 8, seed=1)
     assert torch.allclose(level(references), wanted, atol=1e-3)
+
+
+def test_charts_are_what_the_common_curve_makes_of_them(stacks: Path) -> None:
+    low, high, log_gain = batch_of(load_pairs(stacks, "train"), charts=1)
+    assert low.shape == high.shape == (4, 3, 32, 32)
+    assert bool(((log_gain >= 0) & (log_gain <= 3)).all())
+    error = (exposed(low, log_gain) - high).abs()
+    assert float(error.flatten(1).median(1).values.max()) < 0.1  # noise and 8 bits
+    assert bool((high.amax((1, 2, 3)) <= 1).all())
 
 
 def test_a_darkened_picture_is_darker_and_in_8_bits() -> None:
