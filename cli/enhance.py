@@ -61,7 +61,7 @@ BrightnessOption = Annotated[
         "--brightness",
         metavar="auto|0..1|+1EV",
         help="Level to reach: auto (default) leaves well-lit pictures alone; a mean grey level such as 0.45; or stops "
-        "from what auto chooses, such as +1EV or -0.5EV. Of weights with an exposure head; builtin:walmafa has none.",
+        "from what auto chooses, such as +1EV or -0.5EV. Of weights with an exposure head, which builtin:walmafa has.",
         show_default=False,
     ),
 ]
@@ -192,7 +192,7 @@ def run(
         from .enhance_video import VideoWriting, video_run
 
         videos = VideoWriting(output, quality, keep_times, resume, force, dry_run)
-        for_pictures = {"--format": format, "--gallery": gallery, "--shard": shard}
+        for_pictures: dict[str, object] = {"--format": format, "--gallery": gallery, "--shard": shard}
         raise typer.Exit(video_run(recipe, inputs, options, videos, for_pictures))
     share = None if shard is None else parse_shard(shard)
     plan = plan_outputs(inputs, output, force=force, skip_existing=resume, format=format, shard=share)

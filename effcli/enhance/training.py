@@ -82,8 +82,9 @@ def learn_levels(predictor: LevelPredictor, pairs: PairSet, recipe: WalMaFaRecip
     )
     ema = Ema(predictor, settings.ema_decay)
     parallel: nn.Module = runtime.wrap(predictor)
-    state = {"predictor": predictor, "optimizer": optimizer, "ema": ema}
-    for step in run.steps("level", settings.level_steps, state):
+    for step in run.steps(
+        "level", settings.level_steps, {"predictor": predictor, "optimizer": optimizer, "ema": ema}
+    ):
         rate = cosine(step, settings.level_steps, settings.level_learning_rate, 0)
         set_rate(optimizer, rate)
         batch = level_batch(

@@ -120,4 +120,5 @@ class ImageView:
 
     def image_boxes(self, boxes: np.ndarray) -> np.ndarray:
         """As :func:`image_boxes`, cut at the image ``[N, 4]``; zeros for what is behind the camera."""
-        return np.nan_to_num(cut_to_image(image_boxes(boxes, self.projection), *self.size))
+        boxes_2d: np.ndarray = np.nan_to_num(cut_to_image(image_boxes(boxes, self.projection), *self.size))
+        return boxes_2d

@@ -346,4 +346,4 @@ def _is_cut_short(container: Any, end_s: float, rate: Fraction) -> bool:
         return False
     start_s = (container.start_time or 0) / av.time_base
     missing_s: float = container.duration / av.time_base + max(0.0, start_s) - end_s
-    return missing_s > max(_TRUNCATED_S, _TRUNCATED_FRAMES / rate)
+    return missing_s > max(_TRUNCATED_S, float(_TRUNCATED_FRAMES / rate))

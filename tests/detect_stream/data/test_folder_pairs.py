@@ -45,7 +45,7 @@ def test_16_bit_grey_is_scaled_in_files_and_pipes(tmp_path: Path) -> None:
     assert np.array_equal(frame.left, expected) and np.array_equal(frame.right, expected)
     data = (left / "0.png").read_bytes()
     header = json.dumps({"left_bytes": len(data), "right_bytes": len(data)}).encode() + b"\n"
-    calibration = StereoCalibration(*(np.eye(3, 4) for _ in range(2)))
+    calibration = StereoCalibration(np.eye(3, 4), np.eye(3, 4))
     (arrival,) = PipeSource(io.BytesIO(header + data + data), calibration, None).frames()
     assert arrival.frame is not None and np.array_equal(arrival.frame.left, expected)
 

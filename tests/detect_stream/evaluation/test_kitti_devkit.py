@@ -122,8 +122,7 @@ def assert_tables_agree(scored: Scored) -> int:
     table, n = precision_table(scored, 1.0), 0
     for measure in ("3d", "bev"):
         overlaps = [
-            similarities(found, true, measure)  # type: ignore[arg-type]
-            for found, true in zip(scored.found, scored.true, strict=True)
+            similarities(found, true, measure) for found, true in zip(scored.found, scored.true, strict=True)
         ]
         for name, thresholds in (("strict", STRICT), ("loose", LOOSE)):
             for kind, least in thresholds.items():

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from effcli.core.errors import RunError
-from effcli.enhance.files import claimed_output as module
 from effcli.enhance.files.claimed_output import TakenError, claimed_output, stamp_of
 
 HOLDS = """
@@ -116,7 +115,7 @@ def test_without_locks_the_first_to_finish_wins(tmp_path, monkeypatch, links):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     if not links:
-        monkeypatch.setattr(module.os, "link", refuse)
+        monkeypatch.setattr("os.link", refuse)
     path = tmp_path / "a.png"
     with pytest.raises(TakenError), claimed_output(path, None) as late:
         with claimed_output(path, None) as early:

@@ -7,6 +7,7 @@ import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def photos(folder: Path, *names: str) -> None:
         Image.fromarray(values).save(folder / name)
 
 
-def run(tmp_path: Path, **options: bool) -> tuple[Page, list[str]]:
+def run(tmp_path: Path, **options: Any) -> tuple[Page, list[str]]:
     """Enhance tmp_path/in with a gallery; the page, and the names of its figures."""
     plan = plan_outputs([tmp_path / "in"], str(tmp_path / "out"), **options)
     enhancer, page = brighter(), tmp_path / "page" / "gallery.html"

@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def image_of(samples: np.ndarray) -> Image.Image:
     return Image.fromarray(samples[..., 0] if samples.shape[-1] == 1 else samples)
 
 
-def written(picture: Picture, format: str | None = None, **options: int) -> bytes:
+def written(picture: Picture, format: str | None = None, **options: Any) -> bytes:
     file = io.BytesIO()
     write_picture(picture, file, format=format, **options)
     return file.getvalue()

@@ -46,7 +46,7 @@ def bucket() -> str:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 def names(folder: str) -> list[str]:
@@ -128,7 +128,8 @@ def test_an_object_that_appears_meanwhile_stays(bucket):
 
 
 def test_errors_that_may_pass_are_retried_and_others_are_not(bucket, monkeypatch, caplog):
-    place, calls = parse_url(f"{bucket}/in/a.png"), []
+    place = parse_url(f"{bucket}/in/a.png")
+    calls: list[int] = []
     cat = type(MEMORY).cat_file
 
     def failing(error: Exception, times: int) -> None:
@@ -138,7 +139,7 @@ def test_errors_that_may_pass_are_retried_and_others_are_not(bucket, monkeypatch
             calls.append(1)
             if len(calls) <= times:
                 raise error
-            return cat(self, *words, **options)  # type: ignore[no-any-return]
+            return cat(self, *words, **options)
 
         monkeypatch.setattr(type(MEMORY), "cat_file", cat_file)
 

@@ -142,7 +142,8 @@ def test_summaries_that_are_not_one_batch_are_refused(tmp_path, others, message)
 
 def test_other_files_are_no_summaries(tmp_path):
     (tmp_path / "not.json").write_text("{")
-    for content in ({}, {"shard": 3}, summary(3, 2), summary(1, 1, metrics={}), summary(1, 1, files=[{}])):
+    contents: list[dict[str, object]] = [{}, {"shard": 3}, summary(3, 2), summary(1, 1, metrics={})]
+    for content in (*contents, summary(1, 1, files=[{}])):
         with pytest.raises(InputError, match="is not the summary of a shard"):
             merge_summaries(files(tmp_path, content))
     with pytest.raises(InputError, match="not valid JSON"):

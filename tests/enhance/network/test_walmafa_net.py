@@ -312,6 +312,7 @@ def test_every_parameter_of_an_exposure_head_gets_a_finite_gradient():
     x, y = torch.rand(2, 2, 3, 32, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         prediction = network(0.2 * x, torch.tensor([0.7, 1.5]))
+    assert network.level is not None
     (walmafa_loss(prediction, y) + network.level(x).sum()).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,9 @@ def clips(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def planned(folder: Path, names: list[str], output: str | None = None, **options: bool) -> dict[str, str]:
+def planned(folder: Path, names: list[str], output: str | None = None, **options: Any) -> dict[str, str]:
     plan = plan_videos([folder / name for name in names], None if output is None else str(output), **options)
-    return {job.source.name: str(job.destination.relative_to(folder)) for job in plan.jobs}
+    return {job.source.name: Path(str(job.destination)).relative_to(folder).as_posix() for job in plan.jobs}
 
 
 def test_a_command_line_is_about_videos_when_a_name_says_so() -> None:
@@ -88,8 +89,9 @@ def test_unfinished_output_is_continued_or_begun_anew_only_when_told(clips: Path
         planned(clips, ["a.mp4"])
     assert "is unfinished" in str(caught.value)
     assert caught.value.hint == "--resume continues it, --force starts anew"
-    for option in ("resume", "force"):
-        assert planned(clips, ["a.mp4"], **{option: True}) == {"a.mp4": "a-enhanced.mp4"}
+    options: list[dict[str, Any]] = [{"resume": True}, {"force": True}]
+    for option in options:
+        assert planned(clips, ["a.mp4"], **option) == {"a.mp4": "a-enhanced.mp4"}
 
 
 def test_resume_skips_what_is_finished(clips: Path) -> None:

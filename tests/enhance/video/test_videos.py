@@ -91,7 +91,7 @@ def test_what_is_not_changed_comes_out_nearly_as_it_was(tmp_path: Path) -> None:
 
 
 def test_tags_and_the_shape_of_pixels_are_kept(tmp_path: Path) -> None:
-    tags = {"color_range": 2, "colorspace": 1, "color_primaries": 9, "color_trc": 1}
+    tags: dict[str, Any] = {"color_range": 2, "colorspace": 1, "color_primaries": 9, "color_trc": 1}
     aspect = Fraction(4, 3)
     source = save_video(
         tmp_path / "a.mp4", [scene()] * 3, pixel_format="yuv444p", sample_aspect_ratio=aspect, **tags

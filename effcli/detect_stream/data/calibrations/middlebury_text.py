@@ -21,7 +21,8 @@ def parse_middlebury(text: str, path: Path) -> StereoCalibration:
     Raises:
         InputError: something is missing or not a number.
     """
-    values = dict((part.strip() for part in line.split("=", 1)) for line in text.splitlines() if "=" in line)
+    lines = (line.partition("=") for line in text.splitlines() if "=" in line)
+    values = {key.strip(): value.strip() for key, _, value in lines}
     missing = [key for key in ("cam0", "cam1", "baseline", "width", "height") if key not in values]
     if missing:
         raise InputError(f"has no {missing[0]}", place=str(path))
