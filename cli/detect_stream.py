@@ -76,8 +76,9 @@ def run(
         str | None,
         typer.Argument(
             metavar="[SOURCE]",
-            help="A KITTI Tracking sequence (ROOT/0000), a folder with left/, right/ and calib.txt, a left folder or "
-            "video, - for stdin, or synthetic:N:PRESET for the N-th synthetic drive (default: a synthetic drive).",
+            help="A KITTI Tracking sequence (ROOT/0000), a folder with left/, right/ and calib.txt or of another known "
+            "layout, a left folder, picture or video, /dev/video0, rtsp://..., - for stdin, or synthetic:N:PRESET for "
+            "the N-th synthetic drive (default: a synthetic drive).",
             show_default=False,
         ),
     ] = None,
@@ -85,7 +86,7 @@ def run(
         str | None,
         typer.Argument(
             metavar="[RIGHT]",
-            help="The right folder or video, if SOURCE is the left one.",
+            help="The right folder, picture or video, if SOURCE is the left one.",
             show_default=False,
         ),
     ] = None,
@@ -112,15 +113,25 @@ def run(
         typer.Option(
             "--calib",
             metavar="FILE",
-            help="Calibration with lines P2: and P3: of 12 numbers (default: calib.txt in SOURCE).",
+            help="Calibration: lines P2: and P3: of 12 numbers, or another form that is read (default: where the "
+            "layout has it, such as calib.txt in SOURCE).",
         ),
     ] = None,
     fps: Annotated[
         float | None,
         typer.Option(
-            "--fps", min=0.1, help="Frames per second of the source (default: as it says, else 10)."
+            "--fps",
+            min=0.1,
+            help="Frames per second of a source without times (default: as it says, else 10; live: as they arrive).",
         ),
     ] = None,
+    side_by_side: Annotated[
+        bool,
+        typer.Option(
+            "--side-by-side",
+            help="SOURCE has both eyes in each picture, the left one at the left: a folder, picture, video or camera.",
+        ),
+    ] = False,
     clock: Annotated[
         Literal["wall", "sim"] | None,
         typer.Option(
@@ -165,13 +176,11 @@ def run(
     }
     recipe = cast("StreamDsgnRecipe", resolve_recipe("detect-stream", options, shorthands))
     from effcli.detect_stream import pipeline
+    from effcli.detect_stream.sources.open_source import SourceName
     from effcli.detect_stream.stream.run_options import RunOptions, read_latencies
 
     run_options = RunOptions(
-        source=source,
-        right=right,
-        calibration=calib,
-        fps=fps,
+        source=SourceName(source, right, calib, fps, side_by_side),
         pipe=sys.stdin.buffer,
         latencies_s=None if simulate_latency is None else read_latencies(simulate_latency),
         most_frames=frames,

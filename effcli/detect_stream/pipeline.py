@@ -38,15 +38,16 @@ from effcli.detect_stream.sources.frame_source import (
     FrameSource,
     has_labels,
     limited,
+    numbers_of,
     of_one_size,
     up_to_first_good,
 )
-from effcli.detect_stream.sources.open_source import open_source
+from effcli.detect_stream.sources.open_source import is_real, open_source
 from effcli.detect_stream.stream.clocks import StreamRecord, run_simulated, run_wall, warm_up
 from effcli.detect_stream.stream.eye_check import checked_eyes
 from effcli.detect_stream.stream.output_files import StreamFiles
 from effcli.detect_stream.stream.publishing import Aim, Publisher
-from effcli.detect_stream.stream.rectification import warn_if_not_rectified
+from effcli.detect_stream.stream.rectification import warn_if_not_rectified, warn_if_size_is_odd
 from effcli.detect_stream.stream.run_options import RunOptions, check_options
 from effcli.detect_stream.stream.stream_detector import StreamDetector
 from effcli.detect_stream.stream.video import Pictures, write_stream_video
@@ -59,6 +60,7 @@ from effcli.detect_stream.weights import (
     load_detector,
     require_same_stereo,
     save_detector,
+    trained_on,
 )
 
 log = logging.getLogger(__name__)
@@ -251,14 +253,7 @@ def plan_run(recipe: StreamDsgnRecipe, options: RunOptions) -> Plan[RunInputs]:
         InputError: there is no such source or detector, or it is damaged.
         UsageError: options do not fit together.
     """
-    source = open_source(
-        options.source,
-        options.right,
-        options.calibration,
-        options.fps,
-        options.pipe or BytesIO(),
-        options.most_frames,
-    )
+    source = open_source(options.source, options.pipe or BytesIO(), options.most_frames)
     check_options(options, recipe.stream, source)
     detector = load_detector(recipe.weights)
     known, most = source.n_frames, options.most_frames
@@ -293,20 +288,18 @@ def run(
         InputError: there is no frame that can be read.
     """
     source = inputs.source
+    _say_if_not_learned(recipe, options)
     arrivals = limited(source.frames(), options.most_frames)
     pictures = None if options.video is None else Pictures(source, options.most_frames)
     if pictures is not None:
         arrivals = pictures.watch(arrivals)
     first = up_to_first_good(arrivals)
-    picture = first[-1].frame
-    assert picture is not None
-    source.calibration = source.calibration.for_pictures(picture.size, source.name)
     detector = _stream_detector(recipe, inputs, first[-1], runtime)
     arrivals = checked_eyes(of_one_size(chain(first, arrivals), detector.size), detector.fit, detector.config)
     with ExitStack() as stack:
         files = None
         if options.output is not None:
-            files = stack.enter_context(StreamFiles(options.output, source.name))
+            files = stack.enter_context(StreamFiles(options.output, source.name, numbers_of(source)))
         publisher = Publisher(source.name, recipe.stream.score, publish, files)
         record = _on_clock(source, detector, arrivals, recipe.stream, options, publisher)
         if files is not None and record.moments:
@@ -331,16 +324,27 @@ def run(
     return result
 
 
+def _say_if_not_learned(recipe: StreamDsgnRecipe, options: RunOptions) -> None:
+    """Log that a built-in detector has seen no real road, if the pictures may be of one."""
+    if is_real(options.source) and (data := trained_on(recipe.weights)):
+        log.warning(
+            "%s has learned from %s: it finds little on real roads; train on data of yours",
+            recipe.weights,
+            data,
+        )
+
+
 def _stream_detector(
     recipe: StreamDsgnRecipe, inputs: RunInputs, arrival: Arrival, runtime: Runtime
 ) -> StreamDetector:
     """The detector for pictures such as the first good one, warmed up on it."""
     source, frame = inputs.source, arrival.frame
     assert frame is not None
+    source.calibration = source.calibration.for_pictures(frame.size, source.name)
     detector = StreamDetector(
         inputs.detector,
         source.calibration,
-        (frame.left.shape[0], frame.left.shape[1]),
+        frame.size,
         runtime,
         source.fps,
         Limits(score=min(recipe.stream.score, _LEAST_SCORE)),
@@ -349,6 +353,7 @@ def _stream_detector(
         ),
     )
     warn_if_horizon_is_off(detector.fit, detector.config)
+    warn_if_size_is_odd(detector.size, detector.config)
     warn_if_not_rectified(frame, detector.fit, detector.config)
     warm_up(detector, arrival)
     return detector

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +24,7 @@ from effcli.detect_stream.network.streamdsgn import StreamDsgn
 from effcli.detect_stream.recipe import Target
 from effcli.detect_stream.released_weights import convert_released
 
+_CARD_DATA = "- **Data**:"
 FORMAT, VERSION = "effcli-streamdsgn", "1"
 FILE_NAME = "model/streamdsgn.safetensors"
 
@@ -100,6 +102,17 @@ def load_detector(source: str) -> TrainedDetector:
     if file.suffix in (".pth", ".pt"):
         return TrainedDetector(convert_released(read_pickled_tensors(file, source), source).eval(), "next")
     return _load(file, source)
+
+
+def trained_on(source: str) -> str | None:
+    """What a built-in detector has learned from, if that is synthetic, in the words of its card; else None."""
+    if not source.startswith(BUILTIN_PREFIX):
+        return None
+    card = files("effcli.assets") / f"{source.removeprefix(BUILTIN_PREFIX)}.md"
+    lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
+    found = next((line for line in lines if line.startswith(_CARD_DATA)), "")
+    words = found.removeprefix(_CARD_DATA).split(",")[0].split(".")[0].strip()
+    return words if words.startswith("synthetic") else None
 
 
 def _load(file: Path, place: str) -> TrainedDetector:

@@ -200,6 +200,15 @@ def test_a_truncated_picture_is_left_out(pair: Path) -> None:
     assert "frame 3 is left out" in done.stderr
 
 
+def test_a_missing_side_costs_its_frame(pair: Path) -> None:
+    (pair / "right" / "000005.png").unlink()
+    done = effcli("detect-stream", ".", *SIM, cwd=pair)
+    assert done.code == 3, done.stderr
+    assert [one["frame"] for one in parsed(done)[0]] == [0, 1, 2, 3, 4]
+    assert "left has 6 pictures and right 5" in done.stderr
+    assert "builtin:street-tiny has learned from synthetic drives only" in done.stderr
+
+
 def test_another_scene_forgets_the_last_frame(pair: Path) -> None:
     for eye in ("left", "right"):
         file = pair / eye / "000003.png"
@@ -229,8 +238,6 @@ def test_bad_input(pair: Path, place: Path) -> None:
     (pair / "calib.txt").write_text("P2: 1 2\n")
     assert "P2 has 2 numbers" in refused(pair, ".")
     shutil.copy(place / "kitti/training/calib/0000.txt", pair / "calib.txt")
-    (pair / "right" / "000005.png").unlink()
-    assert "left has 6 pictures and right 5" in refused(pair, ".")
 
 
 def test_an_old_option_names_the_new_one(place: Path) -> None:

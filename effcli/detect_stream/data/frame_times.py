@@ -21,6 +21,9 @@ TIME_FILES = ("timestamps.txt", "times.txt")
 """A line per frame: seconds, nanoseconds of 16 digits or more, or ``2011-09-26 13:02:25.594360375``."""
 
 _LAST_NUMBER = re.compile(r"(.*?)(\d+)$", re.DOTALL)
+_DATED = re.compile(r"\d{4}(?:-\d\d){5}-\d{3}$")
+"""The end of DrivingStereo's names: ``2018-07-11-14-50-08-769``."""
+
 _STAMP_UNITS = {13: 1e-3, 16: 1e-6, 18: 1e-9, 19: 1e-9}
 """Digits of a name that is a moment, and its unit in seconds: milli-, micro- and nanoseconds since 1970."""
 
@@ -72,14 +75,20 @@ def timeline_of(sequence: StereoSequence) -> Timeline:
 def numbers_in(stems: Sequence[str]) -> list[int] | None:
     """The numbers at the end of names that are alike before them; None where names have no such numbers."""
     parts = [_LAST_NUMBER.match(stem) for stem in stems]
-    if not stems or len({part and part[1] for part in parts}) != 1:
+    if not stems or len({part and part[1] for part in parts}) != 1 or _DATED.search(stems[0]):
         return None
     numbers = [int(part[2]) for part in parts if part]
     return numbers if len(set(numbers)) == len(stems) else None
 
 
 def timeline_by_names(stems: Sequence[str]) -> Timeline:
-    """Of names in the order of their frames: numbers, moments (13, 16, 18 or 19 digits), or neither."""
+    """Of names in the order of their frames: numbers, moments (13, 16, 18 or 19 digits, or a date), or neither."""
+    dates = [_DATED.search(stem) for stem in stems]
+    if stems and all(dates):
+        moments = [datetime.strptime(date[0] + "000", "%Y-%m-%d-%H-%M-%S-%f") for date in dates if date]
+        seconds = tuple((moment - moments[0]).total_seconds() for moment in moments)
+        if all(later > earlier for earlier, later in itertools.pairwise(seconds)):
+            return Timeline(tuple(range(len(stems))), seconds)
     numbers = numbers_in(stems)
     if numbers is None or sorted(numbers) != numbers:
         return Timeline(tuple(range(len(stems))))

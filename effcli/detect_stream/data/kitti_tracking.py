@@ -14,10 +14,10 @@ from effcli.data.images import check_picture, read_grey_samples
 from effcli.data.picture_folders import is_hidden
 from effcli.detect_stream.data.boxes3d import project
 from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
-from effcli.detect_stream.data.folder_pairs import paired_pictures, read_pair
 from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects
 from effcli.detect_stream.data.frame_times import timeline_of_pictures
 from effcli.detect_stream.data.kitti_labels import read_tracking_labels, tracking_lines
+from effcli.detect_stream.data.picture_pairs import paired_pictures
 from effcli.detect_stream.data.stereo_calibration import (
     StereoCalibration,
     write_calibration,
@@ -35,17 +35,18 @@ class KittiSequence:
     Args:
         root: the folder with ``image_02``, ``calib`` and so on, or the one above with ``training``.
         name: of the sequence, ``0000``.
+        strict: refuse one in which a picture of one eye is missing; else only its frame cannot be read.
 
     Raises:
         InputError: pictures or calibration are not there, or left and right are not the same frames.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str, *, strict: bool = True) -> None:
         self.root, self.name = training_folder(root), name
         self.calibration: StereoCalibration = read_calibration(self.root / "calib" / f"{name}.txt")
-        self.left, self.right = paired_pictures(self.root / LEFT / name, self.root / RIGHT / name)
+        self.pairs = paired_pictures(self.root / LEFT / name, self.root / RIGHT / name, strict=strict)
         stems, places = (
-            [path.stem for path in self.left],
+            [pair.stem for pair in self.pairs],
             (self.root / LEFT / name, self.root / "oxts" / name),
         )
         self.timeline = timeline_of_pictures(stems, places)
@@ -60,15 +61,15 @@ class KittiSequence:
         return self._labels is not None
 
     def __len__(self) -> int:
-        return len(self.left)
+        return len(self.pairs)
 
     def frame(self, i: int) -> StereoFrame:
         """The pair.
 
         Raises:
-            InputError: a picture is damaged, or the two have not the same size.
+            InputError: a picture is missing or damaged, or the two have not the same size.
         """
-        return read_pair(self.left[i], self.right[i])
+        return self.pairs[i].read()
 
     def objects(self, i: int) -> FrameObjects:
         """Labels of the frame."""
@@ -76,7 +77,7 @@ class KittiSequence:
 
     def depth(self, i: int) -> np.ndarray | None:
         """Of the LiDAR's points in the left picture: ``velodyne/*.bin``, or ``depth_02/*.png`` (metres times 256)."""
-        stem = self.left[i].stem
+        stem = self.pairs[i].stem
         flat = self.root / "depth_02" / self.name / f"{stem}.png"
         if flat.is_file():
             return read_grey_samples(flat).astype(np.float32) / 256
@@ -86,7 +87,10 @@ class KittiSequence:
         points = np.fromfile(scan, np.float32)
         if len(points) % 4:
             raise InputError("not a LiDAR scan: its size is not a multiple of 16 bytes", place=str(scan))
-        return depth_of_points(points.reshape(-1, 4)[:, :3], self.calibration, check_picture(self.left[i]))
+        left = self.pairs[i].left
+        if left is None:
+            return None
+        return depth_of_points(points.reshape(-1, 4)[:, :3], self.calibration, check_picture(left))
 
     def pose(self, i: int) -> np.ndarray | None:
         """From the GPS/IMU file ``oxts/0000.txt``, where it is."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from effcli.core.errors import InputError
 from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 
@@ -29,6 +30,19 @@ class StereoFrame:
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.left.shape[0], self.left.shape[1]
+
+
+def halves(picture: np.ndarray, place: str) -> StereoFrame:
+    """A picture ``[H, W, 3]`` of both eyes side by side, the left one at the left.
+
+    Raises:
+        InputError: its width is odd.
+    """
+    width = picture.shape[1]
+    if width % 2:
+        raise InputError(f"is {width} pixels wide, which are no two pictures side by side", place=place)
+    left, right = (np.ascontiguousarray(one) for one in (picture[:, : width // 2], picture[:, width // 2 :]))
+    return StereoFrame(left, right)
 
 
 class StereoSequence(Protocol):

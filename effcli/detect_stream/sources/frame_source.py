@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from effcli.core.errors import InputError
 from effcli.detect_stream.data.frame_times import say_missing, timeline_of
@@ -16,6 +17,9 @@ from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.stereo_sequence import StereoFrame, StereoSequence
 
 log = logging.getLogger(__name__)
+
+_SAME_SHAPE = 0.01
+"""Share by which width over height may differ in pictures of one shape."""
 
 _ALIKE = 1.05
 """Rates that differ by less are the same."""
@@ -75,6 +79,11 @@ def has_labels(source: FrameSource) -> bool:
     return source.sequence is not None and source.sequence.has_labels
 
 
+def numbers_of(source: FrameSource) -> tuple[int, ...] | None:
+    """Of all frames; None where they are not known before."""
+    return None if source.sequence is None else timeline_of(source.sequence).numbers
+
+
 def limited(arrivals: Iterator[Arrival], most: int | None) -> Iterator[Arrival]:
     """The first ``most`` frames; None: all."""
     return islice(arrivals, most)
@@ -131,10 +140,24 @@ def up_to_first_good(arrivals: Iterator[Arrival]) -> list[Arrival]:
 
 
 def of_one_size(arrivals: Iterator[Arrival], size: tuple[int, int]) -> Iterator[Arrival]:
-    """The same arrivals; pictures of another height and width than ``size`` count as damaged."""
+    """The same arrivals; pictures of another size than ``size`` are scaled to it, those of another shape damaged."""
+    is_said = False
     for arrival in arrivals:
-        shape = None if arrival.frame is None else arrival.frame.left.shape[:2]
-        if shape is not None and shape != size:
-            reason = f"is {shape[1]}x{shape[0]}, the first frame {size[1]}x{size[0]}"
-            arrival = replace(arrival, frame=None, damage=reason)
+        frame = arrival.frame
+        if frame is not None and frame.size != size:
+            sizes = f"{frame.size[1]}x{frame.size[0]}, the first frame {size[1]}x{size[0]}"
+            if abs(frame.size[1] * size[0] / (frame.size[0] * size[1]) - 1) > _SAME_SHAPE:
+                yield replace(arrival, frame=None, damage=f"is {sizes}")
+                continue
+            if not is_said:
+                log.warning("from frame %d on pictures are %s: they are scaled to it", arrival.number, sizes)
+                is_said = True
+            arrival = replace(arrival, frame=_scaled(frame, size))
         yield arrival
+
+
+def _scaled(frame: StereoFrame, size: tuple[int, int]) -> StereoFrame:
+    sides = (size[1], size[0]), Image.Resampling.BILINEAR
+    return StereoFrame(
+        *(np.asarray(Image.fromarray(one).resize(*sides)) for one in (frame.left, frame.right))
+    )

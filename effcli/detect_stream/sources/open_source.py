@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from effcli.core.errors import UsageError
 from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
 from effcli.detect_stream.data.drive_sets import drawn_sequences, parse_synthetic
-from effcli.detect_stream.data.folder_pairs import FolderPair
+from effcli.detect_stream.data.picture_pairs import PairSequence, PicturePair, folder_pair, pictures_in
 from effcli.detect_stream.data.sequence_layouts import open_sequence
+from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.sources.frame_source import FrameSource, SequenceSource
 from effcli.detect_stream.sources.pipe_source import PipeSource
-from effcli.detect_stream.sources.video_source import VIDEO_ENDINGS, VideoSource
+from effcli.detect_stream.sources.video_source import VIDEO_ENDINGS, LiveSource, VideoSource, is_live_name
 
 _DEFAULT_FRAMES = 60
 
@@ -21,22 +23,31 @@ _DEFAULT_FRAMES = 60
 _DEFAULT_SEED = 2_000_000
 
 
-def open_source(
-    source: str | None,
-    right: str | None,
-    calibration: str | None,
-    fps: float | None,
-    pipe: BinaryIO,
-    most_frames: int | None = None,
-) -> FrameSource:
+@dataclass(frozen=True)
+class SourceName:
+    """What the command line names.
+
+    Attributes:
+        source: None for a synthetic drive, ``synthetic:N`` for drive N, a folder of a layout that is read, a left
+            folder, picture or video, a camera or the address of a stream, or ``-``.
+        right: the right folder, picture or video.
+        calibration: file of the calibration; None looks where it should be.
+        fps: frames per second; None as the source says, else 10.
+        side_by_side: ``source`` has both eyes in each picture, the left one at the left.
+    """
+
+    source: str | None = None
+    right: str | None = None
+    calibration: str | None = None
+    fps: float | None = None
+    side_by_side: bool = False
+
+
+def open_source(name: SourceName, pipe: BinaryIO, most_frames: int | None = None) -> FrameSource:
     """The stream that the command line names.
 
     Args:
-        source: None for a synthetic drive, ``synthetic:N`` for drive N, a sequence of KITTI Tracking, a folder with
-            left/ and right/, a left folder or video, or ``-``.
-        right: the right folder or video.
-        calibration: file of the calibration; None looks where it should be.
-        fps: frames per second; None as the source says, else 10.
+        name: what it names.
         pipe: standard input.
         most_frames: of a synthetic drive.
 
@@ -44,19 +55,51 @@ def open_source(
         InputError: there is no such source, or it is damaged.
         UsageError: something is missing on the command line.
     """
+    source, fps = name.source, name.fps
+    if name.side_by_side and name.right is not None:
+        raise UsageError("is one source with both eyes; name no right one", place="--side-by-side")
+    if name.side_by_side and (source in (None, "-") or parse_synthetic(str(source)) is not None):
+        raise UsageError("a pipe and synthetic drives have two pictures per frame", place="--side-by-side")
     if source is None or parse_synthetic(source) is not None:
         return SequenceSource(drawn_sequences([_drive(source, most_frames)], 1)[0], fps)
     if source == "-":
-        return PipeSource(pipe, read_calibration(_required(calibration, "-")), fps)
-    path = Path(source)
-    if right is not None:
-        found = read_calibration(_required(calibration, source))
-        if path.suffix.lower() in VIDEO_ENDINGS:
-            return VideoSource(path, Path(right), found, fps)
-        return SequenceSource(FolderPair(path, Path(right), found), fps)
-    if path.suffix.lower() in VIDEO_ENDINGS:
-        raise UsageError("is one video; name the right one after it", place=source)
-    return SequenceSource(open_sequence(path, calibration), fps)
+        return PipeSource(pipe, _calibration(name), fps)
+    if is_live_name(source):
+        if not name.side_by_side:
+            raise UsageError(
+                "a camera is read with both eyes in one picture: separate ones do not say which frames belong together",
+                place=source,
+                hint="--side-by-side; or pair the frames yourself and send them through a pipe (-)",
+            )
+        return LiveSource(source, _calibration(name), fps)
+    return _of_files(name, Path(source))
+
+
+def is_real(name: SourceName) -> bool:
+    """Whether the pictures may be of a real camera."""
+    return name.source is not None and parse_synthetic(name.source) is None
+
+
+def _of_files(name: SourceName, path: Path) -> FrameSource:
+    if path.suffix.lower() in VIDEO_ENDINGS and not path.is_dir():
+        if name.right is None and not name.side_by_side:
+            raise UsageError(
+                "is one video",
+                place=str(path),
+                hint="name the right one after it, or --side-by-side if both eyes are in it",
+            )
+        return VideoSource(path, Path(name.right) if name.right else None, _calibration(name), name.fps)
+    if name.side_by_side:
+        pairs = [PicturePair(one, None, True) for one in ([path] if path.is_file() else pictures_in(path))]
+        folder = path.parent if path.is_file() else path
+        times = () if path.is_file() else (folder, folder.parent)
+        return SequenceSource(PairSequence(path.stem, pairs, _calibration(name), times), name.fps)
+    if name.right is None:
+        return SequenceSource(open_sequence(path, name.calibration), name.fps)
+    known, right = _calibration(name), Path(name.right)
+    if path.is_file() and right.is_file():
+        return SequenceSource(PairSequence(path.stem, [PicturePair(path, right)], known), name.fps)
+    return SequenceSource(folder_pair(path, right, known), name.fps)
 
 
 def _drive(source: str | None, most_frames: int | None) -> Drive:
@@ -67,9 +110,11 @@ def _drive(source: str | None, most_frames: int | None) -> Drive:
     return Drive(_DEFAULT_SEED + name.n_drives, n_frames, name.presets[0])
 
 
-def _required(calibration: str | None, place: str) -> Path:
-    if calibration is None:
+def _calibration(name: SourceName) -> StereoCalibration:
+    if name.calibration is None:
         raise UsageError(
-            "needs a calibration", place=place, hint="--calib FILE with lines P2: and P3: of 12 numbers"
+            "needs a calibration",
+            place=name.source,
+            hint="--calib FILE: lines P2: and P3: of 12 numbers, or another form of docs/detect-stream.md",
         )
-    return Path(calibration)
+    return read_calibration(Path(name.calibration))

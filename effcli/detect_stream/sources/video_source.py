@@ -1,40 +1,62 @@
-"""Two videos as a source of frames; needs PyAV."""
+"""Videos and live cameras as sources of frames; need PyAV, ``pip install effcli[video]``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from effcli.core.errors import InputError, UsageError
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
-from effcli.detect_stream.data.stereo_sequence import FPS, StereoFrame, StereoSequence
+from effcli.detect_stream.data.stereo_sequence import FPS, StereoFrame, StereoSequence, halves
+from effcli.detect_stream.sources.frame_clock import FrameClock
 from effcli.detect_stream.sources.frame_source import Arrival
 
-VIDEO_ENDINGS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+VIDEO_ENDINGS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".ts")
+_LIVE = ("rtsp", "rtsps", "rtmp", "http", "https", "tcp", "udp", "srt")
+_DEVICES = "/dev/video"
+_TIMEOUT_S = 10.0
+
+
+def is_live_name(source: str) -> bool:
+    """Whether a source is a camera or a stream: ``/dev/video0``, ``rtsp://...``."""
+    return source.startswith(_DEVICES) or (source.partition("://")[0] in _LIVE and "://" in source)
 
 
 class VideoSource:
-    """Two videos of the same length; needs PyAV, ``pip install effcli[video]``."""
+    """Two videos, or one with both eyes side by side.
+
+    Where one video is longer, frames of the other are missing: they cannot be read.
+
+    Args:
+        left: the left video, or the one with both eyes.
+        right: the right video; None where both eyes are in one.
+        calibration: of the cameras.
+        fps: frames per second; None as the left video says, else 10.
+
+    Raises:
+        InputError: a video cannot be read, or they have not the same size.
+        UsageError: PyAV is not installed.
+    """
 
     is_live = False
 
-    def __init__(self, left: Path, right: Path, calibration: StereoCalibration, fps: float | None) -> None:
+    def __init__(
+        self, left: Path, right: Path | None, calibration: StereoCalibration, fps: float | None
+    ) -> None:
         self.name, self.calibration = left.stem, calibration
-        self._paths = (left, right)
-        containers = [_open_video(path) for path in self._paths]
+        self._paths = [str(path) for path in (left, right) if path is not None]
+        containers = [_opened(path) for path in self._paths]
         streams = [container.streams.video[0] for container in containers]
         sizes = [(stream.height, stream.width) for stream in streams]
-        counts = [stream.frames for stream in streams]
-        if sizes[0] != sizes[1]:
+        if sizes[0] != sizes[-1]:
             raise InputError(
                 f"is {sizes[1][1]}x{sizes[1][0]}, the left video {sizes[0][1]}x{sizes[0][0]}",
                 place=str(right),
             )
-        if counts[0] != counts[1]:
-            raise InputError(f"has {counts[1]} frames, the left video {counts[0]}", place=str(right))
         self.fps = fps or float(streams[0].average_rate or FPS)
-        self.n_frames: int | None = counts[0] or None
+        self.n_frames: int | None = max(stream.frames for stream in streams) or None
         self.sequence: StereoSequence | None = None
         for container in containers:
             container.close()
@@ -43,25 +65,103 @@ class VideoSource:
         """All frames, up to where one of the videos is damaged."""
         import av
 
+        containers = [_opened(path) for path in self._paths]
         number = 0
-        with _open_video(self._paths[0]) as left, _open_video(self._paths[1]) as right:
-            try:
-                for pair in zip(left.decode(video=0), right.decode(video=0), strict=False):
-                    yield Arrival(number, StereoFrame(*(one.to_ndarray(format="rgb24") for one in pair)))
-                    number += 1
-            except av.FFmpegError as error:
-                yield Arrival(number, None, f"a video cannot be read any further: {error}")
+        try:
+            for pictures in zip_longest(*(one.decode(video=0) for one in containers)):
+                yield self._arrival(number, pictures)
+                number += 1
+        except av.FFmpegError as error:
+            yield Arrival(number, None, f"a video cannot be read any further: {error}")
+        finally:
+            for container in containers:
+                container.close()
+
+    def _arrival(self, number: int, pictures: tuple[Any, ...]) -> Arrival:
+        if None in pictures:
+            side = "left" if pictures[0] is None else "right"
+            return Arrival(number, None, f"the {side} video has ended before")
+        arrays = [one.to_ndarray(format="rgb24") for one in pictures]
+        if len(arrays) == 2 and arrays[0].shape != arrays[1].shape:
+            return Arrival(number, None, "left and right have not the same size")
+        return _arrival_of(number, arrays, self._paths[0])
 
 
-def _open_video(path: Path) -> Any:
+class LiveSource:
+    """A camera or stream with both eyes side by side, as it comes.
+
+    Frames have the moments that their sender gives them; without any they are taken when they arrive.
+
+    Args:
+        address: ``/dev/video0`` or an address of FFmpeg's, ``rtsp://...``.
+        calibration: of the cameras.
+        fps: see :class:`~effcli.detect_stream.sources.frame_clock.FrameClock`.
+
+    Raises:
+        InputError: it cannot be opened.
+        UsageError: PyAV is not installed.
+    """
+
+    is_live = True
+
+    def __init__(self, address: str, calibration: StereoCalibration, fps: float | None) -> None:
+        self.name, self.calibration = "camera", calibration
+        self._address, self._container = address, _opened(address)
+        self._clock = FrameClock(self.name, fps)
+        self.fps = self._clock.fps
+        self.n_frames: int | None = None
+        self.sequence: StereoSequence | None = None
+
+    def frames(self) -> Iterator[Arrival]:
+        """Frames until the sender ends; if it breaks off, the last one says so."""
+        import av
+
+        number = 0
+        try:
+            for packet in self._container.demux(video=0):
+                for arrival, moment in self._decoded(packet, number):
+                    number = arrival.number + 1
+                    stamped = arrival if arrival.frame is None else self._clock.stamped(arrival, moment)
+                    self.fps = self._clock.fps
+                    yield stamped
+        except (av.FFmpegError, OSError) as error:
+            yield Arrival(number, None, f"the stream broke off: {error}")
+        finally:
+            self._container.close()
+
+    def _decoded(self, packet: Any, number: int) -> list[tuple[Arrival, float | None]]:
+        """The frames of a packet, the first with this number, and their moments; a damaged packet counts as one."""
+        import av
+
+        try:
+            pictures = packet.decode()
+        except av.error.InvalidDataError as error:
+            return [(Arrival(number, None, f"it cannot be decoded: {error}"), None)]
+        return [
+            (_arrival_of(number + i, [one.to_ndarray(format="rgb24")], self._address), one.time)
+            for i, one in enumerate(pictures)
+        ]
+
+
+def _arrival_of(number: int, pictures: list[Any], place: str) -> Arrival:
+    try:
+        return Arrival(number, StereoFrame(*pictures) if len(pictures) == 2 else halves(pictures[0], place))
+    except InputError as error:
+        return Arrival(number, None, error.message)
+
+
+def _opened(address: str) -> Any:
     try:
         import av
     except ImportError:
-        raise UsageError("videos need PyAV", place=str(path), hint="pip install 'effcli[video]'") from None
+        raise UsageError(
+            "videos and cameras need PyAV", place=address, hint="pip install 'effcli[video]'"
+        ) from None
+    kind = "v4l2" if address.startswith(_DEVICES) else None
     try:
-        container = av.open(str(path))
-    except (OSError, av.FFmpegError) as error:
-        raise InputError(f"cannot be read as a video: {error}", place=str(path)) from None
+        container = av.open(address, format=kind, timeout=_TIMEOUT_S if is_live_name(address) else None)
+    except (OSError, av.FFmpegError, ValueError) as error:
+        raise InputError(f"cannot be read as a video: {error}", place=address) from None
     if not container.streams.video:
-        raise InputError("holds no video", place=str(path))
+        raise InputError("holds no video", place=address)
     return container

@@ -34,6 +34,8 @@ def draw(
         truth: labels, thin and white; None where there are none.
         caption: a line at the top.
     """
+    if truth is not None:  # these are parts of the picture, without a place in the world
+        truth = truth.pick(np.array([kind != "DontCare" for kind in truth.kinds], bool))
     factor = WIDTH / left.shape[1]
     height = round(left.shape[0] * factor)
     image = Image.fromarray(left).resize((WIDTH, height), Image.Resampling.BICUBIC)

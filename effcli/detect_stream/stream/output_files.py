@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,21 @@ from effcli.detect_stream.stream.output import StreamOutput
 class StreamFiles:
     """``streaming.jsonl``, and results in KITTI's form: ``data/FRAME.txt``, and all together in ``NAME.txt``.
 
-    Results for a frame are written when it, or a later one, has come: those for a frame that never comes, such as the
-    one after the last, would be refused by tracking tools.
+    Results for a frame that does not exist, such as the one after the last, are not written: tracking tools refuse
+    them. Where the frames are not known before, results wait until their frame, or a later one, has come.
 
     Args:
         folder: for them; made if it is not there.
         name: of the stream.
+        numbers: of all frames; None where they are not known.
 
     Raises:
         RunError: the folder or a file cannot be written.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, numbers: Collection[int] | None = None) -> None:
         self._data = make_folder(folder / "data")
+        self._numbers = None if numbers is None else frozenset(numbers)
         self._waiting: list[tuple[int, FrameObjects]] = []
         self._files = [folder / "streaming.jsonl", folder / f"{name}.txt"]
         try:
@@ -41,13 +44,14 @@ class StreamFiles:
 
     def add(self, line: str, output: StreamOutput) -> None:
         """Write an output, which is ``line`` in JSON, and keep its objects until their frame has come."""
-        self._waiting.append((output.target_frame, output.detected.objects))
+        if self._numbers is None or output.target_frame in self._numbers:
+            self._waiting.append((output.target_frame, output.detected.objects))
         try:
             self._lines.write(f"{line}\n")
             self._lines.flush()
         except OSError as error:
             raise write_error(error, self._data.parent) from None
-        self.came(output.frame)
+        self.came(output.frame if self._numbers is None else output.target_frame)
 
     def came(self, number: int) -> None:
         """Write the results for all frames up to this number, which has come."""

@@ -18,6 +18,7 @@ _ROWS = 4
 _BLOCK = 16
 _LEAST_TEXTURE = 4.0
 _MOST_ROWS_OFF = 1.0
+_LEAST_SHARE = 0.75
 
 
 def row_offset(left: Tensor, right: Tensor, n_disparities: int = 64) -> float:
@@ -52,6 +53,21 @@ def row_offset(left: Tensor, right: Tensor, n_disparities: int = 64) -> float:
     halves = zip(rows.chunk(2, 3), textured.chunk(2, 3), strict=True)
     offsets = [float(half[mask].median()) for half, mask in halves if mask.sum() >= 4]
     return max(offsets, key=abs, default=0.0)
+
+
+def warn_if_size_is_odd(size: tuple[int, int], config: NetworkConfig) -> None:
+    """Log a hint if pictures of a height and width are much smaller than the network's, or upright."""
+    height, width = size
+    if width < _LEAST_SHARE * config.width:
+        log.warning(
+            "the pictures are %dx%d, the network sees %dx%d: in small pictures only near objects are found",
+            *(width, height, config.width, config.height),
+        )
+    elif height > width:
+        log.warning(
+            "the pictures are %dx%d, upright: of %d rows the network sees %d; are they turned by 90 degrees?",
+            *(width, height, height, round(config.height * max(1.0, width / config.width))),
+        )
 
 
 def warn_if_not_rectified(frame: StereoFrame, fit: FrameFit, config: NetworkConfig) -> None:

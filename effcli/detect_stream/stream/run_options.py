@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +11,7 @@ from effcli.core.files import check_new_file, check_new_folder
 from effcli.data.moving_pictures import check_video
 from effcli.detect_stream.recipe import StreamRunSection
 from effcli.detect_stream.sources.frame_source import FrameSource
+from effcli.detect_stream.sources.open_source import SourceName
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,7 @@ class RunOptions:
     """Where frames come from, and what is written.
 
     Attributes:
-        source: as of :func:`~effcli.detect_stream.sources.open_source.open_source`.
-        right: the right folder or video.
-        calibration: its file; None looks where it should be.
-        fps: frames per second; None as the source says.
+        source: where frames come from.
         pipe: standard input.
         latencies_s: of the virtual clock, seconds, in turn; None takes what was measured.
         most_frames: stop after this many; None at the end.
@@ -30,10 +28,7 @@ class RunOptions:
         force: overwrite them.
     """
 
-    source: str | None = None
-    right: str | None = None
-    calibration: str | None = None
-    fps: float | None = None
+    source: SourceName = field(default_factory=SourceName)
     pipe: BinaryIO | None = None
     latencies_s: tuple[float, ...] | None = None
     most_frames: int | None = None

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from effcli.core.errors import InputError
-from effcli.detect_stream.data.folder_pairs import FolderPair
 from effcli.detect_stream.data.frame_times import (
     Timeline,
     read_times,
@@ -18,6 +17,7 @@ from effcli.detect_stream.data.frame_times import (
     timeline_of_pictures,
 )
 from effcli.detect_stream.data.labelled_sequences import Clip
+from effcli.detect_stream.data.picture_pairs import PairSequence, folder_pair
 from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.sources.frame_source import SequenceSource
 
@@ -32,6 +32,10 @@ def test_numbers_are_those_of_the_names() -> None:
     stamps = timeline_by_names(["315967376899927209", "315967376949927209"])
     assert stamps.numbers == (0, 1) and stamps.moments(10) == pytest.approx([0, 0.05])
     assert stamps.fps == pytest.approx(20)
+    dated = timeline_by_names(
+        [f"2018-07-11-14-48-52_2018-07-11-14-50-0{s}" for s in ("8-769", "8-869", "9-019")]
+    )
+    assert dated.numbers == (0, 1, 2) and dated.moments(10) == pytest.approx([0, 0.1, 0.25])
 
 
 def test_files_of_timestamps(tmp_path: Path) -> None:
@@ -56,24 +60,24 @@ def test_files_of_timestamps(tmp_path: Path) -> None:
         timeline_of_pictures(["0", "1"], [tmp_path])
 
 
-def folder_pair(folder: Path, names: list[str]) -> FolderPair:
+def made_pair(folder: Path, names: list[str]) -> PairSequence:
     for side in ("left", "right"):
         (folder / side).mkdir()
         for name in names:
             Image.new("RGB", (8, 8)).save(folder / side / f"{name}.png")
-    return FolderPair(folder / "left", folder / "right", Drive(1).calibration)
+    return folder_pair(folder / "left", folder / "right", Drive(1).calibration)
 
 
 def test_a_folder_is_a_source_with_its_numbers_and_moments(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pair = folder_pair(tmp_path, ["000049", "000050", "000053"])
+    pair = made_pair(tmp_path, ["000049", "000050", "000053"])
     arrivals = list(SequenceSource(pair).frames())
     assert [one.number for one in arrivals] == [49, 50, 53]
     assert [one.time_s for one in arrivals] == pytest.approx([0, 0.1, 0.4])
     assert "2 frames are missing between 49 and 53" in caplog.text
     assert timeline_of(Clip(pair, 1, 2)).numbers == (50, 53)
     (tmp_path / "timestamps.txt").write_text("5\n6\n9\n")
-    source = SequenceSource(FolderPair(tmp_path / "left", tmp_path / "right", pair.calibration), 10)
+    source = SequenceSource(folder_pair(tmp_path / "left", tmp_path / "right", pair.calibration), 10)
     assert [one.time_s for one in source.frames()] == [0, 1, 4]
     assert "its timestamps say 0.5 frames per second, --fps 10; the timestamps are used" in caplog.text

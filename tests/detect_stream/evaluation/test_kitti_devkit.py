@@ -23,7 +23,8 @@ Overlaps = Callable[[int], np.ndarray]
 
 def devkit_thresholds(scores: list[float], n_true: int) -> list[float]:
     """``getThresholds``."""
-    ordered, found, current = sorted(scores, reverse=True), [], 0.0
+    ordered, current = sorted(scores, reverse=True), 0.0
+    found: list[float] = []
     for i in range(len(ordered)):
         left = (i + 1) / n_true
         right = (i + 2) / n_true if i < len(ordered) - 1 else left
@@ -66,7 +67,8 @@ def statistics(
 ) -> tuple[int, int, list[float]]:
     """``computeStatistics``: true and false positives at a score, or with none the scores of what is matched."""
     assigned = [False] * len(mine)
-    hits, matched = 0, []
+    hits = 0
+    matched: list[float] = []
     for i, neutral in enumerate(truth):
         if neutral == -1:
             continue

@@ -57,6 +57,13 @@ def test_outputs_are_in_the_files_as_soon_as_they_are_there(tmp_path: Path) -> N
         assert all(Path(path).exists() for path in files.paths)
 
 
+def test_results_for_frames_that_do_not_exist_are_not_written(tmp_path: Path) -> None:
+    with StreamFiles(tmp_path / "out", "cam", (49, 50, 53)) as files:
+        for number in (49, 50, 53):
+            files.add("{}", output(number))
+        assert [file.name for file in (tmp_path / "out/data").iterdir()] == ["000050.txt"]
+
+
 def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(RunError, match="cannot be made"):

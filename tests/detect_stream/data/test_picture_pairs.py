@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from effcli.core.errors import InputError
-from effcli.detect_stream.data.folder_pairs import paired_pictures, read_pair
+from effcli.detect_stream.data.picture_pairs import paired_pictures, read_pair
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.sources.pipe_source import PipeSource
 
@@ -34,7 +34,7 @@ def test_hidden_files_are_no_frames_and_others_are_said(
     (left / "._2.webp").write_bytes(b"x")
     (left / "times.txt").write_text("0\n")
     found = paired_pictures(left, right)
-    assert [[file.name for file in side] for side in found] == [["2.webp", "10.webp"]] * 2
+    assert [(pair.left.name, pair.right.name) for pair in found] == [("2.webp",) * 2, ("10.webp",) * 2]
     assert caplog.messages == [f"{left}: left out: 1 .txt"]
 
 

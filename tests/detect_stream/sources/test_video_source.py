@@ -1,0 +1,104 @@
+"""Videos of one or two eyes, and a live stream that is served on the loopback address."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from effcli.core.errors import InputError, UsageError
+from effcli.data.moving_pictures import write_video
+from effcli.detect_stream.data.stereo_calibration import write_calibration
+from effcli.detect_stream.data.synthetic_drives import Drive
+from effcli.detect_stream.sources.open_source import SourceName, open_source
+
+av = pytest.importorskip("av")
+N_FRAMES = 6
+
+
+def picture(i: int) -> np.ndarray:
+    """Both eyes, [64, 128, 3], left and right of other grey."""
+    return np.repeat(np.repeat(np.array([[40 + 10 * i, 180]], np.uint8), 64, 1), 64, 0)[..., None].repeat(
+        3, 2
+    )
+
+
+@pytest.fixture
+def calibration(tmp_path: Path) -> str:
+    write_calibration(tmp_path / "calib.txt", Drive(1).calibration)
+    return str(tmp_path / "calib.txt")
+
+
+def opened(*names: object, calibration: str, **options: object) -> list:
+    name = SourceName(*map(str, names), calibration=calibration, **options)  # type: ignore[arg-type]
+    return list(open_source(name, io.BytesIO()).frames())
+
+
+def test_one_video_with_both_eyes(tmp_path: Path, calibration: str) -> None:
+    file = tmp_path / "both.mp4"
+    write_video(file, [Image.fromarray(picture(i)) for i in range(N_FRAMES)], 20)
+    with pytest.raises(UsageError, match="is one video"):
+        opened(file, calibration=calibration)
+    arrivals = opened(file, calibration=calibration, side_by_side=True)
+    assert len(arrivals) == N_FRAMES
+    assert arrivals[2].frame.left.shape == arrivals[2].frame.right.shape == (64, 64, 3)
+    assert abs(arrivals[2].frame.left.mean() - 60) < 3 and abs(arrivals[2].frame.right.mean() - 180) < 3
+
+
+def test_a_longer_video_has_frames_that_cannot_be_read(tmp_path: Path, calibration: str) -> None:
+    for name, n in (("left", N_FRAMES), ("right", N_FRAMES - 2)):
+        write_video(tmp_path / f"{name}.mp4", [Image.fromarray(picture(i)) for i in range(n)], 20)
+    files = tmp_path / "left.mp4", tmp_path / "right.mp4"
+    arrivals = opened(*files, calibration=calibration)
+    assert [one.damage for one in arrivals] == [None] * 4 + ["the right video has ended before"] * 2
+
+
+def mpegts(fps: int) -> bytes:
+    data = io.BytesIO()
+    with av.open(data, "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+        stream.time_base = Fraction(1, fps)
+        for i in range(N_FRAMES):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(i), format="rgb24")))
+        container.mux(stream.encode())
+    return data.getvalue()
+
+
+def serve(data: bytes) -> str:
+    """The address of a server that sends some bytes to the first who connects."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        connection, _ = server.accept()
+        with connection, server:
+            connection.sendall(data)
+
+    threading.Thread(target=run, daemon=True).start()
+    return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_live_stream_has_the_moments_of_its_sender(calibration: str) -> None:
+    address = serve(mpegts(25))
+    arrivals = opened(address, calibration=calibration, side_by_side=True)
+    assert len(arrivals) >= N_FRAMES - 1
+    assert np.diff([one.time_s for one in arrivals]) == pytest.approx(1 / 25, abs=1e-3)
+    assert abs(arrivals[0].frame.left.mean() - 40) < 5 and abs(arrivals[0].frame.right.mean() - 180) < 5
+    assert arrivals[-1].interval_s == pytest.approx(1 / 25, abs=1e-3)
+
+
+def test_a_camera_is_refused_by_name_where_it_cannot_be_read(calibration: str) -> None:
+    with pytest.raises(UsageError, match="both eyes in one picture"):
+        opened("/dev/video0", calibration=calibration)
+    with pytest.raises(InputError, match="/dev/video77: cannot be read as a video"):
+        opened("/dev/video77", calibration=calibration, side_by_side=True)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(InputError, match="cannot be read as a video"):
+        opened(f"tcp://127.0.0.1:{port}", calibration=calibration, side_by_side=True)
