@@ -145,9 +145,11 @@ def test_a_video_has_every_frame(place: Path, tmp_path: Path, ending: str) -> No
 
     with av.open(str(file)) as container:
         assert len(list(container.decode(video=0))) == 6
-    left = effcli("detect-stream", file, file, "--calib", "kitti/training/calib/0000.txt", *SIM, cwd=place)
-    assert left.code == 0, left.stderr
-    assert parsed(left)[1]["metrics"]["frames"] == 6
+    calib = ["--calib", "kitti/training/calib/0000.txt"]
+    assert "left and right are the same picture" in refused(place, file, file, *calib, *SIM)
+    both = effcli("detect-stream", file, "--side-by-side", *calib, *SIM, cwd=place)
+    assert both.code == 0, both.stderr
+    assert parsed(both)[1]["metrics"]["frames"] == 6
 
 
 def stream_of(pair: Path, *, raw: bool) -> bytes:
