@@ -23,7 +23,7 @@ from torch import Tensor
 
 from effcli.core.memory import keep_freed_memory
 from effcli.core.runtime import DTYPES, create_runtime
-from effcli.detect_stream.data.drive_sets import drawn_sequences
+from effcli.detect_stream.data.drive_sets import drawn_sequences, drive_of
 from effcli.detect_stream.data.synthetic_drives import Drive, Preset
 from effcli.detect_stream.evaluation.stream_summary import percentiles
 from effcli.detect_stream.network.config import FULL, TINY, NetworkConfig
@@ -184,6 +184,25 @@ def odometry(preset: Preset, n_drives: int = 3, n_frames: int = 12) -> dict[str,
     }
 
 
+def drawing(n_drives: int = 6, n_frames: int = 4) -> dict[str, float]:
+    """Milliseconds of processor time per frame that is generated, taking turns: the old presets, and the town."""
+    forms = {
+        name: [drive_of(5_000_000 + i, name, n_frames + 1) for i in range(n_drives)]
+        for name in ("street", "crowded", "town")
+    }
+    for drives in forms.values():
+        for drive in drives:
+            drive.frame(0)  # compiles, and builds what stands still
+    spent = dict.fromkeys(forms, 0.0)
+    for number in range(n_drives):
+        for name, drives in forms.items():
+            started = time.thread_time()
+            for i in range(1, n_frames + 1):
+                drives[number].frame(i)
+            spent[name] += 1000 * (time.thread_time() - started)
+    return {name: round(total / n_drives / n_frames, 1) for name, total in spent.items()}
+
+
 def limits_of(score: float) -> Any:
     """Boxes of at least a score."""
     from effcli.detect_stream.network.box_decoding import Limits
@@ -207,6 +226,7 @@ def main() -> None:
     }
     if arguments.full:
         result["full_frame_ms"] = frames(FULL, 1, ("fp32", "bf16"))
+    result["drawing_cpu_ms"] = drawing()
     for preset in ("street", "turn", "fast-ego"):
         result[f"odometry_{preset}"] = odometry(preset)
     for fps in (10.0, 20.0):

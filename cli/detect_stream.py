@@ -358,7 +358,8 @@ def synth(
             "--preset",
             metavar="NAME",
             help="What the drives are like: street, straight, turn, fast-ego (15 to 25 m/s), static (nothing moves) or "
-            "crowded.",
+            "crowded, of boxes; or town, with varied cameras, shapes and light; town-GROUP is the town without one of "
+            "camera, clutter, optics, shapes and textures.",
         ),
     ] = "street",
     seed: Annotated[

@@ -75,8 +75,12 @@ def image_boxes(boxes: np.ndarray, projection: np.ndarray) -> np.ndarray:
 
     Edges that pass the camera's plane are cut there. A box behind the camera is NaN.
     """
-    points = ground_to_camera(corners(boxes))
-    found = np.full((len(boxes), 4), np.nan)
+    return image_boxes_of_corners(ground_to_camera(corners(boxes)), projection)
+
+
+def image_boxes_of_corners(points: np.ndarray, projection: np.ndarray) -> np.ndarray:
+    """The same of any eight corners in the order of :func:`corners`, in the rectified camera frame, ``[N, 8, 3]``."""
+    found = np.full((len(points), 4), np.nan)
     whole = (points[..., 2] >= NEAR_M).all(1)
     pixels = project(points[whole], projection)
     found[whole] = np.concatenate([pixels.min(1), pixels.max(1)], 1)

@@ -16,16 +16,22 @@ from effcli.core.progress import progress_bar
 from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.data.kitti_tracking import write_sequence
 from effcli.detect_stream.data.stereo_sequence import StereoFrame, StereoSequence
-from effcli.detect_stream.data.synthetic_drives import HEIGHT, WIDTH, Drive, Preset, drives_of
+from effcli.detect_stream.data.synthetic_drives import CLIP_FRAMES, Drive, Preset
+from effcli.detect_stream.data.town.drive import TOWN_FRAMES, TownDrive
+from effcli.detect_stream.data.town.switches import parse_town
+
+PRESET_NAMES = (*get_args(Preset), "town", "town-GROUP-GROUP without groups of what varies")
 
 _TRAIN_DRIVES, _EVAL_DRIVES = 1, 2
+_KNOWN_EVERY = 4
+"""Rows and columns of the depths that are kept, as a LiDAR would know them."""
 
 
 Part = Literal["train", "eval"]
 
 
 class DrawnSequence:
-    """A sequence kept in memory."""
+    """A sequence kept in memory, with the depth of every fourth row and column."""
 
     def __init__(
         self,
@@ -51,9 +57,13 @@ class DrawnSequence:
         return self._objects[i]
 
     def depth(self, i: int) -> np.ndarray | None:
-        """Depth in float32."""
-        depth = self._depths[i]
-        return None if depth is None else depth.astype(np.float32)
+        """Depth in float32, 0 where it was not kept."""
+        known = self._depths[i]
+        if known is None:
+            return None
+        depth = np.zeros(self._frames[i].left.shape[:2], np.float32)
+        depth[::_KNOWN_EVERY, ::_KNOWN_EVERY] = known
+        return depth
 
     def pose(self, i: int) -> np.ndarray | None:
         """Of the camera."""
@@ -70,7 +80,7 @@ class SyntheticName:
     """
 
     n_drives: int
-    presets: tuple[Preset, ...]
+    presets: tuple[str, ...]
 
 
 def parse_synthetic(source: str) -> SyntheticName | None:
@@ -84,24 +94,36 @@ def parse_synthetic(source: str) -> SyntheticName | None:
         return None
     number = rest[0] if rest else "8"
     presets = rest[1].split("+") if len(rest) > 1 else ["street"]
-    unknown = [name for name in presets if name not in get_args(Preset)]
+    unknown = [name for name in presets if not _is_preset(name)]
     if not number.isdigit() or int(number) < 1 or unknown or len(rest) > 2:
         raise UsageError(
             "expected synthetic:N or synthetic:N:PRESET+PRESET",
             place=source,
-            hint=f"presets: {', '.join(get_args(Preset))}",
+            hint=f"presets: {', '.join(PRESET_NAMES)}",
         )
-    return SyntheticName(int(number), tuple(presets))  # type: ignore[arg-type]
+    return SyntheticName(int(number), tuple(presets))
 
 
-def drives_named(name: SyntheticName, part: Part) -> list[Drive]:
+def _is_preset(name: str) -> bool:
+    return name in get_args(Preset) or parse_town(name) is not None
+
+
+def drive_of(seed: int, preset: str, n_frames: int | None = None) -> Drive | TownDrive:
+    """A drive of a known preset; by default 16 frames of the town, 40 of others."""
+    switches = parse_town(preset)
+    if switches is not None:
+        return TownDrive(seed, n_frames or TOWN_FRAMES, switches)
+    return Drive(seed, n_frames or CLIP_FRAMES, preset)  # type: ignore[arg-type]
+
+
+def drives_named(name: SyntheticName, part: Part) -> list[Drive | TownDrive]:
     """The drives of a name; those to learn from and to measure on have nothing in common."""
     first = {"train": _TRAIN_DRIVES, "eval": _EVAL_DRIVES}[part] * 1_000_000
-    return [Drive(first + i, preset=name.presets[i % len(name.presets)]) for i in range(name.n_drives)]
+    return [drive_of(first + i, name.presets[i % len(name.presets)]) for i in range(name.n_drives)]
 
 
 def drawn_sequences(
-    drives: Sequence[Drive], n_threads: int, check_stop: Callable[[], None] = lambda: None
+    drives: Sequence[Drive | TownDrive], n_threads: int, check_stop: Callable[[], None] = lambda: None
 ) -> list[StereoSequence]:
     """Drives generated whole, several at once; ``check_stop`` may leave by an error after each."""
     pool, found = ThreadPoolExecutor(max(1, n_threads)), []
@@ -114,14 +136,12 @@ def drawn_sequences(
     return found
 
 
-def _drawn(drive: Drive) -> StereoSequence:
+def _drawn(drive: Drive | TownDrive) -> StereoSequence:
     frames, objects, depths = [], [], []
     for i in range(len(drive)):
         frames.append(drive.frame(i))
         objects.append(drive.objects(i))
-        depth = np.zeros((HEIGHT, WIDTH), np.float16)  # every fourth pixel, as a LiDAR would
-        depth[::4, ::4] = drive.depth(i)[::4, ::4]
-        depths.append(depth)
+        depths.append(drive.depth(i)[::_KNOWN_EVERY, ::_KNOWN_EVERY].astype(np.float16))
     return DrawnSequence(drive, frames, objects, depths)
 
 
@@ -144,13 +164,13 @@ def write_drives(
     Raises:
         UsageError: there is no such preset, or the folder is not empty.
     """
-    if preset not in get_args(Preset):
+    if not _is_preset(preset):
         raise UsageError(
-            f"no preset {preset!r}", place="--preset", hint=f"available: {', '.join(get_args(Preset))}"
+            f"no preset {preset!r}", place="--preset", hint=f"available: {', '.join(PRESET_NAMES)}"
         )
     check_new_folder(folder, force=False)
     make_folder(folder)
-    drives: list[Drive] = drives_of(n_drives, seed, preset, n_frames)  # type: ignore[arg-type]
+    drives = [drive_of(seed * 100_000 + i, preset, n_frames) for i in range(n_drives)]
     n_objects = 0
     with progress_bar("drives", n_drives * n_frames, 0, "frames", show=show_progress) as advance:
         for number, drive in enumerate(drives):

@@ -205,13 +205,6 @@ def calibration_of_drives() -> StereoCalibration:
     return StereoCalibration(left, right, velo)
 
 
-def drives_of(
-    n_drives: int, seed: int, preset: Preset = "street", n_frames: int = CLIP_FRAMES
-) -> list[Drive]:
-    """Drives that no other seed shares."""
-    return [Drive(seed * 100_000 + i, n_frames, preset) for i in range(n_drives)]
-
-
 def _areas(boxes: np.ndarray) -> np.ndarray:
     areas: np.ndarray = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), 1)
     return np.asarray(np.nan_to_num(areas))

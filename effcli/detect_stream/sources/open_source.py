@@ -8,11 +8,12 @@ from typing import BinaryIO
 
 from effcli.core.errors import UsageError
 from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
-from effcli.detect_stream.data.drive_sets import drawn_sequences, parse_synthetic
+from effcli.detect_stream.data.drive_sets import drawn_sequences, drive_of, parse_synthetic
 from effcli.detect_stream.data.picture_pairs import PairSequence, PicturePair, folder_pair, pictures_in
 from effcli.detect_stream.data.sequence_layouts import open_sequence
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.synthetic_drives import Drive
+from effcli.detect_stream.data.town.drive import TownDrive
 from effcli.detect_stream.sources.frame_source import FrameSource, SequenceSource
 from effcli.detect_stream.sources.pipe_source import PipeSource
 from effcli.detect_stream.sources.video_source import VIDEO_ENDINGS, LiveSource, VideoSource, is_live_name
@@ -102,12 +103,12 @@ def _of_files(name: SourceName, path: Path) -> FrameSource:
     return SequenceSource(folder_pair(path, right, known), name.fps)
 
 
-def _drive(source: str | None, most_frames: int | None) -> Drive:
+def _drive(source: str | None, most_frames: int | None) -> Drive | TownDrive:
     name = parse_synthetic(source) if source else None
     n_frames = max(3, min(_DEFAULT_FRAMES, most_frames or _DEFAULT_FRAMES))
     if name is None:
         return Drive(_DEFAULT_SEED, n_frames, "crowded")
-    return Drive(_DEFAULT_SEED + name.n_drives, n_frames, name.presets[0])
+    return drive_of(_DEFAULT_SEED + name.n_drives, name.presets[0], n_frames)
 
 
 def _calibration(name: SourceName) -> StereoCalibration:
