@@ -104,7 +104,7 @@ def picture(light: np.ndarray, exposure: Exposure, eye: Eye, rng: np.random.Gene
         rows = slice(max(0, int(top - half_y)), int(top + half_y))
         columns = slice(max(0, int(left - half_x)), int(left + half_x))
         grey[rows, columns] = value
-    pixels = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
     if eye.quality is None:
         return pixels
     file = BytesIO()
