@@ -54,7 +54,8 @@ def grey(root: Path) -> Path:
 
 
 def vkitti(root: Path) -> Path:
-    save_eyes(*(root / f"frames/rgb/Camera_{i}" for i in (0, 1)), names=("rgb_{:05d}.jpg", "rgb_{:05d}.jpg"))
+    eyes = root / "frames/rgb"
+    save_eyes(eyes / "Camera_0", eyes / "Camera_1", ("rgb_{:05d}.jpg", "rgb_{:05d}.jpg"))
     for name, text in FORMS["vkitti"].items():
         (root / name).write_text(text)
     return root
@@ -62,9 +63,8 @@ def vkitti(root: Path) -> Path:
 
 def argoverse(root: Path) -> Path:
     sides = tuple(f"stereo_front_{side}_rect" for side in ("left", "right"))
-    save_eyes(
-        *(root / side for side in sides), names=(f"{sides[0]}_{{:06d}}.jpg", f"{sides[1]}_{{:06d}}.jpg")
-    )
+    names = (f"{sides[0]}_{{:06d}}.jpg", f"{sides[1]}_{{:06d}}.jpg")
+    save_eyes(root / sides[0], root / sides[1], names)
     (root / "vehicle_calibration_stereo_info.json").write_text(next(iter(FORMS["argoverse"].values())))
     return root
 
@@ -142,8 +142,8 @@ def test_both_eyes_side_by_side(tmp_path: Path) -> None:
         name = SourceName(str(tmp_path / source), calibration=str(tmp_path / "calib.txt"), side_by_side=True)
         arrivals = list(open_source(name, None).frames())  # type: ignore[arg-type]
         assert len(arrivals) == n
-        frame = arrivals[-1].frame
-        assert frame is not None and np.array_equal(frame.right, FRAMES[2 if n == 3 else 1].right)
+        last = arrivals[-1].frame
+        assert last is not None and np.array_equal(last.right, FRAMES[2 if n == 3 else 1].right)
     Image.new("RGB", (9, 4)).save(tmp_path / "both/1.png")
     assert "are no two pictures side by side" in str(next(open_source(name, None).frames()).damage)  # type: ignore[arg-type]
 

@@ -35,8 +35,9 @@ def calibration(tmp_path: Path) -> str:
     return str(tmp_path / "calib.txt")
 
 
-def opened(*names: object, calibration: str, **options: object) -> list:
-    name = SourceName(*map(str, names), calibration=calibration, **options)  # type: ignore[arg-type]
+def opened(*names: object, calibration: str, side_by_side: bool = False) -> list:
+    left, right = map(str, names) if len(names) == 2 else (str(names[0]), None)
+    name = SourceName(left, right, calibration, side_by_side=side_by_side)
     return list(open_source(name, io.BytesIO()).frames())
 
 
