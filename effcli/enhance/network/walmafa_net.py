@@ -28,6 +28,8 @@ SIDE_MULTIPLE = 16
 
 _N_SEEN = 7
 """Channels that a network with an exposure head sees: the picture lit, the picture, the gain."""
+_FIRST_MAPS_STD = 2e-3
+"""Of the weights that say the maps, at the start: nearly the common curve, from where every map can be learned."""
 
 
 def pad_to_multiple(x: Tensor, multiple: int = SIDE_MULTIPLE) -> tuple[Tensor, tuple[int, int]]:
@@ -147,6 +149,8 @@ class WalMaFa(nn.Module):
         self.up_1 = Upsample(2 * c)
         self.decoder_0 = _blocks(n_1, c, config)
         self.output = WeightedSkip(c, N_MAPS if has_head else 3, 3)
+        if has_head:
+            nn.init.trunc_normal_(self.output.conv.weight, std=_FIRST_MAPS_STD)
         self.level = LevelPredictor() if has_head else None
         self.to(memory_format=torch.channels_last)
 
