@@ -112,6 +112,13 @@ def test_the_level_does_not_depend_on_the_resolution() -> None:
     assert max(levels) / min(levels) < 1.1, levels
 
 
+@pytest.mark.parametrize("top", [2_000, 8_000, 30_000])
+def test_a_ramp_of_16_bits_stays_monotonic(top: int) -> None:
+    ramp = np.linspace(0, top, 512).round().astype(np.uint16)[None, :, None].repeat(48, 0).repeat(3, 2)
+    result = enhancer("0.4").enhance(ramp).astype(int)
+    assert np.diff(result[:, 4:-4], axis=1).min() >= 0
+
+
 def test_one_picture_at_several_levels() -> None:
     dark = 0.2 * scene(96, 144)
     reached = [float(level(enhancer(str(wanted)).enhance(dark))) for wanted in (0.2, 0.35, 0.5, 0.65)]
