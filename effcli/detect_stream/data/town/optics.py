@@ -8,6 +8,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from effcli.data.images import read_rgb
+
 _LEVELS = 4096
 
 
@@ -109,7 +111,7 @@ def picture(light: np.ndarray, exposure: Exposure, eye: Eye, rng: np.random.Gene
         return pixels
     file = BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=eye.quality)
-    decoded: np.ndarray = np.asarray(Image.open(BytesIO(file.getvalue())))
+    decoded: np.ndarray = read_rgb(file.getvalue())[..., 0]
     return decoded
 
 
