@@ -33,7 +33,7 @@ def dwt(x: Tensor, wavelet: str = HAAR) -> tuple[Tensor, Tensor]:
         ``ll`` and ``details`` as :func:`haar_dwt` returns them.
 
     Raises:
-        ValueError: if H or W is odd, or there is no such wavelet.
+        ValueError: H or W is odd, or the wavelet is unknown.
     """
     if wavelet == HAAR:
         return haar_dwt(x)
@@ -55,7 +55,7 @@ def iwt(ll: Tensor, details: Tensor, wavelet: str = HAAR) -> Tensor:
         [B, C, 2h, 2w] in the promoted dtype of the two.
 
     Raises:
-        ValueError: if there is no such wavelet.
+        ValueError: the wavelet is unknown.
     """
     if wavelet == HAAR:
         return haar_iwt(ll, details)

@@ -51,7 +51,7 @@ def filters_of(name: str) -> tuple[Filters, Filters]:
     They are PyWavelets', but for the sign of the high-pass filters: details of a rising ramp are positive with Haar.
 
     Raises:
-        ValueError: there is no such discrete wavelet.
+        ValueError: the name is not that of a discrete wavelet.
     """
     import pywt
 

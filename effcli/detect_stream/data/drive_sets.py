@@ -162,7 +162,7 @@ def write_drives(
         ``sequences, frames, objects``.
 
     Raises:
-        UsageError: there is no such preset, or the folder is not empty.
+        UsageError: the preset is unknown, or the folder is not empty.
     """
     if not _is_preset(preset):
         raise UsageError(

@@ -53,7 +53,7 @@ def open_source(name: SourceName, pipe: BinaryIO, most_frames: int | None = None
         most_frames: of a synthetic drive.
 
     Raises:
-        InputError: there is no such source, or it is damaged.
+        InputError: the source does not exist, or it is damaged.
         UsageError: something is missing on the command line.
     """
     source, fps = name.source, name.fps

@@ -144,7 +144,7 @@ def parse_url(text: str) -> RemotePath:
 
 
 def list_files(folder: RemotePath) -> list[RemotePath]:
-    """All files below a folder, in the order of their paths; none where there is no such folder.
+    """All files below a folder, in the order of their paths; none if the folder does not exist.
 
     Raises:
         InputError: the folder cannot be listed.

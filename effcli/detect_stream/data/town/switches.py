@@ -38,7 +38,7 @@ def parse_town(name: str) -> TownSwitches | None:
     """The switches of ``town`` or ``town-GROUP-GROUP``; None for another preset.
 
     Raises:
-        UsageError: there is no such group.
+        UsageError: a group is unknown.
     """
     first, *off = name.split("-")
     if first != "town":
