@@ -15,10 +15,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 
+from effcli.detect_stream.data.value_noise import HELPER, noise
 from effcli.nn.compiled.numba_threads import compile_cached
 
 N_COLUMNS = 15
@@ -31,23 +31,9 @@ GROUND_Y = 1.65
 
 _ROAD_HALF_M = 5.0
 _SAMPLES = 2
-_HELPER = numba.njit(nogil=True, fastmath=True, error_model="numpy")
 
 
-@_HELPER
-def _noise(table, x, y):
-    """Value noise in -1..1 of a periodic table, bilinear."""
-    last = table.shape[0] - 1  # its sides are powers of two
-    fx, fy = math.floor(x), math.floor(y)
-    ix, iy = int(fx) & last, int(fy) & last
-    jx, jy = (ix + 1) & last, (iy + 1) & last
-    u, v = x - fx, y - fy
-    top = table[iy, ix] * (1 - u) + table[iy, jx] * u
-    low = table[jy, ix] * (1 - u) + table[jy, jx] * u
-    return top * (1 - v) + low * v
-
-
-@_HELPER
+@HELPER
 def _texture(table, x, y, footprint):
     """Octaves of 8 cm to 1.3 m, those finer than two samples left out: what is far does not flicker."""
     total = 0.0
@@ -56,13 +42,13 @@ def _texture(table, x, y, footprint):
         weight = min(1.0, max(0.0, wavelength / (2.0 * footprint) - 0.5))
         if weight > 0.0:
             total += (
-                weight * _noise(table, x / wavelength + 17.3 * octave, y / wavelength + 5.1 * octave) * 0.5
+                weight * noise(table, x / wavelength + 17.3 * octave, y / wavelength + 5.1 * octave) * 0.5
             )
         wavelength *= 2.0
     return total
 
 
-@_HELPER
+@HELPER
 def _hit(box, ox, oy, oz, dx, dy, dz):
     """Distance along a ray to a box and the face that it meets (0 ends, 1 top, 2 sides); a negative one for a miss."""
     rx, ry, rz = ox - box[0], oy - box[1], oz - box[2]
@@ -93,7 +79,7 @@ def _hit(box, ox, oy, oz, dx, dy, dz):
     return first, face
 
 
-@_HELPER
+@HELPER
 def _paint(box, face, x, y, z, footprint, table, sun_x, sun_y, sun_z):
     """Brightness factor and how much of the own colour is replaced by dark (windows, wheels), at a point of a box."""
     rx, ry, rz = x - box[0], y - box[1], z - box[2]
@@ -135,7 +121,7 @@ def _paint(box, face, x, y, z, footprint, table, sun_x, sun_y, sun_z):
     return value, dark
 
 
-@_HELPER
+@HELPER
 def _ground_colour(x, z, footprint, table):
     value = 1.0 + 0.55 * _texture(table, x, z, footprint)
     edge = abs(x) - _ROAD_HALF_M
@@ -201,7 +187,7 @@ def _cast(pose, camera, boxes, windows, table, image, depth, nearest, visible, c
                         visible[winner] += 1
                     continue
                 if best > 1e29:
-                    light = 0.75 - 0.35 * max(-0.6, dy) + 0.1 * _noise(table, dx * 20.0, dy * 40.0)
+                    light = 0.75 - 0.35 * max(-0.6, dy) + 0.1 * noise(table, dx * 20.0, dy * 40.0)
                     red, green, blue = red + 165 * light, green + 190 * light, blue + 225 * light
                     continue
                 x, y, z = ox + best * dx, oy + best * dy, oz + best * dz

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 
-from effcli.detect_stream.data.town.rasteriser import HELPER, noise
+from effcli.detect_stream.data.value_noise import HELPER, noise
 
 # Numbers of Material, as constants that numba can see.
 _GROUND, _PAINT, _DARK, _BRICK, _FACADE, _TILES, _FOLIAGE, _CLOTH, _SIGN, _LAMP, _HILL = (

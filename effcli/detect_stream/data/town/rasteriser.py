@@ -14,28 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-import numba
 import numpy as np
 from numba import types
 
+from effcli.detect_stream.data.value_noise import HELPER, noise
 from effcli.nn.compiled.numba_threads import compile_cached
 
 SOLID, LEAVES, BARS = 0, 1, 2
 _NEAR_M = 0.15
-HELPER = numba.njit(nogil=True, fastmath=True, error_model="numpy")
-
-
-@HELPER
-def noise(table, x, y):
-    """Value noise in -1..1 of a periodic table whose sides are powers of two, bilinear."""
-    last = table.shape[0] - 1
-    fx, fy = math.floor(x), math.floor(y)
-    ix, iy = int(fx) & last, int(fy) & last
-    jx, jy = (ix + 1) & last, (iy + 1) & last
-    u, v = x - fx, y - fy
-    top = table[iy, ix] * (1 - u) + table[iy, jx] * u
-    low = table[jy, ix] * (1 - u) + table[jy, jx] * u
-    return top * (1 - v) + low * v
 
 
 @HELPER

@@ -17,7 +17,7 @@ import numpy as np
 from numba import types
 
 from effcli.detect_stream.data.town.materials import colour_of
-from effcli.detect_stream.data.town.rasteriser import HELPER, noise
+from effcli.detect_stream.data.value_noise import HELPER, noise
 from effcli.nn.compiled.numba_threads import compile_cached
 
 _GLASS, _PAINT, _LAMP, _HILL = 3, 2, 12, 13
