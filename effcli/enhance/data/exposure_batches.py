@@ -8,6 +8,7 @@ is to stay as it is), in their colours, and in the level to reach.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -75,12 +76,21 @@ def exposure_batch(
         rank, world: this process, and how many there are.
     """
     samples = []
-    for draw in draws_of(step, batch_size, rank=rank, world=world):
-        epoch, index = item_of(draw, len(pairs), _ORDER_STREAM, seed)
-        rng = np.random.default_rng((_SAMPLE_STREAM, seed, epoch, draw % len(pairs)))
+    for index, rng in _drawn(
+        len(pairs), draws_of(step, batch_size, rank=rank, world=world), _SAMPLE_STREAM, seed
+    ):
         low, high = (picture.float() / 255 for picture in pairs[index])
         samples.append(_sample(low, high, data, rng))
     return ExposureBatch(*(torch.stack(list(parts)) for parts in zip(*samples, strict=True)))
+
+
+def _drawn(
+    n_pairs: int, draws: Iterable[int], stream: int, seed: int
+) -> Iterator[tuple[int, np.random.Generator]]:
+    """The pair of each draw, and a generator for what is varied of it."""
+    for draw in draws:
+        epoch, index = item_of(draw, n_pairs, _ORDER_STREAM, seed)
+        yield index, np.random.default_rng((stream, seed, epoch, draw % n_pairs))
 
 
 def _sample(low: Tensor, high: Tensor, data: WalMaFaDataSection, rng: np.random.Generator) -> ExposureBatch:
@@ -137,11 +147,9 @@ def level_batch(
     A sample is a part of a pair, with 60 to 100 % of each side, mirrored or not; in half of those whose dark picture
     is not the reference the exposure is changed by up to a factor of e, as the level to reach hardly depends on it.
     """
-    samples = []
-    for draw in draws_of(step, batch_size, rank=rank, world=world):
-        epoch, index = item_of(draw, len(pairs), _ORDER_STREAM, seed)
-        rng = np.random.default_rng((_LEVEL_STREAM, seed, epoch, draw % len(pairs)))
-        samples.append(_level_sample(*pairs[index], data, rng))
+    draws = draws_of(step, batch_size, rank=rank, world=world)
+    drawn = _drawn(len(pairs), draws, _LEVEL_STREAM, seed)
+    samples = [_level_sample(*pairs[index], data, rng) for index, rng in drawn]
     return LevelBatch(*(torch.stack(list(parts)) for parts in zip(*samples, strict=True)))
 
 
