@@ -79,7 +79,8 @@ MaxMemoryOption = Annotated[
         "--max-memory",
         metavar="MB",
         min=64,
-        help="Memory for one picture in MB; what needs more is computed in strips (default: half of what is free).",
+        help="Memory for one picture in MB; what needs more is computed in strips. Default: up "
+        "to half of what is free, and on a CPU strips of about 512 MB for what needs more than 1 GB.",
     ),
 ]
 

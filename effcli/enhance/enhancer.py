@@ -50,7 +50,8 @@ class Enhancer:
         brightness: the level to reach: ``auto``, a mean grey level, or stops such as ``+1EV``; of weights with an
             exposure head alone.
         strength: blend of the result with the input, 0..1: 0 is the input, 1 the result alone.
-        max_memory_mb: memory of WalMaFa for one picture in MB; None takes half of what is free. Larger pictures are
+        max_memory_mb: memory of WalMaFa for one picture in MB; None takes up to half of what is free, and
+            on a CPU computes what needs more than 1 GB in strips. Larger pictures are
             computed in overlapping strips with the same result up to rounding.
 
     Raises:

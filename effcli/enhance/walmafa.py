@@ -50,7 +50,8 @@ class Brightener:
     Args:
         network: fused for inference here.
         runtime: device and precision.
-        max_memory_mb: memory for one picture in MB; None takes half of what is free.
+        max_memory_mb: memory for one picture in MB; None takes up to half of what is free, and on a
+            CPU computes what needs more than 1 GB in strips.
         brightness: the level to reach.
         detail: how large pictures are computed: ``full``, ``fast`` (from a small form, see `fast_detail.py`), or
             ``auto``, which is fast where it is worth it.
