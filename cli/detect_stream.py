@@ -292,6 +292,15 @@ def evaluate(
             "those that training with this split holds out.",
         ),
     ] = "all",
+    frames: Annotated[
+        str | None,
+        typer.Option(
+            "--frames",
+            metavar="FROM-TO",
+            help="Which frames of a folder, by the numbers of their names, such as 128-139 or 0000:128-139; several "
+            "with commas. They replace --split.",
+        ),
+    ] = None,
     simulate_latency: LatencyOption = None,
     pairing: Annotated[
         Literal["sap", "asap"],
@@ -324,7 +333,7 @@ def evaluate(
         _ego_setting(ego_motion),
     )
     runtime = runtime_for(options)
-    result = pipeline.evaluate(weights or DEFAULT_WEIGHTS, data, split, settings, runtime)
+    result = pipeline.evaluate(weights or DEFAULT_WEIGHTS, data, split, settings, runtime, frames)
     if options.as_json:
         print_result(result.to_json(), [], as_json=True)
         return

@@ -22,7 +22,7 @@ from effcli.core.registry import load_method
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.core.weight_file import check_tensors
-from effcli.detect_stream.data.drive_sets import Part, parse_synthetic
+from effcli.detect_stream.data.drive_sets import Part
 from effcli.detect_stream.data.labelled_sequences import labelled_sequences
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
 from effcli.detect_stream.evaluation.sequence_evaluation import MeasureSettings, measure, pictures_of
@@ -54,6 +54,7 @@ from effcli.detect_stream.stream.video import Pictures, write_stream_video
 from effcli.detect_stream.training.clips import Clips
 from effcli.detect_stream.training.loop import fit
 from effcli.detect_stream.training.posed_sequences import PosedByPictures
+from effcli.detect_stream.training.training_data import TrainingData, training_data
 from effcli.detect_stream.weights import (
     FILE_NAME,
     TrainedDetector,
@@ -86,14 +87,12 @@ class TrainInputs:
     """What a training needs that is on the disk.
 
     Attributes:
-        sequences: what is learned from; None: synthetic drives, which the run draws.
-        held_out: what is measured on; None: synthetic drives, or nothing is measured.
+        data: sequences to learn from and to measure on.
         init: the detector that the training starts from, if any.
         stereo: the detector whose stereo parts are kept as they are, if any.
     """
 
-    sequences: list[StereoSequence] | None
-    held_out: list[StereoSequence] | None
+    data: TrainingData
     init: TrainedDetector | None
     stereo: TrainedDetector | None
 
@@ -119,8 +118,7 @@ def plan_train(recipe: StreamDsgnRecipe) -> Plan[TrainInputs]:
         check_tensors(network.state_dict(), init.network.state_dict(), str(recipe.train.init))
     if stereo is not None:
         require_same_stereo(network.config, stereo.network.config, str(recipe.train.frozen_stereo))
-    sequences = _on_disk(recipe.data.source, "train", recipe.data.split)
-    held_out = _on_disk(recipe.eval.data, "eval", recipe.data.split)
+    data = training_data(recipe)
     facts: dict[str, Any] = {
         "data": recipe.data.source,
         "eval_data": recipe.eval.data,
@@ -129,21 +127,15 @@ def plan_train(recipe: StreamDsgnRecipe) -> Plan[TrainInputs]:
         "steps": recipe.train.steps,
         "frames": recipe.train.steps * recipe.train.batch_size,
     }
-    if sequences is not None:
-        facts |= {"sequences": len(sequences), "frames_in_data": sum(len(one) for one in sequences)}
-    return Plan(facts, TrainInputs(sequences, held_out, init, stereo))
-
-
-def _on_disk(source: str | None, part: Part, split: Split) -> list[StereoSequence] | None:
-    """Sequences of a folder; None for synthetic drives, which take time to draw, and for no source."""
-    if source is None or parse_synthetic(source) is not None:
-        return None
-    return labelled_sequences(source, part, split)
+    if data.sequences is not None:
+        n_frames = sum(len(one) for one in data.sequences)
+        facts |= {"sequences": len(data.sequences), "frames_in_data": n_frames}
+    return Plan(facts, TrainInputs(data, init, stereo))
 
 
 def train(recipe: StreamDsgnRecipe, inputs: TrainInputs, run: Run) -> Result:
     """Learn from sequences; the detector goes to ``model/``."""
-    sequences = inputs.sequences or _drawn(recipe.data.source, "train", run)
+    sequences = inputs.data.sequences or _drawn(recipe.data.source, "train", run)
     clips = _clips(sequences, recipe, run)
     network = _initial_network(recipe, inputs, run)
     fit(network, clips, recipe, run)
@@ -157,7 +149,7 @@ def train(recipe: StreamDsgnRecipe, inputs: TrainInputs, run: Run) -> Result:
 
     @cache
     def held_out() -> list[StereoSequence]:
-        return inputs.held_out or _drawn(str(recipe.eval.data), "eval", run)
+        return inputs.data.held_out or _drawn(str(recipe.eval.data), "eval", run)
 
     metrics |= run.stage("measure", lambda: _measured(detector, held_out(), recipe, run))
     return run.finish(metrics, lambda: _draw(detector, held_out()[0], run))
@@ -210,7 +202,14 @@ def _draw(detector: TrainedDetector, sequence: StereoSequence, run: Run) -> dict
 # --- eval -----------------------------------------------------------------------------------------------
 
 
-def evaluate(weights: str, data: str, split: Split, settings: MeasureSettings, runtime: Runtime) -> Result:
+def evaluate(
+    weights: str,
+    data: str,
+    split: Split,
+    settings: MeasureSettings,
+    runtime: Runtime,
+    frames: str | None = None,
+) -> Result:
     """Measure a detector on labelled sequences.
 
     Args:
@@ -219,10 +218,12 @@ def evaluate(weights: str, data: str, split: Split, settings: MeasureSettings, r
         split: of a folder; the held-out part is measured on.
         settings: how it is measured.
         runtime: where.
+        frames: of a folder, by the numbers of their names; they replace the split.
     """
     detector = load_detector(weights)
     started = time.perf_counter()
-    metrics = measure(detector, labelled_sequences(data, "eval", split), settings, runtime)
+    sequences = labelled_sequences(data, "eval", split, frames=frames)
+    metrics = measure(detector, sequences, settings, runtime)
     return result_of_verb(
         "detect-stream",
         "eval",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from effcli.core.recipe import CompatRecipe, Section, Switch
 from effcli.core.recipe_changes import Renamed
+from effcli.detect_stream.frame_ranges import parse_frames
 from effcli.detect_stream.network.config import NETWORKS, NetworkConfig, folds_into_map
 
 DEFAULT_WEIGHTS = "builtin:street-tiny"
@@ -21,6 +22,15 @@ Truncation = Literal["graded", "fraction"]
 
 Target = Literal["next", "now"]
 """Whose boxes a detector gives: those of the next frame or of this one."""
+
+
+def _are_frames(text: str) -> str:
+    parse_frames(text)
+    return text
+
+
+Frames = Annotated[str, AfterValidator(_are_frames)]
+"""Frames by the numbers of their names, as of :func:`~effcli.detect_stream.frame_ranges.parse_frames`."""
 
 
 class StreamNetworkSection(Section):
@@ -73,6 +83,12 @@ class StreamDataSection(Section):
         "sequences",
         description="How a folder of KITTI Tracking is divided. sequences: whole sequences are held out; clips: every "
         "second clip of 40 frames is held out, so both parts show the same streets; all: nothing is held out.",
+    )
+    frames: Frames | None = Field(
+        None,
+        description="Which frames of a folder are learned from, by the numbers of their names, both ends included: "
+        "49-127, or several with commas; SEQUENCE:FROM-TO where there are several sequences. They replace the split. "
+        "null: as data.split says.",
     )
     truncation: Truncation = Field(
         "graded",
@@ -159,6 +175,10 @@ class StreamEvalSection(Section):
         description="What is measured on: a source as in data.source, of which the held-out part is taken; null: "
         "nothing is measured.",
     )
+    frames: Frames | None = Field(
+        None,
+        description="Which frames of a folder are measured on, as of data.frames; null: as data.split says.",
+    )
 
 
 class StreamRunSection(Section):
@@ -233,6 +253,8 @@ class StreamDsgnRecipe(CompatRecipe):
             raise ValueError(
                 "loss.motion: compares the next frame with the last ones, so it needs target next"
             )
+        if self.eval.frames is not None and self.eval.data is None:
+            raise ValueError("eval.frames: nothing is measured, as eval.data is null")
         config = self.network.config()
         if not folds_into_map(config):
             raise ValueError(

@@ -12,6 +12,7 @@ PREFIX = "effcli.detect_stream."
 
 # From below to above; each may import those before it. Beside each other: nothing imports the other way.
 ORDER = [
+    "frame_ranges",
     "network.config",
     "recipe",
     "data",

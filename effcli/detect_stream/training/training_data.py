@@ -1,0 +1,59 @@
+"""The sequences on the disk that a recipe learns from and measures on, and what there is to say about them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from effcli.core.errors import UsageError
+from effcli.detect_stream.data.drive_sets import Part, parse_synthetic
+from effcli.detect_stream.data.labelled_sequences import labelled_sequences, shared_frames
+from effcli.detect_stream.data.stereo_sequence import StereoSequence
+from effcli.detect_stream.recipe import StreamDsgnRecipe
+from effcli.detect_stream.training.clips import Clips
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Sequences on the disk.
+
+    Attributes:
+        sequences: what is learned from; None: synthetic drives, which take time to generate.
+        held_out: what is measured on; None: synthetic drives, or nothing is measured.
+    """
+
+    sequences: list[StereoSequence] | None
+    held_out: list[StereoSequence] | None
+
+
+def training_data(recipe: StreamDsgnRecipe) -> TrainingData:
+    """Open what a recipe names, and log what both parts share.
+
+    Raises:
+        InputError: a folder is none, or damaged.
+        UsageError: there are no labels, no such frames, or none that can be learned from.
+    """
+    sequences = _on_disk(recipe.data.source, "train", recipe, recipe.data.frames, "data.frames")
+    held_out = _on_disk(recipe.eval.data, "eval", recipe, recipe.eval.frames, "eval.frames")
+    if sequences is not None and not len(Clips(sequences, recipe.network.config(), recipe.data.truncation)):
+        raise UsageError(
+            "holds nothing to learn from: no frame has one before it and one with labelled objects after it",
+            place=recipe.data.source,
+        )
+    for name, numbers in shared_frames(sequences or [], held_out or []).items():
+        log.warning(
+            "%d frames of sequence %s, from %d to %d, are both learned from and measured on",
+            *(len(numbers), name, numbers[0], numbers[-1]),
+        )
+    return TrainingData(sequences, held_out)
+
+
+def _on_disk(
+    source: str | None, part: Part, recipe: StreamDsgnRecipe, frames: str | None, key: str
+) -> list[StereoSequence] | None:
+    """Sequences of a folder; None for synthetic drives and for no source."""
+    if source is None or (frames is None and parse_synthetic(source) is not None):
+        return None
+    return labelled_sequences(source, part, recipe.data.split, frames=frames, frames_key=key)
