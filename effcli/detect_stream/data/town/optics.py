@@ -111,7 +111,7 @@ def picture(light: np.ndarray, exposure: Exposure, eye: Eye, rng: np.random.Gene
         return pixels
     file = BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=eye.quality)
-    decoded: np.ndarray = read_rgb(file.getvalue())[..., 0]
+    decoded: np.ndarray = read_rgb(file.getvalue())
     return decoded
 
 

@@ -12,6 +12,7 @@ from effcli.detect_stream.data.boxes3d import cut_to_image, image_boxes_of_corne
 from effcli.detect_stream.data.drive_sets import drive_of, parse_synthetic
 from effcli.detect_stream.data.kitti_tracking import KittiSequence, write_sequence
 from effcli.detect_stream.data.town.drive import TownDrive
+from effcli.detect_stream.data.town.optics import Exposure, Eye, picture
 from effcli.detect_stream.data.town.rig import HEIGHT, WIDTH, random_rig
 from effcli.detect_stream.data.town.road import Road
 from effcli.detect_stream.data.town.scene import (
@@ -180,6 +181,15 @@ def test_eyes_differ_unless_optics_are_left_out() -> None:
         apart.append(np.mean([np.abs(a.gains - b.gains).max() for a, b in found]))
         assert any(a.quality for a, _ in found) == switches.optics
     assert apart[0] > 2 * apart[1]
+
+
+@pytest.mark.parametrize("quality", [None, 60])
+def test_pictures_have_their_colours_with_and_without_jpeg(quality: int | None) -> None:
+    light = np.ones((16, 32, 3), np.float32) * np.array([0.2, 0.4, 0.8], np.float32)
+    eye = Eye(np.ones(3), 1.0, 0.0, (0.0, 0.0), quality, np.zeros((0, 5)))
+    seen = picture(light, Exposure(1.0, 1.0, 0.0), eye, np.random.default_rng(0))
+    assert seen.shape == light.shape and seen.dtype == np.uint8
+    np.testing.assert_allclose(seen.mean((0, 1)), 255 * light[0, 0], atol=3)
 
 
 def test_what_a_detector_does_not_tell_apart_is_neutral() -> None:
