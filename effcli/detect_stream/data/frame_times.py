@@ -72,6 +72,12 @@ def timeline_of(sequence: StereoSequence) -> Timeline:
     return found if isinstance(found, Timeline) else Timeline(tuple(range(len(sequence))))
 
 
+def frame_counts(sequence: StereoSequence) -> list[int]:
+    """How many frames each frame of a sequence comes after the first, missing ones counted, by numbers or times."""
+    steps = np.rint(np.diff(timeline_of(sequence).moments(sequence.fps)) * sequence.fps).astype(int)
+    return [0, *np.cumsum(steps).tolist()][: len(sequence)]
+
+
 def numbers_in(stems: Sequence[str]) -> list[int] | None:
     """The numbers at the end of names that are alike before them; None where names have no such numbers."""
     parts = [_LAST_NUMBER.match(stem) for stem in stems]

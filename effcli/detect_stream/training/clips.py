@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from effcli.detect_stream.data.frame_objects import FrameObjects
+from effcli.detect_stream.data.frame_times import frame_counts
 from effcli.detect_stream.data.kitti_labels import grade
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.stereo_sequence import StereoFrame, StereoSequence
@@ -45,7 +46,11 @@ class Sample:
 
 
 class Clips:
-    """All frames of some sequences that have a frame before and one after.
+    """All frames of some sequences that have the frame before and the one after, as their numbers or times tell.
+
+    Attributes:
+        index: sequence and place in it of each sample.
+        n_beside_gaps: frames that are left out because a frame beside them is missing inside their sequence.
 
     Args:
         sequences: with labels.
@@ -58,12 +63,20 @@ class Clips:
     ) -> None:
         self.sequences, self.config, self.truncation = sequences, config, truncation
         self._fits: dict[int, FrameFit] = {}
+        self._counts = [frame_counts(sequence) for sequence in sequences]
+        between = [(k, i) for k, sequence in enumerate(sequences) for i in range(1, len(sequence) - 1)]
+        whole = [(k, i) for k, i in between if self._has(k, i, -1) and self._has(k, i, 1)]
+        self.n_beside_gaps = len(between) - len(whole)
         self.index = [
             (k, i)
-            for k, sequence in enumerate(sequences)
-            for i in range(1, len(sequence) - 1)
-            if any(kind in CLASSES or kind in MERGED for kind in sequence.objects(i + 1).kinds)
+            for k, i in whole
+            if any(kind in CLASSES or kind in MERGED for kind in sequences[k].objects(i + 1).kinds)
         ]
+
+    def _has(self, k: int, i: int, step: int) -> bool:
+        """Whether the frame ``step`` frames after the ``i``-th of a sequence is that many places after it."""
+        counts, place = self._counts[k], i + step
+        return 0 <= place < len(counts) and counts[place] - counts[i] == step
 
     def __len__(self) -> int:
         return len(self.index)
@@ -82,7 +95,9 @@ class Clips:
             self._fits[k] = fit_of((size[0], size[1]), sequence.calibration, self.config)
         none = sequence.objects(i).pick([])
         objects = [
-            learnable(sequence.objects(i + step), self.config, self.truncation) if i + step >= 0 else none
+            learnable(sequence.objects(i + step), self.config, self.truncation)
+            if self._has(k, i, step)
+            else none
             for step in OFFSETS
         ]
         before, now = sequence.pose(i - 1), sequence.pose(i)

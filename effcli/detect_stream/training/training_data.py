@@ -37,17 +37,28 @@ def training_data(recipe: StreamDsgnRecipe) -> TrainingData:
     """
     sequences = _on_disk(recipe.data.source, "train", recipe, recipe.data.frames, "data.frames")
     held_out = _on_disk(recipe.eval.data, "eval", recipe, recipe.eval.frames, "eval.frames")
-    if sequences is not None and not len(Clips(sequences, recipe.network.config(), recipe.data.truncation)):
-        raise UsageError(
-            "holds nothing to learn from: no frame has one before it and one with labelled objects after it",
-            place=recipe.data.source,
-        )
+    if sequences is not None:
+        _check_clips(Clips(sequences, recipe.network.config(), recipe.data.truncation), recipe.data.source)
     for name, numbers in shared_frames(sequences or [], held_out or []).items():
         log.warning(
             "%d frames of sequence %s, from %d to %d, are both learned from and measured on",
             *(len(numbers), name, numbers[0], numbers[-1]),
         )
     return TrainingData(sequences, held_out)
+
+
+def _check_clips(clips: Clips, source: str) -> None:
+    if clips.n_beside_gaps:
+        log.warning(
+            "%s: %d frames are not learned from, as the frame before or after them is missing",
+            source,
+            clips.n_beside_gaps,
+        )
+    if not len(clips):
+        raise UsageError(
+            "holds nothing to learn from: no frame has one before it and one with labelled objects after it",
+            place=source,
+        )
 
 
 def _on_disk(

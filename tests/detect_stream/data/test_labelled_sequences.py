@@ -138,5 +138,8 @@ def test_what_is_learned_and_measured_is_told_apart(kitti: Path, caplog: pytest.
     assert "both learned from" not in caplog.text
     training_data(recipe_of(kitti, "data.frames=49-53", "eval.frames=52-56"))
     assert "2 frames of sequence 0000, from 52 to 53, are both learned from and measured on" in caplog.text
+    assert "missing" not in caplog.text
+    training_data(recipe_of(kitti, "data.frames=49-56", "eval.data=null"))
+    assert "2 frames are not learned from, as the frame before or after them is missing" in caplog.text
     with pytest.raises(UsageError, match="holds nothing to learn from"):
         training_data(recipe_of(kitti, "data.frames=49-50", "eval.data=null"))
