@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -27,6 +26,8 @@ from effcli.detect_stream.data.labelled_sequences import labelled_sequences
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
 from effcli.detect_stream.evaluation.sequence_evaluation import MeasureSettings, measure, pictures_of
 from effcli.detect_stream.evaluation.stream_summary import summary_of_stream
+from effcli.detect_stream.files.run_files import RunFiles
+from effcli.detect_stream.files.video import Pictures, write_stream_video
 from effcli.detect_stream.network.box_decoding import Limits
 from effcli.detect_stream.network.config import NetworkConfig
 from effcli.detect_stream.network.ego_motion import ego_motion_of
@@ -38,19 +39,16 @@ from effcli.detect_stream.sources.frame_source import (
     FrameSource,
     has_labels,
     limited,
-    numbers_of,
     of_one_size,
     up_to_first_good,
 )
 from effcli.detect_stream.sources.open_source import is_real, open_source
 from effcli.detect_stream.stream.clocks import StreamRecord, run_simulated, run_wall, warm_up
 from effcli.detect_stream.stream.eye_check import checked_eyes
-from effcli.detect_stream.stream.output_files import StreamFiles
 from effcli.detect_stream.stream.publishing import Aim, Publisher
 from effcli.detect_stream.stream.rectification import warn_if_not_rectified, warn_if_size_is_odd
 from effcli.detect_stream.stream.run_options import RunOptions, check_options
 from effcli.detect_stream.stream.stream_detector import StreamDetector
-from effcli.detect_stream.stream.video import Pictures, write_stream_video
 from effcli.detect_stream.training.clips import Clips
 from effcli.detect_stream.training.loop import fit
 from effcli.detect_stream.training.posed_sequences import PosedByPictures
@@ -297,17 +295,13 @@ def run(
     first = up_to_first_good(arrivals)
     detector = _stream_detector(recipe, inputs, first[-1], runtime)
     arrivals = checked_eyes(of_one_size(chain(first, arrivals), detector.size), detector.fit, detector.config)
-    with ExitStack() as stack:
-        files = None
-        if options.output is not None:
-            files = stack.enter_context(StreamFiles(options.output, source.name, numbers_of(source)))
-        publisher = Publisher(source.name, recipe.stream.score, publish, files)
+    with RunFiles(options, source) as files:
+        publisher = Publisher(source.name, recipe.stream.score, publish, files.writers)
         record = _on_clock(source, detector, arrivals, recipe.stream, options, publisher)
-        if files is not None and record.moments:
-            files.came(record.moments[-1][0])
+        files.ended(record)
     for number, reason in record.damaged[:_MOST_NAMED]:
         log.warning("frame %d is left out: %s", number, reason)
-    written = [] if files is None else files.paths
+    written = files.paths
     if options.video is not None and pictures is not None:
         write_stream_video(options.video, source, record, pictures, recipe.stream.score)
         written = [*written, str(options.video)]

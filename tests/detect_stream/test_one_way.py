@@ -22,6 +22,7 @@ ORDER = [
     "weights",
     "sources",
     "stream",
+    "files",
     "training",
     "evaluation",
     "pipeline",

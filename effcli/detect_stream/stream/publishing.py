@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from effcli.detect_stream.data.boxes3d import to_camera
 from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.stream.output import StreamOutput
-from effcli.detect_stream.stream.output_files import StreamFiles
 
 _RECENT = 10
 
@@ -34,6 +33,13 @@ class Aim:
         return output.at(output.captured_s + horizon_ms / 1000)
 
 
+class OutputWriter(Protocol):
+    """What writes outputs to a file."""
+
+    def add(self, line: str, output: StreamOutput) -> None:
+        """Write an output, which is ``line`` in JSON."""
+
+
 @dataclass
 class Publisher:
     """Makes a line of JSON of each output, publishes it and writes it."""
@@ -41,15 +47,15 @@ class Publisher:
     name: str
     least_score: float
     publish: Callable[[str], None]
-    files: StreamFiles | None
+    writers: Sequence[OutputWriter] = ()
 
     def __call__(self, output: StreamOutput) -> None:
         """Publish the boxes of an output that are sure enough."""
         shown = output.above(self.least_score)
         line = json.dumps(json_line(shown, self.name))
         self.publish(line)
-        if self.files is not None:
-            self.files.add(line, shown)
+        for writer in self.writers:
+            writer.add(line, shown)
 
 
 def json_line(output: StreamOutput, name: str) -> dict[str, Any]:

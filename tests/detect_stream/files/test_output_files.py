@@ -15,13 +15,13 @@ from effcli.core.errors import RunError
 from effcli.core.runtime import create_runtime
 from effcli.detect_stream.data.frame_objects import no_objects
 from effcli.detect_stream.data.synthetic_drives import Drive
+from effcli.detect_stream.files import video as stream_video
+from effcli.detect_stream.files.output_files import StreamFiles
 from effcli.detect_stream.pipeline import RunInputs, run
 from effcli.detect_stream.recipe import StreamDsgnRecipe
 from effcli.detect_stream.sources.pipe_source import PipeSource
 from effcli.detect_stream.sources.video_source import VideoSource
-from effcli.detect_stream.stream import video as stream_video
 from effcli.detect_stream.stream.output import StreamOutput
-from effcli.detect_stream.stream.output_files import StreamFiles
 from effcli.detect_stream.stream.run_options import RunOptions
 from effcli.detect_stream.stream.stream_detector import DetectedFrame
 from effcli.detect_stream.weights import load_detector
