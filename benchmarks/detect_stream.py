@@ -133,7 +133,7 @@ def convolutions(repeats: int) -> dict[str, float]:
 def streaming(weights: str, fps: float, threads: int, precision: str) -> dict[str, Any]:
     """A drive in real time."""
     runtime = create_runtime(device="cpu", precision=precision, seed=0, threads=threads)
-    source = SequenceSource(drawn_sequences([Drive(2_000_000, 60)], threads)[0], fps)
+    source = SequenceSource(drawn_sequences([lambda: Drive(2_000_000, 60)], threads)[0], fps)
     detector = StreamDetector(
         load_detector(weights), source.calibration, (128, 416), runtime, fps, limits_of(0.1)
     )

@@ -105,7 +105,7 @@ def detect(threads: Any, timer: Timer) -> None:
     from effcli.detect_stream.weights import load_detector
 
     runtime = create_runtime(device="cpu", precision="auto", threads=threads)
-    source = SequenceSource(drawn_sequences([Drive(0, 8)], 1)[0])
+    source = SequenceSource(drawn_sequences([lambda: Drive(0, 8)], 1)[0])
     arrivals = list(source.frames())
     assert arrivals[0].frame is not None
     size = arrivals[0].frame.left.shape

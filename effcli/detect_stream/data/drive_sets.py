@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,6 +29,9 @@ _KNOWN_EVERY = 4
 
 
 Part = Literal["train", "eval"]
+
+DriveMaker = Callable[[], Drive | TownDrive]
+"""Makes a drive."""
 
 
 class DrawnSequence:
@@ -116,16 +120,19 @@ def drive_of(seed: int, preset: str, n_frames: int | None = None) -> Drive | Tow
     return Drive(seed, n_frames or CLIP_FRAMES, preset)  # type: ignore[arg-type]
 
 
-def drives_named(name: SyntheticName, part: Part) -> list[Drive | TownDrive]:
+def drives_named(name: SyntheticName, part: Part) -> list[DriveMaker]:
     """The drives of a name; those to learn from and to measure on have nothing in common."""
     first = {"train": _TRAIN_DRIVES, "eval": _EVAL_DRIVES}[part] * 1_000_000
-    return [drive_of(first + i, name.presets[i % len(name.presets)]) for i in range(name.n_drives)]
+    return [partial(drive_of, first + i, name.presets[i % len(name.presets)]) for i in range(name.n_drives)]
 
 
 def drawn_sequences(
-    drives: Sequence[Drive | TownDrive], n_threads: int, check_stop: Callable[[], None] = lambda: None
+    drives: Sequence[DriveMaker], n_threads: int, check_stop: Callable[[], None] = lambda: None
 ) -> list[StereoSequence]:
-    """Drives generated whole, several at once; ``check_stop`` may leave by an error after each."""
+    """Drives generated whole, several at once; ``check_stop`` may leave by an error after each.
+
+    A drive holds the meshes of its scene, megabytes that are gone when its pictures are there: so each is made last.
+    """
     pool, found = ThreadPoolExecutor(max(1, n_threads)), []
     try:
         for sequence in pool.map(_drawn, drives):
@@ -136,7 +143,8 @@ def drawn_sequences(
     return found
 
 
-def _drawn(drive: Drive | TownDrive) -> StereoSequence:
+def _drawn(make: DriveMaker) -> StereoSequence:
+    drive = make()
     frames, objects, depths = [], [], []
     for i in range(len(drive)):
         frames.append(drive.frame(i))

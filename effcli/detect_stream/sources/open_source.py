@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,7 +63,7 @@ def open_source(name: SourceName, pipe: BinaryIO, most_frames: int | None = None
     if name.side_by_side and (source in (None, "-") or parse_synthetic(str(source)) is not None):
         raise UsageError("a pipe and synthetic drives have two pictures per frame", place="--side-by-side")
     if source is None or parse_synthetic(source) is not None:
-        return SequenceSource(drawn_sequences([_drive(source, most_frames)], 1)[0], fps)
+        return SequenceSource(drawn_sequences([partial(_drive, source, most_frames)], 1)[0], fps)
     if source == "-":
         return PipeSource(pipe, _calibration(name), fps)
     if is_live_name(source):
