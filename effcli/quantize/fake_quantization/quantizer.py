@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 SMALLEST_SCALE = 1e-8
-_SHRINKAGES = tuple(1 - 0.01 * i for i in range(80))
-_ERROR_EXPONENT = 2.4
+_SHRINKAGES = torch.tensor([1 - 0.01 * i for i in range(80)])
 
 RangeMethod = Literal["mse", "max"]
 
@@ -153,17 +152,13 @@ def find_range(x: Tensor, top: Tensor, method: RangeMethod = "mse") -> tuple[Ten
     if method == "max":
         scale = ((high.clamp(min=0) - low.clamp(max=0)) / top).clamp(min=SMALLEST_SCALE)
         return scale, (-low.clamp(max=0) / scale).round()
-    best_error = torch.full_like(low, torch.inf)
-    best_scale, best_zero = torch.ones_like(low), torch.zeros_like(low)
-    for shrinkage in _SHRINKAGES:
-        scale = ((high - low) * shrinkage / top).clamp(min=SMALLEST_SCALE)
-        zero = (-low * shrinkage / scale).round()
-        codes = codes_of(x, scale[:, None], zero[:, None], top[:, None])
-        error = codes.sub_(zero[:, None]).mul_(scale[:, None]).sub_(x).abs_().pow_(_ERROR_EXPONENT).mean(1)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best_scale, best_zero = torch.where(better, scale, best_scale), torch.where(better, zero, best_zero)
-    return best_scale, best_zero
+    from effcli.quantize.fake_quantization.range_search import best_shrinkages
+
+    rows = x.detach().to("cpu", torch.float32).contiguous()
+    chosen = best_shrinkages(rows, _SHRINKAGES, top.detach().to("cpu", torch.float32), SMALLEST_SCALE)
+    shrinkage = _SHRINKAGES[chosen].to(x)
+    scale = ((high - low) * shrinkage / top).clamp(min=SMALLEST_SCALE)
+    return scale, (-low * shrinkage / scale).round()
 
 
 def rounded(zero: Tensor) -> Tensor:
