@@ -13,6 +13,7 @@ from effcli.quantize.fake_quantization.layers import QuantizedLayer, StepClock, 
 from effcli.quantize.fake_quantization.quantizer import codes_of, top_code
 
 Kind = Literal["conv2d", "linear"]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class LayerCodes:
         act_scale, act_zero: d_a and z_a, float32 ``[S]``; empty where activations are not quantized.
         bias: float32 ``[c_out]``.
         geometry: stride, padding and dilation of a convolution, a pair each; empty for a linear layer.
+        padding_mode: what a convolution pads with.
     """
 
     kind: Kind
@@ -44,6 +46,7 @@ class LayerCodes:
     act_zero: Tensor
     bias: Tensor | None
     geometry: dict[str, tuple[int, int]]
+    padding_mode: PaddingMode = "zeros"
 
     @property
     def n_bits(self) -> int:
@@ -65,8 +68,10 @@ def codes_of_layer(layer: QuantizedLayer) -> LayerCodes:
     """What a trained layer has come to; zero-points that were trained as fractions are rounded."""
     module = layer.layer
     geometry: dict[str, tuple[int, int]] = {}
+    padding_mode: Any = "zeros"
     if isinstance(module, nn.Conv2d):
         geometry = {name: _pair(getattr(module, name)) for name in ("stride", "padding", "dilation")}
+        padding_mode = module.padding_mode
     return LayerCodes(
         kind="conv2d" if isinstance(module, nn.Conv2d) else "linear",
         shape=tuple(module.weight.shape),
@@ -80,6 +85,7 @@ def codes_of_layer(layer: QuantizedLayer) -> LayerCodes:
         act_zero=_plain(layer.act_zero.round()),
         bias=None if module.bias is None else _plain(module.bias),
         geometry=geometry,
+        padding_mode=padding_mode,
     )
 
 
@@ -134,7 +140,7 @@ def as_full_precision(codes: LayerCodes) -> nn.Module:
         layer = nn.Linear(c_in, c_out, bias=codes.bias is not None)
     else:
         kernel: Any = codes.shape[2:]
-        geometry: dict[str, Any] = dict(codes.geometry)
+        geometry: dict[str, Any] = {**codes.geometry, "padding_mode": codes.padding_mode}
         layer = nn.Conv2d(c_in, c_out, kernel, bias=codes.bias is not None, **geometry)
     layer.requires_grad_(False).weight.copy_(codes.weight())
     if codes.bias is not None and layer.bias is not None:

@@ -10,9 +10,11 @@ from torch import nn
 
 from effcli.core.errors import InputError
 from effcli.quantize.fake_quantization.layers import StepClock, replace_module
-from effcli.quantize.integer.layer import IntegerLayer, Kernel, default_kernel, unsupported_reason
+from effcli.quantize.integer.layer import unsupported_reason
 from effcli.quantize.integer.lean_unet import make_lean
-from effcli.quantize.packed_layer import PackedLayer, as_full_precision
+from effcli.quantize.loaded.layer import LoadedLayer, loaded_layer
+from effcli.quantize.loaded.network import as_packed_network
+from effcli.quantize.packed_layer import as_full_precision
 from effcli.quantize.weights import PackedModel, load_packed, skeleton
 
 Backend = Literal["auto", "integer", "simulate"]
@@ -28,11 +30,12 @@ def load(
         backend: ``integer`` computes layers in int8; ``simulate`` computes the same in float32; ``auto`` takes integers
             where the model's activations allow it.
         device: where it will compute.
-        dtype: between the layers; bfloat16 is faster where the hardware has it. Input and output stay float32.
+        dtype: between the layers; bfloat16 is faster where the hardware has it. The output has the type of the input.
 
     Returns:
         a `UNet2DModel` or `UNet2DConditionModel` in eval mode. It reads the sampling step off the timestep it is
-        called with.
+        called with. What it can do as any other network of diffusers and what it refuses:
+        :class:`effcli.quantize.loaded.network.PackedNetwork`.
 
     Raises:
         InputError: the file is missing, foreign or damaged, or cannot be computed in integers here.
@@ -53,26 +56,38 @@ def unet_of(
         raise InputError(f"this model cannot be computed in integers: {reason}", place="backend")
     unet = skeleton(model)
     clock = StepClock(model.about["timesteps"])
-    clock.attach(unet)
-    if backend == "simulate" or reason is not None:
-        for name, codes in model.layers.items():
-            replace_module(unet, name, PackedLayer(codes, clock))
-        return unet.to(device).eval()
-    _cast_other_layers(unet, dtype, model)
-    kernel: Kernel = default_kernel() if device.type == "cpu" else "int_mm"
+    integer = backend != "simulate" and reason is None
+    put_layers(unet, model, clock, integer=integer, dtype=dtype)
+    return finish(unet.to(device), model, clock)
+
+
+def put_layers(
+    unet: nn.Module, model: PackedModel, clock: StepClock, *, integer: bool, dtype: torch.dtype
+) -> None:
+    """Put the packed layers into a UNet that holds none, or empty ones, in their place."""
     for name, codes in model.layers.items():
-        out_dtype = torch.float32 if name == "conv_out" else dtype
-        replace_module(unet, name, IntegerLayer(codes, clock, out_dtype=out_dtype, kernel=kernel))
+        layer = loaded_layer(codes, clock, integer=integer, dtype=dtype, float32_out=name == "conv_out")
+        replace_module(unet, name, layer)
+    _cast_other_layers(unet, dtype)
+
+
+def finish(unet: nn.Module, model: PackedModel, clock: StepClock) -> nn.Module:
+    """The network from a UNet with its packed layers, on the device it is to compute on."""
+    clock.attach(unet)
+    device = next(unet.buffers()).device
     if device.type == "cpu":
         make_lean(unet)
-    return unet.to(device).eval()
+    for layer in unet.modules():
+        if isinstance(layer, LoadedLayer):
+            layer.engine_on(device)
+    return as_packed_network(unet.eval(), model)
 
 
-def _cast_other_layers(unet: nn.Module, dtype: torch.dtype, model: PackedModel) -> None:
+def _cast_other_layers(unet: nn.Module, dtype: torch.dtype) -> None:
     """Bring convolutions and linear layers that are not quantized to the dtype between the layers."""
     others: Any = (nn.Conv2d, nn.Conv1d, nn.Linear)
-    for name, module in unet.named_modules():
-        if isinstance(module, others) and name not in model.layers:
+    for module in unet.modules():
+        if isinstance(module, others) and not isinstance(module, LoadedLayer):
             module.to(dtype)
 
 

@@ -35,7 +35,7 @@ from effcli.diffusion.configs import check_scheduler_config, config_of, plain_co
 from effcli.diffusion.models import build_unet
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.quantize.bit_packing import pack_rows, row_bytes, unpack_rows
-from effcli.quantize.packed_layer import LayerCodes
+from effcli.quantize.packed_layer import LayerCodes, PaddingMode
 from effcli.quantize.recipe import ConditionSection
 
 FILE_NAME = "diffusion_pytorch_model.mpq.safetensors"
@@ -87,6 +87,7 @@ class LayerFacts(BaseModel):
     geometry: dict[str, tuple[_Small, _Small]]
     activation_bits: Annotated[int, Field(ge=1, le=8)] | None
     bias: bool
+    padding_mode: PaddingMode = "zeros"
     crc32: int
 
 
@@ -168,16 +169,36 @@ def tensors_of(model: PackedModel) -> dict[str, Tensor]:
     tensors = dict(model.others)
     dtype = getattr(torch, model.about["other_dtype"])
     for name, codes in model.layers.items():
-        for bits in sorted(set(codes.row_bits.tolist())):
-            rows = codes.codes[codes.row_bits == bits].numpy()
-            tensors[f"{name}.qw{bits}"] = torch.from_numpy(pack_rows(rows, bits))
-        for part in ("row_bits", "scale", "zero", "in_scale"):
-            tensors[f"{name}.{part}"] = getattr(codes, part)
-        if codes.activation_bits is not None:
-            tensors[f"{name}.act_scale"], tensors[f"{name}.act_zero"] = codes.act_scale, codes.act_zero
-        if codes.bias is not None:
-            tensors[f"{name}.bias"] = codes.bias.to(dtype)
+        tensors |= {f"{name}.{part}": value for part, value in tensors_of_layer(codes, dtype).items()}
     return {name: value.contiguous() for name, value in tensors.items()}
+
+
+def tensors_of_layer(codes: LayerCodes, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """A layer's tensors by the names in the first lines of this file, without the layer's; ``dtype`` is the bias's."""
+    tensors = {}
+    for bits in sorted(set(codes.row_bits.tolist())):
+        rows = codes.codes[codes.row_bits == bits].numpy()
+        tensors[f"qw{bits}"] = torch.from_numpy(pack_rows(rows, bits))
+    for part in ("row_bits", "scale", "zero", "in_scale"):
+        tensors[part] = getattr(codes, part)
+    if codes.activation_bits is not None:
+        tensors["act_scale"], tensors["act_zero"] = codes.act_scale, codes.act_zero
+    if codes.bias is not None:
+        tensors["bias"] = codes.bias.to(dtype)
+    return tensors
+
+
+def layer_from_tensors(name: str, like: LayerCodes, tensors: Mapping[str, Tensor]) -> LayerCodes:
+    """A layer like ``like`` from other tensors of :func:`tensors_of_layer`, here named ``name.PART``.
+
+    Raises:
+        ValueError: they contradict each other or the layer.
+        KeyError: one is missing.
+    """
+    widths, counts = tensors[f"{name}.row_bits"].unique(return_counts=True)
+    described = _describe(like) | {"shape": like.shape, "geometry": like.geometry, "crc32": None}
+    described["rows"] = {str(int(b)): int(n) for b, n in zip(widths, counts, strict=True)}
+    return _read_layer(name, LayerFacts.model_construct(**described), dict(tensors))
 
 
 def save_packed(folder: Path, model: PackedModel) -> Path:
@@ -213,6 +234,7 @@ def _describe(codes: LayerCodes) -> dict[str, Any]:
         "geometry": {name: list(pair) for name, pair in codes.geometry.items()},
         "activation_bits": codes.activation_bits,
         "bias": codes.bias is not None,
+        "padding_mode": codes.padding_mode,
         "crc32": zlib.crc32(codes.codes.numpy().tobytes()),
     }
 
@@ -303,6 +325,7 @@ def _read_layer(name: str, facts: LayerFacts, tensors: dict[str, Tensor]) -> Lay
         act_zero=none if plain else _vector(tensors, f"{name}.act_zero"),
         bias=_vector(tensors, f"{name}.bias", shape[0]) if facts.bias else None,
         geometry=facts.geometry,
+        padding_mode=facts.padding_mode,
     )
     if not torch.equal(layer.zero, layer.zero.round()) or not torch.equal(
         layer.act_zero, layer.act_zero.round()
@@ -341,7 +364,7 @@ def _read_codes(name: str, facts: LayerFacts, row_bits: Tensor, tensors: dict[st
     for bits in counts:
         packed = tensors.pop(f"{name}.qw{bits}")
         codes[row_bits == bits] = torch.from_numpy(unpack_rows(packed.numpy(), bits, n_codes))
-    if zlib.crc32(codes.numpy().tobytes()) != facts.crc32:
+    if facts.crc32 is not None and zlib.crc32(codes.numpy().tobytes()) != facts.crc32:
         raise ValueError("its codes have another checksum than its header says")
     return codes
 

@@ -12,8 +12,11 @@ from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.models import DiffusionModel
 from effcli.quantize.calibration import initialise
 from effcli.quantize.fake_quantization.layers import quantized_layers
+from effcli.quantize.fake_quantization.quantizer import top_code
 from effcli.quantize.mpq_dm import start_layer, wrap_for
+from effcli.quantize.pipeline import pack
 from effcli.quantize.recipe import MpqDmRecipe
+from effcli.quantize.weights import PackedModel
 from tests.diffusion.tiny_models import SCHEDULER, tiny_unet
 
 STEPS = 4
@@ -53,3 +56,37 @@ def vary_scales(student: nn.Module) -> None:
     with torch.no_grad():
         for _, layer in quantized_layers(student):
             layer.act_scale.mul_(0.8 + 0.4 * torch.rand(layer.act_scale.shape, generator=generator))
+
+
+@torch.no_grad()
+def rounded(bits: str = "w8a8", unet: nn.Module | None = None, **call: Any) -> PackedModel:
+    """A packed model in no time: every range from its smallest to its largest value, of one input.
+
+    Args:
+        bits: of the recipe.
+        unet: tiny_unet() where none is given.
+        call: further inputs of the network.
+    """
+    recipe = recipe_of(bits, packing={"other_dtype": "fp32"})
+    unet = unet or tiny_unet()
+    model = DiffusionModel(unet.requires_grad_(False), SCHEDULER, "tiny")
+    student = wrap_for(recipe, model)
+    ranges: dict[nn.Module, tuple[float, float]] = {}
+    for _, layer in quantized_layers(student):
+        layer.register_forward_pre_hook(lambda layer, x: ranges.update({layer: _range(x[0])}))
+        rows = layer.weight().flatten(1)
+        low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
+        row_bits = layer.row_bits if layer.is_edge else torch.full_like(layer.row_bits, recipe.widths.weights)
+        scale = (high - low).clamp(min=1e-6) / top_code(row_bits)
+        layer.set_rows(row_bits, scale, (-low / scale).round())
+    generator = torch.Generator().manual_seed(0)
+    student(torch.randn(4, *model.sample_shape, generator=generator), 47, **call)
+    for _, layer in quantized_layers(student):
+        low, high = ranges[layer]
+        layer.act_scale.fill_((high - low) / layer.act_top)
+        layer.act_zero.copy_((-low / layer.act_scale).round())
+    return pack(student, model, recipe)
+
+
+def _range(x: torch.Tensor) -> tuple[float, float]:
+    return min(float(x.min()), 0.0), max(float(x.max()), 1e-6)

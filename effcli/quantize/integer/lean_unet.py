@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from effcli.quantize.integer.layer import IntegerLayer
+from effcli.quantize.loaded.layer import LoadedLayer
 
 
 class LeanResnetBlock(nn.Module):
@@ -27,16 +27,16 @@ class LeanResnetBlock(nn.Module):
 
     norm1: nn.GroupNorm
     norm2: nn.GroupNorm
-    conv1: IntegerLayer
-    conv2: IntegerLayer
+    conv1: nn.Module
+    conv2: nn.Module
     time_emb_proj: nn.Module | None
     conv_shortcut: nn.Module | None
 
     def forward(self, input_tensor: Tensor, temb: Tensor | None, *args: object, **kwargs: object) -> Tensor:
         """``[B, C, H, W]`` and the time embedding ``[B, D]`` to ``[B, C', H, W]``."""
-        nothing = torch.zeros(input_tensor.shape[:2])
+        nothing = input_tensor.new_zeros(input_tensor.shape[:2], dtype=torch.float32)
         hidden = normalised_product(input_tensor, nothing, self.norm1, self.conv1)
-        shift = torch.zeros(hidden.shape[:2])
+        shift = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32)
         if self.time_emb_proj is not None and temb is not None:
             shift = self.time_emb_proj(temb if self.skip_time_act else nn.functional.silu(temb)).float()
         hidden = normalised_product(hidden, shift, self.norm2, self.conv2)
@@ -45,12 +45,19 @@ class LeanResnetBlock(nn.Module):
         return hidden if self.output_scale_factor == 1 else hidden / self.output_scale_factor
 
 
-def normalised_product(x: Tensor, shift: Tensor, norm: nn.GroupNorm, layer: IntegerLayer) -> Tensor:
-    """layer(SiLU(norm(x + shift)))."""
+def normalised_product(x: Tensor, shift: Tensor, norm: nn.GroupNorm, layer: nn.Module) -> Tensor:
+    """layer(SiLU(norm(x + shift))); in separate passes where a LoRA is around the layer, or it is not on a CPU."""
+    engine = layer.fused_engine(x) if isinstance(layer, LoadedLayer) else None
+    if engine is None or not isinstance(layer, LoadedLayer):
+        shifted = (x + shift[:, :, None, None]).to(norm.weight.dtype)
+        out: Tensor = layer(nn.functional.silu(norm(shifted)))
+        return out
     from effcli.quantize.integer.kernels import group_norm_quantize
 
-    multiplier, _, z, _ = layer.step()
-    return layer.multiply(group_norm_quantize(x, shift, norm, True, multiplier, z, layer.top))
+    multiplier, _, z, _ = engine.step()
+    x = x.float() if x.dtype == torch.float16 else x
+    codes = group_norm_quantize(x, shift, norm, True, multiplier, z, engine.top)
+    return engine.multiply(codes).to(layer.out_dtype)
 
 
 def is_lean(block: nn.Module) -> bool:
@@ -60,7 +67,10 @@ def is_lean(block: nn.Module) -> bool:
     convolutions = (block.conv1, block.conv2)
     norms = (block.norm1, block.norm2)
     return (
-        all(isinstance(conv, IntegerLayer) and conv.shape[1] % 16 == 0 for conv in convolutions)
+        all(
+            isinstance(conv, LoadedLayer) and conv.integer and conv.codes.shape[1] % 16 == 0
+            for conv in convolutions
+        )
         and all(isinstance(norm, nn.GroupNorm) and norm.affine for norm in norms)
         and isinstance(block.nonlinearity, nn.SiLU)
         and block.upsample is None
