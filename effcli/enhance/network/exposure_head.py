@@ -29,17 +29,17 @@ less."""
 BLUR_ROWS = 14
 """Rows that the widest blur looks at on either side."""
 
-_LEAST = 2e-3
-_MOST_BLACK, _FIRST_BLACK = 0.06, 3.0
-_BLACK_SPREAD = 0.5
-_MOST_GAIN = 3.0
-_MOST_SATURATION = 0.2
-_MOST_TINT = 0.07
-_MOST_BY_CHANNEL = 0.45
-_LEAST_SATURATION = 0.73
-_SATURATION_KEPT_FROM = (0.03, 0.12)
-_SHARPNESS = 8.0
-_FIRST_SCALE = 2.0
+LEAST = 2e-3
+MOST_BLACK, FIRST_BLACK = 0.06, 3.0
+BLACK_SPREAD = 0.5
+MOST_GAIN = 3.0
+MOST_SATURATION = 0.2
+MOST_TINT = 0.07
+MOST_BY_CHANNEL = 0.45
+LEAST_SATURATION = 0.73
+SATURATION_KEPT_FROM = (0.03, 0.12)
+SHARPNESS = 8.0
+FIRST_SCALE = 2.0
 _GUIDE_VARIANCE = 2.5e-3
 _WINDOW = 5
 
@@ -65,9 +65,31 @@ def apply_maps(x: Tensor, log_gain: Tensor, maps: Tensor) -> Tensor:
     Returns:
         [B, 3, H, W] in 0..1, float32.
     """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
+        return render_fitted(x, log_gain, fit_maps(maps, guide_of(blurred(x, 1), log_gain)))
     scales = blurred(x)
     guide = guide_of(scales, log_gain)
     return render(scales, log_gain, spread(fit_maps(maps, guide), guide))
+
+
+def render_fitted(x: Tensor, log_gain: Tensor, fitted: GuidedMaps) -> Tensor:
+    """What :func:`render` makes of pictures and maps that are spread over them, in one compiled pass.
+
+    Args:
+        x: [B, 3, H, W] in 0..1, float32 on the CPU.
+        log_gain: [B].
+        fitted: to these pictures or to smaller forms of them.
+
+    Returns:
+        [B, 3, H, W] in 0..1 with the strides of ``x``; not differentiable.
+    """
+    from effcli.enhance.network.exposure_cpu import render_picture
+
+    out = torch.empty_like(x)
+    cells = torch.cat(fitted, 1).contiguous()
+    for k, gain in enumerate(log_gain.tolist()):
+        render_picture(x[k].numpy(), gain, cells[k].numpy(), out[k].numpy(), torch.get_num_threads())
+    return out
 
 
 def guide_of(scales: list[Tensor], log_gain: Tensor) -> Tensor:
@@ -110,9 +132,9 @@ def render(scales: list[Tensor], log_gain: Tensor, maps: Tensor) -> Tensor:
     gain = total_log_gain(log_gain, rest[:, :1])
     source = _mixed(scales, colour)
     colours = _colours(source, rest[:, 1:9])
-    by_channel = _MOST_BY_CHANNEL * torch.sigmoid(rest[:, 9:])
+    by_channel = MOST_BY_CHANNEL * torch.sigmoid(rest[:, 9:])
     bright = torch.lerp(curve(v, gain) * colours, curve(v * colours, gain), by_channel)
-    return _saturated(bright, _ratio(source + _LEAST), v)
+    return _saturated(bright, _ratio(source + LEAST), v)
 
 
 def total_log_gain(log_gain: Tensor, own: Tensor) -> Tensor:
@@ -122,14 +144,14 @@ def total_log_gain(log_gain: Tensor, own: Tensor) -> Tensor:
     """
     common = log_gain[:, None, None, None]
     floor = common.clamp(max=0)
-    bounded = _MOST_GAIN * torch.tanh(own / _MOST_GAIN)
-    return floor + F.softplus(common + bounded - floor, beta=_SHARPNESS)
+    bounded = MOST_GAIN * torch.tanh(own / MOST_GAIN)
+    return floor + F.softplus(common + bounded - floor, beta=SHARPNESS)
 
 
-def blurred(x: Tensor) -> list[Tensor]:
-    """The picture and its N_SCALES - 1 blurred forms [B, C, H, W], each twice as wide as the one before."""
+def blurred(x: Tensor, n_times: int = N_SCALES - 1) -> list[Tensor]:
+    """The picture and its blurred forms [B, C, H, W], each twice as wide as the one before."""
     scales = [x]
-    for step in (1, 2, 4)[: N_SCALES - 1]:
+    for step in (1, 2, 4)[:n_times]:
         scales.append(_b3_along(-1, _b3_along(-2, scales[-1], step), step))
     return scales
 
@@ -146,28 +168,28 @@ def _b3_along(axis: int, x: Tensor, step: int) -> Tensor:
 def _mixed(scales: list[Tensor], logits: Tensor) -> Tensor:
     """The mean of the scales with the weights softmax(logits), the finest one ahead where all logits are zero."""
     lead = torch.zeros(N_SCALES, dtype=logits.dtype, device=logits.device)
-    lead[0] = _FIRST_SCALE
+    lead[0] = FIRST_SCALE
     weights = (logits + lead[:, None, None]).softmax(1)
     return sum((weights[:, k : k + 1] * scale for k, scale in enumerate(scales)), torch.zeros_like(scales[0]))
 
 
 def _colours(x: Tensor, maps: Tensor) -> Tensor:
     """Each pixel's channels over the largest, with black level, saturation and tint corrected: [B, 3, H, W] in 0..1."""
-    is_coloured = _colouredness(_ratio(x + _LEAST))
-    black = _MOST_BLACK * torch.sigmoid(maps[:, 4:5] - _FIRST_BLACK)
-    ratio = _ratio(x + _LEAST + black * (1 + _BLACK_SPREAD * is_coloured * torch.tanh(maps[:, 5:8])))
+    is_coloured = _colouredness(_ratio(x + LEAST))
+    black = MOST_BLACK * torch.sigmoid(maps[:, 4:5] - FIRST_BLACK)
+    ratio = _ratio(x + LEAST + black * (1 + BLACK_SPREAD * is_coloured * torch.tanh(maps[:, 5:8])))
     saturation = 1 - ratio.amin(1, keepdim=True)
-    factor = torch.exp(_MOST_SATURATION * torch.tanh(maps[:, 0:1]))
+    factor = torch.exp(MOST_SATURATION * torch.tanh(maps[:, 0:1]))
     factor = torch.minimum(factor, 1 / saturation.clamp_min(1e-3))
-    most_tint = _MOST_TINT * is_coloured * (1 - saturation / 2)
+    most_tint = MOST_TINT * is_coloured * (1 - saturation / 2)
     return _ratio((1 - factor * (1 - ratio)) * torch.exp(most_tint * torch.tanh(maps[:, 1:4])))
 
 
 def _saturated(bright: Tensor, source: Tensor, v: Tensor) -> Tensor:
     """The result with at least 0.73 of the source's saturation, except near black, where the noise makes most of it."""
-    low, high = _SATURATION_KEPT_FROM
+    low, high = SATURATION_KEPT_FROM
     rise = ((v - low) / (high - low)).clamp(0, 1)
-    kept = _LEAST_SATURATION * rise * rise * (3 - 2 * rise)
+    kept = LEAST_SATURATION * rise * rise * (3 - 2 * rise)
     most = bright.amax(1, keepdim=True)
     saturation = (1 - bright.amin(1, keepdim=True) / most.clamp_min(1e-4)).clamp_min(1e-3)
     wanted = kept * (1 - source.amin(1, keepdim=True))

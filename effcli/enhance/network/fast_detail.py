@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effcli.enhance.network.exposure_head import (
-    BLUR_ROWS,
     CELL,
     N_MAPS,
     N_SCALES,
@@ -26,14 +25,13 @@ from effcli.enhance.network.exposure_head import (
     blurred,
     fit_maps,
     guide_of,
-    render,
+    render_fitted,
 )
 from effcli.enhance.network.walmafa_net import SIDE_MULTIPLE
 
 SMALL_PIXELS = 1 << 20
 """Of the small form, about."""
 
-_ROWS = 64
 _TILES, _TILE, _TILE_BORDER = (2, 3), 160, 32
 _N_WEIGHTS = 2 * N_SCALES
 
@@ -63,18 +61,9 @@ def render_from_small(x: Tensor, log_gain: Tensor, say: Callable[[Tensor], Tenso
         [1, 3, H, W] in 0..1.
     """
     small = small_form(x)
-    fitted = fit_maps(say(small), guide_of(blurred(small), log_gain))
+    fitted = fit_maps(say(small), guide_of(blurred(small, 1), log_gain))
     fitted = with_weights_of_tiles(x, log_gain, fitted, say)
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    height, width = x.shape[-2:]
-    for top in range(0, height, _ROWS):
-        bottom = min(top + _ROWS, height)
-        around = Window(max(top - BLUR_ROWS, 0), min(bottom + BLUR_ROWS, height), 0, width)
-        inside = slice(top - around.top, bottom - around.top)
-        scales = [scale[..., inside, :] for scale in blurred(around.of(x))]
-        maps = spread_to(fitted, guide_of(scales, log_gain), Window(top, bottom, 0, width), x.shape[-2:])
-        out[..., top:bottom, :] = render(scales, log_gain, maps)
-    return out
+    return render_fitted(x, log_gain, fitted)
 
 
 def small_form(x: Tensor) -> Tensor:
@@ -112,7 +101,7 @@ def _weights_of_tile(
 ) -> tuple[Tensor, Tensor]:
     """Of the cells inside a tile: the guide [1, n], and by how much the weights differ from those spread, [8, n]."""
     piece = tile.of(x)
-    guide = guide_of(blurred(piece), log_gain)
+    guide = guide_of(blurred(piece, 1), log_gain)
     own = fit_maps(say(piece), guide)
     cells = F.avg_pool2d(guide, CELL)
     said = own.slope * cells + own.offset
@@ -132,9 +121,9 @@ def spread_to(fitted: GuidedMaps, guide: Tensor, window: Window, size: Sequence[
 def resampled(maps: Tensor, window: Window, size: Sequence[int]) -> Tensor:
     """Part of maps [1, C, h, w] brought to a size by bilinear interpolation (centres of pixels at halves)."""
     above, below, down = _between(maps.shape[-2], size[0], window.top, window.bottom)
+    before, after, along = _between(maps.shape[-1], size[1], window.left, window.right)
     rows = torch.lerp(maps[:, :, above], maps[:, :, below], down[:, None])
-    wide = F.interpolate(rows, (rows.shape[-2], size[1]), mode="bilinear")
-    return wide[..., window.left : window.right]
+    return torch.lerp(rows[..., before], rows[..., after], along)
 
 
 def _between(n_small: int, n_full: int, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:

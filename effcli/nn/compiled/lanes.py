@@ -387,3 +387,52 @@ def clamp_lanes(typingctx: Any, value: Any, lowest: Any, highest: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<", x, high), x, high)
 
     return value(value, value.dtype, value.dtype), codegen
+
+
+@intrinsic
+def max_lanes(typingctx: Any, value: Any, other: Any) -> Any:
+    """The larger of two, lane by lane; NaN in ``value`` stays."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[1], args[0])
+
+    return value(value, other), codegen
+
+
+@intrinsic
+def min_lanes(typingctx: Any, value: Any, other: Any) -> Any:
+    """The smaller of two, lane by lane; NaN in ``value`` stays."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[1], args[0])
+
+    return value(value, other), codegen
+
+
+@intrinsic
+def log1m_lanes(typingctx: Any, value: Any) -> Any:
+    """log(1 - v) of floats 0 <= v < 1, relative error below 3e-7; NaN stays.
+
+    1 - v is 2**e m with m between the roots of 1/2 and 2; log m = 2 atanh(f / (2 + f)) with f = m - 1, which is -v
+    itself where e is 0, so that nothing of a small v is lost.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        v = args[0]
+        integer = ir.VectorType(ir.IntType(32), LANES)
+        one = _constant(builder, v, 1.0)
+        rest = builder.fsub(one, v)
+        bits = builder.bitcast(rest, integer)
+        root = ir.Constant(integer, [0x3F3504F3] * LANES)
+        places = ir.Constant(integer, [23] * LANES)
+        exponent = builder.ashr(builder.sub(bits, root), places)
+        mantissa = builder.bitcast(builder.sub(bits, builder.shl(exponent, places)), v.type)
+        is_large = builder.icmp_signed("==", exponent, ir.Constant(integer, [0] * LANES))
+        f = builder.select(is_large, builder.fneg(v), builder.fsub(mantissa, one))
+        s = builder.fdiv(f, builder.fadd(f, _constant(builder, v, 2.0)))
+        series = _horner(builder, builder.fmul(s, s), [2.0 / (2 * k + 1) for k in range(5)])
+        whole = builder.fmul(builder.sitofp(exponent, v.type), _constant(builder, v, math.log(2.0)))
+        total = builder.fadd(builder.fmul(s, series, flags=("contract",)), whole, flags=("contract",))
+        return builder.select(builder.fcmp_unordered("uno", rest, rest), rest, total)
+
+    return value(value), codegen

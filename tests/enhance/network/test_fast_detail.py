@@ -40,7 +40,7 @@ def test_a_window_of_resampled_maps_is_that_of_interpolate() -> None:
     maps = torch.rand(1, 4, 9, 7)
     whole = F.interpolate(maps, (31, 40), mode="bilinear", align_corners=False)
     window = Window(5, 20, 11, 40)
-    torch.testing.assert_close(resampled(maps, window, (31, 40)), window.of(whole))
+    torch.testing.assert_close(resampled(maps, window, (31, 40)), window.of(whole), atol=1e-5, rtol=0)
 
 
 def test_maps_that_are_the_same_at_any_size_give_the_result_of_full_detail() -> None:
@@ -77,17 +77,6 @@ def test_the_weights_of_the_scales_are_those_of_tiles_of_the_full_picture() -> N
     torch.testing.assert_close(
         fast, apply_maps(x, GAIN, says(_3=10.0, _7=10.0).expand(-1, -1, 144, 192)), atol=0.01, rtol=0
     )
-
-
-def test_there_are_no_seams_between_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    def say(piece: Tensor) -> Tensor:
-        return says(_0=1.0, _8=2.0) * piece[:, :1]
-
-    def result(rows: int) -> Tensor:
-        monkeypatch.setattr(fast_detail, "_ROWS", rows)
-        return render_from_small(picture(), GAIN, say)
-
-    torch.testing.assert_close(result(7), result(500), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(24, 400), (400, 24), (330, 17)])

@@ -11,7 +11,10 @@ from effcli.nn.compiled.lanes import (
     LANES,
     exp2_lanes,
     load_lanes,
+    log1m_lanes,
     log1p_lanes,
+    max_lanes,
+    min_lanes,
     relu_lanes,
     store_four_sums,
     store_lanes,
@@ -28,6 +31,19 @@ def _exp2(x, out):
 def _log1p(x, out):
     for k in range(0, x.shape[0], LANES):
         store_lanes(out, (k,), log1p_lanes(load_lanes(x, (k,))))
+
+
+@numba.njit
+def _log1m(x, out):
+    for k in range(0, x.shape[0], LANES):
+        store_lanes(out, (k,), log1m_lanes(load_lanes(x, (k,))))
+
+
+@numba.njit
+def _largest_and_smallest(x, y, out):
+    a, b = load_lanes(x, (0,)), load_lanes(y, (0,))
+    store_lanes(out, (0, 0), max_lanes(a, b))
+    store_lanes(out, (1, 0), min_lanes(a, b))
 
 
 @numba.njit
@@ -67,6 +83,31 @@ def test_log1p_is_accurate_for_tiny_arguments_too(dtype, tolerance):
     out = np.empty_like(x)
     _log1p(x, out)
     assert np.max(np.abs(out / np.log1p(x.astype(np.longdouble)) - 1)) < tolerance
+
+
+def test_the_logarithm_of_what_is_left_is_accurate_near_both_ends():
+    x = np.concatenate((np.geomspace(1e-30, 0.5, 16 * 1024), 1 - np.geomspace(1e-6, 1.0, 16 * 1024))).astype(
+        np.float32
+    )
+    out = np.empty_like(x)
+    _log1m(x, out)
+    exact = np.log1p(-x.astype(np.float64))
+    assert np.max(np.abs(out - exact) / np.maximum(np.abs(exact), 1e-38)) < 3e-7
+
+
+def test_the_logarithm_keeps_what_is_not_a_number():
+    x = np.array([np.nan, 0.0] * 8, np.float32)
+    out = np.empty_like(x)
+    _log1m(x, out)
+    assert np.all(np.isnan(out[::2])) and np.all(out[1::2] == 0)
+
+
+def test_the_larger_and_the_smaller_keep_what_is_not_a_number_first():
+    x, y = np.linspace(-1, 1, 16, dtype=np.float32), np.linspace(1, -1, 16, dtype=np.float32)
+    x[3] = np.nan
+    out = np.empty((2, 16), np.float32)
+    _largest_and_smallest(x, y, out)
+    np.testing.assert_array_equal(out, [np.maximum(x, y), np.minimum(x, y)])
 
 
 def test_arithmetic_with_vectors_and_scalars():
