@@ -292,6 +292,28 @@ def test_training_on_a_folder_and_measuring(place: Path, tmp_path: Path) -> None
     assert done.json["metrics"]["frames"] == 12
 
 
+def test_depth_alone_is_learned_first(place: Path, tmp_path: Path) -> None:
+    words = ["--data", "kitti", "-s", "data.split=all", "-s", "eval.data=null", "-s", "train.batch_size=1"]
+    words += ["--threads", "1", "--steps", "1", "-s", "train.learning_rate=1e-12"]
+    given = load_detector("builtin:street-tiny").network
+    init = ["-s", "train.init=builtin:street-tiny"]
+    done = effcli(
+        "detect-stream", "train", *words, *init, "-s", "train.depth_steps=2", "-o", tmp_path / "d", cwd=place
+    )
+    assert done.code == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "d/metrics.jsonl").read_text().splitlines()]
+    stages = {line["stage"]: line for line in lines}
+    assert set(stages) == {"depth", "train"} and "score" not in stages["depth"]
+    assert stages["depth"]["loss"] == pytest.approx(stages["depth"]["depth"])
+    found = load_detector(str(tmp_path / "d")).network
+    moved = {  # statistics tell who saw pictures twice more
+        name.split(".")[0]: int(value) - int(dict(given.named_buffers())[name])
+        for name, value in found.named_buffers()
+        if name.endswith("num_batches_tracked")
+    }
+    assert moved["image_network"] == moved["space"] == 3 and moved["bev"] == moved["head"] == 1
+
+
 def test_only_what_follows_the_map_is_learned(place: Path, tmp_path: Path) -> None:
     words = ["--data", "kitti", "-s", "data.split=all", "-s", "eval.data=null", "-s", "train.batch_size=1"]
     words += ["--threads", "1", "--steps", "2", "-s", "train.frozen_stereo=builtin:street-tiny"]

@@ -108,3 +108,15 @@ def test_a_run_of_this_version_keeps_its_weights(tmp_path: Path) -> None:
 def test_a_training_does_not_silently_ignore_weights() -> None:
     with pytest.raises(RecipeError, match=r"weights: mine would not be used.*train\.init"):
         plan_train(load("weights: mine"))
+
+
+@pytest.mark.parametrize(
+    "other", [{"loss": {"depth": 0}}, {"train": {"frozen_stereo": "builtin:street-tiny"}}]
+)
+def test_depth_steps_need_depth_to_be_learned(other: dict[str, dict[str, object]]) -> None:
+    settings = {"train": {"depth_steps": 3}}
+    for section, values in other.items():
+        settings[section] = settings.get(section, {}) | values  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"train\.depth_steps"):
+        StreamDsgnRecipe.model_validate({"task": "detect-stream", **settings})
+    StreamDsgnRecipe.model_validate({"task": "detect-stream", "train": {"depth_steps": 3}})
