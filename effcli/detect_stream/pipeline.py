@@ -149,6 +149,10 @@ def train(recipe: StreamDsgnRecipe, inputs: TrainInputs, run: Run) -> Result:
     def held_out() -> list[StereoSequence]:
         return inputs.data.held_out or _drawn(str(recipe.eval.data), "eval", run)
 
+    if inputs.init is not None:
+        metrics["initial"] = run.stage(
+            "measure_initial", _initial_precision, inputs.init, held_out, recipe, run
+        )
     metrics |= run.stage("measure", lambda: _measured(detector, held_out(), recipe, run))
     return run.finish(metrics, lambda: _draw(detector, held_out()[0], run))
 
@@ -188,6 +192,15 @@ def _measured(
     found = measure(detector, sequences, settings, run.runtime, run.check_stop)
     run.say(f"centre-distance AP at 2 m: {found['ap']}, streaming {found['sap']}")
     return found
+
+
+def _initial_precision(
+    init: TrainedDetector, held_out: Callable[[], list[StereoSequence]], recipe: StreamDsgnRecipe, run: Run
+) -> dict[str, Any]:
+    """AP and streaming AP of the detector that the training started from."""
+    run.say(f"measuring {recipe.train.init}, as it was before")
+    found = _measured(init, held_out(), recipe, run)
+    return {name: found[name] for name in ("ap", "sap")}
 
 
 def _draw(detector: TrainedDetector, sequence: StereoSequence, run: Run) -> dict[str, str]:

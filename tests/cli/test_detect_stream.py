@@ -314,6 +314,23 @@ def test_depth_alone_is_learned_first(place: Path, tmp_path: Path) -> None:
     assert moved["image_network"] == moved["space"] == 3 and moved["bev"] == moved["head"] == 1
 
 
+def test_fine_tuning_says_what_the_detector_was_before(place: Path, tmp_path: Path) -> None:
+    words = ["--data", "kitti", "-s", "data.frames=0000:0-3", "--steps", "1", "--threads", "1"]
+    words += ["-s", "eval.data=kitti", "-s", "eval.frames=0001:0-3", "--precision", "fp32"]
+    done = effcli("detect-stream", "train", "-r", "fine-tune", *words, "-o", tmp_path / "run", cwd=place)
+    assert done.code == 0, done.stderr
+    metrics = json.loads((tmp_path / "run/result.json").read_text())["metrics"]
+    assert metrics["frames"] == 4
+    words = ["--data", "kitti", "--frames", "0001:0-3", "--json", "--threads", "1"]
+    words += ["--simulate-latency", "60", "--precision", "fp32"]
+    shipped = effcli("detect-stream", "eval", *words, cwd=place)
+    assert shipped.code == 0, shipped.stderr
+    assert metrics["initial"] == {name: shipped.json["metrics"][name] for name in ("ap", "sap")}
+    assert "0001 has frames 0 to 5, not 0001:3-6" in refused(
+        place, "eval", "--data", "kitti", "--frames", "0001:3-6"
+    )
+
+
 def test_only_what_follows_the_map_is_learned(place: Path, tmp_path: Path) -> None:
     words = ["--data", "kitti", "-s", "data.split=all", "-s", "eval.data=null", "-s", "train.batch_size=1"]
     words += ["--threads", "1", "--steps", "2", "-s", "train.frozen_stereo=builtin:street-tiny"]

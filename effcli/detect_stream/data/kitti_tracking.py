@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from effcli.core.errors import InputError
 from effcli.core.files import make_folder
 from effcli.data.images import check_picture, read_grey_samples
 from effcli.data.picture_folders import is_hidden
-from effcli.detect_stream.data.boxes3d import project
+from effcli.detect_stream.data.boxes3d import ImageView, project
 from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
-from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects
+from effcli.detect_stream.data.frame_objects import UNKNOWN_2D, FrameObjects, no_objects
 from effcli.detect_stream.data.frame_times import timeline_of_pictures
 from effcli.detect_stream.data.kitti_labels import read_tracking_labels, tracking_lines
 from effcli.detect_stream.data.picture_pairs import paired_pictures
@@ -72,8 +73,14 @@ class KittiSequence:
         return self.pairs[i].read()
 
     def objects(self, i: int) -> FrameObjects:
-        """Labels of the frame."""
-        return (self._labels or {}).get(self.numbers[i], no_objects())
+        """Labels of the frame; 2D boxes that are not given (-1 -1 -1 -1) are those of the 3D boxes."""
+        found = (self._labels or {}).get(self.numbers[i], no_objects())
+        unknown = (found.image_boxes == UNKNOWN_2D).all(1) & (np.array(found.kinds) != "DontCare")
+        left = self.pairs[i].left
+        if left is None or not unknown.any():
+            return found
+        seen = ImageView(self.calibration.left, check_picture(left)).image_boxes(found.boxes)
+        return replace(found, image_boxes=np.where(unknown[:, None], seen, found.image_boxes))
 
     def depth(self, i: int) -> np.ndarray | None:
         """Of the LiDAR's points in the left picture: ``velodyne/*.bin``, or ``depth_02/*.png`` (metres times 256)."""

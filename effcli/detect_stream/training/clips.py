@@ -21,6 +21,9 @@ from effcli.detect_stream.network.frame_fitting import FrameFit, fit_of, fitted_
 from effcli.detect_stream.recipe import Truncation
 
 MERGED = {"Van": "Car", "Person": "Pedestrian"}
+LEARNED = frozenset({*CLASSES, *MERGED})
+"""Kinds of labelled objects that are learned."""
+
 TIMES = ("next", "now", "before", "before2")
 OFFSETS = (1, 0, -1, -2)
 
@@ -68,9 +71,7 @@ class Clips:
         whole = [(k, i) for k, i in between if self._has(k, i, -1) and self._has(k, i, 1)]
         self.n_beside_gaps = len(between) - len(whole)
         self.index = [
-            (k, i)
-            for k, i in whole
-            if any(kind in CLASSES or kind in MERGED for kind in sequences[k].objects(i + 1).kinds)
+            (k, i) for k, i in whole if any(kind in LEARNED for kind in sequences[k].objects(i + 1).kinds)
         ]
 
     def _has(self, k: int, i: int, step: int) -> bool:

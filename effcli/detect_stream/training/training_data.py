@@ -6,11 +6,12 @@ import logging
 from dataclasses import dataclass
 
 from effcli.core.errors import UsageError
+from effcli.core.progress import NOTICE
 from effcli.detect_stream.data.drive_sets import Part, parse_synthetic
 from effcli.detect_stream.data.labelled_sequences import labelled_sequences, shared_frames
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
 from effcli.detect_stream.recipe import StreamDsgnRecipe
-from effcli.detect_stream.training.clips import Clips
+from effcli.detect_stream.training.clips import LEARNED, Clips
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def training_data(recipe: StreamDsgnRecipe) -> TrainingData:
     held_out = _on_disk(recipe.eval.data, "eval", recipe, recipe.eval.frames, "eval.frames")
     if sequences is not None:
         _check_clips(Clips(sequences, recipe.network.config(), recipe.data.truncation), recipe.data.source)
+        _say_what_is_missing(sequences, recipe)
     for name, numbers in shared_frames(sequences or [], held_out or []).items():
         log.warning(
             "%d frames of sequence %s, from %d to %d, are both learned from and measured on",
@@ -58,6 +60,31 @@ def _check_clips(clips: Clips, source: str) -> None:
         raise UsageError(
             "holds nothing to learn from: no frame has one before it and one with labelled objects after it",
             place=source,
+        )
+
+
+def _say_what_is_missing(sequences: list[StereoSequence], recipe: StreamDsgnRecipe) -> None:
+    """Log which parts of the loss have nothing to learn from."""
+    source, weights = recipe.data.source, recipe.loss
+    n_flat = sum(all(one.depth(i) is None for i in range(len(one))) for one in sequences)
+    if n_flat and weights.depth and recipe.train.frozen_stereo is None:
+        log.log(
+            NOTICE,
+            "%s: %d of %d sequences have no depth (velodyne, depth_02); only their boxes are learned from",
+            *(source, n_flat, len(sequences)),
+        )
+    objects = [one.objects(i) for one in sequences for i in range(len(one))]
+    ids = [
+        int(track)
+        for one in objects
+        for kind, track in zip(one.kinds, one.track_ids, strict=True)
+        if kind in LEARNED
+    ]
+    n_without = sum(track < 0 for track in ids)
+    if n_without and weights.motion and weights.motion_by == "track":
+        log.warning(
+            "%s: %d of %d labelled objects have no track id (-1); motion consistency is not learned from them",
+            *(source, n_without, len(ids)),
         )
 
 
