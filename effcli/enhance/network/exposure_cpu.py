@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numba
@@ -38,18 +37,9 @@ from effcli.enhance.network.exposure_head import (
     SATURATION_KEPT_FROM,
     SHARPNESS,
 )
-from effcli.nn.compiled.lanes import (
-    LANES,
-    exp2_lanes,
-    load_lanes,
-    log1m_lanes,
-    log1p_lanes,
-    max_lanes,
-    min_lanes,
-    spread_lanes,
-    store_lanes,
-)
-from effcli.nn.compiled.numba_threads import compile_cached
+from effcli.nn.compiled.lane_functions import log1m_lanes, max_lanes, min_lanes
+from effcli.nn.compiled.lanes import LANES, exp2_lanes, load_lanes, log1p_lanes, spread_lanes, store_lanes
+from effcli.nn.compiled.numba_threads import compile_cached, in_shares
 
 _LOG2E = math.log2(math.e)
 _MOST_V = 1 - 1e-6
@@ -364,15 +354,9 @@ def render_picture(
         out: the result, float32 [3, H, W] of any strides, not ``x``.
         n_threads: at most; the result does not depend on it.
     """
-    kernel, n_bands = _compiled(), -(-x.shape[1] // _ROWS)
-    n_shares = min(n_threads, n_bands)
+    kernel = _compiled()
 
-    def render_share(share: int) -> None:
-        first, last = n_bands * share // n_shares, n_bands * (share + 1) // n_shares
+    def render_bands(first: int, last: int) -> None:
         kernel(first, last, x, log_gain, cells, *_work_space(), out)
 
-    if n_shares == 1:  # no thread of its own: the process may have been forked
-        render_share(0)
-        return
-    with ThreadPoolExecutor(n_shares) as pool:
-        list(pool.map(render_share, range(n_shares)))
+    in_shares(-(-x.shape[1] // _ROWS), n_threads, render_bands)

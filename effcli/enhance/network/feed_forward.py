@@ -9,6 +9,11 @@ from torch import Tensor, nn
 from effcli.nn.batch_norm import SyncedBatchNorm2d
 
 EXPANSION = 2.66
+HIDDEN_MULTIPLE = 16
+"""Hidden channels that the compiled pass takes at once."""
+
+_VIEWS = {torch.float32: torch.float32, torch.bfloat16: torch.int16}
+"""What the compiled pass takes, and what NumPy, which has no bfloat16, sees of it."""
 
 
 class DepthwiseNorm(nn.Module):
@@ -64,26 +69,61 @@ class GatedFeedForward(nn.Module):
 class FusedGatedFeedForward(nn.Module):
     """A :class:`GatedFeedForward` for inference: the three terms of p are one depthwise convolution with a bias.
 
-    The other convolutions are those of the trained network.
+    The hidden channels are filled up with zeros to a multiple of 16. On a CPU both depthwise convolutions and their
+    gates are one compiled pass (`feed_forward_cpu.py`).
     """
+
+    taps: Tensor
+    """Of p, then of q, [18, k]."""
 
     def __init__(self, trained: GatedFeedForward) -> None:
         super().__init__()
-        hidden = trained.depthwise.weight.shape[0]
         kernel_3x3, bias_3x3 = trained.branch_3x3.fused()
         kernel_1x1, bias_1x1 = trained.branch_1x1.fused()
         identity = F.pad(torch.ones_like(kernel_3x3[..., :1, :1]), [1] * 4)
-        self.project_in = trained.project_in
-        self.p = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
-        self.p.weight = nn.Parameter((kernel_3x3 + kernel_1x1 + identity).detach())
-        self.p.bias = nn.Parameter((bias_3x3 + bias_1x1).detach())
-        self.q = trained.depthwise
-        self.project_out = trained.project_out
+        lacking = -len(kernel_3x3) % HIDDEN_MULTIPLE
+        self.project_in = _convolution(_longer(trained.project_in.weight, lacking))
+        self.p = _convolution(
+            _longer(kernel_3x3 + kernel_1x1 + identity, lacking), _longer(bias_3x3 + bias_1x1, lacking)
+        )
+        self.q = _convolution(_longer(trained.depthwise.weight, lacking))
+        self.project_out = _convolution(F.pad(trained.project_out.weight, (0, 0, 0, 0, 0, lacking)))
+        self.register_buffer(
+            "taps", torch.cat([c.weight.flatten(1) for c in (self.p, self.q)], 1).detach().T.contiguous()
+        )
 
     def forward(self, v: Tensor) -> Tensor:
         """v [B, c, h, w] -> the same shape; not differentiable."""
-        a = self.project_in(v)
-        p, q = self.p(a), self.q(a)
-        gated = F.gelu(q).mul_(p).addcmul_(F.gelu(p), q)
-        out: Tensor = self.project_out(gated)
+        out: Tensor = self.project_out(self._gated(self.project_in(v)))
         return out + v
+
+    def _gated(self, a: Tensor) -> Tensor:
+        """a [B, k, h, w] -> gelu(q) p + gelu(p) q, of the same shape."""
+        if a.device.type != "cpu" or a.dtype not in _VIEWS:
+            p, q = self.p(a), self.q(a)
+            return F.gelu(q).mul_(p).addcmul_(F.gelu(p), q)
+        from effcli.enhance.network.feed_forward_cpu import gate
+
+        a = a.detach().permute(0, 2, 3, 1).contiguous()
+        out = torch.empty_like(a)
+        sources, results = (x.view(_VIEWS[a.dtype]).numpy() for x in (a, out))
+        assert self.p.bias is not None
+        for source, result in zip(sources, results, strict=True):
+            gate(source, self.taps.numpy(), self.p.bias.numpy(), result, torch.get_num_threads())
+        return out.permute(0, 3, 1, 2)
+
+
+def _convolution(weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+    """With this kernel: [n, 1, 3, 3] is depthwise, [m, n, 1, 1] between channels."""
+    n_out, n_in, side, _ = weight.shape
+    groups = n_out if side > 1 else 1
+    made = nn.Conv2d(n_in * groups, n_out, side, padding=side // 2, groups=groups, bias=bias is not None)
+    made.weight = nn.Parameter(weight.detach())
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach())
+    return made
+
+
+def _longer(x: Tensor, n: int) -> Tensor:
+    """With n zeros behind the first axis."""
+    return F.pad(x, (0, 0) * (x.ndim - 1) + (0, n))

@@ -68,7 +68,8 @@ def _element(lanes: Lanes) -> ir.Type:
     return ir.FloatType() if lanes.dtype == types.float32 else ir.DoubleType()
 
 
-def _constant(builder: ir.IRBuilder, like: ir.Value, value: float) -> ir.Constant:
+def constant(builder: ir.IRBuilder, like: ir.Value, value: float) -> ir.Constant:
+    """A number in all lanes, of the type of ``like``."""
     del builder
     return ir.Constant(like.type, [value] * LANES)
 
@@ -83,12 +84,12 @@ def _splat(builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
     )
 
 
-def _horner(builder: ir.IRBuilder, x: ir.Value, coefficients: Sequence[float]) -> ir.Value:
+def horner(builder: ir.IRBuilder, x: ir.Value, coefficients: Sequence[float]) -> ir.Value:
     """The polynomial with the given coefficients, constant term first."""
-    total: ir.Value = _constant(builder, x, coefficients[-1])
+    total: ir.Value = constant(builder, x, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         product = builder.fmul(total, x, flags=("contract",))
-        total = builder.fadd(product, _constant(builder, x, coefficient), flags=("contract",))
+        total = builder.fadd(product, constant(builder, x, coefficient), flags=("contract",))
     return total
 
 
@@ -131,7 +132,7 @@ for _op, _instruction in (
     _register_operator(_op, _instruction)
 
 
-def _pointer(
+def pointer_to(
     context: Any,
     builder: ir.IRBuilder,
     array_type: Any,
@@ -156,7 +157,7 @@ def load_lanes(typingctx: Any, array: Any, index: Any) -> Any:
     """The 16 elements ``array[..., k : k + 16]``; ``index`` = (..., k). The last axis must be contiguous."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        pointer = _pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1])
+        pointer = pointer_to(context, builder, sig.args[0], args[0], sig.args[1], args[1])
         return builder.load(pointer, align=array.dtype.bitwidth // 8)
 
     return Lanes(array.dtype)(array, index), codegen
@@ -167,7 +168,7 @@ def store_lanes(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     """Write 16 elements to ``array[..., k : k + 16]``; ``index`` = (..., k)."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        pointer = _pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1])
+        pointer = pointer_to(context, builder, sig.args[0], args[0], sig.args[1], args[1])
         builder.store(args[2], pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -219,7 +220,7 @@ def store_four_sums(
         for width in (8, 4):
             total = merge(total, total, list(range(width)), list(range(width, 2 * width)))
         for place, lanes in ((1, [0, 1]), (2, [2, 3])):
-            pointer = _pointer(context, builder, sig.args[0], args[0], sig.args[place], args[place])
+            pointer = pointer_to(context, builder, sig.args[0], args[0], sig.args[place], args[place])
             pair = pick(total, total, lanes)
             pointer = builder.bitcast(pointer, pair.type.as_pointer())
             builder.store(pair, pointer, align=array.dtype.bitwidth // 8)
@@ -233,7 +234,7 @@ def relu_lanes(typingctx: Any, value: Any) -> Any:
     """max(x, 0) lane by lane (NaN becomes 0)."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        zero = _constant(builder, args[0], 0.0)
+        zero = constant(builder, args[0], 0.0)
         return builder.select(builder.fcmp_ordered(">", args[0], zero), args[0], zero)
 
     return value(value), codegen
@@ -252,12 +253,12 @@ def exp2_lanes(typingctx: Any, value: Any) -> Any:
         x = args[0]
         integer = ir.VectorType(ir.IntType(32 if single else 64), LANES)
         for limit, comparison in ((lowest, "<"), (highest, ">")):
-            bound = _constant(builder, x, limit)
+            bound = constant(builder, x, limit)
             x = builder.select(builder.fcmp_ordered(comparison, x, bound), bound, x)
-        magic = _constant(builder, x, 1.5 * 2.0**mantissa)  # adding it rounds x to an integer in the low bits
+        magic = constant(builder, x, 1.5 * 2.0**mantissa)  # adding it rounds x to an integer in the low bits
         shifted = builder.fadd(x, magic)
         fraction = builder.fsub(x, builder.fsub(shifted, magic))
-        power = _horner(builder, fraction, (1.0, *(_EXP2_FLOAT if single else _EXP2_DOUBLE)))
+        power = horner(builder, fraction, (1.0, *(_EXP2_FLOAT if single else _EXP2_DOUBLE)))
         bias = ir.Constant(integer, [2 ** (7 if single else 10) - 1] * LANES)
         exponent = builder.add(builder.bitcast(shifted, integer), bias)
         scale = builder.shl(exponent, ir.Constant(integer, [mantissa] * LANES))
@@ -273,8 +274,8 @@ def log1p_lanes(typingctx: Any, value: Any) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         y = args[0]
-        s = builder.fdiv(y, builder.fadd(y, _constant(builder, y, 2.0)))
-        series = _horner(builder, builder.fmul(s, s), [2.0 / (2 * k + 1) for k in range(terms)])
+        s = builder.fdiv(y, builder.fadd(y, constant(builder, y, 2.0)))
+        series = horner(builder, builder.fmul(s, s), [2.0 / (2 * k + 1) for k in range(terms)])
         return builder.fmul(s, series)
 
     return value(value), codegen
@@ -290,8 +291,8 @@ def log2_lanes(typingctx: Any, value: Any) -> Any:
         above = builder.sub(bits, ir.Constant(integer, [0x3F3504F3] * LANES))  # the bits of sqrt(1/2)
         exponent = builder.ashr(above, ir.Constant(integer, [23] * LANES))
         mantissa = builder.sub(bits, builder.shl(exponent, ir.Constant(integer, [23] * LANES)))
-        t = builder.fsub(builder.bitcast(mantissa, args[0].type), _constant(builder, args[0], 1.0))
-        fraction = builder.fmul(t, _horner(builder, t, _LOG2_FLOAT), flags=("contract",))
+        t = builder.fsub(builder.bitcast(mantissa, args[0].type), constant(builder, args[0], 1.0))
+        fraction = builder.fmul(t, horner(builder, t, _LOG2_FLOAT), flags=("contract",))
         return builder.fadd(fraction, builder.sitofp(exponent, args[0].type), flags=("contract",))
 
     return value(value), codegen
@@ -341,10 +342,10 @@ def load_float_lanes(typingctx: Any, array: Any, index: Any) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         if array.dtype == types.float32:
-            pointer = _pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1])
+            pointer = pointer_to(context, builder, sig.args[0], args[0], sig.args[1], args[1])
             return builder.load(pointer, align=4)
         half, whole = (ir.VectorType(ir.IntType(width), LANES) for width in (16, 32))
-        pointer = _pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1], half)
+        pointer = pointer_to(context, builder, sig.args[0], args[0], sig.args[1], args[1], half)
         bits = builder.zext(builder.load(pointer, align=2), whole)
         shifted = builder.shl(bits, ir.Constant(whole, [16] * LANES))
         return builder.bitcast(shifted, ir.VectorType(ir.FloatType(), LANES))
@@ -359,7 +360,7 @@ def store_byte_lanes(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         integers = builder.fptosi(args[2], ir.VectorType(ir.IntType(32), LANES))
         byte_type = ir.VectorType(ir.IntType(8), LANES)
-        pointer = _pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1], byte_type)
+        pointer = pointer_to(context, builder, sig.args[0], args[0], sig.args[1], args[1], byte_type)
         builder.store(builder.trunc(integers, byte_type), pointer, align=1)
         return context.get_dummy_value()
 
@@ -371,7 +372,7 @@ def round_lanes(typingctx: Any, value: Any) -> Any:
     """The nearest whole numbers, halves to even; for floats of magnitude below 2**22."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        magic = _constant(builder, args[0], 1.5 * 2.0**23)
+        magic = constant(builder, args[0], 1.5 * 2.0**23)
         return builder.fsub(builder.fadd(args[0], magic), magic)
 
     return value(value), codegen
@@ -387,52 +388,3 @@ def clamp_lanes(typingctx: Any, value: Any, lowest: Any, highest: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<", x, high), x, high)
 
     return value(value, value.dtype, value.dtype), codegen
-
-
-@intrinsic
-def max_lanes(typingctx: Any, value: Any, other: Any) -> Any:
-    """The larger of two, lane by lane; NaN in ``value`` stays."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[1], args[0])
-
-    return value(value, other), codegen
-
-
-@intrinsic
-def min_lanes(typingctx: Any, value: Any, other: Any) -> Any:
-    """The smaller of two, lane by lane; NaN in ``value`` stays."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[1], args[0])
-
-    return value(value, other), codegen
-
-
-@intrinsic
-def log1m_lanes(typingctx: Any, value: Any) -> Any:
-    """log(1 - v) of floats 0 <= v < 1, relative error below 3e-7; NaN stays.
-
-    1 - v is 2**e m with m between the roots of 1/2 and 2; log m = 2 atanh(f / (2 + f)) with f = m - 1, which is -v
-    itself where e is 0, so that nothing of a small v is lost.
-    """
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        v = args[0]
-        integer = ir.VectorType(ir.IntType(32), LANES)
-        one = _constant(builder, v, 1.0)
-        rest = builder.fsub(one, v)
-        bits = builder.bitcast(rest, integer)
-        root = ir.Constant(integer, [0x3F3504F3] * LANES)
-        places = ir.Constant(integer, [23] * LANES)
-        exponent = builder.ashr(builder.sub(bits, root), places)
-        mantissa = builder.bitcast(builder.sub(bits, builder.shl(exponent, places)), v.type)
-        is_large = builder.icmp_signed("==", exponent, ir.Constant(integer, [0] * LANES))
-        f = builder.select(is_large, builder.fneg(v), builder.fsub(mantissa, one))
-        s = builder.fdiv(f, builder.fadd(f, _constant(builder, v, 2.0)))
-        series = _horner(builder, builder.fmul(s, s), [2.0 / (2 * k + 1) for k in range(5)])
-        whole = builder.fmul(builder.sitofp(exponent, v.type), _constant(builder, v, math.log(2.0)))
-        total = builder.fadd(builder.fmul(s, series, flags=("contract",)), whole, flags=("contract",))
-        return builder.select(builder.fcmp_unordered("uno", rest, rest), rest, total)
-
-    return value(value), codegen

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
@@ -62,3 +63,18 @@ def threads(n_threads: int) -> Iterator[None]:
             yield
     finally:
         numba.set_num_threads(before)
+
+
+def in_shares(n_units: int, n_threads: int, work: Callable[[int, int], None]) -> None:
+    """Call ``work(first, last)`` for even shares of 0..n_units, each in a thread of its own.
+
+    For kernels compiled without ``parallel``, which halves the time of compiling; they run without the GIL. Of a single
+    thread it is the calling one, which is safe in a forked process too.
+    """
+    n_shares = max(1, min(n_threads, n_units))
+    if n_shares == 1:
+        work(0, n_units)
+        return
+    ends = [n_units * share // n_shares for share in range(n_shares + 1)]
+    with ThreadPoolExecutor(n_shares) as pool:
+        list(pool.map(work, ends[:-1], ends[1:]))

@@ -7,14 +7,12 @@ import numba
 import numpy as np
 import pytest
 
+from effcli.nn.compiled.lane_functions import log1m_lanes, max_lanes, min_lanes
 from effcli.nn.compiled.lanes import (
     LANES,
     exp2_lanes,
     load_lanes,
-    log1m_lanes,
     log1p_lanes,
-    max_lanes,
-    min_lanes,
     relu_lanes,
     store_four_sums,
     store_lanes,
