@@ -16,27 +16,48 @@ def row_bytes(n_codes: int, bits: int) -> int:
     return -(-n_codes * bits // 8)
 
 
-def pack_rows(codes: Array, bits: int) -> Array:
+def pack_rows(codes: Array, bits: int, taps: int = 1) -> Array:
     """Pack uint8 codes ``[R, K]``, each below 2^bits, to uint8 ``[R, row_bytes(K, bits)]``.
+
+    Args:
+        codes: of K = c_in taps.
+        bits: of each.
+        taps: kernel positions; with more than one, codes ``[c_in, taps]`` are packed as ``[taps, c_in]``.
 
     Raises:
         ValueError: a code does not fit.
     """
     if codes.size and int(codes.max()) >= 1 << bits:
         raise ValueError(f"code {int(codes.max())} does not fit in {bits} bits")
-    planes = np.unpackbits(codes[..., None], axis=2, bitorder="little", count=bits)
-    return np.packbits(planes.reshape(codes.shape[0], codes.shape[1] * bits), axis=1, bitorder="little")
+    from effcli.quantize.integer.unpacking import run
+
+    packed = np.empty((codes.shape[0], row_bytes(codes.shape[1], bits)), np.uint8)
+    run("pack", np.ascontiguousarray(codes), bits, taps, packed)
+    return packed
 
 
 def unpack_rows(packed: Array, bits: int, n_codes: int) -> Array:
-    """The inverse: uint8 ``[R, row_bytes(K, bits)]`` to uint8 codes ``[R, K]``.
+    """The inverse for one tap: uint8 ``[R, row_bytes(K, bits)]`` to uint8 codes ``[R, K]``.
 
     Raises:
         ValueError: the rows have another length than ``n_codes`` codes need.
     """
+    codes = np.empty((packed.shape[0], n_codes), np.uint8)
+    unpack_into(codes, packed, bits, np.arange(packed.shape[0]))
+    return codes
+
+
+def unpack_into(codes: Array, packed: Array, bits: int, rows: Array, taps: int = 1) -> None:
+    """Unpack rows into the rows ``rows`` (int64) of ``codes``, uint8 ``[c_out, K]``; ``taps`` as of :func:`pack_rows`.
+
+    Raises:
+        ValueError: the rows have another length than K codes need.
+    """
+    n_codes = codes.shape[1]
     if packed.shape[1] != row_bytes(n_codes, bits):
         raise ValueError(
             f"{packed.shape[1]} bytes per row, {n_codes} codes of {bits} bits need {row_bytes(n_codes, bits)}"
         )
-    planes = np.unpackbits(packed, axis=1, bitorder="little", count=n_codes * bits)
-    return np.packbits(planes.reshape(packed.shape[0], n_codes, bits), axis=2, bitorder="little")[..., 0]
+    from effcli.quantize.integer.unpacking import run
+
+    run("unpack", np.ascontiguousarray(packed), bits, taps, rows, codes)

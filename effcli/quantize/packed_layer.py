@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from effcli.quantize.fake_quantization.layers import QuantizedLayer, StepClock, per_input
 from effcli.quantize.fake_quantization.quantizer import codes_of, top_code
+from effcli.quantize.packed_rows import PackedRows
 
 Kind = Literal["conv2d", "linear"]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -22,9 +23,7 @@ class LayerCodes:
 
     Attributes:
         kind: of the layer.
-        shape: of its weight, ``(c_out, c_in[, kh, kw])``.
-        codes: uint8 ``[c_out, K]``, K = c_in kh kw.
-        row_bits: uint8 ``[c_out]``.
+        rows: the codes of its weight ``[c_out, c_in(, kh, kw)]``, packed.
         scale, zero: d_w and z_w, float32 ``[c_out]``; zero-points are whole numbers, or codes would not be.
         in_scale: delta, float32 ``[c_in]``.
         activation_bits: None where activations are not quantized.
@@ -35,9 +34,7 @@ class LayerCodes:
     """
 
     kind: Kind
-    shape: tuple[int, ...]
-    codes: Tensor
-    row_bits: Tensor
+    rows: PackedRows
     scale: Tensor
     zero: Tensor
     in_scale: Tensor
@@ -49,9 +46,19 @@ class LayerCodes:
     padding_mode: PaddingMode = "zeros"
 
     @property
-    def n_bits(self) -> int:
-        """Bits of all codes."""
-        return int(self.row_bits.long().sum()) * self.codes.shape[1]
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight, ``(c_out, c_in[, kh, kw])``."""
+        return self.rows.shape
+
+    @property
+    def row_bits(self) -> Tensor:
+        """The width of each row, uint8 ``[c_out]``."""
+        return self.rows.row_bits
+
+    @property
+    def codes(self) -> Tensor:
+        """Unpacked anew, uint8 ``[c_out, K]``, K = c_in kh kw."""
+        return self.rows.codes()
 
     def smoothed_weight(self) -> Tensor:
         """(codes - z) d, which multiplies inputs that are multiplied by delta; float32, of ``shape``."""
@@ -74,9 +81,7 @@ def codes_of_layer(layer: QuantizedLayer) -> LayerCodes:
         padding_mode = module.padding_mode
     return LayerCodes(
         kind="conv2d" if isinstance(module, nn.Conv2d) else "linear",
-        shape=tuple(module.weight.shape),
-        codes=layer.codes().cpu(),
-        row_bits=layer.row_bits.cpu(),
+        rows=PackedRows.of_codes(layer.codes().cpu(), layer.row_bits.cpu(), tuple(module.weight.shape)),
         scale=_plain(layer.scale),
         zero=_plain(layer.zero.round()),
         in_scale=_plain(layer.in_scale),

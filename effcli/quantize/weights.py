@@ -34,8 +34,9 @@ from effcli.core.weight_file import Count, Header, first_mistake, make_within, o
 from effcli.diffusion.configs import check_scheduler_config, config_of, plain_config
 from effcli.diffusion.models import build_unet
 from effcli.diffusion.sampler_settings import SamplerSettings
-from effcli.quantize.bit_packing import pack_rows, row_bytes, unpack_rows
+from effcli.quantize.bit_packing import row_bytes
 from effcli.quantize.packed_layer import LayerCodes, PaddingMode
+from effcli.quantize.packed_rows import PackedRows, codes_of_file
 from effcli.quantize.recipe import ConditionSection
 
 FILE_NAME = "diffusion_pytorch_model.mpq.safetensors"
@@ -149,8 +150,8 @@ class PackedModel:
 
     def mean_bits_quantized(self) -> float:
         """Mean bits of a quantized weight."""
-        total = sum(codes.n_bits for codes in self.layers.values())
-        return total / sum(codes.codes.numel() for codes in self.layers.values())
+        total = sum(codes.rows.n_bits for codes in self.layers.values())
+        return total / sum(codes.rows.n_weights for codes in self.layers.values())
 
     def mean_bits_total(self) -> float:
         """Bits of the whole file's tensors over the parameters of the model."""
@@ -161,7 +162,7 @@ class PackedModel:
         """Parameters of the full-precision model."""
         biases = sum(0 if codes.bias is None else codes.bias.numel() for codes in self.layers.values())
         others = sum(value.numel() for value in self.others.values())
-        return sum(codes.codes.numel() for codes in self.layers.values()) + biases + others
+        return sum(codes.rows.n_weights for codes in self.layers.values()) + biases + others
 
 
 def tensors_of(model: PackedModel) -> dict[str, Tensor]:
@@ -175,10 +176,7 @@ def tensors_of(model: PackedModel) -> dict[str, Tensor]:
 
 def tensors_of_layer(codes: LayerCodes, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """A layer's tensors by the names in the first lines of this file, without the layer's; ``dtype`` is the bias's."""
-    tensors = {}
-    for bits in sorted(set(codes.row_bits.tolist())):
-        rows = codes.codes[codes.row_bits == bits].numpy()
-        tensors[f"qw{bits}"] = torch.from_numpy(pack_rows(rows, bits))
+    tensors = {f"qw{bits}": packed for bits, packed in sorted(codes.rows.in_file_order().items())}
     for part in ("row_bits", "scale", "zero", "in_scale"):
         tensors[part] = getattr(codes, part)
     if codes.activation_bits is not None:
@@ -243,9 +241,7 @@ def describe_layer(name: str, codes: LayerCodes) -> dict[str, Any]:
     """A row about a layer, for people."""
     widths, counts = codes.row_bits.unique(return_counts=True)
     split = " ".join(f"{int(n)}x{int(b)}" for b, n in zip(widths, counts, strict=True))
-    n_bytes = sum(
-        int(n) * row_bytes(codes.codes.shape[1], int(b)) for b, n in zip(widths, counts, strict=True)
-    )
+    n_bytes = sum(int(n) * row_bytes(codes.rows.n_codes, int(b)) for b, n in zip(widths, counts, strict=True))
     activations = (
         "-" if codes.activation_bits is None else f"{codes.activation_bits} bit x{len(codes.act_scale)}"
     )
@@ -314,9 +310,7 @@ def _read_layer(name: str, facts: LayerFacts, tensors: dict[str, Tensor]) -> Lay
     plain = facts.activation_bits is None
     layer = LayerCodes(
         kind=facts.kind,
-        shape=shape,
-        codes=codes,
-        row_bits=row_bits,
+        rows=PackedRows.of_codes(codes, row_bits, shape),
         scale=_vector(tensors, f"{name}.scale", shape[0]),
         zero=_vector(tensors, f"{name}.zero", shape[0]),
         in_scale=_vector(tensors, f"{name}.in_scale", shape[1]),
@@ -360,10 +354,8 @@ def _read_codes(name: str, facts: LayerFacts, row_bits: Tensor, tensors: dict[st
         packed, wanted = tensors[f"{name}.qw{bits}"], (n_rows, row_bytes(n_codes, bits))
         if packed.shape != wanted or packed.dtype != torch.uint8:
             raise ValueError(f"qw{bits} has the shape {tuple(packed.shape)}, not {wanted}")
-    codes = torch.empty(c_out, n_codes, dtype=torch.uint8)
-    for bits in counts:
-        packed = tensors.pop(f"{name}.qw{bits}")
-        codes[row_bits == bits] = torch.from_numpy(unpack_rows(packed.numpy(), bits, n_codes))
+    by_bits = {bits: tensors.pop(f"{name}.qw{bits}") for bits in counts}
+    codes = codes_of_file(by_bits, row_bits, n_codes)
     if facts.crc32 is not None and zlib.crc32(codes.numpy().tobytes()) != facts.crc32:
         raise ValueError("its codes have another checksum than its header says")
     return codes

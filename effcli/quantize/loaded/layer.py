@@ -68,16 +68,17 @@ class LoadedLayer(nn.Module):
     @property
     def n_weights(self) -> int:
         """Parameters of the full-precision layer."""
-        return self.codes.codes.numel() + (0 if self.codes.bias is None else self.codes.bias.numel())
+        return self.codes.rows.n_weights + (0 if self.codes.bias is None else self.codes.bias.numel())
 
     @property
     def n_bytes(self) -> int:
         """Of the codes, and of what computes with them."""
         held = [v for v in vars(self.codes).values() if isinstance(v, Tensor)]
+        held += [self.codes.row_bits, *self.codes.rows.by_bits.values()]
         engine = self.__dict__.get("_engine")
         held += [] if engine is None else list(engine.buffers())
         prepacked = getattr(engine, "_prepacked", None)
-        n_prepacked = 0 if prepacked is None else self.codes.codes.numel()
+        n_prepacked = 0 if prepacked is None else self.codes.rows.n_weights
         return n_prepacked + sum({v.data_ptr(): v.numel() * v.element_size() for v in held}.values())
 
     def engine_on(self, device: torch.device) -> IntegerLayer | PackedLayer:

@@ -7,6 +7,7 @@ from effcli.quantize.fake_quantization.layers import StepClock
 from effcli.quantize.integer.layer import IntegerLayer, _int8_product, default_kernel
 from effcli.quantize.integer.lean_unet import LeanResnetBlock
 from effcli.quantize.packed_layer import LayerCodes, PackedLayer
+from effcli.quantize.packed_rows import PackedRows
 from effcli.quantize.packed_unet import load
 from effcli.quantize.pipeline import pack
 from effcli.quantize.weights import save_packed
@@ -31,9 +32,11 @@ def codes_for(geometry, *, bits=4, activation_bits=4, far_zero=False, c_in=16):
         act_zero = torch.tensor([-20.0, 300.0])
     return LayerCodes(
         kind="conv2d" if geometry else "linear",
-        shape=shape,
-        codes=torch.randint(0, 2**bits, (12, n_codes), generator=generator, dtype=torch.uint8),
-        row_bits=torch.full((12,), bits, dtype=torch.uint8),
+        rows=PackedRows.of_codes(
+            torch.randint(0, 2**bits, (12, n_codes), generator=generator, dtype=torch.uint8),
+            torch.full((12,), bits, dtype=torch.uint8),
+            shape,
+        ),
         scale=torch.rand(12, generator=generator) * 0.1 + 0.01,
         zero=zero,
         in_scale=torch.rand(c_in, generator=generator) + 0.5,

@@ -1,0 +1,102 @@
+"""The codes of a layer's weight as they are kept in memory: packed, whatever the layer computes with.
+
+Codes of convolutions are kept kernel position by kernel position (``[taps, c_in]``, PyTorch's channels-last order), so
+that neighbours in memory are neighbours for matrix products; the packed file has them in the weight's own order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from effcli.quantize.bit_packing import pack_rows, unpack_into
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """The codes of a weight ``[c_out, c_in, ...]``, each row (output channel) with a width of its own.
+
+    Attributes:
+        shape: of the weight.
+        row_bits: uint8 ``[c_out]``.
+        by_bits: bits -> uint8 ``[n_b, row_bytes(K, bits)]``, the rows of that width in increasing row number.
+    """
+
+    shape: tuple[int, ...]
+    row_bits: Tensor
+    by_bits: Mapping[int, Tensor]
+
+    @classmethod
+    def of_codes(cls, codes: Tensor, row_bits: Tensor, shape: tuple[int, ...]) -> PackedRows:
+        """Pack codes, uint8 ``[c_out, K]``.
+
+        Raises:
+            ValueError: a code does not fit its row's width.
+        """
+        by_bits = {
+            int(bits): torch.from_numpy(
+                pack_rows(codes[row_bits == bits].numpy(), int(bits), math.prod(shape[2:]))
+            )
+            for bits in row_bits.unique()
+        }
+        return cls(tuple(shape), row_bits, by_bits)
+
+    @property
+    def n_codes(self) -> int:
+        """K, codes in a row."""
+        return math.prod(self.shape[1:])
+
+    @property
+    def n_taps(self) -> int:
+        """Kernel positions; 1 for a linear layer."""
+        return math.prod(self.shape[2:])
+
+    @property
+    def n_weights(self) -> int:
+        """Weights in all."""
+        return math.prod(self.shape)
+
+    @property
+    def n_bits(self) -> int:
+        """Bits of all codes."""
+        return int(self.row_bits.long().sum()) * self.n_codes
+
+    def rows_of(self, bits: int) -> Tensor:
+        """The numbers of the rows of a width, int64 ``[n_b]``."""
+        return (self.row_bits == bits).nonzero().flatten()
+
+    def codes(self) -> Tensor:
+        """All codes in the weight's own order, uint8 ``[c_out, K]``; new memory at each call."""
+        codes = torch.empty(self.shape[0], self.n_codes, dtype=torch.uint8)
+        for bits, packed in self.by_bits.items():
+            unpack_into(
+                codes.numpy(), packed.cpu().numpy(), bits, self.rows_of(bits).cpu().numpy(), self.n_taps
+            )
+        return codes
+
+    def in_file_order(self) -> dict[int, Tensor]:
+        """bits -> packed rows, with the codes in the weight's own order, as the packed file has them."""
+        if self.n_taps == 1:
+            return dict(self.by_bits)
+        codes = self.codes()
+        return {
+            bits: torch.from_numpy(pack_rows(codes[self.rows_of(bits)].numpy(), bits))
+            for bits in self.by_bits
+        }
+
+
+def codes_of_file(by_bits: Mapping[int, Tensor], row_bits: Tensor, n_codes: int) -> Tensor:
+    """Codes in the weight's own order, uint8 ``[c_out, K]``, from rows in the file's.
+
+    Raises:
+        ValueError: rows have another length than K codes need.
+    """
+    codes = torch.empty(len(row_bits), n_codes, dtype=torch.uint8)
+    for bits, packed in by_bits.items():
+        rows = (row_bits == bits).nonzero().flatten()
+        unpack_into(codes.numpy(), packed.numpy(), bits, rows.numpy())
+    return codes
