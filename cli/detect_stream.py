@@ -107,6 +107,23 @@ def run(
             help="Also write the pictures with boxes drawn on them: FILE.gif, FILE.webp or FILE.mp4.",
         ),
     ] = None,
+    depth: Annotated[
+        Path | None,
+        typer.Option(
+            "--depth",
+            metavar="DIR",
+            help="Also write the depth of each processed frame as a 16-bit PNG: metres x 256, 0 where unknown, as "
+            "KITTI's; it takes time.",
+        ),
+    ] = None,
+    depth_video: Annotated[
+        Path | None,
+        typer.Option(
+            "--depth-video",
+            metavar="FILE",
+            help="Also write the depth, coloured, below the pictures: FILE.mp4, FILE.gif or FILE.webp.",
+        ),
+    ] = None,
     weights: WeightsOption = None,
     calib: Annotated[
         str | None,
@@ -186,6 +203,8 @@ def run(
         most_frames=frames,
         output=output,
         video=video,
+        depth=depth,
+        depth_video=depth_video,
         force=force,
     )
     plan = pipeline.plan_run(recipe, run_options)
@@ -319,6 +338,10 @@ def evaluate(
         ),
     ] = "graded",
     ego_motion: EgoOption = None,
+    depth: Annotated[
+        bool,
+        typer.Option("--depth", help="Also measure the depth of pixels, where the data have LiDAR or depth."),
+    ] = False,
 ) -> None:
     """Measure on labelled sequences: AP, and sAP on a virtual clock."""
     from effcli.detect_stream import pipeline
@@ -331,6 +354,7 @@ def evaluate(
         pairing,
         truncation,
         _ego_setting(ego_motion),
+        depth,
     )
     runtime = runtime_for(options)
     result = pipeline.evaluate(weights or DEFAULT_WEIGHTS, data, split, settings, runtime, frames)
@@ -344,6 +368,20 @@ def evaluate(
         values = [result.metrics["sap_table"][kind][measure]["moderate"] for kind in classes]
         rows.append([f"sap, {measure}", *map(_number, values)])
     print_table(rows, ["", *classes])
+    if depth:
+        _print_depth(result.metrics["depth"])
+
+
+def _print_depth(found: dict[str, Any]) -> None:
+    if found["median_error_m"] is None:
+        print_lines([f"depth: known for none of {found['pixels']:,} pixels"])
+        return
+    print_lines(
+        [
+            f"depth: median error {found['median_error_m']:.3f} m, {found['above_1m_percent']:.1f} % above 1 m, "
+            f"known for {found['known_percent']:.1f} % of {found['pixels']:,} pixels"
+        ]
+    )
 
 
 def _number(value: float | None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from effcli.core.errors import UsageError
+from effcli.core.errors import RunError, UsageError
 from effcli.core.files import atomic_path
 
 ENDINGS = (".gif", ".webp", ".mp4")
@@ -33,7 +34,16 @@ def check_video(path: Path) -> None:
 
 
 def write_video(path: Path, pictures: Iterable[Image.Image], fps: float) -> None:
-    """Write pictures as a moving one: GIF, WebP or MP4 (H.264)."""
+    """Write pictures as a moving one: GIF, WebP or MP4 (H.264).
+
+    Raises:
+        RunError: there are none, or the file cannot be written.
+    """
+    coming = iter(pictures)
+    first = next(coming, None)
+    if first is None:
+        raise RunError("no picture came to be written", place=str(path))
+    pictures = chain([first], coming)
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".mp4":
             _write_mp4(temporary, pictures, fps)

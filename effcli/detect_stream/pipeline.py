@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from effcli.core.errors import RecipeError
+from effcli.core.errors import InputError, RecipeError
 from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.plan import Plan
 from effcli.core.registry import load_method
@@ -57,6 +57,7 @@ from effcli.detect_stream.weights import (
     FILE_NAME,
     TrainedDetector,
     load_detector,
+    require_depth,
     require_same_stereo,
     save_detector,
     trained_on,
@@ -230,10 +231,17 @@ def evaluate(
         settings: how it is measured.
         runtime: where.
         frames: of a folder, by the numbers of their names; they replace the split.
+
+    Raises:
+        InputError: weights or data are damaged, or depth is asked for and the one or the other knows none.
     """
     detector = load_detector(weights)
     started = time.perf_counter()
     sequences = labelled_sequences(data, "eval", split, frames=frames)
+    if settings.depth:
+        require_depth(detector, weights)
+        if all(one.depth(0) is None for one in sequences):
+            raise InputError("has no depth to measure against", place=data, hint="velodyne or depth_02")
     metrics = measure(detector, sequences, settings, runtime)
     return result_of_verb(
         "detect-stream",
@@ -268,6 +276,8 @@ def plan_run(recipe: StreamDsgnRecipe, options: RunOptions) -> Plan[RunInputs]:
     source = open_source(options.source, options.pipe or BytesIO(), options.most_frames)
     check_options(options, recipe.stream, source)
     detector = load_detector(recipe.weights)
+    if options.wants_depth:
+        require_depth(detector, recipe.weights)
     known, most = source.n_frames, options.most_frames
     facts = {
         "source": source.name,
@@ -306,9 +316,9 @@ def run(
     if pictures is not None:
         arrivals = pictures.watch(arrivals)
     first = up_to_first_good(arrivals)
-    detector = _stream_detector(recipe, inputs, first[-1], runtime)
+    detector = _stream_detector(recipe, inputs, first[-1], runtime, depth=options.wants_depth)
     arrivals = checked_eyes(of_one_size(chain(first, arrivals), detector.size), detector.fit, detector.config)
-    with RunFiles(options, source) as files:
+    with RunFiles(options, source, detector.config.depth) as files:
         publisher = Publisher(source.name, recipe.stream.score, publish, files.writers)
         record = _on_clock(source, detector, arrivals, recipe.stream, options, publisher)
         files.ended(record)
@@ -323,7 +333,7 @@ def run(
         "run",
         inputs.detector.method,
         recipe=recipe.weights,
-        output=options.output or options.video or "",
+        output=options.output or next(iter(written), ""),
         metrics={**summary_of_stream(source, record, detector), "files": written},
         runtime=runtime,
         total_s=record.outputs[-1].finished_s if record.outputs else 0.0,
@@ -343,7 +353,7 @@ def _say_if_not_learned(recipe: StreamDsgnRecipe, options: RunOptions) -> None:
 
 
 def _stream_detector(
-    recipe: StreamDsgnRecipe, inputs: RunInputs, arrival: Arrival, runtime: Runtime
+    recipe: StreamDsgnRecipe, inputs: RunInputs, arrival: Arrival, runtime: Runtime, *, depth: bool
 ) -> StreamDetector:
     """The detector for pictures such as the first good one, warmed up on it."""
     source, frame = inputs.source, arrival.frame
@@ -359,6 +369,7 @@ def _stream_detector(
         ego_motion=ego_motion_of(
             recipe.stream.ego_motion, inputs.detector.network.config.ego_motion, arrival.pose
         ),
+        depth=depth,
     )
     warn_if_horizon_is_off(detector.fit, detector.config)
     warn_if_size_is_odd(detector.size, detector.config)

@@ -20,6 +20,7 @@ from effcli.core.tensor_file import (
 )
 from effcli.core.weight_file import Header, build_network, read_weights
 from effcli.detect_stream.network.config import NetworkConfig
+from effcli.detect_stream.network.depth_map import has_learned_depth
 from effcli.detect_stream.network.streamdsgn import StreamDsgn
 from effcli.detect_stream.recipe import Target
 from effcli.detect_stream.released_weights import convert_released
@@ -46,7 +47,7 @@ class TrainedDetector:
     """A network and what it was trained for.
 
     Attributes:
-        network: in evaluation mode, without its depth head.
+        network: in evaluation mode.
         target: whether its boxes are those of the next frame or of this one.
         method: whose network it is.
     """
@@ -123,6 +124,20 @@ def _load(file: Path, place: str) -> TrainedDetector:
         raise InputError(str(error), place=place) from None
     network: StreamDsgn = build_network(lambda: create(header.config), tensors, place)
     return TrainedDetector(network, header.target, header.method)
+
+
+def require_depth(detector: TrainedDetector, place: str) -> None:
+    """Make sure that a detector can tell the depth of pixels.
+
+    Raises:
+        InputError: its depth head was never trained.
+    """
+    if not has_learned_depth(detector.network):
+        raise InputError(
+            "has never learned the depth of pixels",
+            place=place,
+            hint="train it with loss.depth above 0 on data with depth: velodyne, depth_02, or synthetic drives",
+        )
 
 
 def require_same_stereo(ours: NetworkConfig, other: NetworkConfig, place: str) -> None:

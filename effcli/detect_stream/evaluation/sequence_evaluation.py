@@ -14,6 +14,7 @@ from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects
 from effcli.detect_stream.data.frame_times import timeline_of
 from effcli.detect_stream.data.kitti_labels import grade
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
+from effcli.detect_stream.evaluation.depth_error import DepthErrors
 from effcli.detect_stream.evaluation.kitti_ap import height_scale
 from effcli.detect_stream.evaluation.precision_tables import (
     Scored,
@@ -45,12 +46,14 @@ class MeasureSettings:
         pairing: whose output a frame's truth meets.
         truncation: how KITTI Tracking's whole numbers are read.
         ego_motion: see :func:`effcli.detect_stream.network.ego_motion.ego_motion_of`.
+        depth: whether the depth of pixels is measured, too.
     """
 
     latencies_s: tuple[float, ...] | None = (0.06,)
     pairing: Pairing = "sap"
     truncation: Truncation = "graded"
     ego_motion: EgoSetting = None
+    depth: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,14 @@ def measure(
         centre distance of 2 m; ``sap_constant_velocity`` (outputs moved on to the frame that asks);
         ``ap_same_frame`` (each output and the truth of the frame it was made of); ``velocity_error_m``; ``table``,
         ``sap_table`` and ``sap_constant_velocity_table`` with all of KITTI's; ``age_ms``, ``frames``, ``processed``
-        and ``dropped``.
+        and ``dropped``; ``depth``, where asked for, as of
+        :meth:`~effcli.detect_stream.evaluation.depth_error.DepthErrors.summary`.
     """
     seen = []
+    errors = DepthErrors(detector.network.config.depth) if how.depth else None
     for sequence in sequences:
         check_stop()
-        seen.append(_of_sequence(detector, sequence, how, runtime))
+        seen.append(_of_sequence(detector, sequence, how, runtime, errors))
     scale = height_scale(float(sequences[0].calibration.left[0, 0]))
     parts = {
         name: joined([getattr(one, name) for one in seen])
@@ -111,11 +116,18 @@ def measure(
         "frames": len(truths),
         "processed": len(outputs),
         "dropped": sum(one.n_dropped for one in seen),
+        **({} if errors is None else {"depth": errors.summary()}),
     }
 
 
 def _machine(
-    detector: TrainedDetector, sequence: StereoSequence, setting: EgoSetting, score: float, runtime: Runtime
+    detector: TrainedDetector,
+    sequence: StereoSequence,
+    setting: EgoSetting,
+    score: float,
+    runtime: Runtime,
+    *,
+    depth: bool = False,
 ) -> StreamDetector:
     size = sequence.frame(0).left.shape
     return StreamDetector(
@@ -126,19 +138,30 @@ def _machine(
         sequence.fps,
         Limits(score=score),
         ego_motion=ego_motion_of(setting, detector.network.config.ego_motion, sequence.pose(0)),
+        depth=depth,
     )
 
 
 def _of_sequence(
-    detector: TrainedDetector, sequence: StereoSequence, how: MeasureSettings, runtime: Runtime
+    detector: TrainedDetector,
+    sequence: StereoSequence,
+    how: MeasureSettings,
+    runtime: Runtime,
+    errors: DepthErrors | None,
 ) -> _Seen:
     source = SequenceSource(sequence)
-    machine = _machine(detector, sequence, how.ego_motion, 0.05, runtime)
-    stream = run_simulated(source, machine, source.frames(), how.latencies_s, lambda output: None)
-    truth = [_read(sequence.objects(i), how.truncation) for i in range(len(sequence))]
-    outputs = [one.detected.objects for one in stream.outputs]
     timeline = timeline_of(sequence)
     moments, places = timeline.moments(sequence.fps), {n: i for i, n in enumerate(timeline.numbers)}
+
+    def see(output: StreamOutput) -> None:
+        images = output.detected.images
+        if errors is not None and images is not None and images.depth is not None:
+            errors.add(images.depth, sequence.depth(places[output.frame]))
+
+    machine = _machine(detector, sequence, how.ego_motion, 0.05, runtime, depth=how.depth)
+    stream = run_simulated(source, machine, source.frames(), how.latencies_s, see)
+    truth = [_read(sequence.objects(i), how.truncation) for i in range(len(sequence))]
+    outputs = [one.detected.objects for one in stream.outputs]
     pairing = pair_outputs(
         [one.finished_s for one in stream.outputs],
         [one.captured_s for one in stream.outputs],

@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
+from effcli.detect_stream.files.background import Background
+from effcli.detect_stream.files.depth_files import DepthFiles
+from effcli.detect_stream.files.depth_video import DepthVideo
 from effcli.detect_stream.files.output_files import StreamFiles
 from effcli.detect_stream.sources.frame_source import FrameSource, numbers_of
 from effcli.detect_stream.stream.clocks import StreamRecord
@@ -18,6 +21,7 @@ class RunFiles:
     Args:
         options: what is asked for.
         source: the stream, with the calibration of its pictures.
+        depth_range: nearest and farthest depth of the detector, metres.
 
     Attributes:
         writers: shown each output.
@@ -26,8 +30,8 @@ class RunFiles:
         RunError: a folder or a file cannot be written.
     """
 
-    def __init__(self, options: RunOptions, source: FrameSource) -> None:
-        self._options, self._source = options, source
+    def __init__(self, options: RunOptions, source: FrameSource, depth_range: tuple[float, float]) -> None:
+        self._options, self._source, self._depth_range = options, source, depth_range
         self._stack = ExitStack()
         self._results: StreamFiles | None = None
         self.writers: list[OutputWriter] = []
@@ -38,6 +42,12 @@ class RunFiles:
             files = StreamFiles(options.output, source.name, numbers_of(source))
             self._results = self._stack.enter_context(files)
             self.writers.append(files)
+        if options.depth is not None:
+            background = self._stack.enter_context(Background())
+            self.writers.append(DepthFiles(options.depth, background))
+        if options.depth_video is not None:
+            video = DepthVideo(options.depth_video, source.fps, self._depth_range)
+            self.writers.append(self._stack.enter_context(video))
         return self
 
     def ended(self, record: StreamRecord) -> None:
@@ -48,7 +58,9 @@ class RunFiles:
     @property
     def paths(self) -> list[str]:
         """Of everything that was written."""
-        return [] if self._results is None else self._results.paths
+        results = [] if self._results is None else self._results.paths
+        others = (self._options.depth, self._options.depth_video)
+        return [*results, *(str(path) for path in others if path is not None)]
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)

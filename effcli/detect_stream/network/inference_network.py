@@ -1,4 +1,4 @@
-"""The same network for detection alone: batch norms folded into the convolutions before them, no depth head."""
+"""The same network for detection alone: batch norms folded into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from effcli.detect_stream.network.convolution_3d import Conv3d, ConvBn3d
 from effcli.detect_stream.network.streamdsgn import StreamDsgn
 
 
-def fast_network(network: StreamDsgn, dtype: torch.dtype = torch.float32) -> StreamDsgn:
+def fast_network(
+    network: StreamDsgn, dtype: torch.dtype = torch.float32, *, depth: bool = False
+) -> StreamDsgn:
     """A copy that gives the same boxes up to rounding; it cannot be trained.
 
     Args:
         network: to copy.
         dtype: that autocast will compute convolutions in; their weights are kept in it, not converted every frame.
+        depth: keep the depth head.
     """
     fast = copy.deepcopy(network).eval().requires_grad_(False)
-    fast.depth_head = None
+    if not depth:
+        fast.depth_head = None
     _fold(fast)
     for module in fast.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | Conv3d):

@@ -42,8 +42,8 @@ class StreamRecord:
     was_stopped: bool = False
 
     def add(self, output: StreamOutput) -> None:
-        """One more."""
-        self.outputs.append(output)
+        """One more; its images are not kept."""
+        self.outputs.append(output.without_images())
         self.processed += 1
 
     def came(self, number: int, captured_s: float) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -100,6 +102,44 @@ def _from_above(found: FrameObjects, truth: FrameObjects | None, height: int) ->
 
 def _ground_points(shape: np.ndarray, scale: float, width: int, height: int) -> list[tuple[float, float]]:
     return [(width / 2 - float(y) * scale, height - float(x) * scale) for x, y, _ in shape]
+
+
+def draw_depth(
+    left: np.ndarray, depth: np.ndarray, depth_range: tuple[float, float], caption: str
+) -> Image.Image:
+    """A picture, and below it its depth: red is near, blue is far, dark is unknown.
+
+    Args:
+        left: uint8 ``[H, W, 3]``.
+        depth: metres, 0 where unknown, ``[H, W]``.
+        depth_range: nearest and farthest depth that the colours tell apart, metres; they follow its logarithm.
+        caption: a line at the top.
+    """
+    near, far = depth_range
+    size = (WIDTH, round(left.shape[0] * WIDTH / left.shape[1]))
+    known = depth > 0
+    share = np.log(np.where(known, depth, far) / near) / math.log(far / near)
+    colours = _colours()[np.clip(np.rint(255 * share), 0, 255).astype(int)]
+    colours[~known] = (24, 26, 30)
+    below = Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(below)
+    for metres in (2, 5, 10, 20, 40):
+        if near <= metres <= far:
+            at = round((WIDTH - 40) * math.log(metres / near) / math.log(far / near))
+            colour = tuple(_colours()[round(255 * math.log(metres / near) / math.log(far / near))].tolist())
+            pen.text((at, size[1] - 14), f"{metres} m", fill=colour, stroke_width=1, stroke_fill=(0, 0, 0))
+    above = Image.fromarray(left).resize(size, Image.Resampling.BICUBIC)
+    ImageDraw.Draw(above).text((6, 4), caption, fill=(255, 255, 255), stroke_width=1, stroke_fill=(0, 0, 0))
+    return stacked([above, below])
+
+
+@lru_cache(maxsize=1)
+def _colours() -> np.ndarray:
+    """From red to blue, uint8 ``[256, 3]``."""
+    from matplotlib import colormaps
+
+    found: np.ndarray = np.rint(255 * colormaps["turbo_r"](np.arange(256))[:, :3]).astype(np.uint8)
+    return found
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -54,6 +54,10 @@ class StreamOutput:
         kept = replace(self.detected, objects=objects, velocities=velocities)
         return replace(self, detected=kept, objects=self.objects.pick(keep))
 
+    def without_images(self) -> StreamOutput:
+        """The same, small enough to be kept."""
+        return replace(self, detected=replace(self.detected, images=None))
+
     def at(self, moment_s: float) -> StreamOutput:
         """The same, but what is published is where boxes are at another moment, at constant velocity."""
         objects = moved(self.objects, self.detected.velocities, moment_s - self.target_s, self.detected.view)

@@ -25,6 +25,8 @@ class RunOptions:
         most_frames: stop after this many; None at the end.
         output: folder for streaming.jsonl and results in KITTI's form.
         video: moving picture to write.
+        depth: folder for a 16-bit picture of the depth of each frame.
+        depth_video: moving picture of the depth to write.
         force: overwrite them.
     """
 
@@ -34,7 +36,14 @@ class RunOptions:
     most_frames: int | None = None
     output: Path | None = None
     video: Path | None = None
+    depth: Path | None = None
+    depth_video: Path | None = None
     force: bool = False
+
+    @property
+    def wants_depth(self) -> bool:
+        """Whether anything needs the depth of the pixels."""
+        return self.depth is not None or self.depth_video is not None
 
 
 def read_latencies(text: str) -> tuple[float, ...]:
@@ -59,11 +68,14 @@ def check_options(options: RunOptions, settings: StreamRunSection, source: Frame
     Raises:
         UsageError: it does not.
     """
-    if options.video is not None:
-        check_video(options.video)
-        check_new_file(options.video, force=options.force)
-    if options.output is not None:
-        check_new_folder(options.output, force=options.force)
+    for video in (options.video, options.depth_video):
+        if video is not None:
+            check_video(video)
+            check_new_file(video, force=options.force)
+    for folder in (options.output, options.depth):
+        if folder is not None:
+            check_new_folder(folder, force=options.force)
+    _check_all_differ(options)
     if settings.clock == "sim" and source.is_live:
         raise UsageError("live sources need --clock wall", place="--clock sim")
     if options.latencies_s is not None and settings.clock != "sim":
@@ -72,3 +84,20 @@ def check_options(options: RunOptions, settings: StreamRunSection, source: Frame
             place="--simulate-latency",
             hint="--clock sim",
         )
+
+
+def _check_all_differ(options: RunOptions) -> None:
+    """Make sure that no two things are to be written at one place."""
+    named = {
+        "-o": options.output,
+        "--video": options.video,
+        "--depth": options.depth,
+        "--depth-video": options.depth_video,
+    }
+    seen: dict[Path, str] = {}
+    for option, path in named.items():
+        if path is None:
+            continue
+        other = seen.setdefault(path.absolute(), option)
+        if other != option:
+            raise UsageError(f"{other} and {option} name the same place", place=str(path))

@@ -16,9 +16,11 @@ from effcli.detect_stream.data.boxes3d import ImageView
 from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.network.box_decoding import Limits, as_objects, boxes_of
+from effcli.detect_stream.network.depth_map import DepthView
 from effcli.detect_stream.network.ego_motion import EgoMotion, bev_motion
 from effcli.detect_stream.network.frame_fitting import FrameFit, fit_of, fitted_pair
 from effcli.detect_stream.network.inference_network import fast_network
+from effcli.detect_stream.network.space_volume import seen_from_above
 from effcli.detect_stream.network.streamdsgn import CameraView
 from effcli.detect_stream.sources.frame_source import Arrival
 from effcli.detect_stream.stream.tracking import BoxTracker
@@ -32,6 +34,7 @@ _SCENE_CHANGE = 45.0
 _THUMBNAIL = 8
 _REGULAR = 1e-6
 _NOTHING = torch.zeros(0)
+_NO_PICTURE = np.zeros((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class PreparedFrame:
         number: of the frame.
         left, right: uint8 ``[3, height, width]``.
         thumbnail: small and grey, to notice that the scene has changed.
+        picture: the left picture as it came, uint8 ``[H, W, 3]``.
         pose: of the camera, 4x4; None where it is not used.
         time_s, interval_s: as of :class:`~effcli.detect_stream.sources.frame_source.Arrival`.
     """
@@ -50,9 +54,23 @@ class PreparedFrame:
     left: Tensor
     right: Tensor
     thumbnail: np.ndarray
+    picture: np.ndarray
     pose: np.ndarray | None = None
     time_s: float | None = None
     interval_s: float | None = None
+
+
+@dataclass(frozen=True)
+class FrameImages:
+    """What is as large as the left picture; it is for those who write it, and not kept.
+
+    Attributes:
+        left: the picture as it came, uint8 ``[H, W, 3]``.
+        depth: of its pixels, metres, 0 where unknown, float32 ``[H, W]``; None where it is not asked for.
+    """
+
+    left: np.ndarray
+    depth: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +85,7 @@ class DetectedFrame:
         history: frames that the result stands on, 1 or 2.
         stages_ms: milliseconds of each part.
         view: what the left camera sees of boxes that are moved; None: that stays as it was.
+        images: the picture and its depth; None once they are written.
     """
 
     objects: FrameObjects
@@ -74,6 +93,7 @@ class DetectedFrame:
     history: int
     stages_ms: dict[str, float]
     view: ImageView | None = None
+    images: FrameImages | None = None
 
 
 @dataclass
@@ -113,6 +133,7 @@ class StreamDetector:
         fps: frames per second.
         limits: which boxes are kept.
         ego_motion: how the cameras' own motion is known, if it is used.
+        depth: whether the depth of each pixel is computed, too; it takes its time.
     """
 
     def __init__(
@@ -125,8 +146,9 @@ class StreamDetector:
         limits: Limits,
         *,
         ego_motion: EgoMotion = "unused",
+        depth: bool = False,
     ) -> None:
-        self.network = fast_network(detector.network, runtime.dtype).to(runtime.device)
+        self.network = fast_network(detector.network, runtime.dtype, depth=depth).to(runtime.device)
         self.target, self.fps, self.limits = detector.target, fps, limits
         self.config = self.network.config
         self.ego_motion = ego_motion
@@ -136,6 +158,7 @@ class StreamDetector:
         self._sizes = torch.tensor([[self.fit.height, self.fit.width]])
         matrices = self.fit.matrices()[None].to(runtime.device)
         self._view: CameraView = self.network.view(matrices, self._sizes.to(runtime.device))
+        self._depth = DepthView(self.fit, size, self.config, runtime.device) if depth else None
         self._odometry = VisualOdometry(self.fit.calibration, (self.fit.height, self.fit.width), fps)
         self._odometry_number = -1
         self._memory: _Memory | None = None
@@ -156,7 +179,7 @@ class StreamDetector:
         small = left.float().mean(0)[None, None]
         thumbnail = torch.nn.functional.avg_pool2d(small, _THUMBNAIL)[0, 0].numpy()
         times = (arrival.time_s, arrival.interval_s)
-        return PreparedFrame(arrival.number, left, right, thumbnail, pose, *times)
+        return PreparedFrame(arrival.number, left, right, thumbnail, arrival.frame.left, pose, *times)
 
     def reset(self) -> None:
         """Forget all frames: another stream begins."""
@@ -178,7 +201,8 @@ class StreamDetector:
             pictures = torch.stack([prepared.left, prepared.right]).to(device)
             normal = network.normalise(pictures, self._sizes.repeat(2, 1))
             with self.runtime.autocast():
-                now = network.bev_map(normal[:1], normal[1:], self._view)
+                volume = network.volume(normal[:1], normal[1:], self._view)
+                now = seen_from_above(volume)
             self._wait()
         before, step, motion = self._last(prepared)
         flow = None
@@ -197,10 +221,21 @@ class StreamDetector:
                 self._tracker.reset()
             seen = self._velocities(objects, flow, step.fps)
             track_ids, velocities = self._tracker.follow(objects, seen, step.seconds)
-        self._memory = _Memory(replace(prepared, left=_NOTHING, right=_NOTHING), now)
+        images = FrameImages(prepared.picture, self._depth_of(volume, clock))
+        self._memory = _Memory(replace(prepared, left=_NOTHING, right=_NOTHING, picture=_NO_PICTURE), now)
         found = replace(objects, track_ids=track_ids)
         view = ImageView(self.calibration.left, self.size)
-        return DetectedFrame(found, velocities, 1 if before is None else 2, clock.stages_ms, view)
+        return DetectedFrame(found, velocities, 1 if before is None else 2, clock.stages_ms, view, images)
+
+    def _depth_of(self, volume: Tensor, clock: _Clock) -> np.ndarray | None:
+        """The depth of each pixel, where it is asked for."""
+        head = self.network.depth_head
+        if self._depth is None or head is None:
+            return None
+        with clock.stage("depth_ms"):
+            with self.runtime.autocast():
+                logits = self._depth.logits(head, volume)
+            return self._depth.depth(logits)
 
     def _last(self, prepared: PreparedFrame) -> tuple[Tensor | None, _Step, Tensor | None]:
         """The last frame's map; how long ago that was; how the cameras moved since, where that is used."""
