@@ -31,7 +31,7 @@ from effcli.detect_stream.files.video import Pictures, write_stream_video
 from effcli.detect_stream.network.box_decoding import Limits
 from effcli.detect_stream.network.config import NetworkConfig
 from effcli.detect_stream.network.ego_motion import ego_motion_of
-from effcli.detect_stream.network.frame_fitting import warn_if_horizon_is_off
+from effcli.detect_stream.network.frame_fitting import warn_if_horizon_is_off, warn_of_horizons
 from effcli.detect_stream.network.streamdsgn import StreamDsgn, n_parameters
 from effcli.detect_stream.recipe import DEFAULT_WEIGHTS, Split, StreamDsgnRecipe, StreamRunSection
 from effcli.detect_stream.sources.frame_source import (
@@ -242,6 +242,7 @@ def evaluate(
         require_depth(detector, weights)
         if all(one.depth(0) is None for one in sequences):
             raise InputError("has no depth to measure against", place=data, hint="velodyne or depth_02")
+    warn_of_horizons(sequences, detector.network.config)
     metrics = measure(detector, sequences, settings, runtime)
     return result_of_verb(
         "detect-stream",

@@ -17,6 +17,7 @@ from effcli.detect_stream.data.boxes3d import ImageView, project
 from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
 from effcli.detect_stream.data.frame_objects import UNKNOWN_2D, FrameObjects, no_objects
 from effcli.detect_stream.data.frame_times import timeline_of_pictures
+from effcli.detect_stream.data.gps_poses import oxts_row, poses_of_file, poses_of_folder
 from effcli.detect_stream.data.kitti_labels import read_tracking_labels, tracking_lines
 from effcli.detect_stream.data.picture_pairs import paired_pictures
 from effcli.detect_stream.data.stereo_calibration import (
@@ -26,8 +27,6 @@ from effcli.detect_stream.data.stereo_calibration import (
 from effcli.detect_stream.data.stereo_sequence import FPS, StereoFrame, StereoSequence
 
 LEFT, RIGHT = "image_02", "image_03"
-_EARTH_M = 6378137.0
-_ORIGIN_DEG = (49.0, 8.4)
 
 
 class KittiSequence:
@@ -100,11 +99,24 @@ class KittiSequence:
         return depth_of_points(points.reshape(-1, 4)[:, :3], self.calibration, check_picture(left))
 
     def pose(self, i: int) -> np.ndarray | None:
-        """From the GPS/IMU file ``oxts/0000.txt``, where it is."""
+        """From the GPS/IMU file ``oxts/0000.txt``, or the files of ``oxts/0000/``, where they are."""
         if self._poses is None:
-            file = self.root / "oxts" / f"{self.name}.txt"
-            self._poses = _poses_of(file, self.calibration) if file.is_file() else {}
+            self._poses = self._read_poses()
         return self._poses.get(self.numbers[i], self._poses.get(-1 - i))
+
+    def _read_poses(self) -> dict[int, np.ndarray]:
+        """Of one file, or of one per frame in a folder, as KITTI raw has them."""
+        file = self.root / "oxts" / f"{self.name}.txt"
+        if file.is_file():
+            return poses_of_file(file, self.calibration)
+        stems = [pair.stem for pair in self.pairs]
+        for folder in (file.with_suffix("") / "data", file.with_suffix("")):
+            found = poses_of_folder(folder, stems, self.calibration)
+            if any(pose is not None for pose in found):
+                return {
+                    number: pose for number, pose in zip(self.numbers, found, strict=True) if pose is not None
+                }
+        return {}
 
 
 def training_folder(root: Path) -> Path:
@@ -140,41 +152,6 @@ def depth_of_points(points: np.ndarray, calibration: StereoCalibration, size: tu
     return flat.reshape(height, width)
 
 
-def _poses_of(file: Path, calibration: StereoCalibration) -> dict[int, np.ndarray]:
-    """Frame -> pose of the camera; without a column of frame numbers the keys are -1, -2, ... in order."""
-    try:
-        rows = np.loadtxt(file, ndmin=2)
-    except ValueError as error:
-        raise InputError(f"not a GPS/IMU file: {error}", place=str(file)) from None
-    if rows.shape[1] not in (30, 31):
-        raise InputError(f"has {rows.shape[1]} columns, not 30", place=str(file))
-    numbers = [int(row[0]) for row in rows] if rows.shape[1] == 31 else [-1 - i for i in range(len(rows))]
-    values = rows[:, -30:]
-    scale = np.cos(np.deg2rad(values[0, 0]))
-    from_imu = np.linalg.inv(calibration.imu_to_camera)
-    return {n: _imu_pose(row, scale) @ from_imu for n, row in zip(numbers, values, strict=True)}
-
-
-def _imu_pose(row: np.ndarray, scale: float) -> np.ndarray:
-    latitude, longitude, altitude, roll, pitch, yaw = row[:6]
-    pose = np.eye(4)
-    pose[:3, 3] = (
-        scale * _EARTH_M * np.deg2rad(longitude),
-        scale * _EARTH_M * np.log(np.tan(np.pi / 4 + np.deg2rad(latitude) / 2)),
-        altitude,
-    )
-    pose[:3, :3] = _turn(yaw, 2) @ _turn(pitch, 1) @ _turn(roll, 0)
-    return pose
-
-
-def _turn(angle: float, axis: int) -> np.ndarray:
-    a, b = [(1, 2), (2, 0), (0, 1)][axis]
-    matrix = np.eye(3)
-    matrix[a, a] = matrix[b, b] = np.cos(angle)
-    matrix[a, b], matrix[b, a] = -np.sin(angle), np.sin(angle)
-    return matrix
-
-
 def write_sequence(root: Path, name: str, sequence: StereoSequence) -> Iterable[int]:
     """Write a sequence with labels, every fourth pixel's depth as LiDAR, and poses; yields each frame written.
 
@@ -199,7 +176,7 @@ def write_sequence(root: Path, name: str, sequence: StereoSequence) -> Iterable[
             points = _points_of_depth(depth, sequence.calibration)
             points.astype(np.float32).tofile(base / "velodyne" / name / f"{i:06d}.bin")
         if pose is not None:
-            poses.append(_oxts_row(pose, sequence.calibration))
+            poses.append(oxts_row(pose, sequence.calibration))
         yield i
     (base / "label_02" / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
     if poses:
@@ -218,18 +195,3 @@ def _points_of_depth(depth: np.ndarray, calibration: StereoCalibration) -> np.nd
     inverse = np.linalg.inv(calibration.velo_to_camera)
     points = np.stack([x, y, z], 1) @ inverse[:3, :3].T + inverse[:3, 3]
     return np.concatenate([points, np.zeros((len(points), 1))], 1)
-
-
-def _oxts_row(pose: np.ndarray, calibration: StereoCalibration) -> str:
-    """The GPS/IMU row of a camera pose whose world has x right, y down, z forward; forward is east."""
-    east_of_camera = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]], float)
-    imu = east_of_camera @ pose @ calibration.imu_to_camera
-    scale = np.cos(np.deg2rad(_ORIGIN_DEG[0]))
-    north_0 = scale * _EARTH_M * np.log(np.tan(np.pi / 4 + np.deg2rad(_ORIGIN_DEG[0]) / 2))
-    latitude = np.rad2deg(2 * np.arctan(np.exp((imu[1, 3] + north_0) / (scale * _EARTH_M))) - np.pi / 2)
-    longitude = _ORIGIN_DEG[1] + np.rad2deg(imu[0, 3] / (scale * _EARTH_M))
-    yaw = np.arctan2(imu[1, 0], imu[0, 0])
-    pitch = np.arctan2(-imu[2, 0], np.hypot(imu[0, 0], imu[1, 0]))
-    roll = np.arctan2(imu[2, 1], imu[2, 2])
-    row = [latitude, longitude, imu[2, 3], roll, pitch, yaw, *([0.0] * 19), 4, 11, 4, 4, 0]
-    return " ".join(f"{value:.12g}" for value in row)

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from effcli.core.errors import InputError
 from effcli.data.images import read_rgb
 from effcli.data.picture_folders import list_pictures, say_left_out
 from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects
 from effcli.detect_stream.data.frame_times import Timeline, numbers_in, timeline_of_pictures
+from effcli.detect_stream.data.gps_poses import poses_of_folder
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.stereo_sequence import FPS, StereoFrame, halves
 
@@ -61,6 +64,7 @@ class PairSequence:
         calibration: of the cameras.
         time_folders: where a file of timestamps may be.
         labels: objects by the place of their frame; None where there are no labels.
+        poses: folder of GPS/IMU files, one per frame, as KITTI raw has them.
     """
 
     def __init__(
@@ -70,11 +74,13 @@ class PairSequence:
         calibration: StereoCalibration,
         time_folders: Sequence[Path] = (),
         labels: Sequence[FrameObjects] | None = None,
+        poses: Path | None = None,
     ) -> None:
         self.name, self.calibration, self.pairs = name, calibration, pairs
         self.timeline: Timeline = timeline_of_pictures([one.stem for one in pairs], time_folders)
         self.fps = self.timeline.fps or FPS
         self._labels = labels
+        self._poses = _poses_in(poses, self.pairs, calibration)
 
     @property
     def has_labels(self) -> bool:
@@ -99,21 +105,47 @@ class PairSequence:
     def depth(self, i: int) -> None:
         """Nothing is known."""
 
-    def pose(self, i: int) -> None:
-        """Nothing is known."""
+    def pose(self, i: int) -> np.ndarray | None:
+        """From the frame's GPS/IMU file, where there is one."""
+        return self._poses[i]
+
+
+def _poses_in(
+    folder: Path | None, pairs: Sequence[PicturePair], calibration: StereoCalibration
+) -> list[np.ndarray | None]:
+    if folder is None or not folder.is_dir():
+        return [None] * len(pairs)
+    if np.array_equal(calibration.imu_to_camera, np.eye(4)):
+        log.warning(
+            "%s: is not read, as where the GPS/IMU is is not known (calib_imu_to_velo.txt and calib_velo_to_cam.txt)",
+            folder,
+        )
+        return [None] * len(pairs)
+    return poses_of_folder(folder, [one.stem for one in pairs], calibration)
 
 
 def folder_pair(
-    left: Path, right: Path, calibration: StereoCalibration, name: str | None = None
+    left: Path,
+    right: Path,
+    calibration: StereoCalibration,
+    name: str | None = None,
+    poses: Path | None = None,
 ) -> PairSequence:
     """Two folders of pictures as a sequence; timestamps beside the pictures, beside the folder or in ``oxts``.
+
+    Args:
+        left, right: the folders.
+        calibration: of the cameras.
+        name: of the sequence; None takes the folder's.
+        poses: as of :class:`PairSequence`.
 
     Raises:
         InputError: as of :func:`paired_pictures`.
     """
     root = left.parent.parent if left.name == "data" else left.parent
     times = (left, left.parent, root, root / "oxts")
-    return PairSequence(name or root.name or "stream", paired_pictures(left, right), calibration, times)
+    pairs = paired_pictures(left, right)
+    return PairSequence(name or root.name or "stream", pairs, calibration, times, poses=poses)
 
 
 def pictures_in(folder: Path) -> list[Path]:

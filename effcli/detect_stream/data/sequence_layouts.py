@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from effcli.core.errors import InputError, UsageError
+from effcli.core.progress import NOTICE
 from effcli.data.picture_folders import list_pictures
 from effcli.detect_stream.data.calibrations.kitti_text import COLOUR, GREY, Cameras
 from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
@@ -13,6 +15,8 @@ from effcli.detect_stream.data.kitti_labels import read_object_labels
 from effcli.detect_stream.data.kitti_tracking import LEFT, KittiSequence, sequence_names
 from effcli.detect_stream.data.picture_pairs import PairSequence, PicturePair, folder_pair
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,30 +27,39 @@ class _Layout:
         left, right: below the folder.
         calibrations: where it is looked for, from the folder.
         cameras: which of the file's.
+        unread: labels and the like of the data set that may lie beside the pictures and are not read.
     """
 
     left: str
     right: str
     calibrations: tuple[str, ...]
     cameras: Cameras = COLOUR
+    unread: tuple[str, ...] = ()
 
 
 _PLAIN = ("calib.txt", "calib.yml", "calib.yaml", "left.yaml")
 _KITTI_RAW = ("calib_cam_to_cam.txt", "../calib_cam_to_cam.txt")
+_RAW_UNREAD = ("tracklet_labels.xml", "velodyne_points")
 _LAYOUTS = (
     _Layout("left", "right", _PLAIN),
     _Layout("image_02", "image_03", _PLAIN),
     _Layout("image_2", "image_3", _PLAIN),
-    _Layout("image_02/data", "image_03/data", _KITTI_RAW),
-    _Layout("frames/rgb/Camera_0", "frames/rgb/Camera_1", ("intrinsic.txt",)),
+    _Layout("image_02/data", "image_03/data", _KITTI_RAW, unread=_RAW_UNREAD),
+    _Layout(
+        "frames/rgb/Camera_0",
+        "frames/rgb/Camera_1",
+        ("intrinsic.txt",),
+        unread=("bbox.txt", "info.txt", "pose.txt", "frames/depth"),
+    ),
     _Layout(
         "stereo_front_left_rect",
         "stereo_front_right_rect",
         ("vehicle_calibration_stereo_info.json", "vehicle_calibration_info.json"),
+        unread=("per_sweep_annotations_amodal", "poses", "lidar"),
     ),
     _Layout("image_00", "image_01", _PLAIN, GREY),
     _Layout("image_0", "image_1", _PLAIN, GREY),
-    _Layout("image_00/data", "image_01/data", _KITTI_RAW, GREY),
+    _Layout("image_00/data", "image_01/data", _KITTI_RAW, GREY, unread=_RAW_UNREAD),
 )
 _PAIR = ("im0.png", "im1.png")
 _OBJECT = ("image_2", "image_3", "calib", "label_2")
@@ -83,10 +96,18 @@ def _of_folders(path: Path, calibration: str | None) -> StereoSequence | None:
         left, right = path / layout.left, path / layout.right
         if (path / "calib").is_dir() or not _holds_pictures(left) or not right.is_dir():
             continue
+        if layout.left.endswith("/data") and path.name.endswith("_extract"):
+            raise InputError(
+                "holds pictures that are not rectified", place=str(path), hint="take KITTI raw's *_sync"
+            )
         candidates = [path / name for name in layout.calibrations]
         beside = next((one for one in candidates if one.is_file()), candidates[0])
         file = Path(calibration) if calibration else beside
-        return folder_pair(left, right, read_calibration(file, layout.cameras), path.name or "stream")
+        unread = [name for name in layout.unread if (path / name).exists()]
+        if unread:
+            log.log(NOTICE, "%s: %s beside the pictures are not read", path, ", ".join(unread))
+        known = read_calibration(file, layout.cameras)
+        return folder_pair(left, right, known, path.name or "stream", path / "oxts" / "data")
     return None
 
 

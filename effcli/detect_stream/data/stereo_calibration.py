@@ -12,8 +12,10 @@ from effcli.core.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_MOST_APART_PX = 1.0
-"""Pixels by which the principal points of a rectified pair may differ."""
+MOST_COLUMNS_APART_PX = 0.1
+"""Columns by which the principal points of a rectified pair may differ: so much every disparity is wrong."""
+
+_MOST_ROWS_APART_PX = 1.0
 
 
 def _identity() -> np.ndarray:
@@ -109,8 +111,8 @@ def require_rectified(calibration: StereoCalibration, place: str) -> StereoCalib
         )
     for name, row, column, most in (
         ("focal lengths", 0, 0, 0.005 * left[0, 0]),
-        ("principal points' columns", 0, 2, _MOST_APART_PX),
-        ("principal points' rows", 1, 2, _MOST_APART_PX),
+        ("principal points' columns", 0, 2, MOST_COLUMNS_APART_PX),
+        ("principal points' rows", 1, 2, _MOST_ROWS_APART_PX),
     ):
         values = float(left[row, column]), float(right[row, column])
         if abs(values[0] - values[1]) > most:

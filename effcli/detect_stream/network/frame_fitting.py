@@ -6,6 +6,7 @@ See docs/methods/streamdsgn.md, Input images and Deviations without a switch.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
-from effcli.detect_stream.data.stereo_sequence import StereoFrame
+from effcli.detect_stream.data.stereo_sequence import StereoFrame, StereoSequence
 from effcli.detect_stream.network.config import NetworkConfig
 
 log = logging.getLogger(__name__)
 
-_BELOW_PER_FOCAL = 0.28
+BELOW_PER_FOCAL = 0.28
 """Rows below the horizon over the focal length: what KITTI's pictures have, 202 of 721."""
 
-_BELOW = (0.5, 0.65)
+BELOW = (0.5, 0.65)
 """Least and largest share of the network's rows that lie below the horizon."""
 
 _MOST_OFF = 0.25
@@ -67,8 +68,17 @@ def fit_of(size: tuple[int, int], calibration: StereoCalibration, config: Networ
 
 def horizon_row(focal_px: float, config: NetworkConfig) -> float:
     """Where the horizon should be, rows below the network's upper edge."""
-    least, most = (share * config.height for share in _BELOW)
-    return config.height - min(max(_BELOW_PER_FOCAL * focal_px, least), most)
+    least, most = (share * config.height for share in BELOW)
+    return config.height - min(max(BELOW_PER_FOCAL * focal_px, least), most)
+
+
+def warn_of_horizons(sequences: Sequence[StereoSequence], config: NetworkConfig) -> None:
+    """Log a warning, once for all sequences whose pictures and cameras are alike, where the horizon is off."""
+    cameras = {id(one.calibration): one for one in sequences}
+    fits = [fit_of(one.frame(0).size, one.calibration, config) for one in cameras.values()]
+    rows = {(fit.height, fit.width, round(float(fit.calibration.left[1, 2]))): fit for fit in fits}
+    for fit in rows.values():
+        warn_if_horizon_is_off(fit, config)
 
 
 def warn_if_horizon_is_off(fit: FrameFit, config: NetworkConfig) -> None:

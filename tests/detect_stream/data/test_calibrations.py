@@ -29,16 +29,17 @@ def opencv(left: np.ndarray = LEFT, right: np.ndarray = RIGHT) -> str:
     return f"%YAML:1.0\n---\nimage_width: {SIZE[1]}\nimage_height: {SIZE[0]}\n" + "".join(parts)
 
 
-def ros(matrix: np.ndarray) -> str:
+def ros(matrix: np.ndarray, distortion: float = 0.0) -> str:
     return (
         f"image_width: {SIZE[1]}\nimage_height: {SIZE[0]}\ncamera_name: narrow\n"
-        f"distortion_coefficients: {{rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}}\n"
+        f"distortion_coefficients: {{rows: 1, cols: 5, data: [{distortion}, 0, 0, 0, 0]}}\n"
         f"projection_matrix:\n  rows: 3\n  cols: 4\n  data: [{row(matrix).replace(' ', ', ')}]\n"
     )
 
 
-def argoverse() -> str:
-    inner = {f"focal_length_{axis}_px_": F for axis in "xy"}
+def argoverse(distortion: float = 0.0) -> str:
+    inner: dict[str, object] = {f"focal_length_{axis}_px_": F for axis in "xy"}
+    inner["distortion_coefficients_"] = [distortion, 0.0, 0.0]
     inner |= {"focal_center_x_px_": CX, "focal_center_y_px_": CY}
     return json.dumps(
         {
@@ -122,6 +123,18 @@ def test_grey_cameras_have_their_own_projections(tmp_path: Path) -> None:
         ("a.yml", "%YAML:1.0\n---\n[\n", "not a YAML file of OpenCV or ROS"),
         ("cam.yaml", ros(LEFT), "the calibration of one camera"),
         ("SN1234.conf", "[LEFT_CAM_HD]\nfx=1\n", "is a ZED file of the lenses"),
+        ("calib.txt", "[LEFT_CAM_HD]\nfx=1\n", "is a ZED file of the lenses"),
+        (
+            "calib.txt",
+            FORMS["middlebury"]["calib.txt"].replace("doffs=0", "doffs=31.2"),
+            r"doffs is 31\.2: the principal points",
+        ),
+        (
+            "calib.txt",
+            FORMS["middlebury"]["calib.txt"].replace(f"cam1=[{F} 0 {CX}", f"cam1=[{F} 0 600.5"),
+            "principal points' columns of the eyes differ: 600 and 600.5",
+        ),
+        ("a.json", argoverse(distortion=-0.17), "states lens distortion"),
         ("calib.txt", "cam0=[1 0 0; 0 1 0; 0 0 1]\n", "has no cam1"),
         (
             "calib.txt",
@@ -147,3 +160,23 @@ def test_pictures_of_another_size(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert "drive: the pictures are 620x188, the calibration is for 1240x376" in caplog.text
     with pytest.raises(InputError, match="the pictures are 640x480, the calibration is for 1240x376"):
         found.for_pictures((480, 640), "x")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"left.yaml": ros(LEFT, -0.3), "right.yaml": ros(RIGHT)},
+        {
+            "a.yml": opencv()
+            + "D1: !!opencv-matrix\n   rows: 1\n   cols: 2\n   dt: d\n   data: [ -0.3, 0. ]\n"
+        },
+    ],
+)
+def test_lenses_that_distort_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, files: dict[str, str]
+) -> None:
+    read_calibration(written(tmp_path, files))
+    assert "the lenses distort; its projections are those of the rectified pictures" in caplog.text
+    caplog.clear()
+    read_calibration(written(tmp_path, FORMS["ros"]))
+    assert caplog.text == ""

@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from effcli.core.errors import InputError, UsageError
+from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
+from effcli.detect_stream.data.gps_poses import oxts_row
 from effcli.detect_stream.data.kitti_labels import object_lines
+from effcli.detect_stream.data.kitti_tracking import KittiSequence, write_sequence
 from effcli.detect_stream.data.sequence_layouts import open_sequence
 from effcli.detect_stream.data.stereo_calibration import write_calibration
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
@@ -154,3 +157,48 @@ def test_two_pictures_are_a_stream_of_one_frame(tmp_path: Path) -> None:
     name = SourceName(files[0], files[1], str(tmp_path / "calib.txt"))
     (arrival,) = open_source(name, None).frames()  # type: ignore[arg-type]
     assert arrival.frame is not None and np.array_equal(arrival.frame.left, FRAMES[1].left)
+
+
+def test_what_lies_beside_the_pictures_and_is_not_read_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for layout, name in ((vkitti, "bbox.txt"), (argoverse, "per_sweep_annotations_amodal")):
+        root = layout(tmp_path / layout.__name__)
+        (root / name).touch()
+        open_sequence(root, None)
+        assert f"{root}: {name} beside the pictures are not read" in caplog.text
+
+
+def test_poses_of_kitti_raw(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    drive = raw(tmp_path)
+    whole, poses = drive / "oxts/data", [DRIVE.pose(i) for i in range(3)]
+    whole.mkdir(parents=True)
+    calibration = read_calibration(drive.parent / "calib_cam_to_cam.txt")
+    for i in (0, 2):
+        (whole / f"{i + 7:06d}.txt").write_text(oxts_row(poses[i], calibration) + "\n")
+    found = open_sequence(drive, None)
+    steps = np.linalg.inv(found.pose(0)) @ found.pose(2)  # type: ignore[arg-type]
+    np.testing.assert_allclose(steps, np.linalg.inv(poses[0]) @ poses[2], atol=1e-5)
+    assert found.pose(1) is None
+    (whole / "000008.txt").write_text("1 2 3\n")
+    with pytest.raises(InputError, match=r"000008\.txt: holds 3 numbers, not 30"):
+        open_sequence(drive, None)
+    (drive.parent / "calib_velo_to_cam.txt").unlink()
+    assert open_sequence(drive, None).pose(0) is None
+    assert "is not read, as where the GPS/IMU is is not known" in caplog.text
+    drive.rename(drive.with_name("2011_09_26_drive_0001_extract"))
+    with pytest.raises(InputError, match="holds pictures that are not rectified"):
+        open_sequence(drive.with_name("2011_09_26_drive_0001_extract"), None)
+
+
+def test_poses_of_kitti_tracking_may_be_a_file_per_frame(tmp_path: Path) -> None:
+    assert len(list(write_sequence(tmp_path, "0000", DRIVE))) == 3
+    one_file = tmp_path / "training/oxts/0000.txt"
+    expected = KittiSequence(tmp_path, "0000").pose(2)
+    rows = one_file.read_text().splitlines()
+    one_file.unlink()
+    (tmp_path / "training/oxts/0000/data").mkdir(parents=True)
+    for i, row in enumerate(rows):
+        (tmp_path / f"training/oxts/0000/data/{i:06d}.txt").write_text(row + "\n")
+    np.testing.assert_array_equal(KittiSequence(tmp_path, "0000").pose(2), expected)

@@ -11,6 +11,7 @@ import pytest
 from effcli.core.recipe import parse_set
 from effcli.core.registry import find_recipe
 from effcli.detect_stream.data.kitti_tracking import KittiSequence, write_sequence
+from effcli.detect_stream.data.stereo_calibration import write_calibration
 from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.recipe import StreamDsgnRecipe
 from effcli.detect_stream.training.training_data import training_data
@@ -59,3 +60,11 @@ def test_labels_of_a_rig_need_boxes_in_3d_alone(kitti: Path, caplog: pytest.LogC
     caplog.clear()
     opened(kitti, "loss.depth=0", "loss.motion=0")
     assert caplog.text == ""
+
+
+def test_a_lost_horizon_is_said_as_it_is_of_streams(kitti: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = kitti / "training/calib/0000.txt"
+    calibration = KittiSequence(kitti, "0000").calibration
+    write_calibration(file, calibration.moved(0, 50))  # the upper 50 rows were cut off
+    opened(kitti, f"eval.data={kitti}")
+    assert caplog.text.count("the horizon, by the calibration, is at row") == 1

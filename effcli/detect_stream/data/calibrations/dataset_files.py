@@ -49,7 +49,7 @@ def read_argoverse(text: str, path: Path) -> StereoCalibration:
     """``vehicle_calibration_stereo_info.json`` of Argoverse 1: the cameras whose names begin with ``stereo_front``.
 
     Raises:
-        InputError: they are not there.
+        InputError: they are not there, or their lenses distort.
     """
     try:
         cameras = {one["key"]: one["value"] for one in json.loads(text)["camera_data_"]}
@@ -58,11 +58,18 @@ def read_argoverse(text: str, path: Path) -> StereoCalibration:
             for side in ("left", "right")
         ]
         matrices = [_matrix_of(one) for one in found]
+        distorts = any(np.any(np.array(one.get("distortion_coefficients_", 0), float)) for one in found)
         places = [np.array(one["vehicle_SE3_camera_"]["translation"], float) for one in found]
     except (ValueError, KeyError, TypeError, StopIteration):
         raise InputError(
             "is not a calibration of Argoverse with stereo_front_left and stereo_front_right", place=str(path)
         ) from None
+    if distorts:
+        raise InputError(
+            "states lens distortion: it is of pictures that are not rectified",
+            place=str(path),
+            hint="use stereo_front_left_rect and stereo_front_right_rect with vehicle_calibration_stereo_info.json",
+        )
     return pair_of(matrices[0], matrices[1], float(np.linalg.norm(places[0] - places[1])))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from effcli.core.errors import InputError
-from effcli.detect_stream.data.stereo_calibration import StereoCalibration
+from effcli.detect_stream.data.stereo_calibration import MOST_COLUMNS_APART_PX, StereoCalibration
 
 
 def is_middlebury(text: str) -> bool:
@@ -30,8 +30,15 @@ def parse_middlebury(text: str, path: Path) -> StereoCalibration:
     try:
         baseline_m = float(values["baseline"]) / 1000
         size = int(values["height"]), int(values["width"])
+        offset_px = float(values.get("doffs", 0))
     except ValueError as error:
         raise InputError(f"not a number: {error}", place=str(path)) from None
+    if abs(offset_px) > MOST_COLUMNS_APART_PX:
+        raise InputError(
+            f"doffs is {offset_px:g}: the principal points of the eyes are so many pixels apart",
+            place=str(path),
+            hint="move the right pictures by so many columns to the left, give cam1 the cx of cam0, and write doffs=0",
+        )
     return pair_of(left, right, baseline_m, size)
 
 

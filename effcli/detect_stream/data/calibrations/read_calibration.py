@@ -33,7 +33,7 @@ def _read(path: Path, cameras: Cameras) -> StereoCalibration:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read: {error}", place=str(path)) from None
     ending = path.suffix.lower()
-    if ending == ".conf":
+    if ending == ".conf" or "[LEFT_CAM_" in text:
         raise InputError(
             "is a ZED file of the lenses, for pictures that are not rectified",
             place=str(path),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,12 @@ import yaml
 from effcli.core.errors import InputError
 from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 
+log = logging.getLogger(__name__)
+
 _LARGEST_BASELINE_M = 5.0
+_DISTORTIONS = ("D1", "D2", "distortion_coefficients", "D")
+"""What OpenCV's samples and ROS call the coefficients of the lenses."""
+
 _UNRECTIFIED = (
     "rectify the pictures (OpenCV: stereoRectify, initUndistortRectifyMap, remap) and give its P1 and P2"
 )
@@ -43,6 +50,7 @@ def parse_opencv(text: str, path: Path) -> StereoCalibration:
             hint=_UNRECTIFIED,
         )
     left, right = (_matrix(content[key], key, path) for key in ("P1", "P2"))
+    _say_distortion([content], path)
     return _in_metres(StereoCalibration(left, right, size=_size(content)), path)
 
 
@@ -60,18 +68,32 @@ def read_ros_pair(text: str, path: Path) -> StereoCalibration:
             place=str(path),
             hint="call them left.yaml and right.yaml, or give a YAML file of OpenCV with P1 and P2",
         )
-    found = []
+    found, contents = [], []
     for one in (path.with_name(left_name), path.with_name(right_name)):
         if not one.is_file():
             raise InputError("is missing", place=str(one), hint=f"the other eye of {name}")
         content = _loaded(text if one == path else one.read_text(encoding="utf-8-sig"), one)
+        contents.append(content)
         projection = next((content[key] for key in ("projection_matrix", "P", "p") if key in content), None)
         if projection is None:
             raise InputError("has no projection_matrix", place=str(one), hint=_UNRECTIFIED)
         found.append((_matrix(projection, "projection_matrix", one), _size(content)))
     if found[0][1] != found[1][1]:
         raise InputError(f"is for another size of pictures than {left_name}", place=right_name)
+    _say_distortion(contents, path)
     return _in_metres(StereoCalibration(found[0][0], found[1][0], size=found[0][1]), path)
+
+
+def _say_distortion(contents: Sequence[dict[str, Any]], path: Path) -> None:
+    """Log that lenses distort, if the file says so: then its projections are not those of raw pictures."""
+    values = [content[key] for content in contents for key in _DISTORTIONS if key in content]
+    plain = [value.get("data") if isinstance(value, dict) else value for value in values]
+    if any(np.any(np.array(one, float)) for one in plain if isinstance(one, list)):
+        log.warning(
+            "%s: the lenses distort; its projections are those of the rectified pictures, so show those (ROS: "
+            "image_rect), not what the cameras send",
+            path,
+        )
 
 
 def _loaded(text: str, path: Path) -> dict[str, Any]:
