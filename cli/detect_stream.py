@@ -342,6 +342,13 @@ def evaluate(
         bool,
         typer.Option("--depth", help="Also measure the depth of pixels, where the data have LiDAR or depth."),
     ] = False,
+    tracking: Annotated[
+        bool,
+        typer.Option(
+            "--tracking",
+            help="Also measure tracks: HOTA, MOTA and IDF1 by KITTI's rules (pip install 'effcli[tracking]').",
+        ),
+    ] = False,
 ) -> None:
     """Measure on labelled sequences: AP, and sAP on a virtual clock."""
     from effcli.detect_stream import pipeline
@@ -355,6 +362,7 @@ def evaluate(
         truncation,
         _ego_setting(ego_motion),
         depth,
+        tracking,
     )
     runtime = runtime_for(options)
     result = pipeline.evaluate(weights or DEFAULT_WEIGHTS, data, split, settings, runtime, frames)
@@ -370,6 +378,17 @@ def evaluate(
     print_table(rows, ["", *classes])
     if depth:
         _print_depth(result.metrics["depth"])
+    if tracking:
+        _print_tracking(result.metrics["tracking"])
+
+
+def _print_tracking(found: dict[str, Any]) -> None:
+    for kind, row in found.items():
+        if row is None:
+            print_lines([f"tracking, {kind}: no labels"])
+            continue
+        shares = ", ".join(f"{name.upper()} {row[name]:.1f}" for name in ("hota", "mota", "idf1"))
+        print_lines([f"tracking, {kind}: {shares}, {row['id_switches']} identity switches"])
 
 
 def _print_depth(found: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ _OPTIONAL = {
     "mamba_ssm": "faster selective scan on CUDA: pip install 'effcli[cuda]'",
     "transformers": "text-conditional diffusion models: pip install 'effcli[text]'",
     "onnxscript": "export to ONNX: pip install 'effcli[onnx]'",
+    "trackeval": "tracks measured by HOTA, MOTA and IDF1: pip install 'effcli[tracking]'",
     "minatar": "MinAtar's games: pip install 'effcli[minatar]'",
     "pygame": "drawing games: pip install 'effcli[watch]'",
     "pillow_heif": "HEIC pictures; pip install pillow-heif",

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from effcli.core.errors import InputError, RecipeError
+from effcli.core.errors import RecipeError
 from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.plan import Plan
 from effcli.core.registry import load_method
@@ -24,7 +24,12 @@ from effcli.core.weight_file import check_tensors
 from effcli.detect_stream.data.drive_sets import Part
 from effcli.detect_stream.data.labelled_sequences import labelled_sequences
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
-from effcli.detect_stream.evaluation.sequence_evaluation import MeasureSettings, measure, pictures_of
+from effcli.detect_stream.evaluation.sequence_evaluation import (
+    MeasureSettings,
+    check_measurable,
+    measure,
+    pictures_of,
+)
 from effcli.detect_stream.evaluation.stream_summary import summary_of_stream
 from effcli.detect_stream.files.run_files import RunFiles
 from effcli.detect_stream.files.video import Pictures, write_stream_video
@@ -234,14 +239,12 @@ def evaluate(
 
     Raises:
         InputError: weights or data are damaged, or depth is asked for and the one or the other knows none.
+        UsageError: tracks are to be measured and TrackEval is not installed.
     """
     detector = load_detector(weights)
     started = time.perf_counter()
     sequences = labelled_sequences(data, "eval", split, frames=frames)
-    if settings.depth:
-        require_depth(detector, weights)
-        if all(one.depth(0) is None for one in sequences):
-            raise InputError("has no depth to measure against", place=data, hint="velodyne or depth_02")
+    check_measurable(settings, detector, weights, sequences, data)
     warn_of_horizons(sequences, detector.network.config)
     metrics = measure(detector, sequences, settings, runtime)
     return result_of_verb(

@@ -43,12 +43,16 @@ def read_object_labels(path: Path) -> FrameObjects:
     return _objects(rows)
 
 
-def tracking_lines(frame: int, objects: FrameObjects, *, with_scores: bool = False) -> list[str]:
-    """Rows of KITTI Tracking, 17 columns, or 18 with scores."""
-    return [
-        f"{frame} {track} {line}"
-        for track, line in zip(objects.track_ids, _rows(objects, with_scores), strict=True)
-    ]
+def tracking_lines(frame: int, objects: FrameObjects) -> list[str]:
+    """Labels as rows of KITTI Tracking, 17 columns."""
+    rows = zip(objects.track_ids, _rows(objects, False), strict=True)
+    return [f"{frame} {track} {line}" for track, line in rows]
+
+
+def result_lines(frame: int, objects: FrameObjects) -> list[str]:
+    """Results as rows of KITTI Tracking, 18 columns; those of no track are left out, as its tools ask for."""
+    rows = zip(objects.track_ids, _rows(objects, True), strict=True)
+    return [f"{frame} {track} {line}" for track, line in rows if track >= 0]
 
 
 def object_lines(objects: FrameObjects) -> list[str]:

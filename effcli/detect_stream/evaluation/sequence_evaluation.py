@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from effcli.core.errors import InputError
 from effcli.core.runtime import Runtime
 from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects
 from effcli.detect_stream.data.frame_times import timeline_of
@@ -25,16 +26,23 @@ from effcli.detect_stream.evaluation.precision_tables import (
     velocity_error,
 )
 from effcli.detect_stream.evaluation.stream_summary import percentiles
+from effcli.detect_stream.evaluation.tracking_metrics import (
+    TrackedSequence,
+    require_trackeval,
+    tracking_metrics,
+)
 from effcli.detect_stream.network.box_decoding import Limits
 from effcli.detect_stream.network.ego_motion import EgoSetting, ego_motion_of
-from effcli.detect_stream.recipe import Truncation
+from effcli.detect_stream.recipe import StreamRunSection, Truncation
 from effcli.detect_stream.sources.frame_source import SequenceSource
 from effcli.detect_stream.stream.clocks import run_simulated
 from effcli.detect_stream.stream.drawing import draw, stacked
 from effcli.detect_stream.stream.output import StreamOutput
 from effcli.detect_stream.stream.output_pairing import Pairing, pair_outputs
 from effcli.detect_stream.stream.stream_detector import StreamDetector
-from effcli.detect_stream.weights import TrainedDetector
+from effcli.detect_stream.weights import TrainedDetector, require_depth
+
+_SHOWN = StreamRunSection().score
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class MeasureSettings:
         truncation: how KITTI Tracking's whole numbers are read.
         ego_motion: see :func:`effcli.detect_stream.network.ego_motion.ego_motion_of`.
         depth: whether the depth of pixels is measured, too.
+        tracking: whether tracks are measured, too.
     """
 
     latencies_s: tuple[float, ...] | None = (0.06,)
@@ -54,6 +63,30 @@ class MeasureSettings:
     truncation: Truncation = "graded"
     ego_motion: EgoSetting = None
     depth: bool = False
+    tracking: bool = False
+
+
+def check_measurable(
+    how: MeasureSettings,
+    detector: TrainedDetector,
+    weights: str,
+    sequences: Sequence[StereoSequence],
+    data: str,
+) -> None:
+    """Make sure, before any work, that all that is asked for can be measured.
+
+    Raises:
+        InputError: depth is, and the detector or all sequences know none.
+        UsageError: tracks are, and TrackEval is not installed.
+    """
+    if how.tracking:
+        require_trackeval()
+    if how.depth:
+        require_depth(detector, weights)
+        if all(one.depth(0) is None for one in sequences):
+            raise InputError(
+                "has no depth to measure against", place=data, hint="it holds velodyne/ or depth_02/"
+            )
 
 
 @dataclass(frozen=True)
@@ -69,6 +102,7 @@ class _Seen:
     ages_ms: list[float]
     n_dropped: int
     n_missing: int
+    tracked: TrackedSequence
 
 
 def measure(
@@ -85,8 +119,10 @@ def measure(
         centre distance of 2 m; ``sap_constant_velocity`` (outputs moved on to the frame that asks);
         ``ap_same_frame`` (each output and the truth of the frame it was made of); ``velocity_error_m``; ``table``,
         ``sap_table`` and ``sap_constant_velocity_table`` with all of KITTI's; ``age_ms``, ``frames``, ``processed``
-        and ``dropped``; ``depth``, where asked for, as of
-        :meth:`~effcli.detect_stream.evaluation.depth_error.DepthErrors.summary`.
+        and ``dropped``; where asked for ``depth``, as of
+        :meth:`~effcli.detect_stream.evaluation.depth_error.DepthErrors.summary`, and ``tracking``, as of
+        :func:`~effcli.detect_stream.evaluation.tracking_metrics.tracking_metrics`: of each output for its own moment,
+        boxes of at least the score that `run` shows.
     """
     seen = []
     errors = DepthErrors(detector.network.config.depth) if how.depth else None
@@ -117,6 +153,7 @@ def measure(
         "processed": len(outputs),
         "dropped": sum(one.n_dropped for one in seen),
         **({} if errors is None else {"depth": errors.summary()}),
+        **({"tracking": tracking_metrics([one.tracked for one in seen])} if how.tracking else {}),
     }
 
 
@@ -179,6 +216,10 @@ def _of_sequence(
         [one.age_ms for one in stream.outputs],
         stream.mailbox_drops,
         timeline.n_missing,
+        TrackedSequence(
+            {one.target_frame: one.above(_SHOWN).detected.objects for one in own},
+            {number: sequence.objects(i) for number, i in places.items()},
+        ),
     )
 
 

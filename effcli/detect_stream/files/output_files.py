@@ -8,7 +8,7 @@ from typing import Any
 
 from effcli.core.files import make_folder, write_error
 from effcli.detect_stream.data.frame_objects import FrameObjects
-from effcli.detect_stream.data.kitti_labels import object_lines, tracking_lines
+from effcli.detect_stream.data.kitti_labels import object_lines, result_lines
 from effcli.detect_stream.stream.output import StreamOutput
 
 
@@ -16,7 +16,8 @@ class StreamFiles:
     """``streaming.jsonl``, and results in KITTI's form: ``data/FRAME.txt``, and all together in ``NAME.txt``.
 
     Results for a frame that does not exist, such as the one after the last, are not written: tracking tools refuse
-    them. Where the frames are not known before, results wait until their frame, or a later one, has come.
+    them. Where the frames are not known before, results wait until their frame, or a later one, has come. ``NAME.txt``
+    has only objects that belong to a track.
 
     Args:
         folder: for them; made if it is not there.
@@ -59,7 +60,7 @@ class StreamFiles:
         self._waiting = [one for one in self._waiting if one[0] > number]
         try:
             for frame, objects in ready:
-                rows = tracking_lines(frame, objects, with_scores=True)
+                rows = result_lines(frame, objects)
                 self._rows.write("".join(f"{row}\n" for row in rows))
                 self._rows.flush()
                 with (self._data / f"{frame:06d}.txt").open("w", encoding="utf-8", newline="\n") as file:

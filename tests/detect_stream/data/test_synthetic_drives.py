@@ -18,7 +18,7 @@ from effcli.detect_stream.data.boxes3d import (
 )
 from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
 from effcli.detect_stream.data.frame_objects import objects_of
-from effcli.detect_stream.data.kitti_labels import read_object_labels, read_tracking_labels, tracking_lines
+from effcli.detect_stream.data.kitti_labels import read_object_labels, read_tracking_labels, result_lines
 from effcli.detect_stream.data.kitti_tracking import KittiSequence, write_sequence
 from effcli.detect_stream.data.stereo_calibration import write_calibration
 from effcli.detect_stream.data.synthetic_drives import PRESETS, Drive
@@ -198,7 +198,7 @@ def test_labels_of_both_benchmarks(tmp_path: Path) -> None:
         ("Car", "Person_sitting"), boxes, track_ids=np.array([4, 5]), scores=np.array([0.9, 0.3])
     )
     file = tmp_path / "0000.txt"
-    file.write_text("\n".join(tracking_lines(7, objects, with_scores=True)))
+    file.write_text("\n".join(result_lines(7, objects)))
     found = read_tracking_labels(file)[7]
     np.testing.assert_allclose(found.boxes[:, :6], boxes[:, :6], atol=1e-5)
     assert found.scores.tolist() == [0.9, 0.3] and found.kinds == ("Car", "Person")
