@@ -124,6 +124,15 @@ def run(
             help="Also write the depth, coloured, below the pictures: FILE.mp4, FILE.gif or FILE.webp.",
         ),
     ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log",
+            metavar="FILE.rrd",
+            help="Also write pictures, depth, boxes, tracks and ages for the rerun viewer (pip install "
+            "'effcli[rerun]').",
+        ),
+    ] = None,
     weights: WeightsOption = None,
     calib: Annotated[
         str | None,
@@ -205,6 +214,7 @@ def run(
         video=video,
         depth=depth,
         depth_video=depth_video,
+        log=log,
         force=force,
     )
     plan = pipeline.plan_run(recipe, run_options)

@@ -23,6 +23,7 @@ _OPTIONAL = {
     "transformers": "text-conditional diffusion models: pip install 'effcli[text]'",
     "onnxscript": "export to ONNX: pip install 'effcli[onnx]'",
     "trackeval": "tracks measured by HOTA, MOTA and IDF1: pip install 'effcli[tracking]'",
+    "rerun_bindings": "recordings of streams for the rerun viewer: pip install 'effcli[rerun]'",
     "minatar": "MinAtar's games: pip install 'effcli[minatar]'",
     "pygame": "drawing games: pip install 'effcli[watch]'",
     "pillow_heif": "HEIC pictures; pip install pillow-heif",

@@ -35,6 +35,7 @@ from effcli.detect_stream.files.run_files import RunFiles
 from effcli.detect_stream.files.video import Pictures, write_stream_video
 from effcli.detect_stream.network.box_decoding import Limits
 from effcli.detect_stream.network.config import NetworkConfig
+from effcli.detect_stream.network.depth_map import has_learned_depth
 from effcli.detect_stream.network.ego_motion import ego_motion_of
 from effcli.detect_stream.network.frame_fitting import warn_if_horizon_is_off, warn_of_horizons
 from effcli.detect_stream.network.streamdsgn import StreamDsgn, n_parameters
@@ -320,9 +321,10 @@ def run(
     if pictures is not None:
         arrivals = pictures.watch(arrivals)
     first = up_to_first_good(arrivals)
-    detector = _stream_detector(recipe, inputs, first[-1], runtime, depth=options.wants_depth)
+    depth = options.wants_depth or (options.log is not None and has_learned_depth(inputs.detector.network))
+    detector = _stream_detector(recipe, inputs, first[-1], runtime, depth=depth)
     arrivals = checked_eyes(of_one_size(chain(first, arrivals), detector.size), detector.fit, detector.config)
-    with RunFiles(options, source, detector.config.depth) as files:
+    with RunFiles(options, source, detector.size, detector.config.depth) as files:
         publisher = Publisher(source.name, recipe.stream.score, publish, files.writers)
         record = _on_clock(source, detector, arrivals, recipe.stream, options, publisher)
         files.ended(record)

@@ -41,6 +41,13 @@ def write_depth(file: Path, depth: np.ndarray) -> None:
     Raises:
         RunError: the disk is full or the place cannot be written.
     """
-    steps = np.clip(np.rint(depth * STEPS_PER_METRE), 0, np.iinfo(np.uint16).max).astype(np.uint16)
     with atomic_path(file) as temporary:
-        Image.fromarray(steps).save(temporary, "PNG", compress_level=3)
+        Image.fromarray(steps_of(depth)).save(temporary, "PNG", compress_level=3)
+
+
+def steps_of(depth: np.ndarray) -> np.ndarray:
+    """Metres as uint16, 256 per metre."""
+    steps: np.ndarray = np.clip(np.rint(depth * STEPS_PER_METRE), 0, np.iinfo(np.uint16).max).astype(
+        np.uint16
+    )
+    return steps

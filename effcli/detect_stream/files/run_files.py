@@ -9,6 +9,7 @@ from effcli.detect_stream.files.background import Background
 from effcli.detect_stream.files.depth_files import DepthFiles
 from effcli.detect_stream.files.depth_video import DepthVideo
 from effcli.detect_stream.files.output_files import StreamFiles
+from effcli.detect_stream.files.rerun_log import RerunLog
 from effcli.detect_stream.sources.frame_source import FrameSource, numbers_of
 from effcli.detect_stream.stream.clocks import StreamRecord
 from effcli.detect_stream.stream.publishing import OutputWriter
@@ -21,6 +22,7 @@ class RunFiles:
     Args:
         options: what is asked for.
         source: the stream, with the calibration of its pictures.
+        size: height and width of its pictures.
         depth_range: nearest and farthest depth of the detector, metres.
 
     Attributes:
@@ -30,8 +32,15 @@ class RunFiles:
         RunError: a folder or a file cannot be written.
     """
 
-    def __init__(self, options: RunOptions, source: FrameSource, depth_range: tuple[float, float]) -> None:
-        self._options, self._source, self._depth_range = options, source, depth_range
+    def __init__(
+        self,
+        options: RunOptions,
+        source: FrameSource,
+        size: tuple[int, int],
+        depth_range: tuple[float, float],
+    ) -> None:
+        self._options, self._source = options, source
+        self._size, self._depth_range = size, depth_range
         self._stack = ExitStack()
         self._results: StreamFiles | None = None
         self.writers: list[OutputWriter] = []
@@ -42,9 +51,13 @@ class RunFiles:
             files = StreamFiles(options.output, source.name, numbers_of(source))
             self._results = self._stack.enter_context(files)
             self.writers.append(files)
+        background = Background()
+        if options.log is not None:
+            log = RerunLog(options.log, source.name, source.calibration, self._size, background)
+            self.writers.append(self._stack.enter_context(log))
         if options.depth is not None:
-            background = self._stack.enter_context(Background())
             self.writers.append(DepthFiles(options.depth, background))
+        self._stack.enter_context(background)  # finished before what it writes
         if options.depth_video is not None:
             video = DepthVideo(options.depth_video, source.fps, self._depth_range)
             self.writers.append(self._stack.enter_context(video))
@@ -59,7 +72,7 @@ class RunFiles:
     def paths(self) -> list[str]:
         """Of everything that was written."""
         results = [] if self._results is None else self._results.paths
-        others = (self._options.depth, self._options.depth_video)
+        others = (self._options.depth, self._options.depth_video, self._options.log)
         return [*results, *(str(path) for path in others if path is not None)]
 
     def __exit__(self, *error: Any) -> None:

@@ -27,6 +27,7 @@ class RunOptions:
         video: moving picture to write.
         depth: folder for a 16-bit picture of the depth of each frame.
         depth_video: moving picture of the depth to write.
+        log: recording for the rerun viewer to write.
         force: overwrite them.
     """
 
@@ -38,11 +39,12 @@ class RunOptions:
     video: Path | None = None
     depth: Path | None = None
     depth_video: Path | None = None
+    log: Path | None = None
     force: bool = False
 
     @property
     def wants_depth(self) -> bool:
-        """Whether anything needs the depth of the pixels."""
+        """Whether anything is useless without the depth of the pixels."""
         return self.depth is not None or self.depth_video is not None
 
 
@@ -72,6 +74,9 @@ def check_options(options: RunOptions, settings: StreamRunSection, source: Frame
         if video is not None:
             check_video(video)
             check_new_file(video, force=options.force)
+    if options.log is not None:
+        _check_log(options.log)
+        check_new_file(options.log, force=options.force)
     for folder in (options.output, options.depth):
         if folder is not None:
             check_new_folder(folder, force=options.force)
@@ -93,6 +98,7 @@ def _check_all_differ(options: RunOptions) -> None:
         "--video": options.video,
         "--depth": options.depth,
         "--depth-video": options.depth_video,
+        "--log": options.log,
     }
     seen: dict[Path, str] = {}
     for option, path in named.items():
@@ -101,3 +107,13 @@ def _check_all_differ(options: RunOptions) -> None:
         other = seen.setdefault(path.absolute(), option)
         if other != option:
             raise UsageError(f"{other} and {option} name the same place", place=str(path))
+
+
+def _check_log(path: Path) -> None:
+    """Make sure that a recording can be written."""
+    if path.suffix.lower() != ".rrd":
+        raise UsageError(f"unknown file extension {path.suffix!r}", place=str(path), hint="name a .rrd file")
+    try:
+        from rerun import RecordingStream  # noqa: F401
+    except ImportError:
+        raise UsageError("needs rerun-sdk", place="--log", hint="pip install 'effcli[rerun]'") from None
