@@ -6,13 +6,11 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.cli.effcli_process import effcli, start
 from tests.enhance.video.video_files import (  # skips without PyAV
     flickering,
-    frames_of,
     packets_of,
     save_video,
     scene,
@@ -50,10 +48,9 @@ def test_killed_and_resumed_it_is_the_video_of_an_uninterrupted_command(
     done = effcli(*command, "-o", "day.mp4", "--resume", cwd=tmp_path)
     assert (done.code, done.lines) == (0, ["day.mp4"]), done.stderr
     assert "continued after" in done.stderr
-    assert packets_of(tmp_path / "day.mp4") == packets_of(tmp_path / "whole.mp4")
+    for kind in ("video", "audio"):
+        assert packets_of(tmp_path / "day.mp4", kind) == packets_of(tmp_path / "whole.mp4", kind)
     assert times_of(tmp_path / "day.mp4") == times_of(tmp_path / "whole.mp4")
-    frames = zip(frames_of(tmp_path / "day.mp4"), frames_of(tmp_path / "whole.mp4"), strict=True)
-    assert max(np.abs(one.astype(int) - other).mean() for one, other in frames) < 0.5  # up to rounding
     assert not lines.parent.exists()
 
 

@@ -98,10 +98,14 @@ def _samples(wanted: YuvLayout, formats: Collection[str]) -> tuple[str, YuvLayou
 
 
 def _options(codec: str, quality: int) -> dict[str, str]:
-    """Options of an encoder for a quality of 1 to 100, of which 95 is hard to tell from the original."""
+    """Options of an encoder for a quality of 1 to 100, of which 95 is hard to tell from the original.
+
+    x264 gets one thread: with more its lookahead runs beside the encoder, and in short segments how far it has come
+    decides the bits that a frame gets, so that the same frames were not always encoded in the same way.
+    """
     loss = 100 - quality
     if codec == "libx264":
-        return {"crf": str(round(15 + 0.36 * loss)), "bf": "0"}
+        return {"crf": str(round(15 + 0.36 * loss)), "bf": "0", "threads": "1"}
     if codec == "libvpx-vp9":
         return {
             "crf": str(round(18 + 0.45 * loss)),
