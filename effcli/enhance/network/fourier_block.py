@@ -11,6 +11,23 @@ from torch import Tensor, nn
 _VALUES_AT_ONCE = 1 << 20
 
 
+class PointwiseConv2d(nn.Conv2d):
+    """A 1x1 convolution that is a matrix product where no gradient is needed.
+
+    For planar float32 maps PyTorch takes its slow convolution, which copies them first.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, n, h, w] -> the same shape."""
+        if torch.is_grad_enabled() or self.bias is None:
+            return super().forward(x)
+        product = torch.matmul(self.weight[:, :, 0, 0], x.flatten(2))
+        return product.add_(self.bias[:, None]).unflatten(2, x.shape[2:])
+
+
 class FourierEnhancement(nn.Module):
     """FEB: the spectrum of a projection of v, its amplitude and phase adjusted channel-wise, back, plus v.
 
@@ -119,7 +136,7 @@ def half_spectrum(x: Tensor) -> Tensor:
 
 def _adjustment(channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, channels, 1), nn.LeakyReLU(0.1), nn.Conv2d(channels, channels, 1)
+        PointwiseConv2d(channels), nn.LeakyReLU(0.1, inplace=True), PointwiseConv2d(channels)
     )
 
 

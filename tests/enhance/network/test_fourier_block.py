@@ -36,6 +36,15 @@ def test_amplitude_and_phase_are_adjusted_apart():
     torch.testing.assert_close(block(v), -projected + v, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(9, 7), (1, 1), (300, 1200)])
+def test_without_gradients_the_result_is_that_with_them(size):
+    torch.manual_seed(0)
+    block, v = FourierEnhancement(4), torch.randn(2, 4, *size)
+    with_gradients = block(v.clone()).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(block(v), with_gradients, rtol=1e-4, atol=1e-4)
+
+
 def test_process_block_and_parameter_count():
     process = FourierProcess(3)
     v = torch.randn(1, 3, 5, 6)
