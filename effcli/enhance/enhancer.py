@@ -40,6 +40,17 @@ def _brightness(text: str | float) -> Brightness:
         raise InputError(str(error), place="brightness") from None
 
 
+def _as_samples(bright: Tensor, dtype: np.dtype[Any], top: int) -> np.ndarray:
+    """A picture [H, W, C] in 0..1 as numbers up to ``top``, some rows at a time."""
+    if top == 1:
+        return bright.numpy().astype(dtype, copy=False)
+    out = np.empty(bright.shape, dtype)
+    for first in range(0, len(out), _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        out[rows] = bright[rows].mul(top).round_().numpy()
+    return out
+
+
 class Enhancer:
     """Brightens pictures of any size and type.
 
@@ -135,8 +146,7 @@ class Enhancer:
         if grey:
             bright = bright.mean(0, keepdim=True)
         bright = bright.permute(1, 2, 0)
-        out = bright.numpy() if top == 1 else bright.mul(top).round_().numpy()
-        out = out.astype(image.dtype, copy=False)
+        out = _as_samples(bright, image.dtype, top)
         if pixels.shape[2] == 4:
             out = np.concatenate([out, pixels[..., 3:]], axis=2)
         return out.reshape(image.shape)

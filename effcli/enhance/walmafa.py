@@ -124,8 +124,8 @@ class Brightener:
             bright = render_from_small(x.float().cpu(), log_gain, lambda piece: self._maps(piece, log_gain))
         else:
             bright = self._forward(x, log_gain)
-        bright = at_level(bright, target.level, tolerance=tolerance, most_log_gain=_MOST_SETTLED)
-        return bright if target.share == 1 else torch.lerp(x.float().cpu(), bright, target.share)
+        bright = at_level(bright, target.level, tolerance=tolerance, most_log_gain=_MOST_SETTLED, out=bright)
+        return bright if target.share == 1 else bright.lerp_(x.float().cpu(), 1 - target.share)
 
     def check_memory(self, height: int, width: int) -> None:
         """Make sure that a picture of this size can be computed under the memory bound.

@@ -21,6 +21,7 @@ LOG_GAIN_RANGE = (-3.5, 6.5)
 _MOST_V = 1 - 1e-6
 _THUMBNAIL_PIXELS = 1 << 14
 _BISECTIONS = 24
+_ROWS_AT_ONCE = 64
 
 
 def grey(x: Tensor) -> Tensor:
@@ -78,17 +79,23 @@ def log_gain_for_level(x: Tensor, wanted: Tensor) -> Tensor:
     return (low + high) / 2
 
 
-def at_level(x: Tensor, wanted: float, *, tolerance: float = 0.0, most_log_gain: float) -> Tensor:
-    """A picture brought to a level by the curve.
+def at_level(
+    x: Tensor, wanted: float, *, tolerance: float = 0.0, most_log_gain: float, out: Tensor | None = None
+) -> Tensor:
+    """A picture brought to a level by the curve, some rows at a time.
 
     Args:
         x: [1, 3, H, W] in 0..1.
         wanted: the level, 0..1.
         tolerance: relative difference from it with which a picture stays as it is.
         most_log_gain: no picture is changed by a larger gain up or down.
+        out: where a changed picture goes, of the same shape; ``x`` itself is allowed.
     """
     small = thumbnail(x)
     if abs(float(level(small)) - wanted) <= tolerance * wanted:
         return x
     log_gain = log_gain_for_level(small, torch.tensor([wanted])).clamp(-most_log_gain, most_log_gain)
-    return exposed(x, log_gain)
+    out = torch.empty_like(x) if out is None else out
+    for rows, result in zip(x.split(_ROWS_AT_ONCE, -2), out.split(_ROWS_AT_ONCE, -2), strict=True):
+        result.copy_(exposed(rows, log_gain))
+    return out

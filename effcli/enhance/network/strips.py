@@ -142,7 +142,7 @@ def forward_in_strips(
     def embed(piece: Tensor) -> Tensor:
         return network.embed_picture(piece) if log_gain is None else network.embed_exposed(piece, log_gain)
 
-    def output(piece: Tensor, final: Tensor, d_0: Tensor) -> Tensor:
+    def output(final: Tensor, d_0: Tensor, piece: Tensor) -> Tensor:
         assert log_gain is not None
         return apply_maps(piece, log_gain, network.output(final, d_0))
 
@@ -171,10 +171,11 @@ def forward_in_strips(
         del d_2, e_1, up
         d_0 = strips.map(network.up_1, [d_1], _CONV_HALO_ROWS, rows_out=(2, 1))
         del d_1
-        final = strips.blocks(network.decoder_0, d_0)
+        last = strips.blocks(network.decoder_0[:-1], d_0)
+        final = strips.block_rows(network.decoder_0[-1], last)
         if log_gain is None or maps_alone:
-            return strips.map(network.output, [final, d_0], _CONV_HALO_ROWS)
-        return strips.map(output, [x, final, d_0], HALO_ROWS)
+            return strips.map_rows(network.output, final, [d_0], _CONV_HALO_ROWS)
+        return strips.map_rows(output, final, [d_0, x], HALO_ROWS)
 
 
 class Strips:
@@ -221,13 +222,48 @@ class Strips:
         assert out is not None
         return out
 
+    def map_rows(
+        self, layer: Callable[..., Tensor], rows: Iterator[Tensor], others: Sequence[Tensor], halo: int
+    ) -> Tensor:
+        """As :meth:`map` with as many rows out as in, where the first input is never there as a whole.
+
+        Args:
+            layer: takes strips of the first input and of the others.
+            rows: the first input, consecutive rows of it, on the CPU.
+            others: feature maps of the same size on the CPU.
+            halo: rows beyond a strip that its output depends on.
+        """
+        height = others[0].shape[-2]
+        out: Tensor | None = None
+        held, above = next(rows), 0
+        for first, last, low, high in self._cuts(height, halo):
+            held, above = held[..., low - above :, :], low
+            while above + held.shape[-2] < high:
+                held = torch.cat((held, next(rows)), -2)
+            pieces = (held[..., : high - low, :], *(m[..., low:high, :] for m in others))
+            piece = layer(*(part.to(self.device) for part in pieces))
+            if out is None:
+                out = self._new((*piece.shape[:2], height, piece.shape[-1]), piece.dtype)
+            out[..., first:last, :] = piece[..., first - low : last - low, :].cpu()
+        assert out is not None
+        return out
+
     def blocks(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
         """Apply wavelet Mamba blocks to a map [1, c, h, w], one after the other."""
         for block in blocks:
-            assert isinstance(block, WaveletMambaBlock)
-            scanned = self._scan(block, x)
-            x = self._after_scan(block, x, scanned)
+            out = self._new(tuple(x.shape), x.dtype)
+            first = 0
+            for piece in self.block_rows(block, x):
+                out[..., first : first + piece.shape[-2], :] = piece
+                first += piece.shape[-2]
+            x = out
         return x
+
+    def block_rows(self, block: nn.Module, x: Tensor) -> Iterator[Tensor]:
+        """What a wavelet Mamba block makes of a map [1, c, h, w], strip by strip, on the CPU."""
+        assert isinstance(block, WaveletMambaBlock)
+        scanned = self._scan(block, x)
+        return self._after_scan(block, x, scanned)
 
     def _scan(self, block: WaveletMambaBlock, x: Tensor) -> Tensor:
         """The scanned maps [B', h/2, w/2, c], the scan's state carried from strip to strip."""
@@ -245,8 +281,9 @@ class Strips:
         assert out is not None
         return out
 
-    def _after_scan(self, block: WaveletMambaBlock, x: Tensor, scanned: Tensor) -> Tensor:
-        height, out = x.shape[-2], self._new(tuple(x.shape), x.dtype)
+    def _after_scan(self, block: WaveletMambaBlock, x: Tensor, scanned: Tensor) -> Iterator[Tensor]:
+        """The block's output, strip by strip."""
+        height = x.shape[-2]
         ends = self._lit_ends(block, x, scanned) if block.reach else None
         for first, last, low, high in self._cuts(height, HALO_AFTER_SCAN_ROWS + block.reach):
             z, *bands = self._lit(block, x, scanned, low, high)
@@ -256,9 +293,7 @@ class Strips:
             if ends is not None and high == height:
                 bands = _joined(bands, ends[0])
             merged = block.merge(*bands)[..., above : above + high - low, :]
-            piece = block.finish(z, merged)
-            out[..., first:last, :] = piece[..., first - low : last - low, :].cpu()
-        return out
+            yield block.finish(z, merged)[..., first - low : last - low, :].cpu()
 
     def _lit_ends(
         self, block: WaveletMambaBlock, x: Tensor, scanned: Tensor
