@@ -1,14 +1,16 @@
 """Speed and memory of `effcli enhance`: ratios inside one run. Nothing else should be running.
 
-    python benchmarks/enhance.py [--json FILE] [--sizes 256x256 400x608] [--repeats 3] [--megapixels 3 12]
+    python benchmarks/enhance.py [--json FILE] [--sizes 256x256 400x608] [--repeats 3] [--megapixels 0.24 12]
 
 The whole network at the published size, with the released behaviour (Mamba on the details, tokens by reshape). The
 peer has the same weights, unfused, with the plain loop as its scan. Times are medians over repeats in which the three
 take turns; memory is the peak of a process that does nothing else.
 
-Then whole commands on pictures of so many megapixels, with an exposure head of the recipe `photographs` (random weights
-take as long), in full and fast detail, beside Zero-DCE in plain PyTorch and `convert -auto-level`: processor seconds of
-user and system, wall seconds, and the peak of memory. Last, the blurs of the exposure head beside their old form.
+Then whole commands on pictures of so many megapixels (0.24 is 566x424), with the built-in weights, in full and fast
+detail, beside `import torch`, Zero-DCE in plain PyTorch and `convert -auto-level` (where ImageMagick is installed):
+processor seconds of user and system, wall seconds, and the peak of memory. Each command runs twice, the second time
+counts: the first compiles kernels. Last, the exposure head: one compiled pass beside its formulas in PyTorch, and the
+blurs of the formulas beside their old form.
 """
 
 from __future__ import annotations
@@ -34,9 +36,16 @@ import torch.nn.functional as functional
 from PIL import Image
 
 from effcli.enhance.network.config import WalMaFaConfig
-from effcli.enhance.network.exposure_head import blurred
+from effcli.enhance.network.exposure_head import (
+    N_MAPS,
+    GuidedMaps,
+    blurred,
+    guide_of,
+    render,
+    render_fitted,
+    spread,
+)
 from effcli.enhance.network.walmafa_net import WalMaFa
-from effcli.enhance.weights import save_weights
 from effcli.nn import selective_scan as scan_module
 
 
@@ -186,17 +195,17 @@ def measure_command(words: list[str]) -> dict[str, float]:
 def measure_pictures(megapixels: float, threads: int) -> dict[str, dict[str, float] | str]:
     """Whole commands on one JPEG of 4:3, an example repeated, in full and fast detail, and the peers."""
     with tempfile.TemporaryDirectory() as folder:
-        picture, out, weights = (
-            str(Path(folder, name)) for name in ("in.jpg", "out.jpg", "head.safetensors")
-        )
+        picture, out = (str(Path(folder, name)) for name in ("in.jpg", "out.jpg"))
         make_picture(picture, round((megapixels * 1e6 * 3 / 4) ** 0.5))
-        save_weights(weights, WalMaFa(WalMaFaConfig(dim=12, blocks=(1, 2, 2), d_state=16, head="exposure")))
         command = [sys.executable, "-m", "effcli", "enhance", picture, "-o", out, "--force", "-q"]
-        command += ["--weights", weights, "--brightness", "0.5", "--threads", str(threads)]
-        rows: dict[str, dict[str, float] | str] = {
-            detail: measure_command([*command, "--detail", detail]) for detail in ("full", "fast")
-        }
-        rows["zero_dce"] = measure_command([sys.executable, "-c", ZERO_DCE, picture, out, str(threads)])
+        command += ["--brightness", "0.5", "--threads", str(threads)]
+        commands = {detail: [*command, "--detail", detail] for detail in ("full", "fast")}
+        commands["zero_dce"] = [sys.executable, "-c", ZERO_DCE, picture, out, str(threads)]
+        commands["import_torch"] = [sys.executable, "-c", "import torch"]
+        rows: dict[str, dict[str, float] | str] = {}
+        for name, words in commands.items():
+            measure_command(words)
+            rows[name] = measure_command(words)
         rows["convert"] = (
             measure_command(["convert", picture, "-auto-level", out])
             if has_imagemagick()
@@ -236,18 +245,40 @@ def old_blurred(x: torch.Tensor) -> list[torch.Tensor]:
     return scales
 
 
+def measure_head(height: int, width: int, repeats: int) -> dict[str, float]:
+    """Processor seconds of the exposure head on maps of a quarter of the sides: the compiled pass and the formulas."""
+    x, log_gain = torch.rand(1, 3, height, width), torch.tensor([1.0])
+    fitted = GuidedMaps(*torch.randn(2, 1, N_MAPS, height // 4, width // 4))
+
+    def by_formulas() -> torch.Tensor:
+        scales = blurred(x)
+        return render(scales, log_gain, spread(fitted, guide_of(scales, log_gain)))
+
+    forms = {"formulas": by_formulas, "compiled": partial(render_fitted, x, log_gain, fitted)}
+    return in_turns(forms, repeats)
+
+
+def in_turns(forms: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median processor seconds of two forms, the first call of each left out, and the first over the second."""
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            for name, call in forms.items():
+                started = time.process_time()
+                call()
+                times[name].append(time.process_time() - started)
+    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+    first, second = medians.values()
+    return {
+        **{f"{name}_cpu_s": round(value, 3) for name, value in medians.items()},
+        "ratio": round(first / second, 2),
+    }
+
+
 def measure_blurs(height: int, width: int, repeats: int) -> dict[str, float]:
     """Processor seconds of the blurs, old and new, in turns."""
     x = torch.rand(1, 3, height, width)
-    times: dict[str, list[float]] = {"old": [], "new": []}
-    with torch.inference_mode():
-        for _ in range(repeats + 1):
-            for name, call in (("old", old_blurred), ("new", blurred)):
-                started = time.process_time()
-                call(x)
-                times[name].append(time.process_time() - started)
-    old, new = (statistics.median(values[1:]) for values in times.values())
-    return {"old_cpu_s": round(old, 3), "new_cpu_s": round(new, 3), "ratio": round(old / new, 2)}
+    return in_turns({"old": partial(old_blurred, x), "new": partial(blurred, x)}, repeats)
 
 
 def main() -> None:
@@ -256,7 +287,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", default=["256x256", "400x608"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--megapixels", type=float, nargs="*", default=[3, 12])
+    parser.add_argument("--megapixels", type=float, nargs="*", default=[0.24, 12])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
@@ -269,13 +300,16 @@ def main() -> None:
     pictures = {f"{size:g} MP": measure_pictures(size, options.threads) for size in options.megapixels}
     for size_name, commands in pictures.items():
         for name, row in commands.items():
-            print(f"{size_name:>6} {name:<9} {row}", flush=True)
+            print(f"{size_name:>7} {name:<12} {row}", flush=True)
     blurs = measure_blurs(1000, 1500, options.repeats)
     print("blurs ", blurs)
+    head = measure_head(1000, 1500, options.repeats)
+    print("head  ", head)
     if options.json:
         content = {
             "pictures": pictures,
             "blurs": blurs,
+            "head": head,
             "threads": options.threads,
             "torch": str(torch.__version__),
             "network": rows,
