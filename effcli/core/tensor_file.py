@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from effcli.core.errors import InputError, NonFiniteError
@@ -29,38 +28,44 @@ _STATE_DICTS = ("state_dict", "model_state_dict", "model_state", "params_ema", "
 
 
 _DTYPES = {
-    torch.float64,
-    torch.float32,
-    torch.float16,
-    torch.bfloat16,
-    torch.int64,
-    torch.int32,
-    torch.int16,
-    torch.int8,
-    torch.uint8,
-    torch.bool,
+    torch.int64: ("I64", 0),
+    torch.float64: ("F64", 1),
+    torch.float32: ("F32", 2),
+    torch.int32: ("I32", 3),
+    torch.bfloat16: ("BF16", 4),
+    torch.float16: ("F16", 5),
+    torch.int16: ("I16", 6),
+    torch.int8: ("I8", 7),
+    torch.uint8: ("U8", 8),
+    torch.bool: ("BOOL", 9),
 }
+"""Type -> its name in the file, and its place in the order of tensors, by which wide ones are aligned."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, atomically, with the permissions of any new file.
 
     safetensors writes its metadata in an order that changes from run to run; here it is sorted, so that equal weights
-    have equal checksums.
+    have equal checksums. Tensors are written one after another, without a copy of all of them.
 
     Raises:
         RunError: the file cannot be written.
     """
-    data = save(dict(tensors), dict(metadata))
-    (n_header_bytes,) = struct.unpack_from("<Q", data)
-    header = json.loads(data[8 : 8 + n_header_bytes])
-    if "__metadata__" in header:
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    order = sorted(tensors, key=lambda name: (_DTYPES[tensors[name].dtype][1], name))
+    end = 0
+    for name in order:
+        value = tensors[name]
+        first, end = end, end + value.numel() * value.element_size()
+        kind = _DTYPES[value.dtype][0]
+        header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [first, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        file.write(memoryview(data)[8 + n_header_bytes :])
+        for name in order:
+            content = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            file.write(memoryview(content.numpy()))
 
 
 def read_tensors(path: Path, place: str) -> tuple[dict[str, str], dict[str, Tensor]]:
