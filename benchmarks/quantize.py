@@ -200,7 +200,8 @@ def training_step(
 ) -> Callable[[], None]:
     def step() -> None:
         x = torch.randn(n_pixels, *([1, 16, 16] if teacher.config["in_channels"] == 1 else [3, 32, 32]))
-        with features_of(teacher) as theirs, features_of(student) as ours:
+        shape = (x.shape[1], x.shape[2], x.shape[3])
+        with features_of(teacher, shape) as theirs, features_of(student, shape) as ours:
             with torch.no_grad():
                 target = teacher(x, 500, return_dict=False)[0]
             prediction = student(x, 500, return_dict=False)[0]

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
+from effcli.diffusion.processes import ProcessScheduler, process_of
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
-Predict = Callable[[Tensor, int], Tensor]
+Scheduler = Union["DDIMScheduler", ProcessScheduler]
+
+Predict = Callable[[Tensor, float], Tensor]
 """What the network predicts at (x_t ``[B, C, H, W]``, t): noise, clean image or velocity, as the scheduler expects."""
 
 _DEFAULT_STEPS = 16
 
 
-def ddim_scheduler(config: Mapping[str, Any], steps: int | None = None) -> DDIMScheduler:
+def ddim_scheduler(config: Mapping[str, Any], steps: int | None = None) -> Scheduler:
     """A DDIM scheduler with the noise levels of another scheduler's configuration.
+
+    Where those are not of a table of betas (flow matching, EDM, score SDEs) the steps are DDIM's in alpha and sigma,
+    which are Euler's there.
 
     For a few-step student it visits the timesteps the student was trained at, and computes the noise of a step from the
     clipped image, as sampling does in progressive distillation: docs/methods/rdd.md, Sampler.
@@ -37,13 +43,16 @@ def ddim_scheduler(config: Mapping[str, Any], steps: int | None = None) -> DDIMS
     """
     from diffusers import DDIMScheduler
 
-    settings = ddim_config(config)
+    process = process_of(config)
     distilled = config.get(DISTILLED_TIMESTEPS)
     n_steps = steps or (len(distilled) if distilled else _DEFAULT_STEPS)
     if distilled and n_steps != len(distilled):
         raise InputError(
             f"this model was distilled for {len(distilled)} steps, not for {n_steps}", place="sampler.steps"
         )
+    if process is not None:
+        return ProcessScheduler(process, n_steps, distilled)
+    settings = ddim_config(config)
     try:
         scheduler: DDIMScheduler = DDIMScheduler.from_config(settings)
         scheduler.set_timesteps(n_steps)
@@ -71,19 +80,28 @@ def _check_levels(scheduler: DDIMScheduler) -> None:
         )
 
 
-def timesteps_of(scheduler: DDIMScheduler) -> list[int]:
-    """The timesteps of a scheduler in the order of sampling, the noisiest first."""
-    return [int(t) for t in scheduler.timesteps]
+def ends_of(config: Mapping[str, Any], steps: int | None) -> tuple[float, float]:
+    """Share of the image's variance at the first of ``steps`` levels, and of the noise's after the last step."""
+    scheduler = ddim_scheduler(config, steps)
+    if isinstance(scheduler, ProcessScheduler):
+        return scheduler.ends
+    return float(scheduler.alphas_cumprod[-1]), 1 - float(scheduler.final_alpha_cumprod)
+
+
+def timesteps_of(scheduler: Scheduler) -> list[float]:
+    """The timesteps of a scheduler in the order of sampling, the noisiest first; whole numbers where it has those."""
+    timesteps: list[float] = scheduler.timesteps.tolist()
+    return timesteps
 
 
 def trajectory(
     predict: Predict,
-    scheduler: DDIMScheduler,
+    scheduler: Scheduler,
     noise: Tensor,
     *,
     eta: float = 0.0,
     generator: torch.Generator | None = None,
-) -> Iterator[tuple[int, Tensor, Tensor]]:
+) -> Iterator[tuple[float, Tensor, Tensor]]:
     """Walk from noise to images; yields (t, x_t, prediction) and last (-1, x_0, x_0).
 
     Args:
@@ -106,7 +124,7 @@ def trajectory(
 
 def sample(
     predict: Predict,
-    scheduler: DDIMScheduler,
+    scheduler: Scheduler,
     noise: Tensor,
     *,
     eta: float = 0.0,

@@ -1,8 +1,8 @@
 """Which schedulers of diffusers are understood: those whose noise levels this package's own DDIM steps reproduce.
 
 All classes here share one process, x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps with a table of betas (variance
-preserving); they differ in how they step through it and in their default settings. Flow matching, EDM, score SDEs and
-consistency models are other processes and are refused by name.
+preserving); they differ in how they step through it and in their default settings. Flow matching, EDM and score SDEs
+are other processes (`processes.py`); consistency models and all others are refused by name.
 """
 
 from __future__ import annotations
@@ -61,6 +61,15 @@ CLASSES: dict[str, dict[str, Any]] = {
 }
 """Class -> in what its defaults differ from those of `DDIMScheduler`; what a class does without an option counts."""
 
+PROCESS_CLASSES = (
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "EDMEulerScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "ScoreSdeVeScheduler",
+)
+"""Classes of other processes that are understood: `processes.py`."""
+
 _VALUES: dict[str, tuple[Any, ...]] = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
     "prediction_type": ("epsilon", "sample", "v_prediction"),
@@ -114,15 +123,17 @@ def ddim_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def notices(config: Mapping[str, Any]) -> list[str]:
-    """What a user should know about how a configuration that :func:`ddim_config` takes is used, one line each."""
-    name = _class_of(config)
+    """What a user should know about how a configuration is used, one line each."""
+    name = str(config.get("_class_name"))
+    if name in PROCESS_CLASSES:
+        return []
     return [
         f"{name}'s {key} is not used: DDIM steps at its own timesteps" for key in _OWN_GRID if config.get(key)
     ]
 
 
-def describe(config: Mapping[str, Any]) -> str:
-    """A scheduler in a few words, for plans."""
+def describe_levels(config: Mapping[str, Any]) -> str:
+    """A scheduler with a table of betas in a few words."""
     name = _class_of(config)
     settings = ddim_config(config)
     how = "" if name == "DDIMScheduler" else ", sampled with DDIM"
@@ -136,9 +147,9 @@ def _class_of(config: Mapping[str, Any]) -> str:
         raise InputError("the configuration has no _class_name", place="scheduler")
     if name not in CLASSES:
         raise InputError(
-            f"{name} is not supported: its noise levels are not those of a beta schedule",
+            f"{name} is not supported: its noise levels are not known here",
             place="scheduler",
-            hint=f"supported: {', '.join(sorted(CLASSES))}",
+            hint=f"supported: {', '.join(sorted((*CLASSES, *PROCESS_CLASSES)))}",
         )
     return str(name)
 

@@ -9,6 +9,7 @@ from effcli.data.image_sets import ImageSet, load_images
 from effcli.diffusion.checking import check_forward
 from effcli.diffusion.configs import config_of
 from effcli.diffusion.models import DiffusionModel, load_model
+from effcli.diffusion.processes import process_of
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
 from effcli.distill.recipe import ProgressiveRecipe
 from effcli.distill.rounds import rounds_of
@@ -46,11 +47,15 @@ def check_teacher(model: DiffusionModel) -> None:
     Raises:
         InputError: with the reason.
     """
-    if type(model.unet).__name__ != "UNet2DModel":
+    if type(model.unet).__name__ == "UNet2DConditionModel":
         raise InputError(
             "is text-conditioned; only unconditional and class-conditional models can be distilled",
             place=model.source,
             hint="the losses compare images with a classifier, and the data come without prompts",
+        )
+    if type(model.unet).__name__ != "UNet2DModel":
+        raise InputError(
+            f"is a {type(model.unet).__name__}; only a UNet2DModel can be distilled", place=model.source
         )
     folder = model.folder
     channels, height, width = model.sample_shape
@@ -72,6 +77,8 @@ def check_teacher(model: DiffusionModel) -> None:
 
 def _check_clipping(model: DiffusionModel) -> None:
     """Refuse clipping other than that of the targets, which are clipped to -1..1 or not at all."""
+    if process_of(model.scheduler_config) is not None:
+        return
     settings = ddim_config(model.scheduler_config)
     if settings["thresholding"]:
         raise InputError(

@@ -22,6 +22,7 @@ from effcli.data.image_sets import ImageSet
 from effcli.diffusion.configs import plain_config
 from effcli.diffusion.ddim import ddim_scheduler
 from effcli.diffusion.models import DiffusionModel, describe_model, save_folder
+from effcli.diffusion.processes import ProcessScheduler, process_of
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 from effcli.distill.evaluation import compare, save_pictures, with_real_images
 from effcli.distill.feature_networks import FeatureNetwork
@@ -154,9 +155,13 @@ def students_of(
         teacher = student
 
 
-def student_config(config: Mapping[str, Any], prediction: str, timesteps: list[int]) -> dict[str, Any]:
+def student_config(config: Mapping[str, Any], prediction: str, timesteps: list[float]) -> dict[str, Any]:
     """The scheduler of a student: its teacher's noise levels, x^ clipped, and the timesteps it was trained at."""
-    full = plain_config(ddim_scheduler(config, 1).config)
+    if process_of(config) is not None:
+        return {**plain_config(config), "clip_sample": True, DISTILLED_TIMESTEPS: timesteps}
+    scheduler = ddim_scheduler(config, 1)
+    assert not isinstance(scheduler, ProcessScheduler)
+    full = plain_config(scheduler.config)
     changes = {
         "_class_name": "DDIMScheduler",
         "prediction_type": prediction,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from effcli.core.errors import UsageError
 from effcli.diffusion.models import DiffusionModel
-from effcli.diffusion.schedulers import ddim_config
+from effcli.diffusion.processes import prediction_of, process_of
 from effcli.distill.recipe import FeatureRecipe, ProgressiveRecipe
 
 FEW_STEPS = 8
@@ -36,21 +37,26 @@ class Round:
 
 
 def prediction_of_students(recipe: ProgressiveRecipe, teacher: DiffusionModel) -> str:
-    """What the students predict: ``sample`` or ``v_prediction``.
+    """What the students predict: ``sample``, ``v_prediction``, or what a teacher of another process predicts.
 
     From predicted noise x^ = (z - sigma eps) / alpha explodes at the noise level of a 1-step student. The error of a
     velocity has weights between 1/2 and 1 in the loss at all levels, that of an image up to the largest SNR; so
     velocities are learned faster than images (docs/methods/rdd.md, Conversion of noise-predicting teachers).
     """
-    if recipe.prediction != "auto":
-        return recipe.prediction
     own = prediction_type_of(teacher)
+    if recipe.prediction != "auto":
+        if process_of(teacher.scheduler_config) is not None:
+            raise UsageError(
+                f"students of this teacher predict what it predicts ({own}), not {recipe.prediction}",
+                place="prediction", hint="-s prediction=auto",
+            )  # fmt: skip
+        return recipe.prediction
     return "v_prediction" if own == "epsilon" else own
 
 
 def prediction_type_of(model: DiffusionModel) -> str:
     """What a model predicts; its scheduler's default where the configuration does not say."""
-    return str(ddim_config(model.scheduler_config)["prediction_type"])
+    return prediction_of(model.scheduler_config)
 
 
 def rounds_of(recipe: ProgressiveRecipe, teacher: DiffusionModel) -> list[Round]:

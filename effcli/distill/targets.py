@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from effcli.diffusion.processes import to_clean
 from effcli.distill.time_grid import Point
 
 Denoise = Callable[[Tensor, Point], Tensor]
@@ -38,28 +39,33 @@ class Denoiser:
     def __call__(self, z: Tensor, point: Point) -> Tensor:
         """``[B, C, H, W]`` to the same, float32."""
         prediction = self.network(z, point.t, **self.condition, return_dict=False)[0].float()
-        x = to_x0(prediction, z, point.alpha.clamp(min=1e-8), point.sigma, self.prediction_type)
+        x = to_x0(prediction, z, point, self.prediction_type)
         return x.clamp(-1, 1) if self.clip else x
 
 
-def to_x0(prediction: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, prediction_type: str) -> Tensor:
+def to_x0(prediction: Tensor, z: Tensor, point: Point, prediction_type: str) -> Tensor:
     """The clean image x^ that follows from a prediction, ``[B, C, H, W]``.
 
     ``epsilon``: (z - sigma eps) / alpha; ``sample``: as it is; ``v_prediction``, v = alpha eps - sigma x: alpha z -
-    sigma v.
+    sigma v; others as in `effcli/diffusion/processes.py`.
 
     Args:
         prediction: of the network.
         z: the input of the network.
-        alpha, sigma: ``[B, 1, 1, 1]``.
-        prediction_type: by its diffusers name.
+        point: where z is.
+        prediction_type: by its diffusers name, or one of `processes.py`.
 
     Raises:
         KeyError: another name.
     """
+    alpha, sigma = point.alpha, point.sigma
     if prediction_type == "epsilon":
-        return (z - sigma * prediction) / alpha
-    return {"sample": prediction, "v_prediction": alpha * z - sigma * prediction}[prediction_type]
+        return (z - sigma * prediction) / alpha.clamp(min=1e-8)
+    if prediction_type == "sample":
+        return prediction
+    if prediction_type == "v_prediction":
+        return alpha.clamp(min=1e-8) * z - sigma * prediction
+    return to_clean(prediction, z, alpha, sigma, prediction_type, point.data_std)
 
 
 def two_step_target(teacher: Denoise, z: Tensor, now: Point, middle: Point, end: Point) -> Tensor:

@@ -13,7 +13,7 @@ from effcli.core.runtime import derive_seed
 from effcli.data.image_sets import ImageSet
 from effcli.diffusion.configs import config_of
 from effcli.diffusion.models import DiffusionModel
-from effcli.diffusion.schedulers import ddim_config
+from effcli.diffusion.processes import clips_images
 from effcli.distill.losses import RoundLoss
 from effcli.distill.recipe import ProgressiveRecipe
 from effcli.distill.rounds import Round, prediction_type_of
@@ -100,7 +100,7 @@ def target_of(one: Round, teacher: DiffusionModel, z: Tensor, batch: RoundBatch,
     prediction_type = prediction_type_of(teacher)
     now = grid.at(batch.k, one.student_steps)
     if one.student_steps == one.teacher_steps:
-        clip = bool(ddim_config(teacher.scheduler_config)["clip_sample"])
+        clip = clips_images(teacher.scheduler_config)
         return Denoiser(teacher.unet, prediction_type, batch.condition, clip=clip)(z, now)
     denoise = Denoiser(teacher.unet, prediction_type, batch.condition)
     middle, end = grid.at(2 * batch.k - 1, one.teacher_steps), grid.at(batch.k - 1, one.student_steps)

@@ -8,7 +8,8 @@ import torch
 
 from effcli.core.errors import InputError
 from effcli.diffusion.ddim import ddim_scheduler, sample, timesteps_of
-from effcli.diffusion.schedulers import CLASSES, ddim_config, describe, notices
+from effcli.diffusion.processes import describe
+from effcli.diffusion.schedulers import CLASSES, ddim_config, notices
 from tests.diffusion.tiny_models import tiny_unet
 
 
@@ -94,17 +95,7 @@ def test_euler_steps_at_the_same_timesteps_end_at_the_same_image():
     ("config", "message"),
     [
         ({}, "the configuration has no _class_name"),
-        (
-            {"_class_name": "FlowMatchEulerDiscreteScheduler"},
-            "FlowMatchEulerDiscreteScheduler is not supported",
-        ),
-        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler is not supported"),
-        (
-            {"_class_name": "EDMDPMSolverMultistepScheduler"},
-            "EDMDPMSolverMultistepScheduler is not supported",
-        ),
         ({"_class_name": "KarrasVeScheduler"}, "KarrasVeScheduler is not supported"),
-        ({"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVeScheduler is not supported"),
         (
             {"_class_name": "CMStochasticIterativeScheduler"},
             "CMStochasticIterativeScheduler is not supported",

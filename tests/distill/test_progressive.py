@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,15 +12,18 @@ import torch
 from effcli.core.errors import EffcliError, InputError, UsageError
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
-from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.models import DiffusionModel, save_folder
+from effcli.diffusion.processes import process_of
 from effcli.distill.inputs import check_teacher, load_teacher
 from effcli.distill.losses import PixelLoss
 from effcli.distill.progressive import student_config, students_of
 from effcli.distill.recipe import PdRecipe, RddRecipe
 from effcli.distill.rounds import Round, prediction_of_students, rounds_of
+from effcli.distill.sampling import Sampler
 from effcli.distill.targets import Denoiser
 from effcli.distill.time_grid import TimeGrid
 from effcli.distill.training import RoundBatch, fit_round, target_of
+from effcli.distill.weights import load_student
 from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_conditional_unet, tiny_unet
 from tests.distill.small_teacher import images, teacher
 
@@ -182,3 +186,29 @@ def test_another_teacher_on_resume_is_refused(tmp_path: Path):
         pytest.raises(UsageError, match="not the model that this run was started with"),
     ):
         progressive._check_same_teacher(DiffusionModel(tiny_unet(), SCHEDULER, "a", sha256="2"), run)
+
+
+@pytest.mark.parametrize("config", [{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 2.0},
+                                    {"_class_name": "EDMEulerScheduler"}], ids=["flow", "edm"])  # fmt: skip
+def test_teachers_of_other_processes(tmp_path: Path, config: dict[str, Any]) -> None:
+    """Their students predict what they do, at timesteps of their own axis, and are read again as they were trained."""
+    model = DiffusionModel(tiny_unet(), config, "tiny")
+    recipe = PdRecipe(teacher_steps=4, student_steps=2)
+    own = process_of(config)
+    assert own is not None
+    assert prediction_of_students(recipe, model) == own.prediction
+    with pytest.raises(UsageError, match="students of this teacher predict what it predicts"):
+        prediction_of_students(PdRecipe(prediction="sample"), model)
+    grid, batch = TimeGrid(config, CPU), batch_of(2)
+    one = next(round_ for round_ in rounds_of(recipe, model) if round_.student_steps == 2)
+    now = grid.at(batch.k, 2)
+    z = now.alpha * batch.x + now.sigma * batch.noise
+    with torch.no_grad():
+        target = target_of(one, model, z, batch, grid)
+    assert bool(torch.isfinite(target).all())
+    student = student_config(config, own.prediction, grid.timesteps(2))
+    save_folder(tmp_path / "model", model.unet, student)
+    read = load_student(tmp_path / "model")
+    assert read.scheduler_config["distilled_timesteps"] == grid.timesteps(2)
+    image = Sampler(tmp_path / "model")(1, generator=torch.Generator().manual_seed(0))[0]
+    assert image.size == (8, 8)

@@ -113,4 +113,5 @@ def test_the_clean_image_follows_from_the_right_prediction(kind):
     sigma = torch.tensor([0.1, 0.5, 0.8, 0.99], dtype=torch.float64)[:, None, None, None]
     alpha = (1 - sigma**2).sqrt()
     prediction = {"epsilon": eps, "sample": x, "v_prediction": alpha * eps - sigma * x}[kind]
-    torch.testing.assert_close(to_x0(prediction, alpha * x + sigma * eps, alpha, sigma, kind), x)
+    point = Point(torch.zeros(4), alpha, sigma)
+    torch.testing.assert_close(to_x0(prediction, alpha * x + sigma * eps, point, kind), x)

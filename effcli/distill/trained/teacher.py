@@ -20,6 +20,7 @@ from effcli.diffusion.sampling import sample_images
 from effcli.distill.losses import truncated_snr_loss
 from effcli.distill.recipe import TeacherRecipe
 from effcli.distill.targets import to_x0
+from effcli.distill.time_grid import Point
 from effcli.distill.trained.inputs import load_training_images, plan_of_images
 from effcli.nn.ema import Ema
 from effcli.nn.schedules import cosine, set_rate
@@ -117,7 +118,7 @@ def fit_teacher(unet: nn.Module, images: ImageSet, recipe: TeacherRecipe, run: R
         condition = {"class_labels": labels.to(runtime.device)} if recipe.unet.class_conditional else {}
         with runtime.autocast():
             prediction = parallel(z, t, **condition, return_dict=False)[0].float()
-        x_hat = to_x0(prediction, z, alpha, sigma, recipe.schedule.prediction_type)
+        x_hat = to_x0(prediction, z, Point(t, alpha, sigma), recipe.schedule.prediction_type)
         loss = truncated_snr_loss(x_hat, x, alpha, sigma)
         run.log("train", step, every=50, loss=loss.detach(), learning_rate=rate)
         optimizer.zero_grad(set_to_none=True)
