@@ -1,50 +1,43 @@
-"""Conditions of conditional UNets, and classifier-free guidance.
+"""Conditions of conditional networks, and classifier-free guidance.
 
-A condition is a dictionary of the UNet's keyword arguments, with one row per image; it is empty for unconditional
+A condition is a dictionary of the network's keyword arguments, with one row per image; it is empty for unconditional
 models.
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
+from itertools import chain
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.core.files import read_json
-from effcli.core.weight_file import one_line
 from effcli.diffusion.configs import config_of
 from effcli.diffusion.ddim import Predict
+from effcli.diffusion.denoisers.classes import Condition, denoiser_class
+from effcli.diffusion.denoisers.given_inputs import read_inputs
+from effcli.diffusion.denoisers.needs import NeededInput, n_classes_of, needs_of
+from effcli.diffusion.denoisers.prompts import embed_prompts
 from effcli.diffusion.models import DiffusionModel
-from effcli.diffusion.required_inputs import check_inputs
-from effcli.diffusion.weight_files import find_weights
+from effcli.diffusion.processes import process_of
 
-Condition = dict[str, Tensor]
-
-_PROMPTS = (
-    "a photo of a dog in a park",
-    "a red car on a city street",
-    "a bowl of fruit on a wooden table",
-    "a mountain lake at sunrise",
-    "a portrait of an old sailor, oil painting",
-    "a cat sleeping on a sofa",
-    "an astronaut riding a horse",
-    "a bicycle leaning against a brick wall",
-)
+_EMBEDDED_GUIDANCE = ("timestep_cond", "guidance")
+"""Inputs that the guidance scale itself is: the network is then called once."""
 
 
 class Guided:
-    """A UNet with its conditions.
+    """A network with its conditions.
 
     Args:
         model: the model.
-        unet: its UNet, or a quantized one in its place.
-        guidance: s of eps = eps_u + s (eps_c - eps_u); 1 calls the network once.
+        unet: its network, or a quantized one in its place.
+        guidance: s of eps = eps_u + s (eps_c - eps_u); 1 calls the network once. A network that is told the scale
+            (LCM, Flux) is called once with it.
         prompts: file of prompts for text-conditional models.
         null_class: label that means no class.
+        inputs: file of inputs that neither prompts nor labels give; see :mod:`effcli.diffusion.denoisers.given_inputs`.
 
     Attributes:
         sample_shape: (C, H, W).
@@ -61,24 +54,44 @@ class Guided:
         guidance: float = 1.0,
         prompts: str | None = None,
         null_class: int | None = None,
+        inputs: str | None = None,
     ) -> None:
-        check_inputs(model)
+        check_time(model)
+        needs = needs_of(model.unet, model.source)
         self.unet = unet
         self.scheduler_config = model.scheduler_config
         self.sample_shape = model.sample_shape
-        self.guidance = guidance
-        config = config_of(model.unet)
-        self._n_classes = config.get("num_class_embeds")
-        self._embeddings: Tensor | None = None
-        self._null: Condition = {}
-        if type(model.unet).__name__ == "UNet2DConditionModel":
-            self._embeddings, null = _embed_prompts(model, prompts)
-            self._null = {"encoder_hidden_states": null}
-        if self._n_classes:
-            self._null["class_labels"] = torch.tensor(-1 if null_class is None else null_class)
-        if guidance != 1 and not self._null:
-            raise InputError("an unconditional model cannot be guided", place="sampler.guidance")
-        if guidance != 1 and self._n_classes and null_class is None:
+        self._call = denoiser_class(model.unet).call
+        self._time_scale = denoiser_class(model.unet).time_scale
+        self._n_classes = n_classes_of(model.unet)
+        self._fixed = _computed(model, needs, guidance)
+        self.guidance = 1.0 if any(name in self._fixed for name in _EMBEDDED_GUIDANCE) else guidance
+        given, self._null = read_inputs(inputs, needs, model.source)
+        self._pools: list[Condition] = [given] if given else []
+        if any(need.source == "text" and need.name not in given for need in needs):
+            rows, null = embed_prompts(model.unet, model.folder, model.source, prompts)
+            wanted = {need.name for need in needs} - given.keys()
+            self._pools.insert(0, {name: value for name, value in rows.items() if name in wanted})
+            self._null = {name: value for name, value in null.items() if name in wanted} | self._null
+        self._lacks_null_class = False
+        if self._n_classes and "class_labels" not in given:
+            own = _null_label(model, self._n_classes) if null_class is None else null_class
+            self._lacks_null_class = own is None
+            self._null["class_labels"] = torch.tensor(-1 if own is None else own)
+        self._check_guidance()
+
+    def _check_guidance(self) -> None:
+        if self.guidance == 1:
+            return
+        if not self._null:
+            given = any(self._pools)
+            raise InputError(
+                "an unconditional model cannot be guided" if not given
+                else "guidance needs the inputs that mean no condition",
+                place="sampler.guidance",
+                hint="null.NAME in the file of condition.inputs" if given else None,
+            )  # fmt: skip
+        if self._lacks_null_class:
             raise InputError(
                 "guidance of a class-conditional model needs the label that means no class",
                 place="condition.null_class",
@@ -86,11 +99,11 @@ class Guided:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet is."""
-        return next(self.unet.parameters()).device
+        """Where the network is."""
+        return next(chain(self.unet.parameters(), self.unet.buffers())).device
 
     def with_unet(self, unet: nn.Module) -> Guided:
-        """The same conditions for another UNet."""
+        """The same conditions for another network."""
         other = object.__new__(Guided)
         other.__dict__.update(self.__dict__)
         other.unet = unet
@@ -99,110 +112,95 @@ class Guided:
     def random_condition(self, n: int, generator: torch.Generator) -> Condition:
         """Random conditions for ``n`` images."""
         condition: Condition = {}
-        if self._embeddings is not None:
-            rows = torch.randint(len(self._embeddings), (n,), generator=generator)
-            condition["encoder_hidden_states"] = self._embeddings[rows]
-        if self._n_classes:
+        for pool in self._pools:
+            rows = torch.randint(len(next(iter(pool.values()))), (n,), generator=generator)
+            condition |= {name: value[rows] for name, value in pool.items()}
+        if self._n_classes and "class_labels" not in condition:
             condition["class_labels"] = torch.randint(self._n_classes, (n,), generator=generator)
-        return condition
+        return condition | {name: value.repeat(n, *([1] * value.ndim)) for name, value in self._fixed.items()}
 
     def predictor(self, condition: Condition) -> Predict:
-        """The UNet's prediction under ``condition``, guided."""
+        """The network's prediction under ``condition``, guided."""
         device = self.device
         given = {name: value.to(device) for name, value in condition.items()}
         if self.guidance == 1:
             return lambda x, t: self.call(x, t, given)
         doubled = {
-            name: torch.cat([self._null[name].to(device).expand_as(value), value])
+            name: torch.cat([self._null.get(name, value).to(device).expand_as(value), value])
             for name, value in given.items()
         }
 
-        def predict(x: Tensor, t: int) -> Tensor:
+        def predict(x: Tensor, t: float) -> Tensor:
             without, with_condition = self.call(torch.cat([x, x]), t, doubled).chunk(2)
             return without + self.guidance * (with_condition - without)
 
         return predict
 
-    def call(self, x: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
-        """One pass of the UNet: ``[B, C, H, W]`` to the same shape, in float32."""
-        out: Tensor = self.unet(x, t, **condition, return_dict=False)[0]
-        return out.float()
+    def call(self, x: Tensor, t: float | Tensor, condition: Condition) -> Tensor:
+        """One pass of the network: ``[B, C, H, W]`` to the same shape, in float32; t as the scheduler has it."""
+        time: Any = t
+        if self._time_scale != 1:
+            time = t * self._time_scale
+        if isinstance(time, float):
+            time = torch.tensor(time, device=x.device)
+        return self._call(self.unet, x, time, condition).float()
 
 
-def _embed_prompts(model: DiffusionModel, prompts: str | None) -> tuple[Tensor, Tensor]:
-    """Embeddings of the prompts ``[P, L, D]`` and of the empty one ``[L, D]``, by the model's own text encoder."""
-    folder = model.folder
-    if folder is None or not (folder / "text_encoder").is_dir() or not (folder / "tokenizer").is_dir():
-        raise InputError(
-            "is a text-conditional model without tokenizer/ and text_encoder/", place=model.source
-        )
-    if find_spec("transformers") is None:
-        raise InputError(
-            "is a text-conditional model, which needs the package transformers",
-            place=model.source,
-            hint="pip install 'effcli[text]'",
-        )
-    texts = list(_PROMPTS) if prompts is None else _read_prompts(Path(prompts))
-    from transformers import AutoTokenizer
-
-    encoder = _load_text_encoder(folder / "text_encoder")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"the tokenizer cannot be loaded: {one_line(error)}", place=str(folder / "tokenizer")
-        ) from None
-    tokens = tokenizer(
-        [*texts, ""],
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    with torch.no_grad():
-        embeddings = encoder(tokens.input_ids)[0].float()
-    return embeddings[:-1], embeddings[-1]
-
-
-def _load_text_encoder(folder: Path) -> nn.Module:
-    """The text encoder in float32, all of it.
+def check_time(model: DiffusionModel) -> None:
+    """Refuse a network that is told noise levels where its scheduler has timesteps.
 
     Raises:
-        InputError: it is not a `CLIPTextModel`, or its weights are incomplete, damaged or an adapter's.
+        InputError: it is one.
     """
-    from transformers import CLIPTextModel
-
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind != "clip_text_model":
-        raise InputError(f"is of the model_type {kind!r}, not a CLIP text model", place=str(folder))
-    weights = find_weights(folder, of_diffusers=False)
-    weights.check()
-    try:
-        encoder, info = CLIPTextModel.from_pretrained(
-            folder,
-            local_files_only=True,
-            dtype=torch.float32,
-            variant=weights.variant,
-            use_safetensors=weights.kind == "safetensors",
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"the text encoder cannot be loaded: {one_line(error)}", place=str(folder)) from None
-    lacking = sorted(info["missing_keys"])
-    if lacking:
+    process = process_of(model.scheduler_config)
+    is_told_levels = process is not None and process.kind == "score"
+    if config_of(model.unet).get("time_embedding_type") == "fourier" and not is_told_levels:
         raise InputError(
-            f"the text encoder cannot be loaded: its weights lack {lacking[0]}", place=str(folder)
+            "the UNet's time_embedding_type is 'fourier': it is told noise levels, not timesteps",
+            place=model.source,
         )
-    network: nn.Module = encoder.eval()
-    return network
 
 
-def _read_prompts(file: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", place=str(file)) from None
-    texts = [line for line in lines if line]
-    if not texts:
-        raise InputError("holds no prompts", place=str(file))
-    return texts
+def _null_label(model: DiffusionModel, n_classes: int) -> int | None:
+    """The label that means no class, where the class of the network says so."""
+    return n_classes if denoiser_class(model.unet).labels else None
+
+
+def _computed(model: DiffusionModel, needs: list[NeededInput], guidance: float) -> Condition:
+    """Inputs that follow from the guidance scale and from the size of the picture, without rows."""
+    values: Condition = {}
+    for name in [need.name for need in needs if need.source == "computed"]:
+        if name == "timestep_cond":
+            width = config_of(model.unet)["time_cond_proj_dim"]
+            values[name] = guidance_embedding(guidance - 1, width)
+        elif name == "guidance":
+            values[name] = torch.tensor(float(guidance))
+        else:
+            _, height, width = model.sample_shape
+            scale = _picture_scale(model)
+            height, width = height * scale, width * scale
+            sizes = {
+                "time_ids": [height, width, 0, 0, height, width],
+                "resolution": [height, width],
+                "aspect_ratio": [height / width],
+            }
+            values[name] = torch.tensor(sizes[name.rpartition(".")[2]], dtype=torch.float32)
+    return values
+
+
+def _picture_scale(model: DiffusionModel) -> int:
+    """How much larger a picture is than its latents; 8 where no decoder says so, as the pipelines have it."""
+    config = (model.folder / "vae" / "config.json") if model.folder is not None else None
+    if config is None or not config.is_file():
+        return 8
+    widths = read_json(config).get("block_out_channels")
+    return int(2 ** (len(widths) - 1)) if isinstance(widths, list) else 8
+
+
+def guidance_embedding(scale: float, width: int) -> Tensor:
+    """The embedding ``[width]`` of a guidance scale above 1 that networks distilled for it are given (LCM)."""
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half) * -(torch.log(torch.tensor(10000.0)) / (half - 1)))
+    angles = 1000.0 * scale * frequencies
+    embedding = torch.cat([angles.sin(), angles.cos()])
+    return torch.nn.functional.pad(embedding, (0, width % 2))

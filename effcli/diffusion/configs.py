@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 from torch import nn
 
 from effcli.core.errors import InputError
-from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, PROCESS_CLASSES
 
 _LARGEST = 2**24
 _MOST_TIMESTEPS = 10**6
@@ -38,13 +38,18 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def check_unet_config(unet_class: Callable[..., Any], config: Mapping[str, Any], place: str) -> None:
-    """Refuse a configuration with a value that a UNet of diffusers cannot have; unknown keys are left to diffusers.
+def check_unet_config(make: Callable[..., Any], config: Mapping[str, Any], place: str) -> None:
+    """Refuse a configuration with a value that a network of diffusers cannot have; unknown keys are left to diffusers.
+
+    Args:
+        make: its ``__init__``.
+        config: the configuration.
+        place: its name in messages.
 
     Raises:
         InputError: there is one.
     """
-    _check_types(unet_class, config, place)
+    _check_types(make, config, place)
     size = config.get("sample_size")
     if size is None:
         return
@@ -55,16 +60,18 @@ def check_unet_config(unet_class: Callable[..., Any], config: Mapping[str, Any],
 
 
 def check_scheduler_config(config: Mapping[str, Any], place: str) -> None:
-    """Refuse a scheduler's configuration that DDIM cannot be made from; see :func:`check_unet_config`.
+    """Refuse a scheduler's configuration that no steps can be made from; see :func:`check_unet_config`.
 
     Raises:
         InputError: a value is of another type, or out of range.
     """
-    from diffusers import DDIMScheduler
+    import diffusers
 
-    if not isinstance(config.get("_class_name", ""), str):
-        raise InputError(f"the scheduler's _class_name is {_short(config['_class_name'])}", place=place)
-    _check_types(DDIMScheduler.__init__, config, place)
+    name = config.get("_class_name", "")
+    if not isinstance(name, str):
+        raise InputError(f"the scheduler's _class_name is {_short(name)}", place=place)
+    own = name if name in PROCESS_CLASSES else "DDIMScheduler"
+    _check_types(getattr(diffusers, own).__init__, config, place)
     n_steps = config.get("num_train_timesteps", 1000)
     if not 1 <= n_steps <= _MOST_TIMESTEPS:
         raise InputError(f"num_train_timesteps is {n_steps}, not 1 to {_MOST_TIMESTEPS}", place=place)
@@ -74,8 +81,13 @@ def check_scheduler_config(config: Mapping[str, Any], place: str) -> None:
     if not isinstance(distilled, list | tuple) or not distilled:
         raise InputError(f"timesteps of a student are {_short(distilled)}, not a list", place=place)
     for timestep in distilled:
-        if type(timestep) is not int or not 0 <= timestep < n_steps:
-            what = f"a timestep of a student is {_short(timestep)}, not 0 to {n_steps - 1}"
+        if own == "DDIMScheduler":
+            fits = type(timestep) is int and 0 <= timestep < n_steps
+        else:
+            fits = type(timestep) in (int, float) and math.isfinite(timestep)
+        if not fits:
+            limits = f"0 to {n_steps - 1}" if own == "DDIMScheduler" else "a number"
+            what = f"a timestep of a student is {_short(timestep)}, not {limits}"
             raise InputError(what, place=place)
 
 
@@ -84,6 +96,8 @@ def _check_types(function: Callable[..., Any], config: Mapping[str, Any], place:
         if name not in config or parameter.annotation is inspect.Parameter.empty:
             continue
         kinds, value = _kinds(parameter.annotation), config[name]
+        if not kinds - {NoneType} or (value is None and parameter.default is None):
+            continue  # of a type that has no form in JSON of its own, or what diffusers has where nothing is said
         is_list = isinstance(value, list | tuple)
         fits = (list in kinds) if is_list else type(value) in kinds
         if not fits or not all(_is_plain(leaf) and type(leaf) in kinds for leaf in _leaves(value)):

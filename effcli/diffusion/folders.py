@@ -1,10 +1,9 @@
-"""Folders of diffusers: pipelines, pipelines whose parts lie in the root (`google/ddpm-*`), and a UNet alone."""
+"""Folders of diffusers: pipelines, pipelines whose parts lie in the root (`google/ddpm-*`), and a network alone."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,18 @@ from effcli.core.files import read_json
 from effcli.core.tensor_file import require_finite
 from effcli.core.weight_file import make_within
 from effcli.diffusion.configs import check_scheduler_config, check_unet_config
-from effcli.diffusion.notices import say_once
+from effcli.diffusion.denoisers.classes import PARTS, class_of
+from effcli.diffusion.notices import quiet_diffusers, say_once
 from effcli.diffusion.schedulers import CLASSES, DISTILLED_TIMESTEPS
 from effcli.diffusion.weight_files import WeightFiles, check_no_adapter, find_weights
 
 STUDENT_FILE = "student.json"
 """Beside `model_index.json` of a few-step student: its timesteps, and where it comes from."""
 
-UNET_CLASSES = ("UNet2DModel", "UNet2DConditionModel")
-
 _PARTS = {
-    "unet", "scheduler", "vae", "vqvae", "text_encoder", "tokenizer",
-    # of no influence on what the UNet computes
+    *PARTS, "scheduler", "vae", "vqvae", "text_encoder", "text_encoder_2", "text_encoder_3",
+    "tokenizer", "tokenizer_2", "tokenizer_3",
+    # of no influence on what the network computes
     "safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker",
 }  # fmt: skip
 _DEFAULT_SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "clip_sample": False}
@@ -41,10 +40,10 @@ class Folder:
     """Where the parts of a model lie.
 
     Attributes:
-        unet: the folder of the UNet.
+        unet: the folder of the network that denoises.
         pipeline: where a decoder and a text encoder may be.
         scheduler: the file; None where there is none.
-        is_part: the UNet was named, and lies in the folder of a pipeline.
+        is_part: the network was named, and lies in the folder of a pipeline.
     """
 
     unet: Path
@@ -72,7 +71,8 @@ def find_parts(folder: Path, source: str) -> Folder:
     """Where the parts are.
 
     Raises:
-        InputError: it is no folder of diffusers, has no UNet, or a part that is not read and would change the samples.
+        InputError: it is no folder of diffusers, has no network that denoises, or a part that is not read and would
+            change the samples.
     """
     if (folder / "model_index.json").is_file():
         return _parts_of_pipeline(folder, source)
@@ -99,11 +99,14 @@ def _parts_of_pipeline(folder: Path, source: str) -> Folder:
         for name, value in index.items()
         if not name.startswith("_") and isinstance(value, list) and any(value)
     }
-    in_root = not (folder / "unet").is_dir() and (folder / "config.json").is_file()
-    if "unet" not in parts or not (in_root or (folder / "unet").is_dir()):
-        raise InputError(
-            f"this {pipeline} has no unet, only {', '.join(sorted(set(parts) - {'unet'}))}", place=source
-        )
+    named = [name for name in PARTS if name in parts]
+    found = [name for name in named if (folder / name).is_dir()]
+    in_root = not found and (folder / "config.json").is_file()
+    if len(named) > 1:
+        raise InputError(f"this {pipeline} has both a unet and a transformer", place=source)
+    if not named or not (in_root or found):
+        others = ", ".join(sorted(set(parts) - set(PARTS)))
+        raise InputError(f"this {pipeline} has no unet or transformer, only {others}", place=source)
     unread = sorted(set(parts) - _PARTS)
     if unread:
         raise InputError(
@@ -113,7 +116,7 @@ def _parts_of_pipeline(folder: Path, source: str) -> Folder:
     scheduler = _scheduler_of(folder)
     if scheduler is None:
         raise InputError(f"has no scheduler/{SCHEDULER_FILE}", place=source)
-    return Folder(folder if in_root else folder / "unet", folder, scheduler)
+    return Folder(folder if in_root else folder / found[0], folder, scheduler)
 
 
 def _scheduler_of(pipeline: Path) -> Path | None:
@@ -128,8 +131,12 @@ def read_scheduler(parts: Folder) -> dict[str, Any]:
         InputError: it cannot be read.
     """
     config = dict(_DEFAULT_SCHEDULER) if parts.scheduler is None else read_json(parts.scheduler)
-    clips_by_default = CLASSES.get(str(config.get("_class_name")), {}).get("clip_sample", True)
-    if is_latent(parts.pipeline) and "clip_sample" not in config and clips_by_default:
+    clips_by_default = CLASSES.get(str(config.get("_class_name")), {"clip_sample": False})
+    if (
+        is_latent(parts.pipeline)
+        and "clip_sample" not in config
+        and clips_by_default.get("clip_sample", True)
+    ):
         config["clip_sample"] = False
     if (parts.pipeline / STUDENT_FILE).is_file():
         config[DISTILLED_TIMESTEPS] = read_json(parts.pipeline / STUDENT_FILE).get("timesteps", [])
@@ -142,29 +149,37 @@ def is_latent(pipeline: Path) -> bool:
     return any((pipeline / name).is_dir() for name in ("vae", "vqvae"))
 
 
-def load_part(folder: Path, classes: tuple[str, ...], what: str, source: str | None = None) -> LoadedPart:
+def load_part(folder: Path, classes: tuple[str, ...], what: str) -> LoadedPart:
     """A network of diffusers from its own folder, all of it.
 
     Args:
         folder: with `config.json` and the weights.
         classes: those that are supported.
         what: it is, for messages.
-        source: its name in messages; None: the folder.
 
     Raises:
         InputError: it is of another class, or its files are incomplete, damaged, foreign, quantized or an adapter's.
     """
-    name = check_config(folder, classes, source or str(folder))
     import diffusers
 
-    check_unet_config(
-        getattr(diffusers, name), read_json(folder / "config.json"), str(folder / "config.json")
-    )
+    name = class_in(folder)
+    if name not in classes:
+        raise InputError(f"holds a {name}, not one of {' and '.join(classes)}", place=str(folder))
+    return _load(folder, getattr(diffusers, name), what)
+
+
+def load_denoiser(folder: Path, source: str) -> LoadedPart:
+    """The network that denoises, as :func:`load_part`; ``source`` is the model's name in messages."""
+    return _load(folder, class_of(class_in(folder), source), "network")
+
+
+def _load(folder: Path, network_class: Any, what: str) -> LoadedPart:
+    check_unet_config(network_class.__init__, read_json(folder / "config.json"), str(folder / "config.json"))
     weights = find_weights(folder)
     dtype, n_tensors = weights.check()
 
     def load() -> Any:
-        return _from_pretrained(getattr(diffusers, name), folder, weights, what)
+        return _from_pretrained(network_class, folder, weights, what)
 
     n_most = sum(file.stat().st_size for file in weights.files)  # a weight has at least a byte
     network, info = make_within(load, n_most, n_tensors, str(folder))
@@ -176,7 +191,7 @@ def load_part(folder: Path, classes: tuple[str, ...], what: str, source: str | N
 
 def _from_pretrained(network_class: Any, folder: Path, weights: WeightFiles, what: str) -> Any:
     try:
-        with _no_loading_bars():
+        with quiet_diffusers():
             return network_class.from_pretrained(
                 folder,
                 torch_dtype=torch.float32,
@@ -190,23 +205,20 @@ def _from_pretrained(network_class: Any, folder: Path, weights: WeightFiles, wha
         raise InputError(f"the {what} cannot be loaded: {reason}") from None
 
 
-def check_config(folder: Path, classes: tuple[str, ...], source: str) -> str:
+def class_in(folder: Path) -> str:
     """The class that a part's `config.json` names.
 
     Raises:
-        InputError: it is not one of ``classes``, or quantized.
+        InputError: its weights are quantized.
     """
     config = read_json(folder / "config.json")
-    name = str(config.get("_class_name"))
-    if name not in classes:
-        raise InputError(f"holds a {name}, not one of {' and '.join(classes)}", place=source)
     if config.get("quantization_config"):
         raise InputError(
             "its config.json has a quantization_config: quantized weights are not read",
             place=str(folder),
             hint="name the full-precision model",
         )
-    return name
+    return str(config.get("_class_name"))
 
 
 def _say_unknown_keys(network: nn.Module, folder: Path) -> None:
@@ -233,19 +245,3 @@ def _check_whole(info: Mapping[str, Any], what: str, folder: Path) -> None:
             raise InputError(
                 f"the {what} cannot be loaded: {kind} {sorted(found)[0]}{more}", place=str(folder)
             )
-
-
-@contextmanager
-def _no_loading_bars() -> Iterator[None]:
-    """Without the library's progress bars and warnings: what they say is checked here."""
-    from diffusers.utils import logging as library
-
-    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
-    library.set_verbosity_error()
-    library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        library.set_verbosity(level)
-        if bars:
-            library.enable_progress_bar()

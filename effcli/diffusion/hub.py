@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from effcli.core.errors import InputError
+from effcli.diffusion.denoisers.classes import PARTS
 from effcli.diffusion.weight_files import choose_weights
 
+_NUMBERS = ("", "_2", "_3")
+_WITH_WEIGHTS = {
+    **dict.fromkeys((*PARTS, "vae", "vqvae"), True),
+    **{f"text_encoder{n}": False for n in _NUMBERS},
+    "": True,
+}
+"""Folder -> whether its weights are named as diffusers does; the root's are read where no part denoises."""
+_TOKENIZERS = [f"tokenizer{n}/" for n in _NUMBERS]
 _DESCRIPTIONS = [
-    f"{folder}*.json" for folder in ("", "unet/", "scheduler/", "vae/", "vqvae/", "text_encoder/", "tokenizer/")
-] + ["tokenizer/*.txt", "tokenizer/*.model"]  # fmt: skip
-_WITH_WEIGHTS = {"unet": True, "vae": True, "vqvae": True, "text_encoder": False, "": True}
-"""Folder -> whether its weights are named as diffusers does; the root's are read where there is no `unet/`."""
+    f"{folder}*.json"
+    for folder in ("", "scheduler/", *(f"{part}/" for part in _WITH_WEIGHTS if part), *_TOKENIZERS)
+] + [f"{folder}*{ending}" for folder in _TOKENIZERS for ending in (".txt", ".model")]
 
 
 def download(source: str) -> Path:
@@ -51,7 +59,7 @@ def weights_to_fetch(names: list[str], source: str) -> list[str]:
         InputError: a part has only variants, and several.
     """
     patterns = []
-    in_root = not any(name.startswith("unet/") for name in names)
+    in_root = not any(name.startswith(tuple(f"{part}/" for part in PARTS)) for name in names)
     for folder, of_diffusers in _WITH_WEIGHTS.items():
         if folder == "" and not in_root:
             continue

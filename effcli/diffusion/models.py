@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, Json
@@ -25,20 +25,22 @@ from effcli.core.tensor_file import (
 )
 from effcli.core.weight_file import Header, build_network, one_line, read_weights
 from effcli.diffusion.configs import check_scheduler_config, check_unet_config, config_of, plain_config
-from effcli.diffusion.ddim import ddim_scheduler
+from effcli.diffusion.ddim import ddim_scheduler, ends_of, timesteps_of
+from effcli.diffusion.denoisers.classes import class_of, denoiser_class, n_tokens_of, sample_shape_of
 from effcli.diffusion.folders import (
     SCHEDULER_FILE,
     STUDENT_FILE,
-    UNET_CLASSES,
     Folder,
     find_parts,
     is_latent,
+    load_denoiser,
     load_part,
     read_scheduler,
 )
 from effcli.diffusion.hub import download
-from effcli.diffusion.notices import say_once
-from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config, describe, notices
+from effcli.diffusion.notices import quiet_diffusers, say_once
+from effcli.diffusion.processes import IMAGE_TOKENS, clips_images, describe
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, notices
 
 FORMAT = "effcli.diffusion"
 VERSION = "1"
@@ -49,6 +51,9 @@ _DECODER_CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny", "AsymmetricAu
 _MUCH_SIGNAL = 0.1
 """Share of the variance that is the image's at the last noise level, above which a model is called into question."""
 
+_MUCH_NOISE = 0.01
+"""Share of the variance that is noise after the last step, above which that is said."""
+
 
 class DiffusionHeader(Header):
     """What is in the metadata of a model that is one file."""
@@ -56,17 +61,17 @@ class DiffusionHeader(Header):
     FORMAT: ClassVar[str] = FORMAT
     VERSION: ClassVar[str] = VERSION
 
-    unet_class: Literal["UNet2DModel", "UNet2DConditionModel"] = Field(alias="class")
+    unet_class: str = Field(alias="class")
     config: Json[dict[str, Any]]
     scheduler: Json[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class DiffusionModel:
-    """A UNet with the configuration of the scheduler it was trained with.
+    """A network that denoises, with the configuration of the scheduler it was trained with.
 
     Attributes:
-        unet: in eval mode, float32.
+        unet: the network, a UNet or a transformer, in eval mode, float32.
         scheduler_config: of any diffusers scheduler; that of a few-step student also has its timesteps.
         source: as it was named.
         folder: the diffusers folder it came from, where there may be a text encoder or a decoder; else None.
@@ -85,17 +90,19 @@ class DiffusionModel:
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what the UNet denoises.
+        """(C, H, W) of what the network denoises.
 
         Raises:
             InputError: the configuration does not say.
         """
-        config = config_of(self.unet)
-        size = config["sample_size"]
-        if size is None:
-            raise InputError("the UNet's config.json has no sample_size", place=self.source)
-        height, width = (size, size) if isinstance(size, int) else size
-        return int(config["in_channels"]), int(height), int(width)
+        return sample_shape_of(self.unet, self.source)
+
+
+def network_timesteps(model: DiffusionModel, steps: int | None) -> list[float]:
+    """What the network is told in each sampling step, the noisiest first; see :func:`ddim_scheduler`."""
+    scale = denoiser_class(model.unet).time_scale
+    timesteps = timesteps_of(ddim_scheduler(model.scheduler_config, steps))
+    return timesteps if scale == 1 else [float(torch.tensor(t * scale)) for t in timesteps]
 
 
 Decode = Callable[[Tensor], Tensor]
@@ -113,43 +120,73 @@ def load_decoder(model: DiffusionModel, device: torch.device) -> Decode:
         return lambda images: images
     folder = model.folder / names[0]
     decoder: Any = load_part(folder, _DECODER_CLASSES, "decoder").network.to(device)
-    for key in ("shift_factor", "latents_mean", "latents_std"):
-        if decoder.config.get(key) is not None:
-            raise InputError(
-                f"the decoder's {key} is {decoder.config[key]}, which is not supported", place=str(folder)
-            )
-    scale = float(decoder.config.get("scaling_factor") or 1.0)
+    scale, shift = _scale_of_latents(decoder.config, str(folder))
 
     def decode(latents: Tensor) -> Tensor:
         with torch.no_grad():
-            parts = [decoder.decode(part.to(device) / scale).sample.cpu() for part in latents.split(4)]
+            parts = [decoder.decode(_from_unit(part, scale, shift)).sample.cpu() for part in latents.split(4)]
         return torch.cat(parts).clamp(-1, 1)
 
+    def _from_unit(part: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+        part = part.to(device) / scale.to(device)
+        return part if shift is None else part + shift.to(device)
+
     return decode
+
+
+def _scale_of_latents(config: Mapping[str, Any], place: str) -> tuple[Tensor, Tensor | None]:
+    """What latents are divided by before they are decoded, and what is added then (None: nothing)."""
+    scale = torch.tensor(float(config.get("scaling_factor") or 1.0))
+    shift, mean, std = (config.get(key) for key in ("shift_factor", "latents_mean", "latents_std"))
+    if mean is None and std is None:
+        return scale, None if shift is None else torch.tensor(float(shift))
+    n = config.get("latent_channels", 4)
+    if shift is not None or mean is None or std is None or not len(mean) == len(std) == n:
+        raise InputError(
+            f"the decoder's latents_mean and latents_std are not {n} numbers each without a shift_factor",
+            place=place,
+        )
+    return scale / torch.tensor(std).view(-1, 1, 1), torch.tensor(mean).view(-1, 1, 1)
 
 
 def load_model(source: str) -> DiffusionModel:
     """Load a model by name.
 
     Args:
-        source: ``builtin:NAME``; a run directory of `effcli distill`; a folder of a diffusers pipeline, or of a UNet
+        source: ``builtin:NAME``; a run directory of `effcli distill`; a folder of a diffusers pipeline, or of a network
             alone; or a hub id ``owner/name``, which is downloaded.
 
     Raises:
-        InputError: nothing is there, it has no UNet, or it cannot be read.
+        InputError: nothing is there, it has no network that denoises, or it cannot be read.
     """
     if source.startswith(BUILTIN_PREFIX):
         with builtin_file(source, FORMAT) as file:
             return load_file(file, source)
+    folder = folder_of(source)
+    if folder is not None:
+        return _load_folder(folder, source)
+    path = _path_of(source)
+    _check_not_foreign(path, source)
+    return load_file(path, source)
+
+
+def _path_of(source: str) -> Path:
     path = Path(source)
     if (path / "recipe.yaml").is_file() and (path / "model").is_dir():
         path = path / "model"
-    if (path / UNET_FILE).is_file():
-        path = path / UNET_FILE
-    if path.is_file():
-        _check_not_foreign(path, source)
-        return load_file(path, source)
-    return _load_folder(path if path.is_dir() else download(source), source)
+    return path / UNET_FILE if (path / UNET_FILE).is_file() else path
+
+
+def folder_of(source: str) -> Path | None:
+    """The folder of diffusers that a source names, downloaded if it is a hub id; None: it is one file.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    path = _path_of(source)
+    if source.startswith(BUILTIN_PREFIX) or path.is_file():
+        return None
+    return path if path.is_dir() else download(source)
 
 
 def _check_not_foreign(file: Path, source: str) -> None:
@@ -165,22 +202,33 @@ def _check_not_foreign(file: Path, source: str) -> None:
 
 
 def build_unet(class_name: str, config: Mapping[str, Any]) -> nn.Module:
-    """A UNet of diffusers with new weights.
+    """A UNet or a transformer of diffusers with new weights.
 
     Raises:
-        InputError: it is no UNet that we know, or the configuration does not fit.
+        InputError: it is no network that we know, or the configuration does not fit.
     """
-    import diffusers
-
-    if class_name not in UNET_CLASSES:
-        raise InputError(f"is a {class_name}, not one of {' and '.join(UNET_CLASSES)}", place="unet")
-    unet_class = getattr(diffusers, class_name)
-    check_unet_config(unet_class, config, "unet")
+    place = "unet" if "UNet" in class_name else "transformer"
+    unet_class: Any = class_of(class_name, place)
+    check_unet_config(unet_class.__init__, config, place)
     try:
-        unet: nn.Module = unet_class.from_config(dict(config))
+        with quiet_diffusers():
+            unet: nn.Module = unet_class.from_config(dict(config))
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
-        raise InputError(f"the UNet's configuration does not fit: {one_line(error)}", place="unet") from None
+        raise InputError(f"the configuration does not fit: {one_line(error)}", place=place) from None
     return unet
+
+
+def empty_unet(class_name: str, config: Mapping[str, Any]) -> nn.Module:
+    """The network of :func:`build_unet` without its weights (on the device ``meta``); what is computed is there.
+
+    Raises:
+        InputError: as there.
+    """
+    from accelerate import init_empty_weights
+    from diffusers.models.modeling_utils import no_init_weights
+
+    with no_init_weights(), init_empty_weights(include_buffers=False):
+        return build_unet(class_name, config)
 
 
 def save_file(
@@ -208,27 +256,29 @@ def save_file(
 def save_folder(
     folder: Path, unet: nn.Module, scheduler_config: Mapping[str, Any], *, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write a pipeline folder of diffusers: `model_index.json`, `unet/`, `scheduler/`.
+    """Write a pipeline folder of diffusers: `model_index.json`, `unet/` or `transformer/`, `scheduler/`.
 
     Raises:
         RunError: it cannot be written.
     """
-    for part in ("unet", "scheduler"):
-        make_folder(folder / part)
+    part = denoiser_class(unet).part
+    for name in (part, "scheduler"):
+        make_folder(folder / name)
     tensors = {
         name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
         for name, value in unet.state_dict().items()
     }
-    save_tensors(folder / "unet" / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"})
+    save_tensors(folder / part / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"})
     unet_class = type(unet).__name__
     pipeline = "DDIMPipeline" if unet_class == "UNet2DModel" else "DiffusionPipeline"
-    scheduler = {key: value for key, value in scheduler_config.items() if key != DISTILLED_TIMESTEPS}
+    own = (DISTILLED_TIMESTEPS, IMAGE_TOKENS)
+    scheduler = {key: value for key, value in scheduler_config.items() if key not in own}
     contents = {
-        "unet/config.json": {"_class_name": unet_class, **config_of(unet)},
+        f"{part}/config.json": {"_class_name": unet_class, **config_of(unet)},
         "scheduler/scheduler_config.json": scheduler,
         "model_index.json": {
             "_class_name": pipeline,
-            "unet": ["diffusers", unet_class],
+            part: ["diffusers", unet_class],
             "scheduler": ["diffusers", scheduler.get("_class_name", "DDIMScheduler")],
         },
     }
@@ -252,21 +302,28 @@ def load_file(path: Path, source: str) -> DiffusionModel:
 
 def _load_folder(folder: Path, source: str) -> DiffusionModel:
     parts = find_parts(folder, source)
-    unet = load_part(parts.unet, UNET_CLASSES, "UNet", source)
+    unet = load_denoiser(parts.unet, source)
     model = DiffusionModel(
         unet.network,
-        read_scheduler(parts),
+        with_image_tokens(read_scheduler(parts), unet.network, source),
         source,
         parts.pipeline,
         unet.sha256,
         weights_dtype=unet.dtype,
         has_assumed_scheduler=parts.scheduler is None,
     )
-    _say_what_is_read(model, parts)
+    say_what_is_read(model, parts)
     return model
 
 
-def _say_what_is_read(model: DiffusionModel, parts: Folder) -> None:
+def with_image_tokens(scheduler: dict[str, Any], network: nn.Module, source: str) -> dict[str, Any]:
+    """A scheduler's configuration, with the size of the image where its levels depend on that."""
+    if not scheduler.get("use_dynamic_shifting"):
+        return scheduler
+    return {**scheduler, IMAGE_TOKENS: n_tokens_of(network, source)}
+
+
+def say_what_is_read(model: DiffusionModel, parts: Folder) -> None:
     """Tell the user once what was decided about a model, and the run's log every time."""
     scheduler = model.scheduler_config
     lines = notices(scheduler)
@@ -277,14 +334,16 @@ def _say_what_is_read(model: DiffusionModel, parts: Folder) -> None:
         )
     elif parts.is_part:
         lines.append(f"takes the scheduler of the pipeline around it, {parts.scheduler}")
-    if is_latent(parts.pipeline) and ddim_config(scheduler)["clip_sample"]:
+    if is_latent(parts.pipeline) and clips_images(scheduler):
         lines.append("its scheduler's clip_sample is true: latents are clipped, as it says")
     levels = {key: value for key, value in scheduler.items() if key != DISTILLED_TIMESTEPS}
-    level = float(ddim_scheduler(levels, 1).alphas_cumprod[-1])
+    level, rest = ends_of(levels, 1)
     if level > _MUCH_SIGNAL:
         lines.append(
             f"its noisiest level keeps {level:.0%} of the image's variance, but sampling starts from noise"
         )
+    if rest > _MUCH_NOISE:
+        lines.append(f"its last step ends at a level where {rest:.1%} of the variance is noise")
     for line in lines:
         say_once(model.source, line)
 

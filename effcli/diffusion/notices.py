@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from effcli.core.progress import NOTICE
 
@@ -15,3 +17,19 @@ def say_once(place: str, line: str) -> None:
     text = f"{place}: {line}"
     log.log(logging.INFO if text in _said else NOTICE, "%s", text)
     _said.add(text)
+
+
+@contextmanager
+def quiet_diffusers() -> Iterator[None]:
+    """Without the library's progress bars and warnings: what they say is checked here."""
+    from diffusers.utils import logging as library
+
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if bars:
+            library.enable_progress_bar()

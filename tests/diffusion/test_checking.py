@@ -32,41 +32,33 @@ def conditional(**changes):
     ("unet", "message"),
     [
         (
+            lambda: tiny_unet(in_channels=4, out_channels=1),
+            "m: its network needs channels [images, 3, 8, 8], the small image, as of upscalers",
+        ),
+        (
             lambda: conditional(in_channels=9),
-            "m: the UNet's in_channels is 9, its out_channels 4: inpainting models see a mask and the masked image, "
-            "which is not supported",
+            "m: its network needs channels [images, 5, 8, 8], the mask and the image under it, as of inpainting models",
         ),
         (
             lambda: conditional(in_channels=8),
-            "m: the UNet's in_channels is 8, its out_channels 4: models such as InstructPix2Pix see a second image, "
-            "which is not supported",
-        ),
-        (
-            lambda: conditional(in_channels=7),
-            "m: the UNet's in_channels is 7, its out_channels 4: upscalers see a small image, which is not supported",
-        ),
-        (
-            lambda: conditional(addition_embed_type="text"),
-            "m: the UNet's addition_embed_type is 'text': added conditions, as of SDXL, are not supported",
+            "m: its network needs channels [images, 4, 8, 8], the latents of the image to be edited, as of "
+            "InstructPix2Pix",
         ),
         (
             lambda: conditional(class_embed_type="projection", projection_class_embeddings_input_dim=8),
-            "m: the UNet's class_embed_type is 'projection': class embeddings of this kind are not supported, only a "
-            "table of num_class_embeds",
+            "m: its network needs class_labels [images, 8], an embedding (class_embed_type 'projection')",
         ),
         (
-            lambda: conditional(time_cond_proj_dim=8),
-            "m: the UNet's time_cond_proj_dim is 8: the guidance scale as an input, as of LCM, is not supported",
-        ),
-        (
-            lambda: conditional(encoder_hid_dim=8, encoder_hid_dim_type="text_proj"),
-            "m: the UNet's encoder_hid_dim_type is 'text_proj': projected embeddings, as of Kandinsky and DeepFloyd "
-            "IF, are not supported",
+            lambda: conditional(encoder_hid_dim=8, encoder_hid_dim_type="image_proj"),
+            "m: its network needs added_cond_kwargs.image_embeds [images, 8], the embedding of an image",
         ),
         (
             lambda: tiny_unet(class_embed_type="timestep"),
-            "m: the UNet's class_embed_type is 'timestep': class embeddings of this kind are not supported, only a "
-            "table of num_class_embeds",
+            "m: its network needs class_labels [images], an embedding (class_embed_type 'timestep')",
+        ),
+        (
+            lambda: tiny_unet(class_embed_type="identity"),
+            "m: its network needs class_labels [images, 64], an embedding (class_embed_type 'identity')",
         ),
         (
             lambda: tiny_unet(time_embedding_type="fourier"),
@@ -111,11 +103,11 @@ def test_what_fits_passes_and_moves_no_global_generator(changes):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_embeddings_of_another_width_are_found():
+def test_embeddings_of_another_width_are_found(monkeypatch):
     model = DiffusionModel(tiny_conditional_unet(), SCHEDULER, "m")
-    guided = object.__new__(Guided)  # as of a text encoder of 12 numbers a token
-    guided.unet, guided.guidance, guided.sample_shape = model.unet, 1.0, model.sample_shape
-    guided._embeddings, guided._n_classes, guided._null = torch.zeros(2, 6, 12), None, {}
+    embeddings = {"encoder_hidden_states": torch.zeros(2, 6, 12)}  # of a text encoder of 12 numbers per token
+    monkeypatch.setattr("effcli.diffusion.conditioning.embed_prompts", lambda *_: (embeddings, {}))
+    guided = Guided(model, model.unet)
     with pytest.raises(
         InputError, match=r"encoder_hidden_states 1x6x12 \(in_channels 4, sample_size 8, cross_attent"
     ):

@@ -164,11 +164,11 @@ def test_incomplete_and_foreign_weights_are_refused(tmp_path, unet):
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     plain = load_file(file)
     save_file({k: v for k, v in plain.items() if k != "conv_out.bias"}, file, {"format": "pt"})
-    assert refusal(folder)[0] == "P/unet: the UNet cannot be loaded: its weights lack conv_out.bias"
+    assert refusal(folder)[0] == "P/unet: the network cannot be loaded: its weights lack conv_out.bias"
     save_file(plain | {"more.weight": torch.zeros(2)}, file, {"format": "pt"})
     assert "unlike its config.json, more.weight" in refusal(folder)[0]
     save_file(plain | {"conv_out.bias": torch.zeros(2)}, file, {"format": "pt"})
-    assert "the UNet cannot be loaded" in refusal(folder)[0] and "conv_out.bias" in refusal(folder)[0]
+    assert "the network cannot be loaded" in refusal(folder)[0] and "conv_out.bias" in refusal(folder)[0]
     save_file(plain | {"conv_out.weight": torch.zeros(4, dtype=torch.int8)}, file, {"format": "pt"})
     assert "holds I8 tensors: quantized weights are not read" in refusal(folder)[0]
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
@@ -213,15 +213,15 @@ def test_parts_that_would_change_the_samples_are_refused(tmp_path, unet):
     )
     (folder / "model_index.json").write_text(
         json.dumps(
-            {"_class_name": "FluxPipeline", "transformer": ["diffusers", "X"], "vae": ["diffusers", "Y"]}
+            {"_class_name": "WuerstchenPipeline", "prior": ["diffusers", "X"], "vae": ["diffusers", "Y"]}
         )
     )
-    assert refusal(folder)[0] == "P: this FluxPipeline has no unet, only transformer, vae"
+    assert refusal(folder)[0] == "P: this WuerstchenPipeline has no unet or transformer, only prior, vae"
 
 
 def test_schedulers_are_refused_when_the_model_is_loaded(tmp_path, unet):
-    folder = save_pipeline(tmp_path / "p", unet, {"_class_name": "FlowMatchEulerDiscreteScheduler"})
-    assert "FlowMatchEulerDiscreteScheduler is not supported" in refusal(folder)[0]
+    folder = save_pipeline(tmp_path / "p", unet, {"_class_name": "CMStochasticIterativeScheduler"})
+    assert "CMStochasticIterativeScheduler is not supported" in refusal(folder)[0]
     shutil.rmtree(folder / "scheduler")
     assert refusal(folder)[0] == "P: has no scheduler/scheduler_config.json"
 
@@ -261,11 +261,30 @@ def test_decoders_in_half_precision_decode_in_float32(tmp_path):
     torch.testing.assert_close(images, expected.clamp(-1, 1))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"shift_factor": 0.1}, {"latents_mean": [0.1, 0.0, -0.1, 0.2], "latents_std": [1.0, 2.0, 0.5, 1.0]}],
+)
+def test_latents_are_brought_to_the_decoders_scale(tmp_path, changes):
+    folder = save_pipeline(tmp_path / "p", tiny_conditional_unet())
+    vae = vae_of(scaling_factor=0.5, **changes).eval()
+    vae.save_pretrained(folder / "vae")
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = load_decoder(load_model(str(folder)), torch.device("cpu"))(latents)
+    std, mean = (torch.tensor(changes.get(key, 1.0)) for key in ("latents_std", "latents_mean"))
+    if "shift_factor" in changes:
+        expected = latents / 0.5 + 0.1
+    else:
+        expected = latents * std.view(-1, 1, 1) / 0.5 + mean.view(-1, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(images, vae.decode(expected).sample.clamp(-1, 1))
+
+
 def test_decoders_that_are_not_understood_are_refused(tmp_path):
     folder = save_pipeline(tmp_path / "p", tiny_conditional_unet())
-    vae_of(shift_factor=0.1).save_pretrained(folder / "vae")
+    vae_of(latents_mean=[0.0] * 3, latents_std=[1.0] * 4).save_pretrained(folder / "vae")
     model = load_model(str(folder))
-    with pytest.raises(InputError, match=r"the decoder's shift_factor is 0.1, which is not supported"):
+    with pytest.raises(InputError, match=r"latents_mean and latents_std are not 4 numbers each"):
         load_decoder(model, torch.device("cpu"))
     (folder / "vae" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderDC"}))
     with pytest.raises(InputError, match="holds a AutoencoderDC, not one of AutoencoderKL"):

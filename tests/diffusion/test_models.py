@@ -50,7 +50,7 @@ def test_what_is_no_model_is_refused(tmp_path):
         ("builtin:nothing", "is not in the package"),
         (tmp_path / "empty", "neither model_index.json nor config.json"),
         (tmp_path / "text.safetensors", "damaged or not a safetensors file"),
-        (no_unet, "has no unet, only vae"),
+        (no_unet, "has no unet or transformer, only vae"),
         (vae, "holds a AutoencoderKL"),
     ):
         with pytest.raises(InputError, match=message):

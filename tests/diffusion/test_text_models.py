@@ -15,12 +15,13 @@ from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.models import load_decoder, load_model
 from tests.cli.effcli_process import effcli
 from tests.diffusion.tiny_models import save_pipeline, tiny_conditional_unet
+from tests.diffusion.tiny_text import save_clip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline with a text encoder of 8 channels and a decoder to 16x16 RGB, all with random weights."""
-    transformers = pytest.importorskip("transformers", reason="the text encoders are in the extra `text`")
+    pytest.importorskip("transformers", reason="the text encoders are in the extra `text`")
     from diffusers import AutoencoderKL
 
     place = save_pipeline(tmp_path_factory.mktemp("text") / "model", tiny_conditional_unet())
@@ -34,26 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scaling_factor=0.5,
     )
     vae.save_pretrained(place / "vae")
-    (place / "tokenizer").mkdir()
-    letters = [chr(c) for c in range(97, 123)]
-    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    (place / "tokenizer" / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-    (place / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer(
-        str(place / "tokenizer" / "vocab.json"), str(place / "tokenizer" / "merges.txt"), model_max_length=6
-    )
-    tokenizer.save_pretrained(place / "tokenizer")
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(tokens),
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=6,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    transformers.CLIPTextModel(config).save_pretrained(place / "text_encoder")
+    save_clip(place, width=8)
     return place
 
 

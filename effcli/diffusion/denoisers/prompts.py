@@ -1,0 +1,241 @@
+"""From prompts to the conditions that a network is given, by the text encoders in a model's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from effcli.core.errors import InputError
+from effcli.core.files import read_json
+from effcli.core.weight_file import one_line
+from effcli.diffusion.denoisers.classes import Condition, denoiser_class
+from effcli.diffusion.notices import quiet_diffusers
+from effcli.diffusion.weight_files import find_weights
+
+PROMPTS = (
+    "a photo of a dog in a park",
+    "a red car on a city street",
+    "a bowl of fruit on a wooden table",
+    "a mountain lake at sunrise",
+    "a portrait of an old sailor, oil painting",
+    "a cat sleeping on a sofa",
+    "an astronaut riding a horse",
+    "a bicycle leaning against a brick wall",
+)
+
+_ENCODERS = {
+    "clip_text_model": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "t5": ("T5EncoderModel",),
+    "umt5": ("UMT5EncoderModel",),
+}
+"""``model_type`` -> classes of transformers; the one that ``architectures`` names is taken, else the first."""
+
+
+def embed_prompts(
+    network: nn.Module, folder: Path | None, source: str, prompts: str | None
+) -> tuple[Condition, Condition]:
+    """Conditions of the prompts, one row per prompt, and those of the empty prompt, without rows.
+
+    Args:
+        network: what they are for.
+        folder: of its pipeline.
+        source: its name in messages.
+        prompts: file of prompts, one per line; None: eight general ones.
+
+    Raises:
+        InputError: there is no text encoder, it cannot be loaded, or the package transformers is missing.
+    """
+    if folder is None or not (folder / "text_encoder").is_dir() or not (folder / "tokenizer").is_dir():
+        raise InputError(
+            "is a text-conditional model without tokenizer/ and text_encoder/", place=source,
+            hint="-s condition.inputs=FILE gives embeddings that were computed before",
+        )  # fmt: skip
+    if find_spec("transformers") is None:
+        raise InputError(
+            "is a text-conditional model, which needs the package transformers",
+            place=source,
+            hint="pip install 'effcli[text]'",
+        )
+    texts = list(PROMPTS) if prompts is None else read_prompts(Path(prompts))
+    name = pipeline_of(network, folder)
+    if name is None:
+        return _embed_plainly(folder, texts)
+    return _PIPELINES[name](_text_pipeline(name, network, folder), texts)
+
+
+def pipeline_of(network: nn.Module, folder: Path) -> str | None:
+    """The pipeline of diffusers whose ``encode_prompt`` makes the conditions; None: a CLIP text model's last states."""
+    index = folder / "model_index.json"
+    own = str(read_json(index).get("_class_name")) if index.is_file() else ""
+    if own in _PIPELINES:
+        return own
+    if (folder / "text_encoder_2").is_dir() and type(network).__name__ == "UNet2DConditionModel":
+        return "StableDiffusionXLPipeline"
+    return denoiser_class(network).pipeline
+
+
+def read_prompts(file: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        InputError: it cannot be read, or has none.
+    """
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", place=str(file)) from None
+    texts = [line for line in lines if line]
+    if not texts:
+        raise InputError("holds no prompts", place=str(file))
+    return texts
+
+
+def _embed_plainly(folder: Path, texts: list[str]) -> tuple[Condition, Condition]:
+    encoder = load_text_encoder(folder / "text_encoder", clip_alone=True)
+    tokenizer = _load_tokenizer(folder / "tokenizer")
+    tokens = tokenizer(
+        [*texts, ""],
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        embeddings = encoder(tokens.input_ids)[0].float()
+    return {"encoder_hidden_states": embeddings[:-1]}, {"encoder_hidden_states": embeddings[-1]}
+
+
+def _text_pipeline(name: str, network: nn.Module, folder: Path) -> Any:
+    """A pipeline of diffusers with its text parts alone."""
+    import inspect
+
+    import diffusers
+
+    pipeline_class = getattr(diffusers, name)
+    parameters = inspect.signature(pipeline_class.__init__).parameters
+    parts: dict[str, Any] = {
+        part: None
+        for part, one in parameters.items()
+        if part not in ("self", "kwargs") and one.default is one.empty
+    }
+    for part in [part for part in parameters if part.startswith("text_encoder")]:
+        place = folder / part
+        parts[part] = load_text_encoder(place) if place.is_dir() else None
+    for part in [part for part in parameters if part.startswith("tokenizer")]:
+        place = folder / part
+        parts[part] = _load_tokenizer(place) if place.is_dir() else None
+    if name == "StableDiffusionXLPipeline":
+        index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+        parts["force_zeros_for_empty_prompt"] = bool(index.get("force_zeros_for_empty_prompt", True))
+        parts["add_watermarker"] = False
+    if name == "StableDiffusion3Pipeline":
+        parts["transformer"] = network  # without a T5 it says how wide zeros are
+    return pipeline_class(**parts)
+
+
+def _of_sdxl(pipeline: Any, texts: list[str]) -> tuple[Condition, Condition]:
+    return _rows_and_null(
+        ("encoder_hidden_states", "added_cond_kwargs.text_embeds"), _encode(pipeline, texts), (0, 2), (1, 3)
+    )
+
+
+def _of_pixart(pipeline: Any, texts: list[str]) -> tuple[Condition, Condition]:
+    return _rows_and_null(
+        ("encoder_hidden_states", "encoder_attention_mask"), _encode(pipeline, texts), (0, 1), (2, 3)
+    )
+
+
+def _of_aura_flow(pipeline: Any, texts: list[str]) -> tuple[Condition, Condition]:
+    return _rows_and_null(("encoder_hidden_states",), _encode(pipeline, texts), (0,), (2,))
+
+
+def _of_sd3(pipeline: Any, texts: list[str]) -> tuple[Condition, Condition]:
+    outputs = _encode(pipeline, texts, prompt_2=None, prompt_3=None)
+    return _rows_and_null(("encoder_hidden_states", "pooled_projections"), outputs, (0, 2), (1, 3))
+
+
+def _of_flux(pipeline: Any, texts: list[str]) -> tuple[Condition, Condition]:
+    outputs = _encode(pipeline, [*texts, ""])
+    names = ("encoder_hidden_states", "pooled_projections")
+    values = {name: outputs[i].float() for i, name in enumerate(names)}
+    return {name: value[:-1] for name, value in values.items()}, {name: v[-1] for name, v in values.items()}
+
+
+@torch.no_grad()
+def _encode(pipeline: Any, texts: list[str], **others: Any) -> tuple[Tensor, ...]:
+    with quiet_diffusers():
+        outputs: tuple[Tensor, ...] = pipeline.encode_prompt(
+            texts, **others, device=torch.get_default_device()
+        )
+    return outputs
+
+
+def _rows_and_null(
+    names: tuple[str, ...], outputs: tuple[Tensor, ...], rows: tuple[int, ...], null: tuple[int, ...]
+) -> tuple[Condition, Condition]:
+    return (
+        {name: outputs[i].float() for name, i in zip(names, rows, strict=True)},
+        {name: outputs[i][0].float() for name, i in zip(names, null, strict=True)},
+    )
+
+
+_PIPELINES: dict[str, Callable[[Any, list[str]], tuple[Condition, Condition]]] = {
+    "StableDiffusionXLPipeline": _of_sdxl,
+    "PixArtAlphaPipeline": _of_pixart,
+    "PixArtSigmaPipeline": _of_pixart,
+    "StableDiffusion3Pipeline": _of_sd3,
+    "FluxPipeline": _of_flux,
+    "AuraFlowPipeline": _of_aura_flow,
+}
+
+
+def load_text_encoder(folder: Path, *, clip_alone: bool = False) -> nn.Module:
+    """A text encoder in float32, all of it; with ``clip_alone`` it must be a CLIP text model.
+
+    Raises:
+        InputError: it is of a kind that is not read, or its weights are incomplete, damaged or an adapter's.
+    """
+    import transformers
+
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type")
+    if kind not in _ENCODERS or (clip_alone and kind != "clip_text_model"):
+        wanted = "a CLIP text model" if clip_alone else f"one of {' and '.join(_ENCODERS)}"
+        raise InputError(f"is of the model_type {kind!r}, not {wanted}", place=str(folder))
+    named = [name for name in config.get("architectures") or [] if name in _ENCODERS[kind]]
+    encoder_class = getattr(transformers, (named or list(_ENCODERS[kind]))[0])
+    weights = find_weights(folder, of_diffusers=False)
+    weights.check()
+    try:
+        encoder, info = encoder_class.from_pretrained(
+            folder,
+            local_files_only=True,
+            dtype=torch.float32,
+            variant=weights.variant,
+            use_safetensors=weights.kind == "safetensors",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"the text encoder cannot be loaded: {one_line(error)}", place=str(folder)) from None
+    lacking = sorted(info["missing_keys"])
+    if lacking:
+        raise InputError(
+            f"the text encoder cannot be loaded: its weights lack {lacking[0]}", place=str(folder)
+        )
+    network: nn.Module = encoder.eval()
+    return network
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"the tokenizer cannot be loaded: {one_line(error)}", place=str(folder)) from None
