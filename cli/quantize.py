@@ -72,6 +72,14 @@ def run(
             help="Mean bits per weight and bits per activation, 1 to 8; w4 quantizes weights only.",
         ),
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Quantize the weights alone (--bits w4), one layer after another: no sampling, no fine-tuning, no "
+            "measuring; memory is that of the result and one layer.",
+        ),
+    ] = False,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -146,6 +154,7 @@ def run(
         "method": ("--method", method),
         "model": ("MODEL", model),
         "bits": ("--bits", bits),
+        "fast": ("--fast", True if fast else None),
         "sampler.steps": ("--steps", steps),
         "sampler.eta": ("--eta", eta),
         "sampler.guidance": ("--guidance", guidance),

@@ -18,7 +18,7 @@ from effcli.core.progress import progress_bar
 from effcli.core.run import Run
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of, trajectory
-from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.models import DiffusionModel, network_timesteps
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.quantize.allocation import uniform_bits
 from effcli.quantize.bit_widths import BitWidths
@@ -124,7 +124,7 @@ def wrap_layers(
         integer_zeros: zero-points are rounded where they are used.
     """
     student = copy.deepcopy(model.unet).requires_grad_(False)
-    timesteps = timesteps_of(ddim_scheduler(model.scheduler_config, sampler.steps))
+    timesteps = network_timesteps(model, sampler.steps)
     clock = StepClock(timesteps)
     clock.attach(student)
     for found in find_layers(student, profile):

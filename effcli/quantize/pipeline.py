@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from effcli import __version__
 from effcli.core.errors import InputError
 from effcli.core.evidence.result import Result, result_of_verb
+from effcli.core.memory import return_freed_memory
 from effcli.core.plan import Plan
+from effcli.core.progress import progress_bar
 from effcli.core.registry import load_method
 from effcli.core.run import Run
 from effcli.core.runtime import DTYPES, Runtime, create_runtime
@@ -21,19 +24,35 @@ from effcli.data.image_sets import to_bytes
 from effcli.data.picture_grid import save_grid
 from effcli.diffusion.checking import check_forward
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
-from effcli.diffusion.models import DiffusionModel, describe_model, load_decoder, load_model, save_folder
+from effcli.diffusion.ddim import ddim_scheduler
+from effcli.diffusion.models import (
+    DiffusionModel,
+    describe_model,
+    load_decoder,
+    load_model,
+    network_timesteps,
+    save_folder,
+)
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import sample_images
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.features import choose_features
 from effcli.quantize.calibration import check_weights
 from effcli.quantize.evaluation import compare
-from effcli.quantize.fake_quantization.layers import quantized_layers
+from effcli.quantize.fake_quantization.layers import find_layers, quantized_layers
+from effcli.quantize.mpq_dm import summary
 from effcli.quantize.packed_layer import codes_of_layer, with_dtype_of_file
 from effcli.quantize.packed_unet import Backend, dequantize, unet_of
-from effcli.quantize.recipe import ConditionSection, QuantizeRecipe
-from effcli.quantize.weights import PackedModel, about_unet, load_packed, save_packed
+from effcli.quantize.recipe import ConditionSection, MpqDmRecipe, QuantizeRecipe
+from effcli.quantize.unread_models import UnreadModel, open_model
+from effcli.quantize.weights import (
+    PackedModel,
+    about_unet,
+    find_packed,
+    load_packed,
+    save_packed,
+)
+from effcli.quantize.weights_only import pack_weights, packed_bytes
 
 N_PICTURES = 32
 
@@ -60,8 +79,10 @@ def method_of(recipe: QuantizeRecipe) -> QuantizeMethod:
 # --- run ---------------------------------------------------------------------------------------------------
 
 
-def plan_run(recipe: QuantizeRecipe) -> Plan[DiffusionModel]:
+def plan_run(recipe: QuantizeRecipe) -> Plan[DiffusionModel | UnreadModel]:
     """The model, loaded and checked, and what :func:`run` would do with it."""
+    if isinstance(recipe, MpqDmRecipe) and recipe.fast:
+        return _plan_weights_alone(recipe)
     model = load_model(recipe.model)
     check_weights(model.unet, recipe.model)
     ddim_scheduler(model.scheduler_config, recipe.sampler.steps)
@@ -80,8 +101,26 @@ def plan_run(recipe: QuantizeRecipe) -> Plan[DiffusionModel]:
     return Plan(facts, model)
 
 
-def run(recipe: QuantizeRecipe, model: DiffusionModel, run: Run) -> Result:
+def _plan_weights_alone(recipe: MpqDmRecipe) -> Plan[DiffusionModel | UnreadModel]:
+    source = open_model(recipe.model)
+    layers = find_layers(source.model.unet, recipe.allocation.profile)
+    parameters = sum(parameter.numel() for parameter in source.model.unet.parameters())
+    in_layers = sum(found.layer.weight.numel() for found in layers)
+    facts = {
+        "parameters": parameters,
+        **describe_model(source.model),
+        "quantized_layers": len(layers),
+        "quantized_weights": f"{in_layers / parameters:.1%}",
+        "size_mb": round(packed_bytes(source.model.unet, recipe) / 1e6, 1),
+    }
+    return Plan(facts, source)
+
+
+def run(recipe: QuantizeRecipe, model: DiffusionModel | UnreadModel, run: Run) -> Result:
     """Quantize a model, pack it, and measure what came out of the file."""
+    if isinstance(model, UnreadModel):
+        assert isinstance(recipe, MpqDmRecipe)
+        return _run_weights_alone(recipe, model, run)
     teacher = guided_model(model, recipe, run.runtime.device)
     student, facts = method_of(recipe).quantize(recipe, model, teacher, run)
     file = run.path / "model"
@@ -107,6 +146,32 @@ def run(recipe: QuantizeRecipe, model: DiffusionModel, run: Run) -> Result:
     )
 
 
+def _run_weights_alone(recipe: MpqDmRecipe, source: UnreadModel, run: Run) -> Result:
+    return_freed_memory()
+    network = source.model.unet
+    n_layers = len(find_layers(network, recipe.allocation.profile))
+    with progress_bar("quantize", n_layers, unit="layers", show=run.show_progress) as advance:
+
+        def after_layer() -> None:
+            advance()
+            run.check_stop()
+
+        packed = pack_weights(source, recipe, after_layer)
+    about = about_of(source.model, recipe)
+    model = PackedModel(
+        about, packed.layers, packed.others, **about_unet(network, source.model.scheduler_config)
+    )
+    if run.runtime.is_main:
+        save_packed(run.path / "model", model)
+    run.runtime.barrier()
+    size = find_packed(run.path).stat().st_size
+    facts = {
+        "weight_error_relative": packed.error / max(packed.size, 1e-30),
+        "allocation": summary(packed.rows),
+    }
+    return run.finish({**replace(model, size_bytes=size).sizes(), **facts})
+
+
 def guided_model(model: DiffusionModel, recipe: QuantizeRecipe, device: torch.device) -> Guided:
     """The full-precision model with its conditions, on ``device``."""
     return Guided(
@@ -115,6 +180,7 @@ def guided_model(model: DiffusionModel, recipe: QuantizeRecipe, device: torch.de
         guidance=recipe.sampler.guidance,
         prompts=recipe.condition.prompts,
         null_class=recipe.condition.null_class,
+        inputs=recipe.condition.inputs,
     )
 
 
@@ -129,8 +195,15 @@ def pack(student: nn.Module, model: DiffusionModel, recipe: QuantizeRecipe) -> P
         for name, value in student.state_dict().items()
         if not any(name.startswith(f"{path}.") for path in layers)
     }
-    timesteps = timesteps_of(ddim_scheduler(model.scheduler_config, recipe.sampler.steps))
-    about = {
+    return PackedModel(
+        about_of(model, recipe), layers, others, **about_unet(model.unet, model.scheduler_config)
+    )
+
+
+def about_of(model: DiffusionModel, recipe: QuantizeRecipe) -> dict[str, Any]:
+    """How a packed model was made."""
+    timesteps = network_timesteps(model, recipe.sampler.steps)
+    return {
         "method": recipe.method,
         "bits": recipe.bits,
         **recipe.model_dump(include={"allocation"}),
@@ -138,13 +211,12 @@ def pack(student: nn.Module, model: DiffusionModel, recipe: QuantizeRecipe) -> P
         "timesteps": timesteps,
         "sampler": recipe.sampler.model_dump() | {"steps": len(timesteps)},
         "condition": recipe.condition.model_dump(),
-        "other_dtype": str(dtype).removeprefix("torch."),
+        "other_dtype": str(DTYPES[recipe.packing.other_dtype]).removeprefix("torch."),
         "source": {"id": model.source, "sha256": model.sha256, **describe_model(model)},
         "seed": recipe.seed,
         "torch": str(torch.__version__),
         "effcli": __version__,
     }
-    return PackedModel(about, layers, others, **about_unet(model.unet, model.scheduler_config))
 
 
 def save_pictures(ours: Tensor, theirs: Tensor, recipe: QuantizeRecipe, run: Run) -> dict[str, str]:
@@ -253,4 +325,5 @@ def _guided_as_packed(model: DiffusionModel, packed: PackedModel) -> Guided:
         guidance=packed.about["sampler"]["guidance"],
         prompts=condition.prompts,
         null_class=condition.null_class,
+        inputs=condition.inputs,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from effcli.core.recipe import CompatRecipe, Recipe, Section, Switch
 from effcli.core.recipe_changes import Renamed
@@ -28,6 +28,11 @@ class ConditionSection(Section):
     null_class: int | None = Field(
         None,
         description="Class label that means no class; class-conditional models need it for sampler.guidance.",
+    )
+    inputs: str | None = Field(
+        None,
+        description="Safetensors file of inputs that the network needs and neither prompts nor labels give, such as "
+        "image latents or embeddings: a tensor per input, one row per image; null.NAME is what means no condition.",
     )
 
 
@@ -172,6 +177,12 @@ class QuantizeRecipe(Recipe):
         parse_bits(text)
         return text.lower()
 
+    @model_validator(mode="after")
+    def _fast_is_for_weights(self) -> Self:
+        if getattr(self, "fast", False) and self.widths.activations is not None:
+            raise ValueError(f"fast quantizes weights alone: bits w{self.widths.weights}, not {self.bits}")
+        return self
+
     @property
     def widths(self) -> BitWidths:
         """The bits as numbers."""
@@ -189,6 +200,11 @@ class MpqDmRecipe(QuantizeRecipe, CompatRecipe):
         "train.trd_pool": Switch(paper=None, released=None, ours=16),
     }
     method: Literal["mpq-dm"] = Field("mpq-dm", description="The method.")
+    fast: bool = Field(
+        False,
+        description="Quantize the weights alone, one layer after another, without sampling, fine-tuning and measuring; "
+        "bits must be of weights alone, such as w4.",
+    )
     allocation: AllocationSection = Field(AllocationSection(), description="Bits of each row.")
     calibration: CalibrationSection = Field(
         CalibrationSection(), description="The ranges before fine-tuning."

@@ -18,6 +18,7 @@ from effcli.core.run import Run, Stateful
 from effcli.core.runtime import share_of
 from effcli.diffusion.conditioning import Condition, Guided
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
+from effcli.diffusion.denoisers.classes import feature_map, last_block
 from effcli.quantize.fake_quantization.layers import quantized_layers
 from effcli.quantize.losses import FeatureWindow, task_loss, time_smoothed_relations
 from effcli.quantize.recipe import MpqDmRecipe, QuantizeTrainSection
@@ -72,7 +73,10 @@ def fine_tune(guided: Guided, student: nn.Module, recipe: MpqDmRecipe, run: Run)
         "schedule": schedule,
         "walk": trajectory,
     }
-    with features_of(guided.unet) as of_teacher, features_of(student) as of_student:
+    with (
+        features_of(guided.unet, guided.sample_shape) as theirs,
+        features_of(student, guided.sample_shape) as ours,
+    ):
         for step in run.steps("fine-tune", total_steps, state):
             position = step % len(timesteps)
             if position == 0:
@@ -86,7 +90,7 @@ def fine_tune(guided: Guided, student: nn.Module, recipe: MpqDmRecipe, run: Run)
             with runtime.autocast():
                 prediction = learner.predictor(trajectory.condition)(trajectory.x, t)
             task = task_loss(prediction, target)
-            trd = time_smoothed_relations(trajectory.window, of_student.pop(), of_teacher.pop(), settings)
+            trd = time_smoothed_relations(trajectory.window, ours.pop(), theirs.pop(), settings)
             run.log("fine-tune", step, every=10, task_loss=task.detach(), trd_loss=trd.detach())
             optimizer.zero_grad(set_to_none=True)
             (task + settings.trd_weight * trd).backward()
@@ -131,12 +135,12 @@ def keep_scales_positive(student: nn.Module) -> None:
 
 
 @contextmanager
-def features_of(unet: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that every forward pass appends the output of the last decoder block to."""
+def features_of(unet: nn.Module, sample_shape: tuple[int, int, int]) -> Iterator[list[Tensor]]:
+    """A list that every forward pass appends the features ``[B, C, h, w]`` of the last block to."""
     caught: list[Tensor] = []
-    blocks = unet.up_blocks
-    assert isinstance(blocks, nn.ModuleList)
-    hook = blocks[-1].register_forward_hook(lambda module, inputs, output: caught.append(output))
+    hook = last_block(unet).register_forward_hook(
+        lambda module, inputs, output: caught.append(feature_map(output, sample_shape))
+    )
     try:
         yield caught
     finally:

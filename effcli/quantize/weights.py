@@ -32,7 +32,7 @@ from effcli.core.files import make_folder, read_json, write_text
 from effcli.core.tensor_file import save_tensors
 from effcli.core.weight_file import Count, Header, first_mistake, make_within, one_line, read_weights
 from effcli.diffusion.configs import check_scheduler_config, config_of, plain_config
-from effcli.diffusion.models import build_unet
+from effcli.diffusion.models import empty_unet
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.quantize.bit_packing import row_bytes
 from effcli.quantize.packed_layer import LayerCodes, PaddingMode
@@ -61,7 +61,7 @@ class PackedAbout(BaseModel):
 
     method: str
     bits: str
-    timesteps: Annotated[list[Annotated[int, Field(ge=0, lt=10**6)]], Field(min_length=1)]
+    timesteps: Annotated[list[Annotated[float, Field(gt=-(10**6), lt=10**6)]], Field(min_length=1)]
     sampler: SamplerSettings
     condition: ConditionSection
     other_dtype: Literal["float32", "float16", "bfloat16"]
@@ -380,8 +380,7 @@ def skeleton(model: PackedModel) -> nn.Module:
     """
 
     def make() -> nn.Module:
-        with torch.device("meta"):
-            return build_unet(model.unet_class, model.unet_config)
+        return empty_unet(model.unet_class, model.unet_config)
 
     unet = make_within(make, model.n_parameters(), len(model.others) + 2 * len(model.layers), "config.json")
     values = {name: value.float() for name, value in model.others.items()}

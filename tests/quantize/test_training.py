@@ -76,12 +76,25 @@ def test_trd_changes_the_result_and_without_a_gradient_it_does_not(tmp_path):
 
 def test_features_are_what_the_last_decoder_block_gives():
     model, _ = full_precision()
-    with features_of(model.unet) as caught, torch.no_grad():
+    with features_of(model.unet, model.sample_shape) as caught, torch.no_grad():
         model.unet(torch.zeros(2, 1, 8, 8), 3)
     assert [tuple(one.shape) for one in caught] == [(2, 16, 8, 8)]
     with torch.no_grad():
         model.unet(torch.zeros(2, 1, 8, 8), 3)
     assert len(caught) == 1
+
+
+def test_features_of_blocks_with_a_skip_beside_them_are_the_blocks():
+    from diffusers import UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=8, in_channels=3, out_channels=3, block_out_channels=(32, 32), layers_per_block=1,
+        down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
+        up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
+    )  # fmt: skip
+    with features_of(unet, (3, 8, 8)) as caught, torch.no_grad():
+        unet(torch.zeros(1, 3, 8, 8), 3)
+    assert [tuple(one.shape) for one in caught] == [(1, 32, 8, 8)]
 
 
 @pytest.mark.slow

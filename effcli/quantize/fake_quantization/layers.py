@@ -11,8 +11,9 @@ sampling step s. delta moves outliers of the inputs into the weights.
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
+from effcli.diffusion.denoisers.classes import class_name_of, is_unet
 from effcli.quantize.fake_quantization.quantizer import codes_of, fake_quantize, rounded, top_code
 
 log = logging.getLogger(__name__)
@@ -30,18 +32,22 @@ Profile = Literal["all", "main-path"]
 N_FIRST, N_LAST = 3, 1
 EDGE_BITS = 8
 _KEPT_NAMES = ("conv_shortcut", "skip")
+_TIME = "timestep_embedder"
+_BFLOAT16_ROUNDING = 2**-8
+"""How far a timestep that is not a whole number may be from what a pipeline in half precision makes of it."""
 
 
 class StepClock:
-    """Which sampling step a UNet is at, told by the timestep it is called with and never by counting calls.
+    """Which sampling step a network is at, told by the timestep it is called with and never by counting calls.
 
     Args:
-        timesteps: of the sampling steps the layers have activation scales for, in any order.
+        timesteps: of the sampling steps the layers have activation scales for, in any order; as the network gets them.
     """
 
-    def __init__(self, timesteps: list[int]) -> None:
+    def __init__(self, timesteps: Sequence[float]) -> None:
         self.timesteps = torch.tensor(timesteps)
         self.index = 0
+        self._position = 1
         self.is_held = False
         self._has_warned = False
 
@@ -56,13 +62,16 @@ class StepClock:
 
     def attach(self, unet: nn.Module) -> None:
         """Set the clock before each forward pass of ``unet``."""
+        names = list(inspect.signature(unet.forward).parameters)
+        self._position = names.index("timestep") if "timestep" in names else 1
         unet.register_forward_pre_hook(self._read, with_kwargs=True)
 
     def set_to(self, timestep: float) -> None:
         """Go to the step whose timestep is nearest; the first time that none is exact, a warning says so."""
         distances = (self.timesteps - timestep).abs()
         self.index = int(distances.argmin())
-        if distances[self.index] > 0 and not self._has_warned:
+        rounding = _BFLOAT16_ROUNDING * abs(timestep) if self.timesteps.is_floating_point() else 0.0
+        if distances[self.index] > rounding and not self._has_warned:
             self._has_warned = True
             log.warning(
                 "timestep %g is not one of the %d that this model was quantized for; the ranges of the nearest one "
@@ -74,7 +83,7 @@ class StepClock:
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.is_held:
             return
-        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[self._position]
         if isinstance(timestep, Tensor) and timestep.numel() > 1:
             if not bool((timestep == timestep.flatten()[0]).all()):
                 raise InputError("a quantized UNet takes one timestep per call", place="timestep")
@@ -101,25 +110,33 @@ def find_layers(unet: nn.Module, profile: Profile = "all") -> list[FoundLayer]:
     """The layers to quantize, in module order (docs/methods/mpq-dm.md, Quantized layers).
 
     Args:
-        unet: a UNet of diffusers.
+        unet: a network of diffusers. Edges of a UNet are the first three layers and the last; of other networks all
+            layers outside of the lists of blocks, and those that embed the timestep wherever they are: what makes
+            tokens, tells the time, and makes images of tokens.
         profile: ``main-path`` leaves out what the released code leaves out: skip convolutions, downsampling
             convolutions, and in unconditional UNets the attention projections.
 
     Raises:
         InputError: there is no such layer.
     """
-    conditional = type(unet).__name__ == "UNet2DConditionModel"
+    conditional = class_name_of(unet) != "UNet2DModel"
     found = [
         (name, module)
         for name, module in unet.named_modules()
-        if (isinstance(module, nn.Conv2d) and module.groups == 1) or isinstance(module, nn.Linear)
+        if (isinstance(module, nn.Conv2d) and module.groups == 1) or type(module) is nn.Linear
     ]
     if profile == "main-path":
         found = [(n, m) for n, m in found if not _off_the_main_path(n, conditional)]
     if not found:
         raise InputError("this model has no convolution or linear layer to quantize")
-    edges = {*range(N_FIRST), *range(len(found) - N_LAST, len(found))}
-    return [FoundLayer(name, module, i in edges) for i, (name, module) in enumerate(found)]
+    if is_unet(unet):
+        edges = {*range(N_FIRST), *range(len(found) - N_LAST, len(found))}
+        return [FoundLayer(name, module, i in edges) for i, (name, module) in enumerate(found)]
+    blocks = tuple(f"{n}." for n, child in unet.named_children() if isinstance(child, nn.ModuleList))
+    return [
+        FoundLayer(name, module, not name.startswith(blocks) or _TIME in name.split("."))
+        for name, module in found
+    ]
 
 
 def _off_the_main_path(name: str, conditional: bool) -> bool:

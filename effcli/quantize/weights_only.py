@@ -1,0 +1,161 @@
+"""Weights alone: no sampling and no fine-tuning; each layer is read, quantized and packed before the next is read.
+
+The error that decides between splits of the bits is that of the weights, || W_o - Q(W_o; b) ||^2: the error of the
+layer's output for inputs that are uncorrelated and of equal size. In memory are the packed model and one layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effcli.core.runtime import DTYPES
+from effcli.quantize.allocation import total_error, uniform_bits
+from effcli.quantize.bit_packing import row_bytes
+from effcli.quantize.fake_quantization.layers import EDGE_BITS, FoundLayer, find_layers
+from effcli.quantize.fake_quantization.quantizer import codes_of, fake_quantize, find_range, top_code
+from effcli.quantize.mpq_dm import allocate
+from effcli.quantize.packed_layer import LayerCodes
+from effcli.quantize.packed_rows import PackedRows
+from effcli.quantize.recipe import MpqDmRecipe
+from effcli.quantize.unread_models import UnreadModel
+
+
+@dataclass
+class PackedWeights:
+    """A model's weights, packed.
+
+    Attributes:
+        layers: path -> codes.
+        others: path -> everything else, as the file stores it.
+        rows: per layer its path, ``rows`` by bits, and where there was a choice ``error_to_uniform``.
+        error, size: squared error of the quantized weights, and their squares.
+    """
+
+    layers: dict[str, LayerCodes] = field(default_factory=dict)
+    others: dict[str, Tensor] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    error: float = 0.0
+    size: float = 0.0
+
+
+@torch.no_grad()
+def pack_weights(
+    source: UnreadModel, recipe: MpqDmRecipe, advance: Callable[[], None] = lambda: None
+) -> PackedWeights:
+    """Quantize the weights of a model, layer by layer.
+
+    Args:
+        source: the model.
+        recipe: bits, allocation, how ranges are found, the type of what is not quantized.
+        advance: called after each layer; raises to stop.
+    """
+    network = source.model.unet
+    dtype = DTYPES[recipe.packing.other_dtype]
+    packed = PackedWeights()
+    for found in find_layers(network, recipe.allocation.profile):
+        weight = source.read(f"{found.name}.weight").float()
+        bias = None if found.layer.bias is None else source.read(f"{found.name}.bias").to(dtype).float()
+        codes, row = quantize_weight(found, weight, bias, recipe)
+        packed.layers[found.name] = codes
+        packed.rows.append({"layer": found.name, **row})
+        packed.error += float((codes.weight() - weight).square().sum(dtype=torch.float64))
+        packed.size += float(weight.square().sum(dtype=torch.float64))
+        advance()
+    for name in network.state_dict():
+        if name.rpartition(".")[0] not in packed.layers:
+            value = source.read(name)
+            packed.others[name] = value.to(dtype if value.is_floating_point() else value.dtype)
+    return packed
+
+
+def quantize_weight(
+    found: FoundLayer, weight: Tensor, bias: Tensor | None, recipe: MpqDmRecipe
+) -> tuple[LayerCodes, dict[str, Any]]:
+    """One layer, and how its rows are split.
+
+    Args:
+        found: which; the values of its weight are not read.
+        weight: float32 ``[c_out, c_in, ...]``.
+        bias: as the file will store it.
+        recipe: the settings.
+    """
+    bits = EDGE_BITS if found.is_edge else recipe.widths.weights
+    rows = weight.flatten(1)
+    method = recipe.calibration.range_method
+    row: dict[str, Any] = {}
+    if found.is_edge or not 2 <= bits <= 7 or recipe.allocation.rule == "uniform":
+        row_bits = uniform_bits(len(rows), bits)
+        scale, zero = find_range(rows, top_code(bits), method)
+    else:
+        ranges = {b: find_range(rows, top_code(b), method) for b in (bits - 1, bits, bits + 1)}
+        errors = {b: _errors(rows, *ranges[b], b) for b in ranges}
+        row_bits = allocate(rows, errors, bits, recipe.allocation)
+        choice = row_bits.long() - (bits - 1)
+        scale, zero = (
+            torch.stack([ranges[b][part] for b in sorted(ranges)]).gather(0, choice[None])[0]
+            for part in (0, 1)
+        )
+        uniform = total_error(uniform_bits(len(rows), bits), errors)
+        row["error_to_uniform"] = total_error(row_bits, errors) / max(uniform, 1e-30)
+    codes = codes_of(rows, scale[:, None], zero.round()[:, None], top_code(row_bits)[:, None]).to(torch.uint8)
+    widths, counts = row_bits.unique(return_counts=True)
+    row["rows"] = {str(int(b)): int(n) for b, n in zip(widths, counts, strict=True)}
+    return _layer_codes(found.layer, codes, row_bits, scale, zero.round(), bias), row
+
+
+def _errors(rows: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
+    quantized = fake_quantize(rows, scale[:, None], zero[:, None], top_code(bits))
+    return (quantized - rows).square().sum(1)
+
+
+def _layer_codes(
+    layer: nn.Conv2d | nn.Linear, codes: Tensor, row_bits: Tensor, scale: Tensor, zero: Tensor, bias: Tensor | None
+) -> LayerCodes:  # fmt: skip
+    none = torch.zeros(0)
+    geometry: dict[str, tuple[int, int]] = {}
+    padding_mode: Any = "zeros"
+    if isinstance(layer, nn.Conv2d):
+        padding_mode = layer.padding_mode
+        pairs = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+        geometry = {name: (int(pair[0]), int(pair[1])) for name, pair in pairs.items()}
+    return LayerCodes(
+        kind="conv2d" if isinstance(layer, nn.Conv2d) else "linear",
+        rows=PackedRows.of_codes(codes, row_bits, tuple(layer.weight.shape)),
+        scale=scale,
+        zero=zero,
+        in_scale=torch.ones(layer.weight.shape[1]),
+        activation_bits=None,
+        act_scale=none,
+        act_zero=none,
+        bias=bias,
+        geometry=geometry,
+        padding_mode=padding_mode,
+    )
+
+
+def packed_bytes(network: nn.Module, recipe: MpqDmRecipe, *, n_steps: int = 1) -> int:
+    """About how large the packed file of a network will be, in bytes; no weight is read.
+
+    Args:
+        network: its weights may be on the device ``meta``.
+        recipe: bits, profile, the type of what is not quantized.
+        n_steps: sampling steps that have a scale of activations each.
+    """
+    layers = find_layers(network, recipe.allocation.profile)
+    other_bytes = torch.empty((), dtype=DTYPES[recipe.packing.other_dtype]).element_size()
+    total, in_layers = 0, 0
+    for found in layers:
+        c_out, c_in = found.layer.weight.shape[:2]
+        n_codes = found.layer.weight[0].numel()
+        bits = EDGE_BITS if found.is_edge else recipe.widths.weights
+        total += c_out * row_bytes(n_codes, bits) + 9 * c_out + 4 * c_in
+        if recipe.widths.activations is not None:
+            total += 8 * (1 if found.is_edge else n_steps)
+        in_layers += c_out * n_codes
+    values = sum(value.numel() for value in network.state_dict().values())
+    return total + other_bytes * (values - in_layers)
