@@ -9,6 +9,7 @@ import torch
 
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
+from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
 from effcli.diffusion.models import load_model, save_folder
 from effcli.quantize.fake_quantization.layers import find_layers
 from effcli.quantize.packed_unet import unet_of
@@ -19,6 +20,8 @@ from tests.diffusion.tiny_models import SCHEDULER
 from tests.quantize.quantized_tiny import recipe_of
 
 LATENTS = {**SCHEDULER, "clip_sample": False}
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "use_dynamic_shifting": False}
+SCHEDULERS = {"sd3": FLOW, "aura-flow": FLOW, "flux": {**FLOW, "use_dynamic_shifting": True}}
 CPU = torch.device("cpu")
 
 
@@ -26,7 +29,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("name", MAKERS)
 def test_from_a_folder_to_a_packed_file_and_back(name: str, tmp_path: Path) -> None:
     network = tiny_denoiser(name)
-    save_folder(tmp_path / "model", network, LATENTS)
+    save_folder(tmp_path / "model", network, SCHEDULERS.get(name, LATENTS))
     inputs = save_inputs(tmp_path / "inputs.safetensors", network)
     recipe = recipe_of(
         "w8a8",
@@ -48,18 +51,20 @@ def test_from_a_folder_to_a_packed_file_and_back(name: str, tmp_path: Path) -> N
 
     packed = load_packed(tmp_path / "run")
     integer, simulated = unet_of(packed, "integer", device=CPU), unet_of(packed, "simulate", device=CPU)
-    guided = guided_model(load_model(str(tmp_path / "model")), recipe, CPU)
+    model = load_model(str(tmp_path / "model"))
+    t = timesteps_of(ddim_scheduler(model.scheduler_config, 2))[1]
+    guided = guided_model(model, recipe, CPU)
     condition = guided.random_condition(2, torch.Generator().manual_seed(0))
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        theirs = guided.predictor(condition)(x, 31)
-        ours = [guided.with_unet(one).predictor(condition)(x, 31) for one in (integer, simulated)]
+        theirs = guided.predictor(condition)(x, t)
+        ours = [guided.with_unet(one).predictor(condition)(x, t) for one in (integer, simulated)]
     assert float((ours[0] - ours[1]).norm() / theirs.norm()) < 5e-2
     assert float((ours[1] - theirs).norm() / theirs.norm()) < 0.15
 
     export(tmp_path / "run", tmp_path / "plain", "fp32")
     with torch.no_grad():
-        plain = guided.with_unet(load_model(str(tmp_path / "plain")).unet).predictor(condition)(x, 31)
+        plain = guided.with_unet(load_model(str(tmp_path / "plain")).unet).predictor(condition)(x, t)
     assert float((plain - theirs).norm() / theirs.norm()) < 0.05
 
 
