@@ -68,19 +68,14 @@ def fine_tune(guided: Guided, student: nn.Module, recipe: MpqDmRecipe, run: Run)
     share = share_of(settings.batch_size, runtime.world)
     learner = guided.with_unet(runtime.wrap(student))
     state: dict[str, Stateful] = {
-        "student": student,
-        "optimizer": optimizer,
-        "schedule": schedule,
-        "walk": trajectory,
-    }
-    with (
-        features_of(guided.unet, guided.sample_shape) as theirs,
-        features_of(student, guided.sample_shape) as ours,
-    ):
+        "student": student, "optimizer": optimizer, "schedule": schedule, "walk": trajectory,
+    }  # fmt: skip
+    shape = guided.sample_shape
+    with features_of(guided.unet, shape) as theirs, features_of(student, shape) as ours:
         for step in run.steps("fine-tune", total_steps, state):
             position = step % len(timesteps)
             if position == 0:
-                noise = torch.randn(share, *guided.sample_shape)
+                noise = torch.randn(share, *shape)
                 trajectory.begin(
                     noise.to(guided.device), guided.random_condition(share, torch.default_generator)
                 )
