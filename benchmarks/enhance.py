@@ -254,8 +254,8 @@ def measure_head(height: int, width: int, repeats: int) -> dict[str, float]:
         scales = blurred(x)
         return render(scales, log_gain, spread(fitted, guide_of(scales, log_gain)))
 
-    forms = {"formulas": by_formulas, "compiled": partial(render_fitted, x, log_gain, fitted)}
-    return in_turns(forms, repeats)
+    compiled = partial(render_fitted, x, log_gain, fitted)
+    return in_turns({"formulas": by_formulas, "compiled": compiled}, repeats)
 
 
 def in_turns(forms: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
