@@ -71,11 +71,16 @@ class PackedRows:
 
     def codes(self) -> Tensor:
         """All codes in the weight's own order, uint8 ``[c_out, K]``; new memory at each call."""
-        codes = torch.empty(self.shape[0], self.n_codes, dtype=torch.uint8)
+        device = next(iter(self.by_bits.values())).device
+        codes = torch.empty(self.shape[0], self.n_codes, dtype=torch.uint8, device=device)
         for bits, packed in self.by_bits.items():
-            unpack_into(
-                codes.numpy(), packed.cpu().numpy(), bits, self.rows_of(bits).cpu().numpy(), self.n_taps
-            )
+            rows = self.rows_of(bits)
+            if device.type == "cpu":
+                unpack_into(codes.numpy(), packed.numpy(), bits, rows.numpy(), self.n_taps)
+            else:
+                kept = _unpacked_by_shifts(packed, bits, self.n_codes)
+                turned = kept.view(len(rows), self.n_taps, -1).mT.flatten(1)
+                codes[rows.to(device)] = turned
         return codes
 
     def in_file_order(self) -> dict[int, Tensor]:
@@ -87,6 +92,15 @@ class PackedRows:
             bits: torch.from_numpy(pack_rows(codes[self.rows_of(bits)].numpy(), bits))
             for bits in self.by_bits
         }
+
+
+def _unpacked_by_shifts(packed: Tensor, bits: int, n_codes: int) -> Tensor:
+    """Codes ``[R, K]`` of packed rows on any device, in the order they are packed in."""
+    first_bit = torch.arange(n_codes, device=packed.device) * bits
+    byte, shift = first_bit // 8, first_bit % 8
+    padded = torch.nn.functional.pad(packed, (0, 1)).int()
+    words = padded[:, byte] | (padded[:, byte + 1] << 8)
+    return ((words >> shift) & ((1 << bits) - 1)).to(torch.uint8)
 
 
 def codes_of_file(by_bits: Mapping[int, Tensor], row_bits: Tensor, n_codes: int) -> Tensor:

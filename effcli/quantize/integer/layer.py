@@ -8,12 +8,14 @@ f = z_w - o, a layer's output is, over the taps that do not fall on padding::
 The first sum is an integer product. f is 0 but for weights of 8 bits, whose codes - z may not fit; where it is not, and
 where z is outside 0..255, the difference is added exactly.
 
-On x86 CPUs with AVX-512 VNNI the product is oneDNN's, elsewhere `torch._int_mm` on unfolded images. Without VNNI x86
-CPUs add pairs of products in 16 bits, which overflow: there it is computed in floating point, exact but slower.
+Weights stay packed and are unpacked for each product, straight to where oneDNN wants them (`prepacked.py`). On x86 CPUs
+with AVX-512 VNNI the product is oneDNN's, elsewhere `torch._int_mm` on unfolded images. Without VNNI x86 CPUs add pairs
+of products in 16 bits, which overflow: there it is computed in floating point, exact but slower.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -22,7 +24,10 @@ from torch import Tensor, nn
 
 from effcli.quantize.fake_quantization.layers import StepClock
 from effcli.quantize.fake_quantization.quantizer import codes_of
+from effcli.quantize.integer.gpu_product import product_of
+from effcli.quantize.integer.prepacked import Place, layout_of, prepack, unpacked
 from effcli.quantize.packed_layer import LayerCodes
+from effcli.quantize.packed_rows import PackedRows
 from effcli.quantize.weights import PackedModel
 
 Kernel = Literal["onednn", "int_mm"]
@@ -69,36 +74,41 @@ class IntegerLayer(nn.Module):
         self.kernel = kernel or default_kernel()
         self.top = float(2**codes.activation_bits - 1)
         offset, self.weight_residual = _split_zero(codes)
-        weight = (codes.codes.short() - offset[:, None].short()).to(torch.int8).view(codes.shape)
-        self.register_buffer("weight", weight, persistent=False)
-        self.register_buffer("scale", codes.scale, persistent=False)
-        self.register_buffer("bias", codes.bias, persistent=False)
-        self.register_buffer("in_scale", codes.in_scale, persistent=False)
+        self.rows = codes.rows
+        self.register_buffer("offset", offset.long(), persistent=False)
+        for bits, packed in codes.rows.by_bits.items():
+            self.register_buffer(f"packed{bits}", packed, persistent=False)
+        for name in ("scale", "bias", "in_scale", "act_scale"):
+            self.register_buffer(name, getattr(codes, name), persistent=False)
         self.steps = [
             (float(d), float(z), int(min(max(round(float(z)), 0), 255)))
             for d, z in zip(codes.act_scale, codes.act_zero, strict=True)
         ]
-        multipliers = codes.in_scale / codes.act_scale[:, None]
-        self.register_buffer("multipliers", multipliers.contiguous(), persistent=False)
-        self._prepacked: Any = self._prepack() if self.kernel == "onednn" else None
-        is_exact = self.weight_residual is None and all(z == zero for _, z, zero in self.steps)
-        if self._prepacked is not None and is_exact:
-            self.register_buffer(
-                "weight", torch.empty(0, dtype=torch.int8), persistent=False
-            )  # not needed twice
+        self._prepacked: Any = None
+        self._sums: Tensor | None = None
         self._weight_zeros = torch.zeros(codes.shape[0], dtype=torch.int64)
         self._corrections: dict[tuple[Any, ...], Tensor] = {}
 
-    weight: Tensor
+    offset: Tensor
     scale: Tensor
     bias: Tensor | None
     in_scale: Tensor
-    multipliers: Tensor
+    act_scale: Tensor
+
+    def weight(self) -> Tensor:
+        """The codes less each row's offset, int8 of ``shape``; unpacked at each call."""
+        codes = self._packed_rows().codes()
+        return (codes.short() - self.offset[:, None].short()).to(torch.int8).view(self.shape)
+
+    def _packed_rows(self) -> PackedRows:
+        """The codes on the device of the layer."""
+        packed = {bits: getattr(self, f"packed{bits}") for bits in self.rows.by_bits}
+        return replace(self.rows, by_bits=packed)
 
     def step(self) -> tuple[Tensor, float, float, int]:
         """delta / d_a ``[c_in]``, d_a, z and the integer nearest to z in 0..255, at the present step."""
         i = min(self.clock.index, len(self.steps) - 1)
-        return (self.multipliers[i], *self.steps[i])
+        return (self.in_scale / self.act_scale[i], *self.steps[i])
 
     def quantize(self, x: Tensor) -> Tensor:
         """The codes of the layer's input, uint8 of its shape; images are channels-last in memory."""
@@ -128,25 +138,49 @@ class IntegerLayer(nn.Module):
         """The layer's output, in ``out_dtype``."""
         return self.multiply(self.quantize(x))
 
-    def _place(self) -> list[list[int]]:
-        return [list(self.geometry[name]) for name in ("stride", "padding", "dilation")]
-
-    def _prepack(self) -> Any:
-        """The weights in the order that oneDNN's kernels read them in."""
-        ops: Any = torch.ops.onednn
+    def _place(self) -> Place:
         if self.kind == "linear":
-            return ops.qlinear_prepack(self.weight, None)
-        return ops.qconv_prepack(self.weight, self.scale, 1.0, 0, *self._place(), 1, None)
+            return ()
+        return tuple(self.geometry[name] for name in ("stride", "padding", "dilation"))
+
+    def _weight_of_onednn(self) -> Any:
+        """The weight in the order that oneDNN's kernels read: unpacked into shared memory, where that is possible."""
+        if self._prepacked is not None:
+            return self._prepacked
+        layout = layout_of(self.shape, self._place())
+        if layout is None:
+            self._prepacked = prepack(self.weight(), self._place())
+            return self._prepacked
+        sums = None if layout.sums_at is None else self._row_sums()
+        return unpacked(layout, self._packed_rows(), self.offset, sums)
+
+    def _row_sums(self) -> Tensor:
+        """The sum of each row's weights, int32 ``[c_out]``."""
+        if self._sums is None:
+            self._sums = self.weight().flatten(1).sum(1, dtype=torch.int32)
+        return self._sums
+
+    def _product(self, rows: Tensor) -> Tensor:
+        """int8 ``[M, K]``, columns in the weight's own order, times the weight; int32 ``[M, c_out]``."""
+
+        def reference() -> Tensor:
+            return _int8_product(rows, self.weight().flatten(1))
+
+        if rows.device.type == "cpu":
+            return reference()
+        turned = rows.view(len(rows), self.shape[1], -1).mT.reshape(rows.shape)
+        return product_of(turned, self._packed_rows(), self.offset, reference)
 
     def _onednn(self, codes: Tensor, d: float, zero: int) -> Tensor:
         ops: Any = torch.ops.onednn
-        weights = (self._prepacked, self.scale, self._weight_zeros, self.bias)
+        weights = (self._weight_of_onednn(), self.scale, self._weight_zeros, self.bias)
         tail: tuple[Any, ...] = (1.0, 0, self.out_dtype, "none", [], "")
         if self.kind == "linear":
             rows = codes.reshape(-1, codes.shape[-1])
             out: Tensor = ops.qlinear_pointwise(rows, d, zero, *weights, *tail)
             return out.view(*codes.shape[:-1], -1)
-        out = ops.qconv2d_pointwise(codes, d, zero, *weights, *self._place(), 1, *tail)
+        place = [list(pair) for pair in self._place()]
+        out = ops.qconv2d_pointwise(codes, d, zero, *weights, *place, 1, *tail)
         return out
 
     def _int_mm(self, codes: Tensor, d: float, zero: int) -> Tensor:
@@ -160,9 +194,8 @@ class IntegerLayer(nn.Module):
             rows = columns.mT.reshape(-1, columns.shape[1])
         else:
             rows = centred.reshape(-1, codes.shape[-1])
-        product = _int8_product(rows.to(torch.int8), self.weight.flatten(1))
-        taps = self.weight.flatten(1).sum(1, dtype=torch.int32)
-        out = (product - (zero - 128) * taps).float() * (self.scale * d)
+        product = self._product(rows.to(torch.int8))
+        out = (product - (zero - 128) * self._row_sums()).float() * (self.scale * d)
         if self.bias is not None:
             out = out + self.bias
         out = out.to(self.out_dtype)
@@ -180,9 +213,8 @@ class IntegerLayer(nn.Module):
         out = -g * ones_map
         if self.weight_residual is not None:
             f = self.weight_residual.to(codes.device)
-            box = self._float_layer(
-                codes.float() - zero, torch.ones_like(self.weight[:1], dtype=torch.float32)
-            )
+            ones = torch.ones(1, *self.shape[1:], device=codes.device)
+            box = self._float_layer(codes.float() - zero, ones)
             f = f.view(-1, 1, 1) if self.kind == "conv2d" else f
             out = out - f * (box - g * n_taps)
         scale = self.scale.view(-1, 1, 1) if self.kind == "conv2d" else self.scale
@@ -195,7 +227,8 @@ class IntegerLayer(nn.Module):
             ones = torch.ones_like(
                 codes[:1] if self.kind == "conv2d" else codes.reshape(-1, codes.shape[-1])[:1]
             ).float()
-            weight = torch.cat([self.weight.float(), torch.ones_like(self.weight[:1]).float()])
+            weight = self.weight().float()
+            weight = torch.cat([weight, torch.ones_like(weight[:1])])
             self._corrections[key] = self._float_layer(ones, weight)
         both = self._corrections[key]
         return both[:, : self.shape[0]], both[:, self.shape[0] :]
@@ -209,7 +242,11 @@ class IntegerLayer(nn.Module):
 
 def _split_zero(codes: LayerCodes) -> tuple[Tensor, Tensor | None]:
     """z_w = o + f with o such that codes - o fits in int8; f is None where it is 0 for all rows."""
-    low, high = codes.codes.amin(1).float(), codes.codes.amax(1).float()
+    top = float(2 ** int(codes.row_bits.max()) - 1)
+    if bool(((codes.zero >= top - 127) & (codes.zero <= 128)).all()):
+        return codes.zero.round(), None  # fits, whatever the codes are
+    every = codes.codes
+    low, high = every.amin(1).float(), every.amax(1).float()
     offset = torch.minimum(torch.maximum(codes.zero.round(), high - 127), low + 128)
     residual = codes.zero - offset
     return offset, residual if bool((residual != 0).any()) else None

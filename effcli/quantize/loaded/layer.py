@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from effcli.core.errors import UsageError
 from effcli.quantize.fake_quantization.layers import StepClock
 from effcli.quantize.integer.layer import IntegerLayer, Kernel, default_kernel
+from effcli.quantize.integer.weight_only import WeightOnlyLayer
 from effcli.quantize.packed_layer import LayerCodes, PackedLayer
 from effcli.quantize.weights import layer_from_tensors, tensors_of_layer
+
+Engine = IntegerLayer | WeightOnlyLayer | PackedLayer
 
 
 class LoadedLayer(nn.Module):
@@ -81,12 +84,12 @@ class LoadedLayer(nn.Module):
         n_prepacked = 0 if prepacked is None else self.codes.rows.n_weights
         return n_prepacked + sum({v.data_ptr(): v.numel() * v.element_size() for v in held}.values())
 
-    def engine_on(self, device: torch.device) -> IntegerLayer | PackedLayer:
+    def engine_on(self, device: torch.device) -> Engine:
         """What computes on ``device``; it is no submodule, so that casts and state dicts pass it by."""
         if self._made_for != (device, self._pads_with_values()):
             self._made_for = (device, self._pads_with_values())
             self.__dict__["_engine"] = self._make_engine(device)
-        engine: IntegerLayer | PackedLayer = self.__dict__["_engine"]
+        engine: Engine = self.__dict__["_engine"]
         return engine
 
     def fused_engine(self, x: Tensor) -> IntegerLayer | None:
@@ -126,10 +129,12 @@ class LoadedLayer(nn.Module):
         keeps = self.integer and x.dtype == torch.bfloat16  # which the kernels read as it is
         return x.dtype if keeps else torch.float32
 
-    def _make_engine(self, device: torch.device) -> IntegerLayer | PackedLayer:
+    def _make_engine(self, device: torch.device) -> Engine:
         codes = self.codes
         if self._pads_with_values():
             codes = replace(codes, geometry=codes.geometry | {"padding": (0, 0)})
+        if codes.activation_bits is None:
+            return WeightOnlyLayer(codes).to(device)
         if not self.integer:
             return PackedLayer(codes, self.clock).to(device)
         kernel: Kernel = default_kernel() if device.type == "cpu" else "int_mm"

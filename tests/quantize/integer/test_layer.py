@@ -1,13 +1,17 @@
 """Integer layers against the same numbers in floating point."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from effcli.quantize.fake_quantization.layers import StepClock
+from effcli.quantize.integer import layer as layer_module
 from effcli.quantize.integer.layer import IntegerLayer, _int8_product, default_kernel
 from effcli.quantize.integer.lean_unet import LeanResnetBlock
+from effcli.quantize.integer.weight_only import WeightOnlyLayer
 from effcli.quantize.packed_layer import LayerCodes, PackedLayer
-from effcli.quantize.packed_rows import PackedRows
+from effcli.quantize.packed_rows import PackedRows, _unpacked_by_shifts
 from effcli.quantize.packed_unet import load
 from effcli.quantize.pipeline import pack
 from effcli.quantize.weights import save_packed
@@ -82,6 +86,50 @@ def test_layer_equals_its_simulation(kernel, geometry, kind):
         assert out.shape == expected.shape
         error = float((out - expected).norm() / expected.norm())
         assert error < 1e-5, (t, error)
+
+
+@pytest.mark.parametrize("geometry", [*CONVOLUTIONS[:2], {}], ids=["same", "strided", "linear"])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_weights_unpacked_for_each_product_give_the_bits_of_weights_kept_unpacked(
+    bits, geometry, monkeypatch
+):
+    if default_kernel() != "onednn":
+        pytest.skip("oneDNN's product overflows on this CPU, and is not used")
+    codes = codes_for(geometry, bits=bits, activation_bits=8)
+    clock = StepClock([20, 10])
+    x = torch.randn(2, 16, 9, 7) if geometry else torch.randn(2, 6, 16)
+    packed, other = IntegerLayer(codes, clock), IntegerLayer(codes_for(geometry, bits=1), clock)
+    other(x)  # the memory is another layer's before and between
+    out = packed(x)
+    other(x)
+    again = packed(x)
+    assert packed._prepacked is None
+    monkeypatch.setattr(layer_module, "layout_of", lambda *args: None)
+    kept = IntegerLayer(codes, clock)
+    assert torch.equal(out, kept(x))
+    assert torch.equal(again, out)
+    assert kept._prepacked is not None
+
+
+@pytest.mark.parametrize("geometry", CONVOLUTIONS, ids=["same", "strided", "dilated", "linear"])
+@pytest.mark.parametrize("c_in", [16, 5])
+def test_weights_alone_are_dequantized_for_each_call(geometry, c_in):
+    codes = replace(codes_for(geometry, bits=3, c_in=c_in), activation_bits=None)
+    x = torch.randn(2, c_in, 9, 7) if geometry else torch.randn(2, 6, c_in)
+    layer, other = WeightOnlyLayer(codes), WeightOnlyLayer(codes_for({}, bits=4))
+    other(torch.randn(1, 16))
+    assert torch.equal(layer.weight(), codes.weight())
+    expected = PackedLayer(codes, StepClock([0]))(x)
+    assert float((layer(x) - expected).norm() / expected.norm()) < 2e-7
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("bits", [1, 3, 4, 8])
+def test_codes_are_the_same_on_devices_without_compiled_kernels(bits):
+    rows = codes_for(CONVOLUTIONS[0], bits=bits, c_in=5).rows
+    packed = rows.by_bits[bits]
+    turned = _unpacked_by_shifts(packed, bits, rows.n_codes).view(len(packed), 9, -1).mT.flatten(1)
+    assert torch.equal(turned, rows.codes())
 
 
 @pytest.mark.parametrize("vnni", [True, False])
