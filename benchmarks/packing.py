@@ -86,7 +86,7 @@ def measure(name: str, bits: int, profile: str) -> dict[str, Any]:
         "fp32_mib": round(4 * packed.n_parameters() / 2**20, 1),
         "file_mib": round(size / 2**20, 1),
         "mean_bits_quantized": round(packed.mean_bits_quantized(), 3),
-        "mean_bits_total": round(packed.mean_bits_total(), 3),
+        "bits_per_parameter": round(packed.bits_per_parameter(), 3),
         "pack_s": round(packed_s, 1),
         "load_s": round(loaded_s, 1),
         "peak_gib": round(int(peak) / 2**20, 1),

@@ -141,7 +141,7 @@ class PackedModel:
         """Bits and bytes, counted over the quantized layers and over everything."""
         return {
             "mean_bits_quantized": self.mean_bits_quantized(),
-            "mean_bits_total": self.mean_bits_total(),
+            "bits_per_parameter": self.bits_per_parameter(),
             "size_bytes": self.size_bytes,
             "size_fp32_bytes": 4 * self.n_parameters(),
             "parameters": self.n_parameters(),
@@ -153,10 +153,12 @@ class PackedModel:
         total = sum(codes.rows.n_bits for codes in self.layers.values())
         return total / sum(codes.rows.n_weights for codes in self.layers.values())
 
-    def mean_bits_total(self) -> float:
-        """Bits of the whole file's tensors over the parameters of the model."""
-        total = sum(8 * value.numel() * value.element_size() for value in tensors_of(self).values())
-        return total / self.n_parameters()
+    def bits_per_parameter(self) -> float:
+        """Bits of the whole file's tensors, scales and tables counted, over the parameters of the model."""
+        dtype = getattr(torch, self.about["other_dtype"])
+        n_bytes = sum(value.numel() * value.element_size() for value in self.others.values())
+        n_bytes += sum(_bytes_of_layer(codes, dtype) for codes in self.layers.values())
+        return 8 * n_bytes / self.n_parameters()
 
     def n_parameters(self) -> int:
         """Parameters of the full-precision model."""
@@ -184,6 +186,14 @@ def tensors_of_layer(codes: LayerCodes, dtype: torch.dtype = torch.float32) -> d
     if codes.bias is not None:
         tensors["bias"] = codes.bias.to(dtype)
     return tensors
+
+
+def _bytes_of_layer(codes: LayerCodes, dtype: torch.dtype) -> int:
+    """Bytes of :func:`tensors_of_layer`, without making them."""
+    vectors = (codes.scale, codes.zero, codes.in_scale, codes.act_scale, codes.act_zero)
+    n_bytes = sum(packed.numel() for packed in codes.rows.by_bits.values()) + codes.row_bits.numel()
+    n_bytes += sum(vector.numel() * vector.element_size() for vector in vectors)
+    return n_bytes + (0 if codes.bias is None else codes.bias.numel() * dtype.itemsize)
 
 
 def layer_from_tensors(name: str, like: LayerCodes, tensors: Mapping[str, Tensor]) -> LayerCodes:

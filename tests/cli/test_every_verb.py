@@ -123,7 +123,7 @@ VERBS = [
         wrong="no -o OUT/x.png",
     ),
     Verb("quantize eval", "packed -n 4", "text", frozenset(RESULT), wrong="packed --data nowhere"),
-    Verb("quantize inspect", "packed", "text", frozenset({"layers", "size_bytes", "mean_bits_total"})),
+    Verb("quantize inspect", "packed", "text", frozenset({"layers", "size_bytes", "bits_per_parameter"})),
     Verb("quantize export", "packed -o OUT", keys=frozenset({"output"}), wrong="no -o OUT"),
     Verb(
         "distill run",

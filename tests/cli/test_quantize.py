@@ -35,7 +35,14 @@ def run(place: Path, model: Path) -> Path:
     assert done.code == 0, done.stderr
     assert done.stderr == ""
     metrics = done.json["metrics"]
-    names = {"mean_bits_quantized", "mean_bits_total", "size_bytes", "size_fp32_bytes", "fd_fp", "mse_to_fp"}
+    names = {
+        "mean_bits_quantized",
+        "bits_per_parameter",
+        "size_bytes",
+        "size_fp32_bytes",
+        "fd_fp",
+        "mse_to_fp",
+    }
     assert names <= metrics.keys()
     assert metrics["fd_features"] == "pixels"
     assert metrics["size_bytes"] < metrics["size_fp32_bytes"] / 2
@@ -73,7 +80,7 @@ def test_inspect_lists_layers_and_sizes(run: Path, tmp_path: Path) -> None:
     assert done.code == 0, done.stderr
     text = done.stdout.decode()
     assert "down_blocks.0.resnets.0.conv1" in text
-    assert "mean_bits_total" in text
+    assert "bits_per_parameter" in text
     rows = effcli("quantize", "inspect", run, "--json", cwd=tmp_path).json["layers"]
     assert {row["layer"] for row in rows} >= {"conv_in", "conv_out"}
 

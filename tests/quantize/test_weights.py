@@ -151,7 +151,7 @@ def test_a_config_of_another_unet_is_refused(folder):
 def test_mean_bits_both_ways(folder):
     packed = load_packed(folder)
     total = sum(8 * value.numel() * value.element_size() for value in tensors_of(packed).values())
-    assert packed.mean_bits_total() == pytest.approx(total / packed.n_parameters())
-    assert 2 < packed.mean_bits_quantized() < packed.mean_bits_total()
+    assert packed.bits_per_parameter() == pytest.approx(total / packed.n_parameters())
+    assert 2 < packed.mean_bits_quantized() < packed.bits_per_parameter()
     model, _ = full_precision()
     assert packed.n_parameters() == sum(p.numel() for p in model.unet.parameters())
