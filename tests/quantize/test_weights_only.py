@@ -49,7 +49,7 @@ def test_weights_are_those_of_the_model_up_to_their_bits(name: str, tmp_path: Pa
         assert float((ours[key] - value).abs().max()) <= 0.005 * float(value.abs().max()) + 1e-6, key
     assert result.metrics["weight_error_relative"] < 1e-4
     assert result.metrics["size_bytes"] == model.size_bytes
-    for key in ("mean_bits_quantized", "mean_bits_total", "parameters", "quantized_layers"):
+    for key in ("mean_bits_quantized", "bits_per_parameter", "parameters", "quantized_layers"):
         assert result.metrics[key] == pytest.approx(model.sizes()[key])
     n_bytes = sum(
         value.numel() * value.element_size() for value in load_file(next(tmp_path.rglob("*.mpq.*"))).values()
