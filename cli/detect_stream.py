@@ -257,9 +257,11 @@ def _print_summary(result: Result, options: Options, *, is_moved_on: bool) -> No
         f"age {age['p50']:.0f} ms (p95 {age['p95']:.0f}, p99 {age['p99']:.0f}), "
         f"{metrics['deadline_misses']} later than one frame",
     ]
-    if age["p50"] > 1000 / metrics["fps"] and not is_moved_on:
+    farthest = max(1, *map(int, metrics["horizons"]))
+    if age["p50"] > farthest * 1000 / metrics["fps"] and not is_moved_on:
+        frames = "one frame" if farthest == 1 else f"{farthest} frames"
         lines.append(
-            "results are older than one frame: --horizon auto moves boxes to the age that results have"
+            f"results are older than {frames}: --horizon auto moves boxes to the age that results have"
         )
     if "sap" in metrics:
         quality = {name: metrics[name] for name in ("sap", "ap")}
@@ -382,6 +384,13 @@ def evaluate(
     names = ("ap", "sap", "sap_constant_velocity", "ap_same_frame")
     classes = list(result.metrics["ap"])
     rows = [[name, *(_number(result.metrics[name][kind]) for kind in classes)] for name in names]
+    horizons = result.metrics["horizons"]
+    for frames, found in horizons.items() if len(horizons) > 1 else ():
+        for name in names[:3]:
+            values = [found[name][kind] for kind in classes]
+            rows.append([f"{name}, horizon {frames}", *map(_number, values)])
+    for frames, row in result.metrics["ap_ahead"].items():
+        rows.append([f"ap 1 m, frame +{frames}", *(_number(row[kind]) for kind in classes)])
     for measure in ("3d_loose", "bev_loose", "3d_strict", "bev_strict"):
         values = [result.metrics["sap_table"][kind][measure]["moderate"] for kind in classes]
         rows.append([f"sap, {measure}", *map(_number, values)])

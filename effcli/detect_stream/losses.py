@@ -88,17 +88,19 @@ def motion_loss(
     known2: Tensor,
     n_positives: int,
     weight: float = 0.2,
+    ahead: int = 1,
 ) -> Tensor:
     """Motion-consistency loss (MCL): the motion to the prediction is that of the last step, and its change the same.
 
     Args:
-        predicted: boxes at t+1, ``[P, 7]``; alone has a gradient.
+        predicted: boxes at t+1, or ``ahead`` frames after t, ``[P, 7]``; alone has a gradient.
         now, before, before2: where the same objects were at t, t-1 and t-2, ``[P, 7]``.
         known2: whether ``before2`` is known, ``[P]``.
         n_positives: of the frame.
         weight: of the change of motion (acceleration).
+        ahead: frames from t to the prediction; its motion counts per frame.
     """
-    step = _moved(predicted, now)
+    step = _moved(predicted, now) / ahead
     last, earlier = _moved(now, before), _moved(before, before2)
     first = smooth_l1(step - last).sum(1)
     second = smooth_l1((step - last) - (last - earlier)).sum(1) * known2
@@ -128,10 +130,10 @@ def overlapping_objects(targets: ObjectTensors, others: ObjectTensors) -> Tensor
 
 
 def histories(objects: Sequence[ObjectTensors], by_overlap: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the objects of t+1 were before.
+    """Where the objects of a later frame were before.
 
     Args:
-        objects: at t+1, t, t-1 and t-2.
+        objects: of the later frame, at t, t-1 and t-2.
         by_overlap: find an object at t by the box that overlaps it most, not by its track.
 
     Returns:
@@ -199,6 +201,7 @@ def frame_losses(
     *,
     motion: bool,
     by_overlap: bool,
+    ahead: int = 1,
 ) -> dict[str, Tensor]:
     """All losses of one frame but that of depth.
 
@@ -206,10 +209,11 @@ def frame_losses(
         scores, codes, directions: of all anchors, ``[A, 3]``, ``[A, 7]``, ``[A, 2]``.
         anchors: ``[A, 7]``.
         assignment: which anchors are to find what.
-        objects: at t+1, t, t-1 and t-2.
+        objects: ``ahead`` frames after t, at t, t-1 and t-2.
         targets: those that are to be found.
         motion: also the consistency of motion.
         by_overlap: how objects are found again for it.
+        ahead: frames from t to the predicted moment.
     """
     positive = (assignment.classes >= 0).nonzero()[:, 0]
     which = assignment.objects[positive]
@@ -225,7 +229,7 @@ def frame_losses(
         past = places[which[use]]
         found["motion"] = motion_loss(
             decode(codes[positive][use], own[use]),
-            past[:, 0], past[:, 1], past[:, 2], known2[which[use]].float(), len(positive),
+            past[:, 0], past[:, 1], past[:, 2], known2[which[use]].float(), len(positive), ahead=ahead,
         )  # fmt: skip
     return found
 

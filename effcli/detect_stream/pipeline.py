@@ -66,6 +66,7 @@ from effcli.detect_stream.weights import (
     require_depth,
     require_same_stereo,
     save_detector,
+    starting_weights,
     trained_on,
 )
 
@@ -114,13 +115,13 @@ def plan_train(recipe: StreamDsgnRecipe) -> Plan[TrainInputs]:
             f"{recipe.weights} would not be used: a training starts from train.init", place="weights"
         )
     with torch.device("meta"):  # shapes alone
-        network = load_method(recipe).create(recipe.network.config())
+        network = load_method(recipe).create(recipe.architecture())
     init, stereo = (
         None if source is None else load_detector(source)
         for source in (recipe.train.init, recipe.train.frozen_stereo)
     )
     if init is not None:
-        check_tensors(network.state_dict(), init.network.state_dict(), str(recipe.train.init))
+        check_tensors(network.state_dict(), starting_weights(network, init.network), str(recipe.train.init))
     if stereo is not None:
         require_same_stereo(network.config, stereo.network.config, str(recipe.train.frozen_stereo))
     data = training_data(recipe)
@@ -170,7 +171,7 @@ def _drawn(source: str, part: Part, run: Run) -> list[StereoSequence]:
 
 def _clips(sequences: list[StereoSequence], recipe: StreamDsgnRecipe, run: Run) -> Clips:
     """The frames to learn from; poses that the network needs and that are not recorded are found in the pictures."""
-    config = recipe.network.config()
+    config = recipe.architecture()
     n_without = sum(one.pose(0) is None for one in sequences)
     if config.ego_motion and n_without:
         run.say(f"{n_without} sequences have no poses (oxts); they are found in the pictures")
@@ -183,9 +184,9 @@ def _clips(sequences: list[StereoSequence], recipe: StreamDsgnRecipe, run: Run) 
 def _initial_network(recipe: StreamDsgnRecipe, inputs: TrainInputs, run: Run) -> StreamDsgn:
     """Random weights, or those that the recipe starts from."""
     run.runtime.seed_all("network")
-    network: StreamDsgn = load_method(recipe).create(recipe.network.config())
+    network: StreamDsgn = load_method(recipe).create(recipe.architecture())
     if inputs.init is not None:
-        network.load_state_dict(inputs.init.network.state_dict())
+        network.load_state_dict(starting_weights(network, inputs.init.network))
     if inputs.stereo is not None:
         network.stereo_parts().load_state_dict(inputs.stereo.network.stereo_parts().state_dict())
     return network
@@ -290,6 +291,7 @@ def plan_run(recipe: StreamDsgnRecipe, options: RunOptions) -> Plan[RunInputs]:
         "frames": known if known is None or most is None else min(known, most),
         "has_labels": has_labels(source),
         "target": detector.target,
+        "horizons": list(detector.horizons),
         "parameters": n_parameters(detector.network, training=False),
     }
     return Plan(facts, RunInputs(source, detector))

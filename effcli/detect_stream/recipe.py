@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from effcli.core.recipe import CompatRecipe, Section, Switch
 from effcli.core.recipe_changes import Renamed
 from effcli.detect_stream.frame_ranges import parse_frames
-from effcli.detect_stream.network.config import NETWORKS, NetworkConfig, folds_into_map
+from effcli.detect_stream.network.config import (
+    FARTHEST_HORIZON,
+    NETWORKS,
+    NetworkConfig,
+    are_horizons,
+    folds_into_map,
+)
 
 DEFAULT_WEIGHTS = "builtin:street-tiny"
 
@@ -127,6 +133,12 @@ class StreamLossSection(Section):
     target: Target = Field(
         "next",
         description="Whose boxes are learned. next: those of the next frame; now: those of this frame.",
+    )
+    horizons: tuple[PositiveInt, ...] = Field(
+        (1,),
+        min_length=1,
+        description="Frames after this one whose boxes are learned, increasing from 1; the stream takes those of the "
+        "frame that comes when a result is there. More than [1] needs target next.",
     )
     box: float = Field(0.5, ge=0, description="Weight of the box codes (smooth L1).")
     overlap: float = Field(1.0, ge=0, description="Weight of 1 - 3D intersection over union.")
@@ -265,6 +277,14 @@ class StreamDsgnRecipe(CompatRecipe):
             )
         if self.eval.frames is not None and self.eval.data is None:
             raise ValueError("eval.frames: nothing is measured, as eval.data is null")
+        if not are_horizons(self.loss.horizons):
+            raise ValueError(
+                f"loss.horizons: {list(self.loss.horizons)}: frames increase from 1 to {FARTHEST_HORIZON} at most"
+            )
+        if self.loss.horizons != (1,) and self.loss.target == "now":
+            raise ValueError(
+                f"loss.horizons: {list(self.loss.horizons)}: later frames need target next, not now"
+            )
         config = self.network.config()
         if not folds_into_map(config):
             raise ValueError(
@@ -272,6 +292,10 @@ class StreamDsgnRecipe(CompatRecipe):
                 "hourglass makes a multiple of 4; set true or null"
             )
         return self
+
+    def architecture(self) -> NetworkConfig:
+        """The network, with the horizons that are learned."""
+        return self.network.config().model_copy(update={"horizons": self.loss.horizons})
 
 
 RENAMED = (

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Json
+from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.core.registry import method_module
@@ -55,6 +56,11 @@ class TrainedDetector:
     network: StreamDsgn
     target: Target
     method: str = "streamdsgn"
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """Frames after the one that is shown whose boxes it gives, increasing; 0 for those of this frame."""
+        return self.network.config.horizons if self.target == "next" else (0,)
 
 
 def save_detector(
@@ -140,13 +146,24 @@ def require_depth(detector: TrainedDetector, place: str) -> None:
         )
 
 
+def starting_weights(network: StreamDsgn, init: StreamDsgn) -> dict[str, Tensor]:
+    """The weights of a detector for a network to start from; heads of further horizons start as its last head."""
+    state: dict[str, Tensor] = dict(init.state_dict())
+    n_known = len(init.later_heads)
+    last = init.heads[-1].state_dict()
+    for i in range(n_known, len(network.later_heads)):
+        state |= {f"later_heads.{i}.{name}": value for name, value in last.items()}
+    return state
+
+
 def require_same_stereo(ours: NetworkConfig, other: NetworkConfig, place: str) -> None:
     """Make sure that two networks agree in the parts up to the bird's-eye-view map, whatever follows them.
 
     Raises:
         InputError: they do not.
     """
-    later = {"fusion": ours.fusion, "bev": ours.bev, "ego_motion": ours.ego_motion}
+    names = ("fusion", "bev", "ego_motion", "horizons")
+    later = {name: getattr(ours, name) for name in names}
     if other.model_copy(update=later) != ours:
         raise InputError(
             "its parts up to the bird's-eye-view map are not those of this network",

@@ -97,6 +97,17 @@ def test_motion_loss_of_constant_velocity_is_zero() -> None:
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
 
 
+def test_motion_to_a_further_horizon_counts_per_frame() -> None:
+    before2, before, now, _ = moving(0.0)
+    third = now + 3 * (now - before)
+    assert float(motion_loss(third, now, before, before2, torch.ones(1), 1, ahead=3)) == pytest.approx(
+        0, abs=1e-6
+    )
+    third[0, 0] += 1.5
+    off = motion_loss(third, now, before, before2, torch.ones(1), 1, ahead=3)
+    assert float(off) == pytest.approx(1.2 * float(smooth_l1(torch.tensor(0.5))) / 10, abs=1e-5)
+
+
 def test_motion_loss_of_constant_acceleration_has_its_first_term_alone() -> None:
     before2, before, now, following = moving(0.5)
     loss = motion_loss(following, now, before, before2, torch.ones(1), 1)

@@ -72,6 +72,22 @@ def test_a_volume_that_cannot_be_folded_is_refused() -> None:
     assert load("network: {size: tiny, quirks: false}").network.config() == TINY
 
 
+def test_horizons_are_of_the_architecture() -> None:
+    assert load("loss: {horizons: [1, 2, 3]}").architecture().horizons == (1, 2, 3)
+    assert load("").architecture() == TINY
+    for text, message in (
+        ("loss: {horizons: [2, 3]}", r"loss\.horizons: \[2, 3\]: frames increase from 1 to 10"),
+        ("loss: {horizons: [1, 3, 2]}", "frames increase"),
+        ("loss: {horizons: [1, 11]}", "frames increase"),
+        ("loss: {horizons: []}", "horizons"),
+        ("loss: {target: now, motion: 0, horizons: [1, 2]}", "later frames need target next, not now"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            load(text)
+    with pytest.raises(ValueError, match="horizons increase from 1 to 10"):
+        type(TINY).model_validate(TINY.model_dump() | {"horizons": [3]})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -6,12 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from effcli.core.errors import InputError
 from effcli.detect_stream import weights
 from effcli.detect_stream.network.config import TINY
 from effcli.detect_stream.network.streamdsgn import StreamDsgn
-from effcli.detect_stream.weights import load_detector, save_detector
+from effcli.detect_stream.weights import load_detector, save_detector, starting_weights
 
 
 class Previous(StreamDsgn):
@@ -32,3 +33,21 @@ def test_a_detector_of_another_method_is_of_its_class(
 def test_a_file_of_the_first_version_names_no_method() -> None:
     found = load_detector("builtin:street-tiny")
     assert (type(found.network), found.method) == (StreamDsgn, "streamdsgn")
+
+
+def test_heads_of_further_horizons_are_saved_and_start_as_the_last_one(tmp_path: Path) -> None:
+    known = load_detector("builtin:street-tiny")
+    assert known.horizons == (1,)
+    network = StreamDsgn(TINY.model_copy(update={"horizons": (1, 2, 3)}))
+    network.load_state_dict(starting_weights(network, known.network))
+    for head in network.heads:
+        for name, value in known.network.head.state_dict().items():
+            assert value.equal(head.state_dict()[name])
+    with torch.no_grad():
+        network.heads[1].scores.bias.add_(1)
+    save_detector(tmp_path / "d.safetensors", network, "next")
+    found = load_detector(str(tmp_path / "d.safetensors"))
+    assert found.horizons == (1, 2, 3)
+    assert found.network.heads[1].scores.bias.equal(network.heads[1].scores.bias)
+    again = starting_weights(StreamDsgn(TINY.model_copy(update={"horizons": (1, 2, 3, 5)})), found.network)
+    assert again["later_heads.2.scores.bias"].equal(network.heads[2].scores.bias)

@@ -84,9 +84,9 @@ def _of_class(scored: Scored, kind: str, height_scale: float) -> dict[str, Any]:
     return row
 
 
-def summary(scored: Scored, height_scale: float) -> dict[str, float | None]:
-    """AP by centre distance of 2 m at the moderate level: ``car, pedestrian, cyclist`` and ``all``, their mean."""
-    rule = Rule("centre", 2.0, LEVEL, height_scale)
+def summary(scored: Scored, height_scale: float, distance_m: float = 2.0) -> dict[str, float | None]:
+    """AP by distance of the centres at the moderate level: ``car, pedestrian, cyclist`` and ``all``, their mean."""
+    rule = Rule("centre", distance_m, LEVEL, height_scale)
     found = {
         kind.lower(): _value(precision_curve(scored.found, scored.true, kind, rule), 40) for kind in CLASSES
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +43,9 @@ from effcli.detect_stream.stream.stream_detector import StreamDetector
 from effcli.detect_stream.weights import TrainedDetector, require_depth
 
 _SHOWN = StreamRunSection().score
+
+FRAMES_AHEAD = (1, 2, 3)
+_AHEAD_DISTANCE_M = 1.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class _Seen:
     same_frame: Scored
     streaming: Scored
     constant_velocity: Scored
+    ahead: dict[int, Scored]
     outputs: list[FrameObjects]
     truth: list[FrameObjects]
     ages_ms: list[float]
@@ -114,47 +118,75 @@ def measure(
 ) -> dict[str, Any]:
     """All figures of a detector on sequences.
 
+    A detector of several horizons is asked for the one that its latency calls for, and for each of them alone.
+
     Returns:
         ``ap`` (each output for its own moment) and ``sap`` (each frame's truth and the output that was there), by
         centre distance of 2 m; ``sap_constant_velocity`` (outputs moved on to the frame that asks);
-        ``ap_same_frame`` (each output and the truth of the frame it was made of); ``velocity_error_m``; ``table``,
-        ``sap_table`` and ``sap_constant_velocity_table`` with all of KITTI's; ``age_ms``, ``frames``, ``processed``
-        and ``dropped``; where asked for ``depth``, as of
+        ``ap_same_frame`` (each output and the truth of the frame it was made of); ``horizons``, for each the first
+        three; ``ap_ahead``, for the moments 1, 2 and 3 frames after the one that was looked at, by centre distance of
+        1 m: outputs of that horizon, or of the last one before, moved on; ``velocity_error_m``, of the first horizon;
+        ``table``, ``sap_table`` and ``sap_constant_velocity_table`` with all of KITTI's; ``age_ms``, ``frames``,
+        ``processed`` and ``dropped``; where asked for ``depth``, as of
         :meth:`~effcli.detect_stream.evaluation.depth_error.DepthErrors.summary`, and ``tracking``, as of
         :func:`~effcli.detect_stream.evaluation.tracking_metrics.tracking_metrics`: of each output for its own moment,
         boxes of at least the score that `run` shows.
     """
-    seen = []
+    horizons = detector.horizons
     errors = DepthErrors(detector.network.config.depth) if how.depth else None
-    for sequence in sequences:
-        check_stop()
-        seen.append(_of_sequence(detector, sequence, how, runtime, errors))
+
+    def seen_with(asked_for: tuple[int, ...], errors: DepthErrors | None = None) -> list[_Seen]:
+        found = []
+        for sequence in sequences:
+            check_stop()
+            found.append(_of_sequence(detector, sequence, how, runtime, asked_for, errors))
+        return found
+
+    seen = seen_with(horizons, errors)
+    alone = {one: seen if horizons == (one,) else seen_with((one,)) for one in horizons}
     scale = height_scale(float(sequences[0].calibration.left[0, 0]))
-    parts = {
-        name: joined([getattr(one, name) for one in seen])
-        for name in ("offline", "streaming", "constant_velocity", "same_frame")
-    }
-    ahead = int(detector.target == "next")
-    outputs = [x for one in seen for x in one.outputs]
-    truths = [x for one in seen for x in one.truth]
     return {
-        "ap": summary(parts["offline"], scale),
-        "sap": summary(parts["streaming"], scale),
-        "sap_constant_velocity": summary(parts["constant_velocity"], scale),
-        "ap_same_frame": summary(parts["same_frame"], scale),
-        "velocity_error_m": velocity_error(outputs, truths, ahead)
-        if not any(one.n_dropped or one.n_missing for one in seen)
-        else None,
-        "table": precision_table(parts["offline"], scale),
-        "sap_table": precision_table(parts["streaming"], scale),
-        "sap_constant_velocity_table": precision_table(parts["constant_velocity"], scale),
+        **_summaries(seen, scale),
+        "ap_same_frame": summary(_all(seen, "same_frame"), scale),
+        "horizons": {str(one): _summaries(alone[one], scale) for one in horizons},
+        "ap_ahead": {
+            str(frames): summary(_ahead(alone, frames), scale, _AHEAD_DISTANCE_M) for frames in FRAMES_AHEAD
+        },
+        "velocity_error_m": _velocity_error(alone[horizons[0]], horizons[0]),
+        "table": precision_table(_all(seen, "offline"), scale),
+        "sap_table": precision_table(_all(seen, "streaming"), scale),
+        "sap_constant_velocity_table": precision_table(_all(seen, "constant_velocity"), scale),
         "age_ms": percentiles([age for one in seen for age in one.ages_ms]),
-        "frames": len(truths),
-        "processed": len(outputs),
+        "frames": sum(len(one.truth) for one in seen),
+        "processed": sum(len(one.outputs) for one in seen),
         "dropped": sum(one.n_dropped for one in seen),
         **({} if errors is None else {"depth": errors.summary()}),
         **({"tracking": tracking_metrics([one.tracked for one in seen])} if how.tracking else {}),
     }
+
+
+def _all(seen: Sequence[_Seen], part: str) -> Scored:
+    """One part of all sequences as one."""
+    return joined([getattr(one, part) for one in seen])
+
+
+def _summaries(seen: Sequence[_Seen], scale: float) -> dict[str, dict[str, float | None]]:
+    parts = {"ap": "offline", "sap": "streaming", "sap_constant_velocity": "constant_velocity"}
+    return {name: summary(_all(seen, part), scale) for name, part in parts.items()}
+
+
+def _ahead(alone: Mapping[int, Sequence[_Seen]], frames: int) -> Scored:
+    """What there is to say of the moment so many frames after the one that was looked at."""
+    horizon = max((one for one in alone if one <= frames), default=min(alone))
+    return joined([one.ahead[frames] for one in alone[horizon]])
+
+
+def _velocity_error(seen: Sequence[_Seen], ahead: int) -> float | None:
+    """Of outputs for the next frame; None where frames are missing."""
+    if any(one.n_dropped or one.n_missing for one in seen):
+        return None
+    outputs, truths = ([x for one in seen for x in getattr(one, name)] for name in ("outputs", "truth"))
+    return velocity_error(outputs, truths, ahead)
 
 
 def _machine(
@@ -163,6 +195,7 @@ def _machine(
     setting: EgoSetting,
     score: float,
     runtime: Runtime,
+    horizons: tuple[int, ...],
     *,
     depth: bool = False,
 ) -> StreamDetector:
@@ -175,6 +208,7 @@ def _machine(
         sequence.fps,
         Limits(score=score),
         ego_motion=ego_motion_of(setting, detector.network.config.ego_motion, sequence.pose(0)),
+        horizons=horizons,
         depth=depth,
     )
 
@@ -184,6 +218,7 @@ def _of_sequence(
     sequence: StereoSequence,
     how: MeasureSettings,
     runtime: Runtime,
+    horizons: tuple[int, ...],
     errors: DepthErrors | None,
 ) -> _Seen:
     source = SequenceSource(sequence)
@@ -195,7 +230,8 @@ def _of_sequence(
         if errors is not None and images is not None and images.depth is not None:
             errors.add(images.depth, sequence.depth(places[output.frame]))
 
-    machine = _machine(detector, sequence, how.ego_motion, 0.05, runtime, depth=how.depth)
+    depth = errors is not None
+    machine = _machine(detector, sequence, how.ego_motion, 0.05, runtime, horizons, depth=depth)
     stream = run_simulated(source, machine, source.frames(), how.latencies_s, see)
     truth = [_read(sequence.objects(i), how.truncation) for i in range(len(sequence))]
     outputs = [one.detected.objects for one in stream.outputs]
@@ -211,6 +247,7 @@ def _of_sequence(
         Scored(outputs, [truth[places[one.frame]] for one in stream.outputs]),
         of_pairing(outputs, pairing, truth),
         Scored(moved_on(stream.outputs, pairing, moments), truth),
+        {frames: at_frame(stream.outputs, frames, moments, places, truth) for frames in FRAMES_AHEAD},
         outputs,
         truth,
         [one.age_ms for one in stream.outputs],
@@ -221,6 +258,23 @@ def _of_sequence(
             {number: sequence.objects(i) for number, i in places.items()},
         ),
     )
+
+
+def at_frame(
+    outputs: Sequence[StreamOutput],
+    frames: int,
+    moments_s: Sequence[float],
+    places: Mapping[int, int],
+    truth: Sequence[FrameObjects],
+) -> Scored:
+    """Each output and the truth so many frames after the one that it was made of, moved there if it is for another."""
+    found = []
+    for one in outputs:
+        place = places.get(one.frame + frames)
+        if place is not None:
+            is_there = one.target_frame == one.frame + frames
+            found.append(((one if is_there else one.at(moments_s[place])).objects, truth[place]))
+    return Scored([detected for detected, _ in found], [true for _, true in found])
 
 
 def moved_on(
@@ -241,7 +295,7 @@ def pictures_of(
 ) -> Image.Image:
     """Some frames of a sequence with what was detected for them one frame before, or in them, below each other."""
     source = SequenceSource(sequence)
-    machine = _machine(detector, sequence, None, 0.3, runtime)
+    machine = _machine(detector, sequence, None, 0.3, runtime, detector.horizons[:1])
     stream = run_simulated(source, machine, source.frames(), (0.0,), lambda output: None)
     made = {one.target_frame: one.detected.objects for one in stream.outputs}
     chosen = np.linspace(1, len(sequence) - 1, n_pictures).astype(int).tolist()

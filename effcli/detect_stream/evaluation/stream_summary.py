@@ -23,11 +23,13 @@ def summary_of_stream(source: FrameSource, stream: StreamRecord, machine: Stream
 
     Returns:
         ``frames, processed, dropped, damaged, scene_changes, interrupted, fps, ego_motion, deadline_misses``,
-        percentiles of ``latency_ms`` and ``age_ms``, medians of ``stages_ms``, and with labels ``sap`` and ``ap``.
+        ``horizons`` (how many outputs were for a moment so many frames after their own), percentiles of ``latency_ms``
+        and ``age_ms``, medians of ``stages_ms``, and with labels ``sap`` and ``ap``.
     """
     outputs = list(stream.outputs)
     counted = outputs[_NOT_COUNTED:] or outputs
     latencies, ages = ([getattr(one, name) for one in counted] for name in ("latency_ms", "age_ms"))
+    ahead = [one.detected.ahead for one in counted]
     stages = {name: [one.detected.stages_ms[name] for one in counted] for name in _stage_names(counted)}
     metrics: dict[str, Any] = {
         "frames": stream.frames,
@@ -39,6 +41,7 @@ def summary_of_stream(source: FrameSource, stream: StreamRecord, machine: Stream
         "fps": source.fps,
         "ego_motion": machine.ego_motion,
         "deadline_misses": sum(age > 1000 / source.fps for age in ages),
+        "horizons": {str(one): ahead.count(one) for one in machine.horizons},
         "latency_ms": percentiles(latencies),
         "age_ms": percentiles(ages),
         "stages_ms": {

@@ -16,8 +16,9 @@ class StreamFiles:
     """``streaming.jsonl``, and results in KITTI's form: ``data/FRAME.txt``, and all together in ``NAME.txt``.
 
     Results for a frame that does not exist, such as the one after the last, are not written: tracking tools refuse
-    them. Where the frames are not known before, results wait until their frame, or a later one, has come. ``NAME.txt``
-    has only objects that belong to a track.
+    them. Where the frames are not known before, results wait until their frame, or a later one, has come. Of two
+    results for one frame the later one, made of a newer frame, is written. ``NAME.txt`` has only objects that belong to
+    a track.
 
     Args:
         folder: for them; made if it is not there.
@@ -31,7 +32,7 @@ class StreamFiles:
     def __init__(self, folder: Path, name: str, numbers: Collection[int] | None = None) -> None:
         self._data = make_folder(folder / "data")
         self._numbers = None if numbers is None else frozenset(numbers)
-        self._waiting: list[tuple[int, FrameObjects]] = []
+        self._waiting: dict[int, FrameObjects] = {}
         self._files = [folder / "streaming.jsonl", folder / f"{name}.txt"]
         try:
             self._lines, self._rows = (file.open("w", encoding="utf-8", newline="\n") for file in self._files)
@@ -46,20 +47,21 @@ class StreamFiles:
     def add(self, line: str, output: StreamOutput) -> None:
         """Write an output, which is ``line`` in JSON, and keep its objects until their frame has come."""
         if self._numbers is None or output.target_frame in self._numbers:
-            self._waiting.append((output.target_frame, output.detected.objects))
+            self._waiting[output.target_frame] = output.detected.objects
         try:
             self._lines.write(f"{line}\n")
             self._lines.flush()
         except OSError as error:
             raise write_error(error, self._data.parent) from None
-        self.came(output.frame if self._numbers is None else output.target_frame)
+        # no later output is for the next frame or one before
+        self.came(output.frame + (self._numbers is not None))
 
     def came(self, number: int) -> None:
         """Write the results for all frames up to this number, which has come."""
-        ready = [one for one in self._waiting if one[0] <= number]
-        self._waiting = [one for one in self._waiting if one[0] > number]
+        ready = sorted(frame for frame in self._waiting if frame <= number)
         try:
-            for frame, objects in ready:
+            for frame in ready:
+                objects = self._waiting.pop(frame)
                 rows = result_lines(frame, objects)
                 self._rows.write("".join(f"{row}\n" for row in rows))
                 self._rows.flush()

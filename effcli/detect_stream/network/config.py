@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -17,6 +19,9 @@ Channels = Annotated[int, Field(ge=1, le=2**16)]
 """Number of channels of a layer."""
 
 _Blocks = Annotated[int, Field(ge=0, le=64)]
+FARTHEST_HORIZON = 10
+"""Frames after this one beyond which nothing is predicted."""
+
 _MOST_CELLS = 2**27
 _POOLED_STEP = 4
 LAYERS_PER_CHANNEL = 4
@@ -81,6 +86,11 @@ class NetworkConfig(Section):
     fusion_channels: Channels = Field(description="Channels of each of the three parts of FFF.")
     fusion_reach: int = Field(3, ge=0, le=64, description="Farthest shift that is looked for, pooled cells.")
     head_channels: Channels = Field(description="Channels of the detection head.")
+    horizons: tuple[PositiveInt, ...] = Field(
+        (1,),
+        min_length=1,
+        description="Frames after this one whose boxes a detector of the next frame gives, from 1 up (ours).",
+    )
     ego_motion: bool = Field(
         False,
         description="Whether the cameras' own motion is removed before FFF looks for motion and added again (ours).",
@@ -102,6 +112,10 @@ class NetworkConfig(Section):
             )
         if max(self.pool_sides, default=1) > min(self.height, self.width) // _POOLED_STEP:
             raise ValueError(f"squares of {max(self.pool_sides)} are larger than the map that is pooled")
+        if not are_horizons(self.horizons):
+            raise ValueError(
+                f"horizons increase from 1 to {FARTHEST_HORIZON} at most, not {list(self.horizons)}"
+            )
         if not folds_into_map(self):
             raise ValueError(
                 f"{self.grid.cells[0]} layers are not a multiple of 4, as they are without compat"
@@ -119,6 +133,12 @@ class NetworkConfig(Section):
         _, rows, columns = self.grid.cells
         x, y = self.grid.x, self.grid.y
         return (x[1] - x[0]) / columns, (y[1] - y[0]) / rows
+
+
+def are_horizons(horizons: Sequence[int]) -> bool:
+    """Whether numbers of frames begin with 1, increase, and are not beyond what is predicted."""
+    increase = all(earlier < later for earlier, later in pairwise(horizons))
+    return increase and horizons[0] == 1 and horizons[-1] <= FARTHEST_HORIZON
 
 
 def folds_into_map(config: NetworkConfig) -> bool:

@@ -132,6 +132,9 @@ class StreamDsgn(nn.Module):
             self.fusion = kind(config, self.bev_channels)
         self.bev = bev_network(config, self.bev_channels)
         self.head = Head(config.bev_up[1], config.head_channels)
+        self.later_heads = nn.ModuleList(
+            Head(config.bev_up[1], config.head_channels) for _ in config.horizons[1:]
+        )
         self.depth_head: DepthHead | None = DepthHead(channels)
         self.mean: Tensor
         self.std: Tensor
@@ -150,9 +153,15 @@ class StreamDsgn(nn.Module):
                 nn.init.normal_(module.weight, 0.0, math.sqrt(2 / fan))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.normal_(self.head.scores.weight, 0.0, 0.1 if self.config.compat else 0.01)
-        nn.init.constant_(self.head.scores.bias, -math.log(99))  # type: ignore[arg-type]
-        nn.init.normal_(self.head.codes.weight, 0.0, 0.02)
+        for head in self.heads:
+            nn.init.normal_(head.scores.weight, 0.0, 0.1 if self.config.compat else 0.01)
+            nn.init.constant_(head.scores.bias, -math.log(99))  # type: ignore[arg-type]
+            nn.init.normal_(head.codes.weight, 0.0, 0.02)
+
+    @property
+    def heads(self) -> list[Head]:
+        """One for each horizon."""
+        return [self.head, *self.later_heads]  # type: ignore[list-item]
 
     def stereo_parts(self) -> nn.ModuleDict:
         """The parts up to the bird's-eye-view map; they are the same whatever follows it."""
@@ -225,10 +234,10 @@ class StreamDsgn(nn.Module):
         moved = moved_map(before, motion, self.config)
         return feature_flow(now, moved, reach, first_wins=first_wins) + ego_flow(motion, self.config)
 
-    def detect(
+    def fused(
         self, now: Tensor, before: Tensor | None, flow: Tensor | None = None, forget: Tensor | None = None
-    ) -> HeadOutputs:
-        """Boxes from bird's-eye-view maps ``[B, C, Y, X]``.
+    ) -> Tensor:
+        """What the heads see, ``[B, C', Y, X]``, of bird's-eye-view maps ``[B, C, Y, X]``.
 
         Args:
             now: of this frame.
@@ -241,7 +250,21 @@ class StreamDsgn(nn.Module):
             fused = self.fusion(now, before, self.flow(now, before) if flow is None else flow)
             if forget is not None:
                 fused = torch.where(forget[:, None, None, None], now, fused)
-        found: HeadOutputs = self.head(self.bev(fused))
+        found: Tensor = self.bev(fused)
+        return found
+
+    def detect(
+        self,
+        now: Tensor,
+        before: Tensor | None,
+        flow: Tensor | None = None,
+        forget: Tensor | None = None,
+        *,
+        ahead: int = 1,
+    ) -> HeadOutputs:
+        """Boxes of one of the horizons, ``ahead`` frames after this one; else as of :meth:`fused`."""
+        head = self.heads[self.config.horizons.index(ahead)]
+        found: HeadOutputs = head(self.fused(now, before, flow, forget))
         return found
 
     def bev_map(self, left: Tensor, right: Tensor, view: CameraView) -> Tensor:

@@ -12,6 +12,7 @@ from itertools import count
 from effcli.core.memory import keep_freed_memory
 from effcli.core.runtime import use_one_thread
 from effcli.detect_stream.sources.frame_source import Arrival, FrameSource
+from effcli.detect_stream.stream.horizon_choice import HorizonChoice
 from effcli.detect_stream.stream.output import StreamOutput
 from effcli.detect_stream.stream.stream_detector import DetectedFrame, PreparedFrame, StreamDetector
 
@@ -58,6 +59,7 @@ class _Letter:
     prepared: PreparedFrame
     place: int
     captured_s: float
+    interval_s: float
     read_ms: float
 
 
@@ -125,13 +127,15 @@ def run_wall(
     started = time.perf_counter()
     reader = _Reader(source, detector, arrivals, stream, mailbox, stop, started)
     threading.Thread(target=reader.run, daemon=True, name="reader").start()
-    last = -1
+    last, choice = -1, HorizonChoice(detector.horizons)
     try:
         while (letter := mailbox.take()) is not None:
             begun = time.perf_counter() - started
-            detected = detector.detect(letter.prepared)
+            ahead = choice.frames(begun - letter.captured_s, letter.interval_s)
+            detected = detector.detect(letter.prepared, ahead)
             finished = time.perf_counter() - started
-            output = aim(_output(source, detector, letter, begun, finished, last, detected))
+            choice.took(finished - begun)
+            output = aim(_output(letter, begun, finished, last, detected))
             last = letter.place
             stream.add(output)
             publish(output)
@@ -183,7 +187,8 @@ class _Reader:
             captured_s = now_s
         self.stop.wait(max(0.0, captured_s - now_s))
         place = self.stream.came(arrival.number, captured_s)
-        self.mailbox.put(_Letter(prepared, place, captured_s, read_ms))
+        interval_s = prepared.interval_s or 1 / self.source.fps
+        self.mailbox.put(_Letter(prepared, place, captured_s, interval_s, read_ms))
 
 
 def run_simulated(
@@ -206,18 +211,20 @@ def run_simulated(
     """
     stream = StreamRecord()
     waiting = _Waiting(arrivals, source.fps, stream)
-    free, last = 0.0, -1
+    free, last, choice = 0.0, -1, HorizonChoice(detector.horizons)
     while (newest := waiting.newest(free)) is not None:
         place, chosen = newest
         began = time.perf_counter()
         prepared = detector.prepare(chosen)
         ready = time.perf_counter()
-        detected = detector.detect(prepared)
+        interval_s = prepared.interval_s or 1 / source.fps
+        letter = _Letter(prepared, place, chosen.due_s(source.fps), interval_s, 1000 * (ready - began))
+        begun = max(free, letter.captured_s)
+        detected = detector.detect(prepared, choice.frames(begun - letter.captured_s, interval_s))
         real_s = time.perf_counter() - ready
         latency_s = real_s if latencies_s is None else latencies_s[stream.processed % len(latencies_s)]
-        letter = _Letter(prepared, place, chosen.due_s(source.fps), 1000 * (ready - began))
-        begun = max(free, letter.captured_s)
-        output = aim(_output(source, detector, letter, begun, begun + latency_s, last, detected))
+        choice.took(latency_s)
+        output = aim(_output(letter, begun, begun + latency_s, last, detected))
         stream.add(output)
         publish(output)
         free, last = output.finished_s, place
@@ -262,25 +269,21 @@ def warm_up(detector: StreamDetector, arrival: Arrival) -> None:
 
 
 def _output(
-    source: FrameSource,
-    detector: StreamDetector,
     letter: _Letter,
     begun: float,
     finished: float,
     last: int,
     detected: DetectedFrame,
 ) -> StreamOutput:
-    number, ahead = letter.prepared.number, 1 if detector.target == "next" else 0
-    interval_s = letter.prepared.interval_s or 1 / source.fps
     return StreamOutput(
-        number,
-        number + ahead,
+        letter.prepared.number,
+        letter.prepared.number + detected.ahead,
         letter.captured_s,
         begun,
         finished,
         letter.place - last - 1,
         detected,
         letter.read_ms,
-        letter.captured_s + ahead * interval_s,
+        letter.captured_s + detected.ahead * letter.interval_s,
         detected.objects,
     )

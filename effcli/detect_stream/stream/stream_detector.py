@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -78,14 +78,15 @@ class DetectedFrame:
     """The objects found in a frame.
 
     Attributes:
-        objects: where they will be when the next frame comes, or are now, as the detector was trained; in the camera
-            frame of that moment. Those that were followed from frame to frame have the numbers of their tracks.
+        objects: where they will be ``ahead`` frames later, in the camera frame of that moment. Those that were followed
+            from frame to frame have the numbers of their tracks.
         velocities: along X and Y of the ground frame relative to the camera, metres per second, ``[N, 2]``; zero where
             nothing is known yet.
         history: frames that the result stands on, 1 or 2.
         stages_ms: milliseconds of each part.
         view: what the left camera sees of boxes that are moved; None: that stays as it was.
         images: the picture and its depth; None once they are written.
+        ahead: frames from the one that was looked at to the moment of the objects.
     """
 
     objects: FrameObjects
@@ -94,12 +95,14 @@ class DetectedFrame:
     stages_ms: dict[str, float]
     view: ImageView | None = None
     images: FrameImages | None = None
+    ahead: int = 1
 
 
 @dataclass
 class _Memory:
     frame: PreparedFrame
     bev: Tensor
+    ahead: int
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ class StreamDetector:
         limits: which boxes are kept.
         ego_motion: how the cameras' own motion is known, if it is used.
         depth: whether the depth of each pixel is computed, too; it takes its time.
+        horizons: those of the detector's horizons that it is asked for; None: all.
     """
 
     def __init__(
@@ -147,9 +151,11 @@ class StreamDetector:
         *,
         ego_motion: EgoMotion = "unused",
         depth: bool = False,
+        horizons: Sequence[int] | None = None,
     ) -> None:
         self.network = fast_network(detector.network, runtime.dtype, depth=depth).to(runtime.device)
-        self.target, self.fps, self.limits = detector.target, fps, limits
+        self.horizons = detector.horizons if horizons is None else tuple(horizons)
+        self.fps, self.limits = fps, limits
         self.config = self.network.config
         self.ego_motion = ego_motion
         self.calibration, self.size, self.runtime = calibration, size, runtime
@@ -188,13 +194,18 @@ class StreamDetector:
         self._odometry.reset()
         self._odometry_number = -1
 
-    def detect(self, prepared: PreparedFrame) -> DetectedFrame:
-        """Detect in a frame; numbers of frames that were left out are skipped."""
+    def detect(self, prepared: PreparedFrame, ahead: int | None = None) -> DetectedFrame:
+        """Detect in a frame; numbers of frames that were left out are skipped.
+
+        Args:
+            prepared: the frame.
+            ahead: one of ``horizons``: the boxes of so many frames later; None: the first one.
+        """
         with self.tuner.step():
-            return self._detect(prepared)
+            return self._detect(prepared, self.horizons[0] if ahead is None else ahead)
 
     @torch.inference_mode()
-    def _detect(self, prepared: PreparedFrame) -> DetectedFrame:
+    def _detect(self, prepared: PreparedFrame, ahead: int) -> DetectedFrame:
         clock = _Clock()
         network, device = self.network, self.runtime.device
         with clock.stage("extract_ms"):
@@ -211,21 +222,25 @@ class StreamDetector:
                 flow = network.flow(now, before, motion) / step.gap
             self._wait()
         with clock.stage("bev_and_head_ms"), self.runtime.autocast():
-            outputs = network.detect(now, before, flow)
+            outputs = network.detect(now, before, flow, ahead=max(ahead, 1))
             self._wait()
         with clock.stage("nms_ms"):
             boxes, scores, labels = boxes_of(outputs, self.config, self.limits)
             objects = as_objects(boxes, scores, labels, self.calibration.left, self.size)
         with clock.stage("tracking_ms"):
-            if before is None:
+            if before is None or self._memory is None:
                 self._tracker.reset()
+            elif ahead != self._memory.ahead:
+                self._tracker.move((ahead - self._memory.ahead) / step.fps)
             seen = self._velocities(objects, flow, step.fps)
             track_ids, velocities = self._tracker.follow(objects, seen, step.seconds)
         images = FrameImages(prepared.picture, self._depth_of(volume, clock))
-        self._memory = _Memory(replace(prepared, left=_NOTHING, right=_NOTHING, picture=_NO_PICTURE), now)
+        forgotten = replace(prepared, left=_NOTHING, right=_NOTHING, picture=_NO_PICTURE)
+        self._memory = _Memory(forgotten, now, ahead)
         found = replace(objects, track_ids=track_ids)
         view = ImageView(self.calibration.left, self.size)
-        return DetectedFrame(found, velocities, 1 if before is None else 2, clock.stages_ms, view, images)
+        history = 1 if before is None else 2
+        return DetectedFrame(found, velocities, history, clock.stages_ms, view, images, ahead)
 
     def _depth_of(self, volume: Tensor, clock: _Clock) -> np.ndarray | None:
         """The depth of each pixel, where it is asked for."""

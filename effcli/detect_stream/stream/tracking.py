@@ -106,6 +106,10 @@ class BoxTracker:
         """Forget all tracks: a new scene begins. Their numbers are not used again."""
         self._tracks = _no_tracks()
 
+    def move(self, seconds: float) -> None:
+        """Move all tracks on, or back, as the moment that the next detections are for is another than was due."""
+        self._tracks.predict(seconds)
+
     def follow(
         self, objects: FrameObjects, flow: np.ndarray | None, seconds: float
     ) -> tuple[np.ndarray, np.ndarray]:

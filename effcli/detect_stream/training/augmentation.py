@@ -34,9 +34,7 @@ def mirrored(sample: Sample) -> Sample:
         factor = sample.fit.scaled[1] / size[1]
         depth = seen_from_right(sample.depth, sample.fit.calibration.focal_baseline / factor)[:, ::-1]
     motion = None if sample.motion is None else sample.motion * np.array([-1, 1, -1], np.float32)
-    return Sample(
-        (frames[0], frames[1]), depth, (objects[0], objects[1], objects[2], objects[3]), fit, motion
-    )
+    return Sample((frames[0], frames[1]), depth, objects, fit, motion)
 
 
 def seen_from_right(depth: np.ndarray, focal_baseline: float) -> np.ndarray:

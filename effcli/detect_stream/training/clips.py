@@ -24,8 +24,8 @@ MERGED = {"Van": "Car", "Person": "Pedestrian"}
 LEARNED = frozenset({*CLASSES, *MERGED})
 """Kinds of labelled objects that are learned."""
 
-TIMES = ("next", "now", "before", "before2")
-OFFSETS = (1, 0, -1, -2)
+MOMENTS = (1, 0, -1, -2)
+"""Frames after this one whose objects every sample has; those of further horizons follow."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Sample:
     Attributes:
         frames: this frame and the one before.
         depth: of this frame's left picture, metres, 0 where unknown; None without any.
-        objects: at t+1, t, t-1 and t-2; each in the camera frame of its own moment.
+        objects: at t+1, t, t-1 and t-2, then at further horizons; each in the camera frame of its own moment.
         fit: how the pictures become the network's.
         motion: turn and shift of the ground since the frame before, ``[3]``, as of
             :func:`~effcli.detect_stream.network.ego_motion.bev_motion`; None where poses are unknown.
@@ -43,21 +43,21 @@ class Sample:
 
     frames: tuple[StereoFrame, StereoFrame]
     depth: np.ndarray | None
-    objects: tuple[FrameObjects, FrameObjects, FrameObjects, FrameObjects]
+    objects: tuple[FrameObjects, ...]
     fit: FrameFit
     motion: np.ndarray | None = None
 
 
 class Clips:
-    """All frames of some sequences that have the frame before and the one after, as their numbers or times tell.
+    """All frames of some sequences that have the frame before and those of every horizon, by their numbers or times.
 
     Attributes:
         index: sequence and place in it of each sample.
-        n_beside_gaps: frames that are left out because a frame beside them is missing inside their sequence.
+        n_beside_gaps: frames that are left out because one of these frames is missing inside their sequence.
 
     Args:
         sequences: with labels.
-        config: of the network.
+        config: of the network; its horizons are those that are learned.
         truncation: how KITTI Tracking's truncation is read; objects with 0.98 or more are not learned.
     """
 
@@ -65,10 +65,12 @@ class Clips:
         self, sequences: Sequence[StereoSequence], config: NetworkConfig, truncation: Truncation = "graded"
     ) -> None:
         self.sequences, self.config, self.truncation = sequences, config, truncation
+        self.moments = (*MOMENTS, *config.horizons[1:])
         self._fits: dict[int, FrameFit] = {}
         self._counts = [frame_counts(sequence) for sequence in sequences]
-        between = [(k, i) for k, sequence in enumerate(sequences) for i in range(1, len(sequence) - 1)]
-        whole = [(k, i) for k, i in between if self._has(k, i, -1) and self._has(k, i, 1)]
+        last, steps = config.horizons[-1], (-1, *config.horizons)
+        between = [(k, i) for k, sequence in enumerate(sequences) for i in range(1, len(sequence) - last)]
+        whole = [(k, i) for k, i in between if all(self._has(k, i, step) for step in steps)]
         self.n_beside_gaps = len(between) - len(whole)
         self.index = [
             (k, i) for k, i in whole if any(kind in LEARNED for kind in sequences[k].objects(i + 1).kinds)
@@ -95,17 +97,17 @@ class Clips:
         if k not in self._fits:
             self._fits[k] = fit_of((size[0], size[1]), sequence.calibration, self.config)
         none = sequence.objects(i).pick([])
-        objects = [
+        objects = tuple(
             learnable(sequence.objects(i + step), self.config, self.truncation)
             if self._has(k, i, step)
             else none
-            for step in OFFSETS
-        ]
+            for step in self.moments
+        )
         before, now = sequence.pose(i - 1), sequence.pose(i)
         return Sample(
             frames,
             sequence.depth(i),
-            (objects[0], objects[1], objects[2], objects[3]),
+            objects,
             self._fits[k],
             None if before is None or now is None else bev_motion(before, now),
         )
@@ -147,7 +149,7 @@ class ClipBatch:
         sizes: height and width of what is picture, ``[B, 2]``.
         calibrations: ``[B, 2, 3, 4]``.
         depth: metres, 0 where unknown, ``[B, H, W]``.
-        objects: for each sample at t+1, t, t-1 and t-2.
+        objects: for each sample at t+1, t, t-1 and t-2, then at further horizons.
         turns: 3x3 matrices from the ground frame to that in which boxes are learned, ``[B, 3, 3]``.
         motions: of the ground since the frame before, in that frame, ``[B, 3]``; None where one is unknown.
     """

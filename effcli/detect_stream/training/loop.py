@@ -22,7 +22,7 @@ from effcli.detect_stream.network.space_volume import (
 from effcli.detect_stream.network.streamdsgn import CameraView, HeadOutputs, StreamDsgn
 from effcli.detect_stream.recipe import StreamDsgnRecipe
 from effcli.detect_stream.training.batches import batch_of_step
-from effcli.detect_stream.training.clips import ClipBatch, Clips
+from effcli.detect_stream.training.clips import MOMENTS, ClipBatch, Clips
 from effcli.nn.schedules import one_cycle, set_rate
 
 _PREFETCH = 3
@@ -104,34 +104,38 @@ class _Losses(nn.Module):
         self.forget = recipe.augment.forget
 
     def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """Means over the samples."""
+        """Means over the samples and the horizons."""
         network = self.network
         device = network.mean.device
         outputs, depth_logits = self._outputs(batch)
+        horizons = network.config.horizons
         anchors = anchors_of(network.config).to(device)
         found: dict[str, list[Tensor]] = {}
         for i, objects in enumerate(batch.objects):
-            moved = [_to(one, device) for one in objects]
-            targets = moved[0] if self.weights.target == "next" else moved[1]
-            terms = frame_losses(
-                outputs.scores[i],
-                outputs.codes[i],
-                outputs.directions[i],
-                anchors,
-                assign(anchors, targets.boxes, targets.labels),
-                moved,
-                targets,
-                motion=self.weights.motion > 0,
-                by_overlap=self.weights.motion_by == "overlap",
-            )
-            for name, term in terms.items():
-                found.setdefault(name, []).append(term)
+            following, now, *past = (_to(one, device) for one in objects[: len(MOMENTS)])
+            later = (following, *(_to(one, device) for one in objects[len(MOMENTS) :]))
+            for ahead, predicted, then in zip(horizons, outputs, later, strict=True):
+                targets = then if self.weights.target == "next" else now
+                terms = frame_losses(
+                    predicted.scores[i],
+                    predicted.codes[i],
+                    predicted.directions[i],
+                    anchors,
+                    assign(anchors, targets.boxes, targets.labels),
+                    (then, now, *past),
+                    targets,
+                    motion=self.weights.motion > 0,
+                    by_overlap=self.weights.motion_by == "overlap",
+                    ahead=ahead,
+                )
+                for name, term in terms.items():
+                    found.setdefault(name, []).append(term)
         means = {name: torch.stack(values).mean() for name, values in found.items()}
         if depth_logits is not None:
             means["depth"] = _depth_term(depth_logits, batch, network, self.runtime)
         return means
 
-    def _outputs(self, batch: ClipBatch) -> tuple[HeadOutputs, Tensor | None]:
+    def _outputs(self, batch: ClipBatch) -> tuple[list[HeadOutputs], Tensor | None]:
         network = self.network
         device = network.mean.device
         n = len(batch.sizes)
@@ -148,7 +152,8 @@ class _Losses(nn.Module):
             flow = None
             if before is not None and network.config.ego_motion and batch.motions is not None:
                 flow = network.flow(maps[:n], before, batch.motions.to(device))
-            outputs = network.detect(maps[:n], before, flow, forget)
+            fused = network.fused(maps[:n], before, flow, forget)
+            outputs = [head(fused) for head in network.heads]
             if frustum is None or network.depth_head is None:
                 return outputs, None
             return outputs, network.depth_head(frustum.sample(volume[:n]))

@@ -1,4 +1,4 @@
-"""Copy-paste of tracks in training: objects of another moment, in both pictures and all four frames
+"""Copy-paste of tracks in training: objects of another moment, in both pictures and all frames
 (docs/methods/streamdsgn.md, Augmentation).
 
 An object comes with its pixels at its own place, so its disparity stays right; that needs a donor seen by the same
@@ -29,10 +29,10 @@ _FOREIGN_IDS = 1_000_000
 
 @dataclass(frozen=True)
 class _Track:
-    """One object of a donor: its row in each of the four frames."""
+    """One object of a donor: its row in each of the frames of a sample."""
 
     kind: str
-    rows: tuple[int, int, int, int]
+    rows: tuple[int, ...]
 
 
 def with_tracklets(sample: Sample, item: int, clips: Clips, rng: np.random.Generator) -> Sample:
@@ -91,12 +91,12 @@ def paste(sample: Sample, donor: Sample, calibration: StereoCalibration, rng: np
         sample,
         frames=(frames[0], frames[1]),
         depth=depth,
-        objects=(objects[0], objects[1], objects[2], objects[3]),
+        objects=tuple(objects),
     )
 
 
 def _tracks(donor: Sample) -> list[_Track]:
-    """Objects that are in all four frames, unhidden and whole in the two that have pictures."""
+    """Objects that are in all frames, unhidden and whole in the two that have pictures."""
     rows = [{int(t): i for i, t in enumerate(one.track_ids) if t >= 0} for one in donor.objects]
     found = []
     for number in rows[1]:
@@ -110,7 +110,7 @@ def _tracks(donor: Sample) -> list[_Track]:
         )
         kind = donor.objects[1].kinds[places[1]]
         if clear and kind in CLASSES:
-            found.append(_Track(kind, (places[0], places[1], places[2], places[3])))
+            found.append(_Track(kind, places))
     return found
 
 

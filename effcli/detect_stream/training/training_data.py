@@ -40,7 +40,7 @@ def training_data(recipe: StreamDsgnRecipe) -> TrainingData:
     sequences = _on_disk(recipe.data.source, "train", recipe, recipe.data.frames, "data.frames")
     held_out = _on_disk(recipe.eval.data, "eval", recipe, recipe.eval.frames, "eval.frames")
     if sequences is not None:
-        _check_clips(Clips(sequences, recipe.network.config(), recipe.data.truncation), recipe.data.source)
+        _check_clips(Clips(sequences, recipe.architecture(), recipe.data.truncation), recipe.data.source)
         _say_what_is_missing(sequences, recipe)
     warn_of_horizons([*(sequences or []), *(held_out or [])], recipe.network.config())
     for name, numbers in shared_frames(sequences or [], held_out or []).items():

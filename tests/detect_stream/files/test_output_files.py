@@ -13,7 +13,7 @@ from PIL import Image
 
 from effcli.core.errors import RunError
 from effcli.core.runtime import create_runtime
-from effcli.detect_stream.data.frame_objects import no_objects
+from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects, objects_of
 from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.files import video as stream_video
 from effcli.detect_stream.files.output_files import StreamFiles
@@ -27,15 +27,15 @@ from effcli.detect_stream.stream.stream_detector import DetectedFrame
 from effcli.detect_stream.weights import load_detector
 
 
-def output(frame: int) -> StreamOutput:
+def output(frame: int, ahead: int = 1, objects: FrameObjects | None = None) -> StreamOutput:
     return StreamOutput(
         frame,
-        frame + 1,
+        frame + ahead,
         0.0,
         0.0,
         0.1,
         0,
-        DetectedFrame(no_objects(), np.zeros((0, 2)), 1, {}),
+        DetectedFrame(objects or no_objects(), np.zeros((0, 2)), 1, {}, ahead=ahead),
         0.0,
         0.1,
         no_objects(),
@@ -62,6 +62,22 @@ def test_results_for_frames_that_do_not_exist_are_not_written(tmp_path: Path) ->
         for number in (49, 50, 53):
             files.add("{}", output(number))
         assert [file.name for file in (tmp_path / "out/data").iterdir()] == ["000050.txt"]
+
+
+@pytest.mark.parametrize("numbers", [tuple(range(7)), None])
+def test_of_two_results_for_a_frame_the_later_is_written_and_rows_are_in_order(
+    tmp_path: Path, numbers: tuple[int, ...] | None
+) -> None:
+    cars = [objects_of(["Car"], np.array([[10.0 + i, 0, 0, 4, 1.6, 1.5, 0]])) for i in range(5)]
+    with StreamFiles(tmp_path / "out", "cam", numbers) as files:
+        for frame, ahead in ((0, 3), (1, 2), (2, 3), (3, 1), (4, 2)):
+            files.add("{}", output(frame, ahead, cars[frame]))
+        files.came(6)
+    rows = [row.split() for row in (tmp_path / "out/cam.txt").read_text().splitlines()]
+    assert [(int(row[0]), float(row[15])) for row in rows] == [(3, 11.0), (4, 13.0), (5, 12.0), (6, 14.0)]
+    assert sorted(file.name for file in (tmp_path / "out/data").iterdir()) == [
+        f"{number:06d}.txt" for number in (3, 4, 5, 6)
+    ]
 
 
 def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:

@@ -33,21 +33,22 @@ class Source:
 
 
 class Sleeper:
-    target = "next"
-
-    def __init__(self, seconds: float = 0.0, fails_at: int | None = None) -> None:
+    def __init__(
+        self, seconds: float = 0.0, fails_at: int | None = None, horizons: tuple[int, ...] = (1,)
+    ) -> None:
         self.seconds, self.fails_at, self.seen = seconds, fails_at, []  # type: ignore[var-annotated]
+        self.horizons = horizons
 
     def prepare(self, arrival: Arrival) -> SimpleNamespace:
         return SimpleNamespace(number=arrival.number, interval_s=arrival.interval_s)
 
-    def detect(self, prepared: SimpleNamespace) -> DetectedFrame:
+    def detect(self, prepared: SimpleNamespace, ahead: int) -> DetectedFrame:
         number = prepared.number
-        if number == self.fails_at:
+        if self.fails_at is not None and number >= self.fails_at:  # it may have been overtaken
             raise RuntimeError("broken detector")
         self.seen.append(number)
         time.sleep(self.seconds)
-        return DetectedFrame(no_objects(), np.zeros((0, 2)), 1, {})
+        return DetectedFrame(no_objects(), np.zeros((0, 2)), 1, {}, ahead=ahead)
 
 
 def wall(source: Source, detector: Sleeper) -> StreamRecord:
@@ -95,6 +96,28 @@ def test_the_virtual_clock_is_exact() -> None:
     assert [one.frame for one in simulated(Source(6, 10.0), [0.06]).outputs] == list(range(6))
 
 
+def test_a_detector_of_several_horizons_is_asked_for_the_frame_that_comes_then() -> None:
+    def aimed(latencies: list[float], horizons: tuple[int, ...] = (1, 2, 3)) -> list[tuple[int, int]]:
+        source, detector = Source(10, 10.0), Sleeper(horizons=horizons)
+        stream = run_simulated(source, detector, source.frames(), latencies, lambda output: None)  # type: ignore[arg-type]
+        for one in stream.outputs:
+            assert one.target_s == pytest.approx(one.target_frame / 10)
+        return [(one.frame, one.target_frame) for one in stream.outputs]
+
+    # the first latency is not known before; frames 1 and 4 wait for half of a frame
+    assert aimed([0.15]) == [(0, 1), (1, 3), (3, 5), (4, 6), (6, 8), (7, 9), (9, 11)]
+    assert aimed([0.06]) == [(i, i + 1) for i in range(10)]
+    assert aimed([0.25])[1:] == [(2, 5), (5, 8), (7, 10), (9, 12)]
+    assert aimed([0.25], (1, 2))[1:] == [(2, 4), (5, 7), (7, 9), (9, 11)]
+    assert aimed([0.25], (0,)) == [(0, 0), (2, 2), (5, 5), (7, 7), (9, 9)]
+
+
+def test_on_the_real_clock_the_horizon_follows_what_frames_took() -> None:
+    source = Source(8, 20.0)
+    stream = run_wall(source, Sleeper(0.06, horizons=(1, 2)), source.frames(), lambda output: None)  # type: ignore[arg-type]
+    assert [one.target_frame - one.frame for one in stream.outputs] == [1] + [2] * (stream.processed - 1)
+
+
 def test_damaged_frames_are_counted_and_left_out() -> None:
     for stream in (simulated(Source(5, 10.0, (0, 3)), [0.01]), wall(Source(5, 10.0, (0, 3)), Sleeper())):
         assert [one.frame for one in stream.outputs] == [1, 2, 4]
@@ -117,8 +140,10 @@ def test_a_failure_of_one_thread_ends_the_other() -> None:
 class Walker(Sleeper):
     """Finds one car, which comes nearer by two metres a second."""
 
-    def detect(self, prepared: SimpleNamespace) -> DetectedFrame:
-        return DetectedFrame(car_at((prepared.number + 1) / 10), np.array([[-2.0, 0.0]]), 1, {})
+    def detect(self, prepared: SimpleNamespace, ahead: int) -> DetectedFrame:
+        return DetectedFrame(
+            car_at((prepared.number + ahead) / 10), np.array([[-2.0, 0.0]]), 1, {}, ahead=ahead
+        )
 
 
 def car_at(moment_s: float) -> FrameObjects:

@@ -9,10 +9,12 @@ import torch
 from effcli.core.runtime import Runtime
 from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.network.box_decoding import Limits, boxes_of
+from effcli.detect_stream.network.config import TINY
 from effcli.detect_stream.network.frame_fitting import fitted_pair
+from effcli.detect_stream.network.streamdsgn import StreamDsgn
 from effcli.detect_stream.sources.frame_source import Arrival
 from effcli.detect_stream.stream.stream_detector import DetectedFrame, StreamDetector
-from effcli.detect_stream.weights import load_detector
+from effcli.detect_stream.weights import TrainedDetector, load_detector, starting_weights
 
 LIMITS = Limits(score=0.05)
 
@@ -96,3 +98,25 @@ def test_speeds_are_by_the_moments_of_frames(stream: tuple[StreamDetector, Drive
     assert np.array_equal(velocities(0.1), plain)
     slow = velocities(1.0)
     assert 0.02 < np.abs(slow).max() / np.abs(plain).max() < 0.5
+
+
+def test_the_horizon_that_is_asked_for_has_its_own_head(stream: tuple[StreamDetector, Drive]) -> None:
+    plain, drive = stream
+    network = StreamDsgn(TINY.model_copy(update={"horizons": (1, 2)})).eval()
+    network.load_state_dict(starting_weights(network, load_detector("builtin:street-tiny").network))
+    with torch.no_grad():
+        network.heads[1].codes.bias.add_(0.2)  # the second head: all boxes farther on
+    several = StreamDetector(
+        TrainedDetector(network, "next"), drive.calibration, (128, 416), plain.runtime, 10.0, LIMITS
+    )
+    assert (plain.horizons, several.horizons) == ((1,), (1, 2))
+    frames = [several.prepare(Arrival(i, drive.frame(i))) for i in range(4)]
+    first = [several.detect(one, 1) for one in frames]
+    several.reset()
+    mixed = [several.detect(one, ahead) for one, ahead in zip(frames, (1, 2, 2, 1), strict=True)]
+    assert [one.ahead for one in mixed] == [1, 2, 2, 1]
+    for one, found in zip(first, shown(stream, 0, 1, 2, 3), strict=True):  # one horizon as before
+        assert np.array_equal(one.objects.boxes, found.objects.boxes)
+    assert np.array_equal(mixed[3].objects.boxes, first[3].objects.boxes)
+    best = mixed[1].objects.boxes[0]
+    assert np.abs(first[1].objects.boxes - best).max(1).min() > 0.05

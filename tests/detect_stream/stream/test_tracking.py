@@ -42,6 +42,19 @@ class Textbook:
         self.covariance = (np.eye(4) - gain @ observation) @ self.covariance
 
 
+@pytest.mark.parametrize("ahead", [(1, 2, 2, 3, 1, 2), (3, 1, 2, 1, 3, 1)])
+def test_detections_for_changing_moments_are_one_track(ahead: tuple[int, ...]) -> None:
+    tracker, velocity, last = BoxTracker(), np.array([-9.0, 2.0]), ahead[0]
+    for frame, frames in enumerate(ahead):
+        if frames != last:
+            tracker.move((frames - last) / 10)
+        x, y = np.array([30.0, 1.0]) + velocity * (frame + frames) / 10
+        ids, found = tracker.follow(at((x, y)), velocity[None], 0.1)
+        assert ids.tolist() == [0]
+        last = frames
+    np.testing.assert_allclose(found[0], velocity, atol=0.5)
+
+
 def test_one_object_against_the_textbook() -> None:
     random = np.random.default_rng(0)
     tracker, slow = BoxTracker(), None
