@@ -20,11 +20,11 @@ from .common.options import (
     RunOptions,
     with_options,
 )
-from .common.output import is_main_process, print_lines, print_note, print_plan, print_result, print_table
+from .common.output import print_lines, print_plan, print_result
 from .common.session import execute, resolve_recipe, runtime_for
+from .detect_stream_tables import print_measures, print_summary
 
 if TYPE_CHECKING:
-    from effcli.core.evidence.result import Result
     from effcli.detect_stream.recipe import StreamDsgnRecipe
 
 app = typer.Typer(
@@ -223,7 +223,8 @@ def run(
         return
     runtime = runtime_for(options, recipe)
     result = pipeline.run(recipe, plan.inputs, run_options, runtime, lambda line: print_lines([line]))
-    _print_summary(result, options, is_moved_on=recipe.stream.horizon is not None)
+    is_moved_on = recipe.stream.horizon is not None
+    print_summary(result, as_json=options.as_json, quiet=options.quiet, is_moved_on=is_moved_on)
     if result.metrics["interrupted"]:
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.metrics["damaged"]:
@@ -241,38 +242,6 @@ def _horizon(text: str | None) -> Any:
         return float(text)
     except ValueError:
         raise UsageError("expected milliseconds or auto", place=f"--horizon {text}") from None
-
-
-def _print_summary(result: Result, options: Options, *, is_moved_on: bool) -> None:
-    """The summary is the last line of stdout; a table for people goes to stderr."""
-    print_result(result.to_json(), [], as_json=True)
-    if options.quiet or options.as_json or not is_main_process():
-        return
-    metrics = result.metrics
-    latency, age = metrics["latency_ms"], metrics["age_ms"]
-    lines = [
-        f"{metrics['processed']} of {metrics['frames']} frames, {metrics['dropped']} dropped, "
-        f"{metrics['damaged']} damaged",
-        f"latency {latency['p50']:.0f} ms (p95 {latency['p95']:.0f}, p99 {latency['p99']:.0f}), "
-        f"age {age['p50']:.0f} ms (p95 {age['p95']:.0f}, p99 {age['p99']:.0f}), "
-        f"{metrics['deadline_misses']} later than one frame",
-    ]
-    farthest = max(1, *map(int, metrics["horizons"]))
-    if age["p50"] > farthest * 1000 / metrics["fps"] and not is_moved_on:
-        frames = "one frame" if farthest == 1 else f"{farthest} frames"
-        lines.append(
-            f"results are older than {frames}: --horizon auto moves boxes to the age that results have"
-        )
-    if "sap" in metrics:
-        quality = {name: metrics[name] for name in ("sap", "ap")}
-        lines += [
-            f"{name:<4}" + "  ".join(f"{kind} {_number(value)}" for kind, value in row.items())
-            for name, row in quality.items()
-        ]
-    else:
-        lines.append("no labels, so neither sAP nor AP")
-    for line in [*lines, *metrics["files"]]:
-        print_note(line)
 
 
 @app.command()
@@ -381,49 +350,7 @@ def evaluate(
     if options.as_json:
         print_result(result.to_json(), [], as_json=True)
         return
-    names = ("ap", "sap", "sap_constant_velocity", "ap_same_frame")
-    classes = list(result.metrics["ap"])
-    rows = [[name, *(_number(result.metrics[name][kind]) for kind in classes)] for name in names]
-    horizons = result.metrics["horizons"]
-    for frames, found in horizons.items() if len(horizons) > 1 else ():
-        for name in names[:3]:
-            values = [found[name][kind] for kind in classes]
-            rows.append([f"{name}, horizon {frames}", *map(_number, values)])
-    for frames, row in result.metrics["ap_ahead"].items():
-        rows.append([f"ap 1 m, frame +{frames}", *(_number(row[kind]) for kind in classes)])
-    for measure in ("3d_loose", "bev_loose", "3d_strict", "bev_strict"):
-        values = [result.metrics["sap_table"][kind][measure]["moderate"] for kind in classes]
-        rows.append([f"sap, {measure}", *map(_number, values)])
-    print_table(rows, ["", *classes])
-    if depth:
-        _print_depth(result.metrics["depth"])
-    if tracking:
-        _print_tracking(result.metrics["tracking"])
-
-
-def _print_tracking(found: dict[str, Any]) -> None:
-    for kind, row in found.items():
-        if row is None:
-            print_lines([f"tracking, {kind}: no labels"])
-            continue
-        shares = ", ".join(f"{name.upper()} {row[name]:.1f}" for name in ("hota", "mota", "idf1"))
-        print_lines([f"tracking, {kind}: {shares}, {row['id_switches']} identity switches"])
-
-
-def _print_depth(found: dict[str, Any]) -> None:
-    if found["median_error_m"] is None:
-        print_lines([f"depth: known for none of {found['pixels']:,} pixels"])
-        return
-    print_lines(
-        [
-            f"depth: median error {found['median_error_m']:.3f} m, {found['above_1m_percent']:.1f} % above 1 m, "
-            f"known for {found['known_percent']:.1f} % of {found['pixels']:,} pixels"
-        ]
-    )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    print_measures(result.metrics)
 
 
 @app.command()

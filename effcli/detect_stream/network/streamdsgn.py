@@ -155,7 +155,7 @@ class StreamDsgn(nn.Module):
                     nn.init.zeros_(module.bias)
         for head in self.heads:
             nn.init.normal_(head.scores.weight, 0.0, 0.1 if self.config.compat else 0.01)
-            nn.init.constant_(head.scores.bias, -math.log(99))  # type: ignore[arg-type]
+            nn.init.constant_(head.scores.bias, -math.log(99))
             nn.init.normal_(head.codes.weight, 0.0, 0.02)
 
     @property

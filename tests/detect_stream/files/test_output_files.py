@@ -68,7 +68,10 @@ def test_results_for_frames_that_do_not_exist_are_not_written(tmp_path: Path) ->
 def test_of_two_results_for_a_frame_the_later_is_written_and_rows_are_in_order(
     tmp_path: Path, numbers: tuple[int, ...] | None
 ) -> None:
-    cars = [objects_of(["Car"], np.array([[10.0 + i, 0, 0, 4, 1.6, 1.5, 0]])) for i in range(5)]
+    cars = [
+        objects_of(["Car"], np.array([[10.0 + i, 0, 0, 4, 1.6, 1.5, 0]]), track_ids=np.array([1]))
+        for i in range(5)
+    ]
     with StreamFiles(tmp_path / "out", "cam", numbers) as files:
         for frame, ahead in ((0, 3), (1, 2), (2, 3), (3, 1), (4, 2)):
             files.add("{}", output(frame, ahead, cars[frame]))
