@@ -20,7 +20,6 @@ from effcli.core.plan import Plan
 from effcli.core.registry import load_method
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
-from effcli.core.weight_file import check_tensors
 from effcli.detect_stream.data.drive_sets import Part
 from effcli.detect_stream.data.labelled_sequences import labelled_sequences
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
@@ -121,7 +120,7 @@ def plan_train(recipe: StreamDsgnRecipe) -> Plan[TrainInputs]:
         for source in (recipe.train.init, recipe.train.frozen_stereo)
     )
     if init is not None:
-        check_tensors(network.state_dict(), starting_weights(network, init.network), str(recipe.train.init))
+        starting_weights(network, init.network, str(recipe.train.init))  # refuses another network's
     if stereo is not None:
         require_same_stereo(network.config, stereo.network.config, str(recipe.train.frozen_stereo))
     data = training_data(recipe)
@@ -186,7 +185,7 @@ def _initial_network(recipe: StreamDsgnRecipe, inputs: TrainInputs, run: Run) ->
     run.runtime.seed_all("network")
     network: StreamDsgn = load_method(recipe).create(recipe.architecture())
     if inputs.init is not None:
-        network.load_state_dict(starting_weights(network, inputs.init.network))
+        network.load_state_dict(starting_weights(network, inputs.init.network, str(recipe.train.init)))
     if inputs.stereo is not None:
         network.stereo_parts().load_state_dict(inputs.stereo.network.stereo_parts().state_dict())
     return network

@@ -19,7 +19,7 @@ from effcli.core.tensor_file import (
     read_pickled_tensors,
     save_tensors,
 )
-from effcli.core.weight_file import Header, build_network, read_weights
+from effcli.core.weight_file import Header, build_network, check_tensors, read_weights
 from effcli.detect_stream.network.config import NetworkConfig
 from effcli.detect_stream.network.depth_map import has_learned_depth
 from effcli.detect_stream.network.streamdsgn import StreamDsgn
@@ -146,13 +146,18 @@ def require_depth(detector: TrainedDetector, place: str) -> None:
         )
 
 
-def starting_weights(network: StreamDsgn, init: StreamDsgn) -> dict[str, Tensor]:
-    """The weights of a detector for a network to start from; heads of further horizons start as its last head."""
+def starting_weights(network: StreamDsgn, init: StreamDsgn, place: str) -> dict[str, Tensor]:
+    """The weights of a detector for a network to start from; heads of further horizons start as its last head.
+
+    Raises:
+        InputError: the detector is of another network.
+    """
     state: dict[str, Tensor] = dict(init.state_dict())
     n_known = len(init.later_heads)
     last = init.heads[-1].state_dict()
     for i in range(n_known, len(network.later_heads)):
         state |= {f"later_heads.{i}.{name}": value for name, value in last.items()}
+    check_tensors(network.state_dict(), state, place)
     return state
 
 

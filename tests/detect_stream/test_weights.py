@@ -39,7 +39,7 @@ def test_heads_of_further_horizons_are_saved_and_start_as_the_last_one(tmp_path:
     known = load_detector("builtin:street-tiny")
     assert known.horizons == (1,)
     network = StreamDsgn(TINY.model_copy(update={"horizons": (1, 2, 3)}))
-    network.load_state_dict(starting_weights(network, known.network))
+    network.load_state_dict(starting_weights(network, known.network, "known"))
     for head in network.heads:
         for name, value in known.network.head.state_dict().items():
             assert value.equal(head.state_dict()[name])
@@ -49,5 +49,7 @@ def test_heads_of_further_horizons_are_saved_and_start_as_the_last_one(tmp_path:
     found = load_detector(str(tmp_path / "d.safetensors"))
     assert found.horizons == (1, 2, 3)
     assert found.network.heads[1].scores.bias.equal(network.heads[1].scores.bias)
-    again = starting_weights(StreamDsgn(TINY.model_copy(update={"horizons": (1, 2, 3, 5)})), found.network)
+    again = starting_weights(
+        StreamDsgn(TINY.model_copy(update={"horizons": (1, 2, 3, 5)})), found.network, "d"
+    )
     assert again["later_heads.2.scores.bias"].equal(network.heads[2].scores.bias)

@@ -155,13 +155,13 @@ class StreamDsgn(nn.Module):
                     nn.init.zeros_(module.bias)
         for head in self.heads:
             nn.init.normal_(head.scores.weight, 0.0, 0.1 if self.config.compat else 0.01)
-            nn.init.constant_(head.scores.bias, -math.log(99))
+            nn.init.constant_(head.scores.bias, -math.log(99))  # type: ignore[arg-type]
             nn.init.normal_(head.codes.weight, 0.0, 0.02)
 
     @property
     def heads(self) -> list[Head]:
         """One for each horizon."""
-        return [self.head, *self.later_heads]  # type: ignore[list-item]
+        return [self.head, *self.later_heads]
 
     def stereo_parts(self) -> nn.ModuleDict:
         """The parts up to the bird's-eye-view map; they are the same whatever follows it."""

@@ -103,7 +103,7 @@ def test_speeds_are_by_the_moments_of_frames(stream: tuple[StreamDetector, Drive
 def test_the_horizon_that_is_asked_for_has_its_own_head(stream: tuple[StreamDetector, Drive]) -> None:
     plain, drive = stream
     network = StreamDsgn(TINY.model_copy(update={"horizons": (1, 2)})).eval()
-    network.load_state_dict(starting_weights(network, load_detector("builtin:street-tiny").network))
+    network.load_state_dict(starting_weights(network, load_detector("builtin:street-tiny").network, "known"))
     with torch.no_grad():
         network.heads[1].codes.bias.add_(0.2)  # the second head: all boxes farther on
     several = StreamDetector(
