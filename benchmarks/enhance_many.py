@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 _LOOK_EVERY_S = 0.05
-_LATEST_S = 0.1
+_LATEST_S = 0.02
 """A kill comes up to this long after the output at which it is due."""
 _SUFFIX = ".jpg"
 _PRELOADED = ["effcli.cli.main", "effcli.core.evidence.result", "effcli.enhance.files.batch"]

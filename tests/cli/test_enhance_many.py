@@ -99,7 +99,7 @@ def test_memory_is_checked_before_any_picture_is_computed(tmp_path: Path, tiny_w
 def test_a_batch_that_is_killed_again_and_again_makes_every_picture_once(
     tmp_path: Path, tiny_weights: Path
 ) -> None:
-    ended = killed_runs(tmp_path, 40, 3, (16, 12), "--weights", str(tiny_weights), part=10)
-    assert (ended.pictures, len(ended.killed_at)) == (40, 3)
-    assert (ended.made, ended.written_twice, ended.half_written, ended.left_over) == (40, 0, 0, 0)
+    ended = killed_runs(tmp_path, 60, 3, (16, 12), "--weights", str(tiny_weights), part=10)
+    assert (ended.pictures, len(ended.killed_at)) == (60, 3)
+    assert (ended.made, ended.written_twice, ended.half_written, ended.left_over) == (60, 0, 0, 0)
     assert ended.parts[-1].outputs > 20 and ended.parts[-1].rss_mb > 0
