@@ -25,6 +25,7 @@ from effcli.data.picture_grid import save_grid
 from effcli.diffusion.checking import check_forward
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler
+from effcli.diffusion.folders import is_latent
 from effcli.diffusion.models import (
     DiffusionModel,
     describe_model,
@@ -252,9 +253,26 @@ def sample(
     if packed.unet_class != "UNet2DModel":
         model = load_model(packed.about["source"]["id"])  # for its text encoder and its decoder
     guided = _guided_as_packed(model, packed).with_unet(unet)
+    _check_pictures(model)
     sampler = SamplerSettings(**packed.about["sampler"])
     images = sample_images(guided, sampler, n_images, batch_size, runtime, show_progress=show_progress)
     return to_bytes(load_decoder(model, runtime.device)(images))
+
+
+def _check_pictures(model: DiffusionModel) -> None:
+    """Refuse, before anything is sampled, samples that no picture can be made of.
+
+    Raises:
+        InputError: they are neither grey nor RGB, and there is no decoder.
+    """
+    channels, height, width = model.sample_shape
+    has_decoder = model.folder is not None and is_latent(model.folder)
+    if channels not in (1, 3) and not has_decoder:
+        raise InputError(
+            f"its samples are {channels}x{height}x{width} without a decoder: no pictures can be made of them",
+            place=model.source,
+            hint="put the model's vae/ or vqvae/ beside it; effcli quantize eval measures the samples themselves",
+        )
 
 
 def evaluate(

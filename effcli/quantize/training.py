@@ -134,7 +134,7 @@ def features_of(unet: nn.Module, sample_shape: tuple[int, int, int]) -> Iterator
     """A list that every forward pass appends the features ``[B, C, h, w]`` of the last block to."""
     caught: list[Tensor] = []
     hook = last_block(unet).register_forward_hook(
-        lambda module, inputs, output: caught.append(feature_map(output, sample_shape))
+        lambda module, inputs, output: caught.append(feature_map(unet, output, sample_shape))
     )
     try:
         yield caught

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from effcli.core.errors import InputError
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
 from effcli.diffusion.models import load_model, save_folder
 from effcli.quantize.fake_quantization.layers import find_layers
 from effcli.quantize.packed_unet import unet_of
-from effcli.quantize.pipeline import export, guided_model, plan_run, run
+from effcli.quantize.pipeline import export, guided_model, plan_run, run, sample
 from effcli.quantize.weights import load_packed
 from tests.diffusion.tiny_denoisers import MAKERS, save_inputs, tiny_denoiser
-from tests.diffusion.tiny_models import SCHEDULER
+from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_unet
 from tests.quantize.quantized_tiny import recipe_of
 
 LATENTS = {**SCHEDULER, "clip_sample": False}
@@ -75,3 +76,14 @@ def test_edges_of_a_transformer_are_what_is_outside_of_its_blocks() -> None:
     of_dit = {found.name for found in find_layers(tiny_denoiser("dit")) if found.is_edge}
     assert "transformer_blocks.1.norm1.emb.timestep_embedder.linear_1" in of_dit
     assert "transformer_blocks.1.norm1.linear" not in of_dit
+
+
+def test_samples_that_are_no_pictures_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    unet = tiny_unet(in_channels=5, out_channels=5)
+    save_pipeline(tmp_path / "model", unet)
+    recipe = recipe_of("w4", model=str(tmp_path / "model"), fast=True, calibration={"range_method": "max"})
+    runtime = create_runtime(device="cpu", precision="fp32", seed=0)
+    with open_run(tmp_path / "run", recipe, runtime, verb="run", recipe_name="x") as opened:
+        run(recipe, plan_run(recipe).inputs, opened)
+    with pytest.raises(InputError, match="its samples are 5x8x8 without a decoder"):
+        sample(tmp_path / "run", 1, runtime)

@@ -93,6 +93,7 @@ class DenoiserClass:
         text: the keyword arguments that come from prompts.
         time_scale: what the timesteps of the scheduler are multiplied by before the network gets them.
         latent_patch: side of the patches that a channel of the network's input stands for.
+        joins_tokens: its last blocks see the tokens of the text before those of the image, as one sequence.
         labels: key of the number of classes, whose label beyond the last means no class.
     """
 
@@ -102,6 +103,7 @@ class DenoiserClass:
     text: tuple[str, ...] = ()
     time_scale: float = 1.0
     latent_patch: int = 1
+    joins_tokens: bool = False
     labels: str | None = None
 
 
@@ -123,7 +125,7 @@ DENOISERS: dict[str, DenoiserClass] = {
         latent_patch=2,
     ),
     "AuraFlowTransformer2DModel": DenoiserClass(
-        pipeline="AuraFlowPipeline", text=("encoder_hidden_states",), time_scale=1e-3
+        pipeline="AuraFlowPipeline", text=("encoder_hidden_states",), time_scale=1e-3, joins_tokens=True
     ),
 }
 PARTS = ("unet", "transformer")
@@ -190,8 +192,7 @@ def sample_shape_of(network: nn.Module, place: str) -> tuple[int, int, int]:
 def n_tokens_of(network: nn.Module, place: str) -> int:
     """The length of the image's sequence, of patches of the network's size."""
     _, height, width = sample_shape_of(network, place)
-    patch = config_of(network).get("patch_size", 1)
-    side = denoiser_class(network).latent_patch * (patch if isinstance(patch, int) else 1)
+    side = _patch_of(network)
     return (height // side) * (width // side)
 
 
@@ -219,8 +220,8 @@ def last_block(network: nn.Module) -> nn.Module:
     return (ups if isinstance(ups, nn.ModuleList) else lists[-1])[-1]
 
 
-def feature_map(output: Any, sample_shape: tuple[int, int, int]) -> Tensor:
-    """The image's features ``[B, C, h, w]`` in what a block returned: maps, tokens, or several of them.
+def feature_map(network: nn.Module, output: Any, sample_shape: tuple[int, int, int]) -> Tensor:
+    """The image's features ``[B, C, h, w]`` in what a block of a network returned: maps, tokens, or several of them.
 
     Raises:
         InputError: none of it is a map, or has as many tokens as the image has patches.
@@ -229,13 +230,19 @@ def feature_map(output: Any, sample_shape: tuple[int, int, int]) -> Tensor:
     for value in values:
         if value.ndim == 4:
             return value
-    _, height, width = sample_shape
+    side = _patch_of(network)
+    rows, columns = (length // side for length in sample_shape[1:])
     for value in reversed([one for one in values if one.ndim == 3]):
-        for patch in range(1, min(height, width) + 1):
-            rows, columns = height // patch, width // patch
-            if rows * columns == value.shape[1]:
-                return value.mT.unflatten(2, (rows, columns))
+        n_before = value.shape[1] - rows * columns
+        if n_before == 0 or (n_before > 0 and denoiser_class(network).joins_tokens):
+            return value[:, n_before:].mT.unflatten(2, (rows, columns))
     shapes = ", ".join("x".join(map(str, one.shape)) for one in values)
     raise InputError(
-        f"the last block returns {shapes or 'no tensor'}: no features of a {height}x{width} image"
+        f"the last block returns {shapes or 'no tensor'}: no features of {rows}x{columns} patches"
     )
+
+
+def _patch_of(network: nn.Module) -> int:
+    """The side, in what the network denoises, of the patch that a token stands for."""
+    patch = config_of(network).get("patch_size", 1)
+    return denoiser_class(network).latent_patch * (patch if isinstance(patch, int) else 1)
