@@ -230,6 +230,8 @@ def test_bad_input(pair: Path, place: Path) -> None:
     assert "no such folder" in refused(place, "nowhere")
     assert "holds 2 sequences" in refused(place, "kitti")
     assert "needs a calibration" in refused(pair, "left", "right")
+    assert "has the pictures of one eye" in refused(pair, "left")
+    assert "name a .rrd file" in refused(pair, ".", "--log", "drive.txt")
     assert "no preset" in refused(place, "synth", "-o", "x", "--preset", "no")
     assert "PRESET" in refused(place, "synthetic:0")
     assert "live sources need --clock wall" in refused(pair, "-", "--calib", "calib.txt", "--clock", "sim")
@@ -290,6 +292,16 @@ def test_training_on_a_folder_and_measuring(place: Path, tmp_path: Path) -> None
     )
     assert done.code == 0, done.stderr
     assert done.json["metrics"]["frames"] == 12
+
+
+def test_depth_and_tracks_are_measured_where_asked_for(place: Path) -> None:
+    words = ["--data", "kitti", "--frames", "0001:0-3", "--threads", "1", "--depth", "--tracking"]
+    done = effcli("detect-stream", "eval", *words, cwd=place)
+    assert done.code == 0, done.stderr
+    depth, *tracking = done.lines[-3:]
+    assert depth.startswith("depth: median error 0.") and " % above 1 m, known for " in depth
+    assert [line.split(":")[0] for line in tracking] == ["tracking, car", "tracking, pedestrian"]
+    assert all("no labels" in line or ("HOTA" in line and "MOTA" in line) for line in tracking)
 
 
 def test_depth_alone_is_learned_first(place: Path, tmp_path: Path) -> None:

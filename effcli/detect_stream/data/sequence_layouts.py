@@ -83,6 +83,12 @@ def open_sequence(path: Path, calibration: str | None) -> StereoSequence:
         return found
     if not path.exists():
         raise InputError("no such folder", place=str(path))
+    if path.is_file() or _holds_pictures(path):
+        raise InputError(
+            "has the pictures of one eye, and a stereo detector needs both",
+            place=str(path),
+            hint="name those of the right eye after it, and --calib FILE; or --side-by-side if each has both eyes",
+        )
     raise InputError(
         "is neither a sequence of KITTI Tracking nor a folder with left/ and right/",
         place=str(path),

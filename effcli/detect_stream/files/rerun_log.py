@@ -113,7 +113,10 @@ class RerunLog:
         centres = xyz - hwl[:, :1] / 2 * np.array([0, 1, 0])
         half = rotation_y / 2
         nothing = np.zeros(len(objects))
-        look = {"labels": _labels(objects), "colors": [COLOURS[kind] for kind in objects.kinds]}
+        look: dict[str, Any] = {
+            "labels": _labels(objects),
+            "colors": [COLOURS[kind] for kind in objects.kinds],
+        }
         boxes = rr.Boxes3D(
             centers=centres,
             half_sizes=hwl[:, [2, 0, 1]] / 2,

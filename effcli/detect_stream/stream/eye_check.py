@@ -84,6 +84,8 @@ def _cost(a: Tensor, b: Tensor, shift: int) -> Tensor:
 def checked_eyes(arrivals: Iterator[Arrival], fit: FrameFit, config: NetworkConfig) -> Iterator[Arrival]:
     """The same frames; a warning if the first ones look as if the eyes were exchanged, or one shown twice.
 
+    Where too little in them has a clear match to tell, that is said.
+
     Raises:
         InputError: left and right are the same picture.
     """
@@ -101,6 +103,14 @@ def checked_eyes(arrivals: Iterator[Arrival], fit: FrameFit, config: NetworkConf
             evidence, n_seen = evidence + found, n_seen + 1
             if evidence.total >= _LEAST_BLOCKS:
                 _say(evidence)
+            elif n_seen == _MOST_FRAMES:
+                log.warning(
+                    "left and right could not be compared: the first %d frames have %d places with a clear match, and "
+                    "%d are needed; exchanged eyes would go unnoticed",
+                    n_seen,
+                    evidence.total,
+                    _LEAST_BLOCKS,
+                )
         yield arrival
 
 

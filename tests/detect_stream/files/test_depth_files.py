@@ -20,8 +20,9 @@ from effcli.detect_stream.files.depth_video import DepthVideo
 from effcli.detect_stream.pipeline import RunInputs, plan_run, run
 from effcli.detect_stream.recipe import StreamDsgnRecipe
 from effcli.detect_stream.sources.frame_source import SequenceSource
+from effcli.detect_stream.stream.output import StreamOutput
 from effcli.detect_stream.stream.run_options import RunOptions
-from effcli.detect_stream.stream.stream_detector import DetectedFrame, FrameImages
+from effcli.detect_stream.stream.stream_detector import FrameImages
 from effcli.detect_stream.weights import load_detector, require_depth, save_detector
 from tests.detect_stream.files.test_output_files import output
 
@@ -62,7 +63,7 @@ def test_a_picture_is_whole_metres_times_256_and_0_where_unknown(tmp_path: Path)
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
 
 
-def shown(frame: int, captured_s: float, grey: int) -> DetectedFrame:
+def shown(frame: int, captured_s: float, grey: int) -> StreamOutput:
     depth = np.full((8, 16), 10.0, np.float32)
     images = FrameImages(np.full((8, 16, 3), grey, np.uint8), depth)
     one = output(frame)
@@ -102,7 +103,7 @@ def test_a_detector_that_has_never_learned_depth_is_refused(tmp_path: Path) -> N
     require_depth(detector, DETECTOR)
     head = detector.network.depth_head
     assert head is not None
-    torch.nn.init.zeros_(head.first.norm.bias)
+    head.first.norm.load_state_dict({"bias": torch.zeros(16)}, strict=False)
     save_detector(tmp_path / "d.safetensors", detector.network, "next")
     recipe = StreamDsgnRecipe(weights=str(tmp_path / "d.safetensors"))
     with pytest.raises(InputError, match="never learned the depth"):

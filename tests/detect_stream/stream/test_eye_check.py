@@ -49,9 +49,12 @@ def test_the_same_eye_twice_is_refused_and_nearly_the_same_is_a_warning(
     assert "one eye shown twice" in caplog.text
 
 
-def test_pictures_without_texture_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_pictures_without_texture_cannot_be_compared_which_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     assert len(checked(lambda one: StereoFrame(np.zeros_like(one.left), np.zeros_like(one.left)))) == 3
-    assert caplog.text == ""
+    assert "could not be compared: the first 3 frames have 0 places" in caplog.text
+    assert len(caplog.records) == 1
 
 
 def test_exchanged_projections_are_refused(tmp_path: Path) -> None:
