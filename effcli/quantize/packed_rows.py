@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from effcli.quantize.bit_packing import pack_rows, unpack_into
+from effcli.quantize.integer.bit_packing import pack_rows, unpack_into
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ class PackedRows:
 
     def rows_of(self, bits: int) -> Tensor:
         """The numbers of the rows of a width, int64 ``[n_b]``."""
-        return (self.row_bits == bits).nonzero().flatten()
+        return self._numbers[bits]
+
+    @cached_property
+    def _numbers(self) -> dict[int, Tensor]:
+        return {bits: (self.row_bits == bits).nonzero().flatten() for bits in self.by_bits}
 
     def codes(self) -> Tensor:
         """All codes in the weight's own order, uint8 ``[c_out, K]``; new memory at each call."""

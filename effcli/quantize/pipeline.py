@@ -39,6 +39,7 @@ from effcli.diffusion.sampling import sample_images
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.features import choose_features
 from effcli.quantize.calibration import check_weights
+from effcli.quantize.estimates import cost_of_run, cost_of_weights, timed_calls
 from effcli.quantize.evaluation import compare
 from effcli.quantize.fake_quantization.layers import find_layers, quantized_layers
 from effcli.quantize.mpq_dm import summary
@@ -89,16 +90,20 @@ def plan_run(recipe: QuantizeRecipe) -> Plan[DiffusionModel | UnreadModel]:
     ddim_scheduler(model.scheduler_config, recipe.sampler.steps)
     own = method_of(recipe).plan(recipe, model)
     guided = guided_model(model, recipe, create_runtime(device="cpu").device)
-    check_forward(model, guided, decode=load_decoder(model, guided.device))
+    with timed_calls(model.unet) as seconds:
+        check_forward(model, guided, decode=load_decoder(model, guided.device))
     sample_shape = guided.sample_shape
     choose_features(recipe.eval, sample_shape)
-    facts = {
+    facts: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in model.unet.parameters()),
         **describe_model(model),
         **own,
         "sample_shape": list(sample_shape),
         "eval_images": recipe.eval.n_images,
     }
+    if isinstance(recipe, MpqDmRecipe):
+        n_steps = len(network_timesteps(model, recipe.sampler.steps))
+        facts |= cost_of_run(model.unet, recipe, n_steps, sum(seconds))
     return Plan(facts, model)
 
 
@@ -113,6 +118,8 @@ def _plan_weights_alone(recipe: MpqDmRecipe) -> Plan[DiffusionModel | UnreadMode
         "quantized_layers": len(layers),
         "quantized_weights": f"{in_layers / parameters:.1%}",
         "size_mb": round(packed_bytes(source.model.unet, recipe) / 1e6, 1),
+        "bits_per_parameter": round(8 * packed_bytes(source.model.unet, recipe) / parameters, 3),
+        **cost_of_weights(source.model.unet, recipe),
     }
     return Plan(facts, source)
 

@@ -34,7 +34,7 @@ from effcli.core.weight_file import Count, Header, first_mistake, make_within, o
 from effcli.diffusion.configs import check_scheduler_config, config_of, plain_config
 from effcli.diffusion.models import empty_unet
 from effcli.diffusion.sampler_settings import SamplerSettings
-from effcli.quantize.bit_packing import row_bytes
+from effcli.quantize.integer.bit_packing import row_bytes
 from effcli.quantize.packed_layer import LayerCodes, PaddingMode
 from effcli.quantize.packed_rows import PackedRows, codes_of_file
 from effcli.quantize.recipe import ConditionSection

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from effcli.core.runtime import DTYPES
 from effcli.quantize.allocation import total_error, uniform_bits
-from effcli.quantize.bit_packing import row_bytes
 from effcli.quantize.fake_quantization.layers import EDGE_BITS, FoundLayer, find_layers
 from effcli.quantize.fake_quantization.quantizer import codes_of, fake_quantize, find_range, top_code
+from effcli.quantize.integer.bit_packing import row_bytes
 from effcli.quantize.mpq_dm import allocate
 from effcli.quantize.packed_layer import LayerCodes
 from effcli.quantize.packed_rows import PackedRows

@@ -1,7 +1,7 @@
 """Codes of 1 to 8 bits, 64 at a time, inside numba kernels.
 
-The stream is little-endian without gaps, as in ``effcli.quantize.bit_packing``: 64 codes of b bits are 8 b bytes. Each
-of 16 lanes of 32 bits takes four codes and spreads them to bytes.
+The stream is little-endian without gaps: 64 codes of b bits are 8 b bytes. Each of 16 lanes of 32 bits takes four codes
+and spreads them to bytes.
 
 This module imports numba; import it only from code that runs a compiled kernel. numba's cache on disk does not notice a
 change in this file: after one, touch the file with the kernels.

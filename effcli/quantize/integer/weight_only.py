@@ -47,6 +47,8 @@ class WeightOnlyLayer(nn.Module):
 
     def _packed_rows(self) -> PackedRows:
         """The codes on the device of the layer."""
+        if self.scale.device.type == "cpu":
+            return self.rows
         packed = {bits: getattr(self, f"packed{bits}") for bits in self.rows.by_bits}
         return replace(self.rows, by_bits=packed)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effcli.quantize.bit_packing import pack_rows, row_bytes, unpack_into, unpack_rows
+from effcli.quantize.integer.bit_packing import pack_rows, row_bytes, unpack_into, unpack_rows
 
 
 def by_bits(codes, bits):
