@@ -49,11 +49,12 @@ DISTANCES_M = (2.0, 1.0)
 class Replay:
     """A sequence as a source whose frames come ``fps`` times per second."""
 
-    is_live, sequence = False, None
+    is_live = False
 
     def __init__(self, sequence: StereoSequence, fps: float) -> None:
         self.name, self.calibration, self.fps = sequence.name, sequence.calibration, fps
         self.n_frames: int | None = len(sequence)
+        self.sequence: StereoSequence | None = None  # its own times are not those of the replay
         self._sequence = sequence
 
     def frames(self) -> Iterator[Arrival]:
@@ -163,7 +164,7 @@ def measure(
             form = f"{name}, moved on" if are_moved else name
             rows.append({"form": form, "fps": how.fps, "sap": sap, **row})
             print(
-                f"{form:<18}{how.fps:>5g}{row['missed_percent']:>9}{row['latency_ms']['p50']:>8.1f}"
+                f"{form:<24}{how.fps:>5g}{row['missed_percent']:>9}{row['latency_ms']['p50']:>8.1f}"
                 f"{row['latency_ms']['p95']:>8.1f}" + "".join(f"{value:>9}" for value in sap.values()),
                 flush=True,
             )
@@ -209,7 +210,7 @@ def main() -> None:
     latency_s = None if options.latency is None else options.latency / 1000
     print(f"{os.cpu_count()} cores, load average {load:.1f} before, {runtime.precision}")
     header = "".join(f"{f'{kind} {m:g} m':>9}" for m in DISTANCES_M for kind in ("cars", "mean"))
-    print(f"{'':<18}{'fps':>5}{'missed %':>9}{'ms':>8}{'p95':>8}{header}")
+    print(f"{'':<24}{'fps':>5}{'missed %':>9}{'ms':>8}{'p95':>8}{header}")
     settings = [(clock, n) for clock in options.clocks.split(",") for n in busy_of(clock, options.busy)]
     rows = []
     for clock, n_busy in settings:
