@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from effcli.detect_stream.network.ego_motion import bev_motion
 from effcli.detect_stream.network.inference_network import fast_network
 from effcli.detect_stream.network.space_volume import seen_from_above
 from effcli.detect_stream.network.streamdsgn import CameraView, StreamDsgn
+from effcli.detect_stream.onnx_export import export_onnx
 from effcli.detect_stream.sources.frame_source import Arrival, SequenceSource
 from effcli.detect_stream.stream.clocks import run_wall, warm_up
 from effcli.detect_stream.stream.stream_detector import StreamDetector
@@ -203,6 +205,50 @@ def drawing(n_drives: int = 6, n_frames: int = 4) -> dict[str, float]:
     return {name: round(total / n_drives / n_frames, 1) for name, total in spent.items()}
 
 
+def exported(weights: str, repeats: int, threads: int) -> dict[str, float]:
+    """A frame and its boxes: in PyTorch, float32, and of the exported file in ONNX Runtime, if that is installed."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError:
+        return {}
+    detector = load_detector(weights)
+    drive, runtime = (
+        Drive(6_000_000, 3),
+        create_runtime(device="cpu", precision="fp32", seed=0, threads=threads),
+    )
+    stream = StreamDetector(detector, drive.calibration, (128, 416), runtime, drive.fps, limits_of(0.1))
+    first, second = (stream.prepare(Arrival(i, drive.frame(i))) for i in range(2))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "detector.onnx"
+        export_onnx(file, detector)
+        session = onnxruntime.InferenceSession(str(file), options)
+    last = np.zeros([int(side) for side in session.get_inputs()[4].shape], np.float32)
+    given = [
+        {
+            "left": one.left[None].numpy(),
+            "right": one.right[None].numpy(),
+            "picture_size": np.array([stream.fit.height, stream.fit.width]),
+            "calibration": stream.fit.matrices()[None].numpy(),
+            "last_map": last,
+            "frames_apart": np.ones(1, np.float32),
+        }
+        for one in (first, second)
+    ]
+
+    def pytorch() -> None:
+        stream.reset()
+        stream.detect(first)
+        stream.detect(second)
+
+    found = medians(
+        {"pytorch": pytorch, "onnxruntime": lambda: [session.run(None, one) for one in given]}, repeats
+    )
+    return {name: round(both / 2, 2) for name, both in found.items()}
+
+
 def limits_of(score: float) -> Any:
     """Boxes of at least a score."""
     from effcli.detect_stream.network.box_decoding import Limits
@@ -226,6 +272,7 @@ def main() -> None:
     }
     if arguments.full:
         result["full_frame_ms"] = frames(FULL, 1, ("fp32", "bf16"))
+    result["exported_frame_ms"] = exported(arguments.weights, arguments.repeats, arguments.threads)
     result["drawing_cpu_ms"] = drawing()
     for preset in ("street", "turn", "fast-ego"):
         result[f"odometry_{preset}"] = odometry(preset)

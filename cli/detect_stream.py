@@ -1,4 +1,4 @@
-"""``effcli detect-stream``: run (default), train, eval, synth."""
+"""``effcli detect-stream``: run (default), train, eval, synth, export."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from .common.options import (
 )
 from .common.output import print_lines, print_plan, print_result
 from .common.session import execute, resolve_recipe, runtime_for
+from .detect_stream_export import export
 from .detect_stream_tables import print_measures, print_summary
 
 if TYPE_CHECKING:
@@ -383,3 +384,6 @@ def synth(
 
     written = write_drives(output, drives, frames, preset, seed, not options.quiet)
     print_result({"output": str(output), **written}, [str(output)], as_json=options.as_json)
+
+
+app.command("export")(export)

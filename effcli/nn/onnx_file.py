@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +37,51 @@ def save_onnx(
         UsageError: the packages for it are not installed.
         RunError: the file cannot be written.
     """
+    model = _model_of(network, (example,), file, [input_name], [output_name], {0: torch.export.Dim.DYNAMIC})
+    first = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param  # a name that nobody knows
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param == first:
+                axis.dim_param = "batch"
+    _save(model, file, metadata)
+
+
+def save_fixed_onnx(
+    network: nn.Module,
+    examples: Sequence[Tensor],
+    file: Path,
+    *,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a network with several inputs and outputs of fixed shapes.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        examples: its inputs.
+        file: where to.
+        input_names, output_names: in the file.
+        metadata: what users of the file need to know.
+
+    Raises:
+        UsageError: the packages for it are not installed.
+        RunError: the file cannot be written.
+    """
+    _save(_model_of(network, tuple(examples), file, input_names, output_names, None), file, metadata)
+
+
+def _model_of(
+    network: nn.Module,
+    examples: tuple[Tensor, ...],
+    file: Path,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    dynamic: dict[int, Any] | None,
+) -> Any:
+    """The network as an ONNX model; ``dynamic`` are the axes of all inputs that may have any length."""
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
         raise UsageError(
@@ -49,21 +93,21 @@ def save_onnx(
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             network,
-            (example,),
+            examples,
             dynamo=True,
             verbose=False,
-            input_names=[input_name],
-            output_names=[output_name],
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            input_names=list(input_names),
+            output_names=list(output_names),
+            dynamic_shapes=None if dynamic is None else tuple(dynamic for _ in examples),
         )
     assert program is not None
-    model = program.model_proto
+    return program.model_proto
+
+
+def _save(model: Any, file: Path, metadata: Mapping[str, str]) -> None:
+    import onnx
+
     onnx.helper.set_model_props(model, dict(metadata))
-    first = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param  # a name that nobody knows
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param == first:
-                axis.dim_param = "batch"
     onnx.checker.check_model(model)
     with atomic_path(file) as temporary:
         onnx.save_model(model, temporary)

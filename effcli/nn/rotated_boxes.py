@@ -54,8 +54,8 @@ def _inside(points: Tensor, box: Tensor) -> Tensor:
 def _crossings(pa: Tensor, pb: Tensor) -> tuple[Tensor, Tensor]:
     """Where the edges of two rectangles cross: points ``[..., 16, 2]``, and whether they do ``[..., 16]``."""
     a0, b0 = pa[..., :, None, :], pb[..., None, :, :]
-    a = pa.roll(-1, -2)[..., :, None, :] - a0
-    b = pb.roll(-1, -2)[..., None, :, :] - b0
+    a = _following(pa)[..., :, None, :] - a0
+    b = _following(pb)[..., None, :, :] - b0
     start = b0 - a0
     denominator = _cross(a, b)
     parallel = denominator.abs() < 1e-9
@@ -64,6 +64,11 @@ def _crossings(pa: Tensor, pb: Tensor) -> tuple[Tensor, Tensor]:
     valid = (s >= 0) & (s <= 1) & (t >= 0) & (t <= 1) & ~parallel
     points = a0 + s[..., None] * a
     return points.flatten(-3, -2), valid.flatten(-2)
+
+
+def _following(corners: Tensor) -> Tensor:
+    """For each corner ``[..., N, 2]`` the next one; not by ``roll``, which no exporter does for unknown counts."""
+    return torch.cat([corners[..., 1:, :], corners[..., :1, :]], -2)
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
@@ -82,7 +87,7 @@ def _polygon_area(points: Tensor, valid: Tensor) -> Tensor:
     kept = valid.gather(-1, order)
     first = ordered[..., :1, :]
     ordered = torch.where(kept[..., None], ordered, first)  # what is left over adds edges without area
-    area = _cross(ordered, ordered.roll(-1, -2)).sum(-1) / 2
+    area = _cross(ordered, _following(ordered)).sum(-1) / 2
     return torch.where(count[..., 0] >= 3, area.clamp(min=0), torch.zeros_like(area))
 
 

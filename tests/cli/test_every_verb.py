@@ -180,6 +180,12 @@ VERBS = [
     ),
     Verb("detect-stream eval", "--data kitti", "text", frozenset(RESULT), wrong="--data nowhere"),
     Verb(
+        "detect-stream export",
+        "-o OUT.safetensors",
+        keys=frozenset({"output", "target"}),
+        wrong="-o OUT/x.txt",
+    ),
+    Verb(
         "detect-stream synth",
         "-n 1 --frames 3 -o OUT",
         keys=frozenset({"output", "sequences", "frames"}),

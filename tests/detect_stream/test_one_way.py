@@ -20,6 +20,7 @@ ORDER = [
     "losses",
     "released_weights",
     "weights",
+    "onnx_export",
     "sources",
     "stream",
     "files",

@@ -42,6 +42,17 @@ def window_starts(disparities: np.ndarray, n_channels: int, window: int) -> np.n
     return found
 
 
+def channels_of_planes(config: NetworkConfig) -> np.ndarray:
+    """The channels that each plane sees, at the place at which it sees them, ``[K, C']``.
+
+    Windows follow from ratios of the disparities, so they are the same for all cameras.
+    """
+    assert config.window is not None
+    starts = window_starts(1 / plane_depths(config), config.stereo_channels, config.window)[:, None]
+    found: np.ndarray = starts + (np.arange(config.window) - starts) % config.window
+    return found
+
+
 @lru_cache(maxsize=16)
 def _starts(config: NetworkConfig, focal_baseline: float) -> tuple[int, ...]:
     """First channel that each plane sees."""

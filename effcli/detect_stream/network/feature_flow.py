@@ -5,7 +5,7 @@ See docs/methods/streamdsgn.md, Feature-flow fusion.
 
 from __future__ import annotations
 
-from functools import lru_cache
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +16,6 @@ from effcli.detect_stream.network.image_network import conv_bn
 
 POOL = 2
 _STILL_BONUS = 1e-4
-
-
-@lru_cache(maxsize=8)
-def shifts_of(reach: int) -> Tensor:
-    """All shifts (down, right) of up to ``reach`` cells, row by row, ``[(2 reach + 1)^2, 2]``."""
-    steps = torch.arange(-reach, reach + 1)
-    return torch.cartesian_prod(steps, steps)
 
 
 def shift_similarities(now: Tensor, before: Tensor, reach: int) -> Tensor:
@@ -39,7 +32,8 @@ def shift_similarities(now: Tensor, before: Tensor, reach: int) -> Tensor:
     a, b = (x / x.norm(dim=1, keepdim=True).clamp(min=1e-6) for x in (now, before))
     padded = F.pad(b, (reach,) * 4)
     found = []
-    for down, right in shifts_of(reach).tolist():
+    steps = range(-reach, reach + 1)
+    for down, right in itertools.product(steps, steps):  # row by row
         top, left = reach - down, reach - right
         found.append((a * padded[:, :, top : top + height, left : left + width]).sum(1))
     return torch.stack(found, 1)
@@ -65,7 +59,8 @@ def feature_flow(now: Tensor, before: Tensor, reach: int, *, first_wins: bool = 
         similarities[:, n_shifts // 2] += _STILL_BONUS
     best = similarities.argmax(1)
     best = torch.where(certain, best, torch.full_like(best, n_shifts // 2))
-    flow = shifts_of(reach).to(now.device)[best].flip(-1).permute(0, 3, 1, 2).to(torch.float32)
+    n_steps = 2 * reach + 1
+    flow = torch.stack([best % n_steps - reach, best // n_steps - reach], 1).to(torch.float32)
     return POOL * F.interpolate(flow, scale_factor=float(POOL), mode="bilinear", align_corners=False)
 
 
