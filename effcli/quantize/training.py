@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from effcli.core.run import Run, Stateful
 from effcli.core.runtime import share_of
-from effcli.diffusion.conditioning import Condition, Guided
+from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
-from effcli.diffusion.denoisers.classes import feature_map, last_block
+from effcli.diffusion.denoisers.classes import Condition, feature_map, last_block
 from effcli.quantize.fake_quantization.layers import quantized_layers
 from effcli.quantize.losses import FeatureWindow, task_loss, time_smoothed_relations
 from effcli.quantize.recipe import MpqDmRecipe, QuantizeTrainSection

@@ -93,7 +93,7 @@ def quantize_weight(
         scale, zero = find_range(rows, top_code(bits), method)
     else:
         ranges = {b: find_range(rows, top_code(b), method) for b in (bits - 1, bits, bits + 1)}
-        errors = {b: _errors(rows, *ranges[b], b) for b in ranges}
+        errors = {b: _errors(rows, scale, zero, b) for b, (scale, zero) in ranges.items()}
         row_bits = allocate(rows, errors, bits, recipe.allocation)
         choice = row_bits.long() - (bits - 1)
         scale, zero = (

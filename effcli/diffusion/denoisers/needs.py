@@ -31,23 +31,20 @@ class NeededInput:
 
     Attributes:
         name: of the keyword argument; ``a.b`` for the entry b of the dictionary a.
-        shape: of one image's; None for a side of any length; None for one that is not known.
+        shape: of one image's; None for a side of any length.
         source: what it comes from where no file gives it.
         what: it is, for messages.
-        is_optional: the network can be called without it.
     """
 
     name: str
-    shape: tuple[int | None, ...] | None
+    shape: tuple[int | None, ...]
     source: Source
     what: str
-    is_optional: bool = False
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether a tensor of this shape, without its rows, can be it."""
-        return self.shape is None or (
-            len(shape) == len(self.shape)
-            and all(wanted in (None, side) for wanted, side in zip(self.shape, shape, strict=True))
+        return len(shape) == len(self.shape) and all(
+            wanted in (None, side) for wanted, side in zip(self.shape, shape, strict=True)
         )
 
     def __str__(self) -> str:
