@@ -83,15 +83,15 @@ def packed_cifar(folder: Path, steps: int) -> None:
     save_packed(folder, pack(calibrated(model, recipe), model, recipe))
 
 
-def call_of(unet: nn.Module, autocast: bool = False) -> Callable[[Tensor, int], Tensor]:
-    def call(x: Tensor, t: int) -> Tensor:
+def call_of(unet: nn.Module, autocast: bool = False) -> Callable[[Tensor, float], Tensor]:
+    def call(x: Tensor, t: float) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             return unet(x, t, return_dict=False)[0].float()
 
     return call
 
 
-def form(name: str, packed: Path) -> Callable[[Tensor, int], Tensor]:
+def form(name: str, packed: Path) -> Callable[[Tensor, float], Tensor]:
     """One of the compared networks."""
     if name.startswith("integer"):
         dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32

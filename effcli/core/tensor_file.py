@@ -65,7 +65,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
             content = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            file.write(memoryview(content.numpy()))
+            file.write(content.numpy().data)
 
 
 def read_tensors(path: Path, place: str) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -172,7 +172,8 @@ def _flow_sigmas(config: Mapping[str, Any], steps: int) -> Tensor:
         scheduler.set_timesteps(sigmas=even.tolist(), mu=_shift_exponent(config))
     else:
         scheduler.set_timesteps(steps)
-    return scheduler.sigmas.double()
+    sigmas: Tensor = scheduler.sigmas.double()
+    return sigmas
 
 
 def _shift_exponent(config: Mapping[str, Any]) -> float:
@@ -197,9 +198,9 @@ def sigmas_at(process: Process, u: Tensor) -> Tensor:
         return _shifted(u, shift)
     low, high = float(config["sigma_min"]), float(config["sigma_max"])
     if process.kind == "score" or config["sigma_schedule"] == "exponential":
-        return low * (high / low) ** u
+        return low * torch.pow(high / low, u)
     rho = float(config["rho"])
-    return (low ** (1 / rho) + u * (high ** (1 / rho) - low ** (1 / rho))) ** rho
+    return torch.pow(low ** (1 / rho) + u * (high ** (1 / rho) - low ** (1 / rho)), rho)
 
 
 def levels_at(process: Process, sigmas: Tensor) -> Levels:

@@ -142,7 +142,7 @@ class StoredTensors:
         content = np.empty(last - first, dtype=np.uint8)
         with file.open("rb") as opened:
             opened.seek(start + first)
-            n_read = opened.readinto(memoryview(content))
+            n_read = opened.readinto(content.data)
         if n_read != len(content):
             raise InputError(f"{name} is cut off: the file is damaged", place=str(file))
         value = torch.from_numpy(content).view(_DTYPES[about["dtype"]]).view(self.shape(name))

@@ -157,5 +157,5 @@ def packed_bytes(network: nn.Module, recipe: MpqDmRecipe, *, n_steps: int = 1) -
         if recipe.widths.activations is not None:
             total += 8 * (1 if found.is_edge else n_steps)
         in_layers += c_out * n_codes
-    values = sum(value.numel() for value in network.state_dict().values())
+    values: int = sum(value.numel() for value in network.state_dict().values())
     return total + other_bytes * (values - in_layers)

@@ -82,9 +82,9 @@ def rounded(bits: str = "w8a8", unet: nn.Module | None = None, **call: Any) -> P
     generator = torch.Generator().manual_seed(0)
     student(torch.randn(4, *model.sample_shape, generator=generator), 47, **call)
     for _, layer in quantized_layers(student):
-        low, high = ranges[layer]
-        layer.act_scale.fill_((high - low) / layer.act_top)
-        layer.act_zero.copy_((-low / layer.act_scale).round())
+        lowest, highest = ranges[layer]
+        layer.act_scale.fill_((highest - lowest) / layer.act_top)
+        layer.act_zero.copy_((-lowest / layer.act_scale).round())
     return pack(student, model, recipe)
 
 

@@ -235,7 +235,8 @@ def feature_map(network: nn.Module, output: Any, sample_shape: tuple[int, int, i
     for value in reversed([one for one in values if one.ndim == 3]):
         n_before = value.shape[1] - rows * columns
         if n_before == 0 or (n_before > 0 and denoiser_class(network).joins_tokens):
-            return value[:, n_before:].mT.unflatten(2, (rows, columns))
+            found: Tensor = value[:, n_before:].mT.unflatten(2, (rows, columns))
+            return found
     shapes = ", ".join("x".join(map(str, one.shape)) for one in values)
     raise InputError(
         f"the last block returns {shapes or 'no tensor'}: no features of {rows}x{columns} patches"

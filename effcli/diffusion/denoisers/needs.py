@@ -48,7 +48,7 @@ class NeededInput:
         )
 
     def __str__(self) -> str:
-        sides = ", ".join("N" if side is None else str(side) for side in self.shape)
+        sides = ", ".join("N" if side is None else str(side) for side in self.shape or ())
         return f"{self.name} [images{', ' if sides else ''}{sides}]"
 
 

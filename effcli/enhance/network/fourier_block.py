@@ -25,7 +25,8 @@ class PointwiseConv2d(nn.Conv2d):
         if torch.is_grad_enabled() or self.bias is None:
             return super().forward(x)
         product = torch.matmul(self.weight[:, :, 0, 0], x.flatten(2))
-        return product.add_(self.bias[:, None]).unflatten(2, x.shape[2:])
+        out: Tensor = product.add_(self.bias[:, None]).unflatten(2, x.shape[2:])
+        return out
 
 
 class FourierEnhancement(nn.Module):

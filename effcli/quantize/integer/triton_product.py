@@ -4,7 +4,7 @@ This module imports Triton, which PyTorch's CUDA builds bring along; see :func:`
 """
 
 # The kernel is typed by Triton.
-# mypy: allow-untyped-defs, no-check-untyped-defs, allow-untyped-calls, allow-untyped-decorators, ignore-missing-imports
+# mypy: allow-untyped-defs, allow-incomplete-defs, no-check-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 
 from __future__ import annotations
 

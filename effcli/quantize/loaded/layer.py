@@ -147,7 +147,7 @@ class LoadedLayer(nn.Module):
     # --- casts, copies, state dicts ------------------------------------------------------------------------
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         device = self.like.device
         if self._made_for is not None and self._made_for[0] != device:
             self._forget_engine()
@@ -163,7 +163,7 @@ class LoadedLayer(nn.Module):
         return {name: value for name, value in self.__dict__.items() if name != "_engine"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._forget_engine()
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -200,7 +200,7 @@ class LoadedLayer(nn.Module):
         self._forget_engine()
 
 
-class LoadedLinear(LoadedLayer, nn.Linear):
+class LoadedLinear(LoadedLayer, nn.Linear):  # type: ignore[misc, override]
     """A linear layer of a loaded network; see :class:`LoadedLayer`."""
 
     def __init__(self, codes: LayerCodes, clock: StepClock, **settings: Any) -> None:
@@ -208,7 +208,7 @@ class LoadedLinear(LoadedLayer, nn.Linear):
         self.out_features, self.in_features = codes.shape
 
 
-class LoadedConv2d(LoadedLayer, nn.Conv2d):
+class LoadedConv2d(LoadedLayer, nn.Conv2d):  # type: ignore[override]
     """A convolution of a loaded network; see :class:`LoadedLayer`. ``padding_mode`` may be changed, as of any other."""
 
     def __init__(self, codes: LayerCodes, clock: StepClock, **settings: Any) -> None:

@@ -156,7 +156,7 @@ class PackedNetwork:
 def as_packed_network(network: nn.Module, model: PackedModel) -> nn.Module:
     """The same network, with :class:`PackedNetwork` mixed into its class; its quantized layers are `LoadedLayer`."""
     network.packed_frame = replace(model, layers={}, others={})  # type: ignore[assignment]
-    network.__class__ = packed_class(type(network))
+    network.__class__ = packed_class(type(network))  # type: ignore[arg-type]
     return network
 
 
@@ -175,7 +175,7 @@ def packed_class(base: type[nn.Module]) -> type[nn.Module]:
 
 
 def _new_network(base: type[nn.Module]) -> Any:
-    made = packed_class(base)
+    made = packed_class(base)  # type: ignore[arg-type]
     return made.__new__(made)
 
 

@@ -75,7 +75,12 @@ def test_a_kernel_that_agrees_computes_from_then_on(monkeypatch):
     monkeypatch.setattr(gpu_product, "_verdicts", {})
     monkeypatch.setattr(gpu_product, "find_spec", lambda name: True)
     wanted, calls = X.int() @ ROWS.codes().int().T, []
-    monkeypatch.setattr(gpu_product, "_multiply", lambda *args: calls.append(1) or wanted.clone())
+
+    def multiply(*args):
+        calls.append(1)
+        return wanted.clone()
+
+    monkeypatch.setattr(gpu_product, "_multiply", multiply)
     gpu_product.product_of(X, ROWS, torch.zeros(3).long(), lambda: wanted)
     out = gpu_product.product_of(X, ROWS, torch.zeros(3).long(), lambda: torch.zeros(0))
     assert torch.equal(out, wanted)
