@@ -47,12 +47,12 @@ from effcli.detect_stream.sources.frame_source import (
     of_one_size,
     up_to_first_good,
 )
-from effcli.detect_stream.sources.open_source import is_real, open_source
+from effcli.detect_stream.sources.open_source import open_source
 from effcli.detect_stream.stream.clocks import StreamRecord, run_simulated, run_wall, warm_up
 from effcli.detect_stream.stream.eye_check import checked_eyes
 from effcli.detect_stream.stream.publishing import Aim, Publisher
 from effcli.detect_stream.stream.rectification import warn_if_not_rectified, warn_if_size_is_odd
-from effcli.detect_stream.stream.run_options import RunOptions, check_options
+from effcli.detect_stream.stream.run_options import RunOptions, check_options, say_if_not_learned
 from effcli.detect_stream.stream.stream_detector import StreamDetector
 from effcli.detect_stream.training.clips import Clips
 from effcli.detect_stream.training.loop import fit
@@ -66,7 +66,6 @@ from effcli.detect_stream.weights import (
     require_same_stereo,
     save_detector,
     starting_weights,
-    trained_on,
 )
 
 log = logging.getLogger(__name__)
@@ -316,7 +315,7 @@ def run(
         InputError: there is no frame that can be read.
     """
     source = inputs.source
-    _say_if_not_learned(recipe, options)
+    say_if_not_learned(recipe.weights, options)
     arrivals = limited(source.frames(), options.most_frames)
     pictures = None if options.video is None else Pictures(source, options.most_frames)
     if pictures is not None:
@@ -347,16 +346,6 @@ def run(
     )
     result.environment["load_average"] = round(os.getloadavg()[0], 2)
     return result
-
-
-def _say_if_not_learned(recipe: StreamDsgnRecipe, options: RunOptions) -> None:
-    """Log that a built-in detector has seen no real road, if the pictures may be of one."""
-    if is_real(options.source) and (data := trained_on(recipe.weights)):
-        log.warning(
-            "%s has learned from %s: it finds little on real roads; train on data of yours",
-            recipe.weights,
-            data,
-        )
 
 
 def _stream_detector(

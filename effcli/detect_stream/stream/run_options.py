@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +12,10 @@ from effcli.core.files import check_new_file, check_new_folder
 from effcli.data.moving_pictures import check_video
 from effcli.detect_stream.recipe import StreamRunSection
 from effcli.detect_stream.sources.frame_source import FrameSource
-from effcli.detect_stream.sources.open_source import SourceName
+from effcli.detect_stream.sources.open_source import SourceName, is_real
+from effcli.detect_stream.weights import trained_on
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,3 +121,11 @@ def _check_log(path: Path) -> None:
         from rerun import RecordingStream  # noqa: F401
     except ImportError:
         raise UsageError("needs rerun-sdk", place="--log", hint="pip install 'effcli[rerun]'") from None
+
+
+def say_if_not_learned(weights: str, options: RunOptions) -> None:
+    """Log that a built-in detector has seen no real road, if the pictures may be of one."""
+    if is_real(options.source) and (data := trained_on(weights)):
+        log.warning(
+            "%s has learned from %s: it finds little on real roads; train on data of yours", weights, data
+        )
