@@ -47,6 +47,15 @@ BackendOption = Annotated[
         "model and the machine allow it.",
     ),
 ]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="Where the full-precision model is now, of which the decoder, text encoder and tokenizer are read "
+        "(default: where it was).",
+    ),
+]
 
 
 @app.command("run")
@@ -177,6 +186,7 @@ def sample(
     n: Annotated[int, typer.Option("-n", "--images", min=1, help="Number of images.")] = 64,
     output: ImagesOutputOption = "samples.png",
     force: ForceOption = False,
+    model: SourceOption = None,
     backend: BackendOption = "auto",
     batch_size: BatchSizeOption = 64,
 ) -> None:
@@ -186,7 +196,13 @@ def sample(
 
     runtime = runtime_for(options)
     images = sample_packed(
-        packed, n, runtime, backend=backend, batch_size=batch_size, show_progress=not options.quiet
+        packed,
+        n,
+        runtime,
+        backend=backend,
+        batch_size=batch_size,
+        full_precision=model,
+        show_progress=not options.quiet,
     )
     if runtime.is_main:
         write_images(images, output, as_json=options.as_json)
@@ -257,6 +273,7 @@ def export(
         Literal["fp32", "bf16", "fp16"],
         typer.Option("--dtype", help="Number format of the exported weights."),
     ] = "fp16",
+    model: SourceOption = None,
     force: ForceOption = False,
 ) -> None:
     """Write an ordinary diffusers folder with the dequantized weights, for any tool."""
@@ -264,5 +281,5 @@ def export(
     from effcli.quantize.pipeline import export as export_packed
 
     check_new_folder(output, force=force)
-    export_packed(packed, output, dtype)
+    export_packed(packed, output, dtype, model)
     print_result({"output": str(output)}, [str(output)], as_json=options.as_json)

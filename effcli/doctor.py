@@ -21,6 +21,7 @@ _LIBRARIES = (
 _OPTIONAL = {
     "mamba_ssm": "faster selective scan on CUDA: pip install 'effcli[cuda]'",
     "transformers": "text-conditional diffusion models: pip install 'effcli[text]'",
+    "peft": "LoRAs on quantized networks: pip install 'effcli[lora]'",
     "onnxscript": "export to ONNX: pip install 'effcli[onnx]'",
     "trackeval": "tracks measured by HOTA, MOTA and IDF1: pip install 'effcli[tracking]'",
     "rerun_bindings": "recordings of streams for the rerun viewer: pip install 'effcli[rerun]'",

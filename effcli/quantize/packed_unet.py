@@ -58,7 +58,7 @@ def unet_of(
     clock = StepClock(model.about["timesteps"])
     integer = backend != "simulate" and reason is None
     put_layers(unet, model, clock, integer=integer, dtype=dtype)
-    return finish(unet.to(device), model, clock)
+    return finish(unet, model, clock, device)
 
 
 def put_layers(
@@ -71,10 +71,10 @@ def put_layers(
     _cast_other_layers(unet, dtype)
 
 
-def finish(unet: nn.Module, model: PackedModel, clock: StepClock) -> nn.Module:
-    """The network from a UNet with its packed layers, on the device it is to compute on."""
+def finish(unet: nn.Module, model: PackedModel, clock: StepClock, device: torch.device) -> nn.Module:
+    """The network from a UNet with its packed layers, on ``device``."""
+    unet.to(device)
     clock.attach(unet)
-    device = next(unet.buffers()).device
     if device.type == "cpu":
         make_lean(unet)
     for layer in unet.modules():

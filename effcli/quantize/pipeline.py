@@ -20,6 +20,7 @@ from effcli.core.progress import progress_bar
 from effcli.core.registry import load_method
 from effcli.core.run import Run
 from effcli.core.runtime import DTYPES, Runtime, create_runtime
+from effcli.core.tensor_file import require_finite_output
 from effcli.data.image_sets import to_bytes
 from effcli.data.picture_grid import save_grid
 from effcli.diffusion.checking import check_forward
@@ -42,6 +43,7 @@ from effcli.quantize.calibration import check_weights
 from effcli.quantize.estimates import cost_of_run, cost_of_weights, timed_calls
 from effcli.quantize.evaluation import compare
 from effcli.quantize.fake_quantization.layers import find_layers, quantized_layers
+from effcli.quantize.loaded.source import check_source, copy_parts, describe_source, find_pipeline, rebuild
 from effcli.quantize.mpq_dm import summary
 from effcli.quantize.packed_layer import codes_of_layer, with_dtype_of_file
 from effcli.quantize.packed_unet import Backend, dequantize, unet_of
@@ -218,9 +220,9 @@ def about_of(model: DiffusionModel, recipe: QuantizeRecipe) -> dict[str, Any]:
         "bit_order": "little",
         "timesteps": timesteps,
         "sampler": recipe.sampler.model_dump() | {"steps": len(timesteps)},
-        "condition": recipe.condition.model_dump(),
+        "condition": recipe.condition.model_dump() | {"prompts": _absolute(recipe.condition.prompts)},
         "other_dtype": str(DTYPES[recipe.packing.other_dtype]).removeprefix("torch."),
-        "source": {"id": model.source, "sha256": model.sha256, **describe_model(model)},
+        "source": describe_source(model),
         "seed": recipe.seed,
         "torch": str(torch.__version__),
         "effcli": __version__,
@@ -251,19 +253,33 @@ def sample(
     *,
     backend: Backend = "auto",
     batch_size: int = 64,
+    full_precision: str | None = None,
     show_progress: bool = False,
 ) -> Tensor:
-    """Images of a packed model, uint8 ``[n_images, C, H, W]``, with the sampler it was made for."""
+    """Images of a packed model, uint8 ``[n_images, C, H, W]``, with the sampler it was made for.
+
+    Args:
+        place: as of :func:`effcli.quantize.load`.
+        n_images: how many.
+        runtime: seed, device and precision.
+        backend: as of :func:`effcli.quantize.load`.
+        batch_size: images at a time.
+        full_precision: where the model is now whose decoder and text encoder it needs; None: where it was.
+        show_progress: whether there is a progress bar.
+
+    Raises:
+        InputError: the packed model, or a part that it needs, is not there or damaged.
+        NonFiniteError: the images are NaN or infinite.
+    """
     packed = load_packed(place)
     unet = unet_of(packed, backend, device=runtime.device, dtype=runtime.dtype)
-    model = DiffusionModel(unet, packed.scheduler_config, str(place))
-    if packed.unet_class != "UNet2DModel":
-        model = load_model(packed.about["source"]["id"])  # for its text encoder and its decoder
-    guided = _guided_as_packed(model, packed).with_unet(unet)
+    model = rebuild(packed, place, unet, full_precision)
+    guided = _guided_as_packed(model, packed)
     _check_pictures(model)
     sampler = SamplerSettings(**packed.about["sampler"])
     images = sample_images(guided, sampler, n_images, batch_size, runtime, show_progress=show_progress)
-    return to_bytes(load_decoder(model, runtime.device)(images))
+    decoded = load_decoder(model, runtime.device)(images)
+    return to_bytes(require_finite_output(decoded, "the decoded images"))
 
 
 def _check_pictures(model: DiffusionModel) -> None:
@@ -299,9 +315,11 @@ def evaluate(
     started = time.perf_counter()
     packed = load_packed(place)
     source = packed.about["source"]
-    model = load_model(full_precision or source["id"])
+    model = load_model(check_source(packed, full_precision))
     if source["sha256"] is not None and model.sha256 != source["sha256"]:
         raise InputError("has other weights than the model that was quantized", place=model.source)
+    if model.folder is not None:
+        find_pipeline(packed, place, model.source)  # whose decoder and text encoder are compared
     metrics, _, _ = compare(
         _guided_as_packed(model, packed).with_unet(model.unet.to(runtime.device)),
         unet_of(packed, backend, device=runtime.device, dtype=runtime.dtype),
@@ -323,23 +341,30 @@ def evaluate(
     )
 
 
-def export(place: str | Path, folder: Path, dtype: str) -> None:
-    """Write a pipeline folder (`model_index.json`, `unet/`, `scheduler/`) with the dequantized weights.
+def export(place: str | Path, folder: Path, dtype: str, full_precision: str | None = None) -> None:
+    """Write a pipeline folder of diffusers with the dequantized weights, and the parts of the model it came from.
 
-    Activations are not quantized there: other tools have no such thing. A conditional model's text encoder and decoder
-    stay with the model it came from.
+    Activations are not quantized there: other tools have no such thing.
 
     Args:
         place: as of :func:`effcli.quantize.load`.
         folder: where to.
-        dtype: of the weights: fp32, bf16 or fp16.
+        dtype: of the network's weights: fp32, bf16 or fp16.
+        full_precision: as of :func:`sample`.
 
     Raises:
-        InputError: the packed model cannot be read.
+        InputError: the packed model, or a part of its pipeline, is not there or damaged.
         RunError: the folder cannot be written.
     """
     packed = load_packed(place)
+    pipeline = find_pipeline(packed, place, full_precision)
     save_folder(folder, dequantize(packed), packed.scheduler_config, dtype=DTYPES[dtype])
+    if pipeline is not None:
+        copy_parts(pipeline, folder)
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
 
 
 def _guided_as_packed(model: DiffusionModel, packed: PackedModel) -> Guided:

@@ -1,4 +1,4 @@
-"""The packed file: ``diffusion_pytorch_model.mpq.safetensors`` beside an ordinary diffusers ``config.json``.
+"""The packed file: ``diffusion_pytorch_model.safetensors`` beside a diffusers ``config.json`` that says how to read it.
 
 For each quantized layer L (its path in the UNet)::
 
@@ -39,7 +39,13 @@ from effcli.quantize.packed_layer import LayerCodes, PaddingMode
 from effcli.quantize.packed_rows import PackedRows, codes_of_file
 from effcli.quantize.recipe import ConditionSection
 
-FILE_NAME = "diffusion_pytorch_model.mpq.safetensors"
+FILE_NAME = "diffusion_pytorch_model.safetensors"
+OLD_FILE_NAME = "diffusion_pytorch_model.mpq.safetensors"
+"""What effcli 0.1 called it."""
+
+QUANT_METHOD = "effcli_mpq"
+"""How ``config.json`` names the format to diffusers."""
+
 VERSION = 1
 _Small = Annotated[int, Field(ge=0, le=2**10)]
 _HINT = "it is damaged, or was changed after it was written: quantize again"
@@ -99,6 +105,7 @@ class PackedHeader(Header):
 
     about: Json[Annotated[dict[str, Any], AfterValidator(_checked)]] = Field(alias="effcli.mpq")
     layers: Json[dict[str, LayerFacts]] = Field(alias="effcli.mpq.layers")
+    scheduler: Json[dict[str, Any]] | None = Field(None, alias="effcli.mpq.scheduler")
 
     @classmethod
     def require(cls, metadata: Mapping[str, str], place: str) -> None:
@@ -220,13 +227,14 @@ def save_packed(folder: Path, model: PackedModel) -> Path:
         "format": "pt",
         "effcli.mpq": json.dumps({"version": VERSION, **model.about}),
         "effcli.mpq.layers": json.dumps({name: _describe(codes) for name, codes in model.layers.items()}),
+        "effcli.mpq.scheduler": json.dumps(model.scheduler_config),
     }
     file = folder / FILE_NAME
     save_tensors(file, tensors_of(model), metadata)
     config = {
         "_class_name": model.unet_class,
         **model.unet_config,
-        "quantization_config": {"quant_method": "effcli_mpq", "version": VERSION},
+        "quantization_config": {"quant_method": QUANT_METHOD, "version": VERSION},
     }
     for name, content in (("config.json", config), ("scheduler_config.json", model.scheduler_config)):
         write_text(folder / name, json.dumps(content, indent=2) + "\n")
@@ -266,13 +274,14 @@ def describe_layer(name: str, codes: LayerCodes) -> dict[str, Any]:
 
 
 def find_packed(place: str | Path) -> Path:
-    """The packed file of a run directory, a model folder, or the file itself.
+    """The packed file of a run directory, a model folder, a pipeline that was saved with it, or the file itself.
 
     Raises:
         InputError: there is none.
     """
     path = Path(place)
-    for candidate in (path, path / FILE_NAME, path / "model" / FILE_NAME):
+    folders = (path, path / "model", path / "unet")
+    for candidate in (path, *(folder / name for name in (OLD_FILE_NAME, FILE_NAME) for folder in folders)):
         if candidate.is_file():
             return candidate
     if (path / "recipe.yaml").is_file():
@@ -299,7 +308,9 @@ def load_packed(place: str | Path) -> PackedModel:
             raise InputError(f"layer {name}: {reason}", place=str(file), hint=_HINT) from None
     config = read_json(file.parent / "config.json")
     config.pop("quantization_config", None)
-    scheduler = read_json(file.parent / "scheduler_config.json")
+    scheduler = header.scheduler  # where `from_pretrained` fetched from the hub what it knows of
+    if scheduler is None or (file.parent / "scheduler_config.json").is_file():
+        scheduler = read_json(file.parent / "scheduler_config.json")
     check_scheduler_config(scheduler, str(file.parent / "scheduler_config.json"))
     class_name = str(config.pop("_class_name", None))
     return PackedModel(about, layers, tensors, class_name, config, scheduler, file.stat().st_size)
@@ -393,9 +404,20 @@ def skeleton(model: PackedModel) -> nn.Module:
         return empty_unet(model.unet_class, model.unet_config)
 
     unet = make_within(make, model.n_parameters(), len(model.others) + 2 * len(model.layers), "config.json")
+    check_fits(unet, model)
     values = {name: value.float() for name, value in model.others.items()}
+    unet.load_state_dict(values, strict=False, assign=True)
+    return unet.requires_grad_(False).eval()
+
+
+def check_fits(unet: nn.Module, model: PackedModel) -> None:
+    """Refuse a UNet that is not the one of the packed model.
+
+    Raises:
+        InputError: a parameter has another name or shape, or a layer is of another kind.
+    """
     shapes = {name: value.shape for name, value in unet.state_dict().items()}
-    shapes_here = {name: value.shape for name, value in values.items()}
+    shapes_here = {name: value.shape for name, value in model.others.items()}
     for name, codes in model.layers.items():
         shapes_here[f"{name}.weight"] = torch.Size(codes.shape)
         if codes.bias is not None:
@@ -406,8 +428,6 @@ def skeleton(model: PackedModel) -> nn.Module:
     for name, codes in model.layers.items():
         if not _is_layer(unet.get_submodule(name), codes):
             raise InputError(f"layer {name} is another one in config.json", hint=_HINT)
-    unet.load_state_dict(values, strict=False, assign=True)
-    return unet.requires_grad_(False).eval()
 
 
 def _is_layer(module: nn.Module, codes: LayerCodes) -> bool:

@@ -59,17 +59,19 @@ def vary_scales(student: nn.Module) -> None:
 
 
 @torch.no_grad()
-def rounded(bits: str = "w8a8", unet: nn.Module | None = None, **call: Any) -> PackedModel:
+def rounded(
+    bits: str = "w8a8", unet: nn.Module | None = None, model: DiffusionModel | None = None, **call: Any
+) -> PackedModel:
     """A packed model in no time: every range from its smallest to its largest value, of one input.
 
     Args:
         bits: of the recipe.
         unet: tiny_unet() where none is given.
+        model: whose UNet is taken instead.
         call: further inputs of the network.
     """
     recipe = recipe_of(bits, packing={"other_dtype": "fp32"})
-    unet = unet or tiny_unet()
-    model = DiffusionModel(unet.requires_grad_(False), SCHEDULER, "tiny")
+    model = model or DiffusionModel((unet or tiny_unet()).requires_grad_(False), SCHEDULER, "tiny")
     student = wrap_for(recipe, model)
     ranges: dict[nn.Module, tuple[float, float]] = {}
     for _, layer in quantized_layers(student):
@@ -82,9 +84,9 @@ def rounded(bits: str = "w8a8", unet: nn.Module | None = None, **call: Any) -> P
     generator = torch.Generator().manual_seed(0)
     student(torch.randn(4, *model.sample_shape, generator=generator), 47, **call)
     for _, layer in quantized_layers(student):
-        lowest, highest = ranges[layer]
-        layer.act_scale.fill_((highest - lowest) / layer.act_top)
-        layer.act_zero.copy_((-lowest / layer.act_scale).round())
+        smallest, largest = ranges[layer]
+        layer.act_scale.fill_((largest - smallest) / layer.act_top)
+        layer.act_zero.copy_((-smallest / layer.act_scale).round())
     return pack(student, model, recipe)
 
 

@@ -209,7 +209,16 @@ class LoadedLinear(LoadedLayer, nn.Linear):  # type: ignore[misc, override]
 
 
 class LoadedConv2d(LoadedLayer, nn.Conv2d):  # type: ignore[override]
-    """A convolution of a loaded network; see :class:`LoadedLayer`. ``padding_mode`` may be changed, as of any other."""
+    """A convolution of a loaded network; see :class:`LoadedLayer`. ``padding_mode`` may be changed, as of any other.
+
+    Called with the sizes of a `Conv2d` it makes a plain one: PEFT makes a LoRA's branch by the class of the layer.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """This class for codes (and for unpickling, without arguments), `Conv2d` for sizes."""
+        if args and not isinstance(args[0], LayerCodes):
+            return nn.Conv2d(*args, **kwargs)
+        return super().__new__(cls)
 
     def __init__(self, codes: LayerCodes, clock: StepClock, **settings: Any) -> None:
         super().__init__(codes, clock, **settings)

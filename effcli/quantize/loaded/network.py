@@ -135,47 +135,53 @@ class PackedNetwork:
         """Refused: the projections' rows have scales of their own."""
         _refuse("fuse_qkv_projections", "quantized projections cannot be joined", "use the network as it is")
 
-    def fuse_lora(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: packed weights cannot take an update."""
-        _refuse_merging()
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _new_network, (type(self).__bases__[1],), self.__dict__
+
+
+class AdaptableNetwork(PackedNetwork):
+    """The same of a class of diffusers that takes LoRAs: they compute in floating point beside the packed layers."""
 
     def load_lora_adapter(self, *args: Any, **kwargs: Any) -> None:
-        """As of diffusers: the LoRA computes in floating point beside the packed layers."""
+        """As of diffusers."""
         super().load_lora_adapter(*args, **kwargs)  # type: ignore[misc]
         _refuse_to_merge(self)
 
     def add_adapter(self, *args: Any, **kwargs: Any) -> None:
-        """As of diffusers: the adapter computes in floating point beside the packed layers."""
+        """As of diffusers."""
         super().add_adapter(*args, **kwargs)  # type: ignore[misc]
         _refuse_to_merge(self)
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _new_network, (type(self).__bases__[1],), self.__dict__
+    def fuse_lora(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: packed weights cannot take an update."""
+        _refuse_merging()
 
 
 def as_packed_network(network: nn.Module, model: PackedModel) -> nn.Module:
     """The same network, with :class:`PackedNetwork` mixed into its class; its quantized layers are `LoadedLayer`."""
     network.packed_frame = replace(model, layers={}, others={})  # type: ignore[assignment]
-    network.__class__ = packed_class(type(network))  # type: ignore[arg-type]
+    base: Any = type(network)
+    network.__class__ = packed_class(base)
     return network
 
 
 @functools.cache
-def packed_class(base: type[nn.Module]) -> type[nn.Module]:
+def packed_class(base: type[Any]) -> type[nn.Module]:
     """The class of diffusers with :class:`PackedNetwork` mixed in; it has the name that pipelines write and read."""
     members = {
         "__module__": base.__module__,
         "__doc__": base.__doc__,
         "forward": functools.wraps(base.forward)(PackedNetwork.forward),
-        "from_config": base.from_config,  # type: ignore[attr-defined]
-        "from_pretrained": base.from_pretrained,  # type: ignore[attr-defined]
+        "from_config": base.from_config,
+        "from_pretrained": base.from_pretrained,
     }
-    made: type[nn.Module] = type(base.__name__, (PackedNetwork, base), members)
+    mixin = AdaptableNetwork if hasattr(base, "load_lora_adapter") else PackedNetwork
+    made: type[nn.Module] = type(base.__name__, (mixin, base), members)
     return made
 
 
-def _new_network(base: type[nn.Module]) -> Any:
-    made = packed_class(base)  # type: ignore[arg-type]
+def _new_network(base: Any) -> Any:
+    made = packed_class(base)
     return made.__new__(made)
 
 
@@ -185,7 +191,7 @@ def loaded_layers(network: Any) -> Iterator[tuple[str, LoadedLayer]]:
 
 
 @functools.cache
-def _names_of_inputs(base: type[nn.Module]) -> tuple[str, ...]:
+def _names_of_inputs(base: type[Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(base.forward).parameters)[1:]
 
 
@@ -213,7 +219,7 @@ def _adapted_layers(network: Any) -> list[Any]:
 
 
 def _refuse_to_merge(network: Any) -> None:
-    """Whoever asks an adapted layer itself to merge is refused, too."""
+    """An adapted layer that is asked to merge refuses, too."""
     for layer in _adapted_layers(network):
         if isinstance(layer.get_base_layer(), LoadedLayer):
             layer.merge = _refuse_merging
