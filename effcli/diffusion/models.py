@@ -21,6 +21,7 @@ from effcli.core.files import make_folder, sha256, write_text
 from effcli.core.tensor_file import (
     BUILTIN_PREFIX,
     builtin_file,
+    has_format,
     save_tensors,
 )
 from effcli.core.weight_file import Header, build_network, one_line, read_weights
@@ -41,6 +42,7 @@ from effcli.diffusion.hub import download
 from effcli.diffusion.notices import quiet_diffusers, say_once
 from effcli.diffusion.processes import IMAGE_TOKENS, clips_images, describe
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, notices
+from effcli.diffusion.single_files import refuse_single_file
 
 FORMAT = "effcli.diffusion"
 VERSION = "1"
@@ -166,7 +168,8 @@ def load_model(source: str) -> DiffusionModel:
     if folder is not None:
         return _load_folder(folder, source)
     path = _path_of(source)
-    _check_not_foreign(path, source)
+    if not has_format(path, FORMAT):
+        refuse_single_file(path, source)
     return load_file(path, source)
 
 
@@ -187,18 +190,6 @@ def folder_of(source: str) -> Path | None:
     if source.startswith(BUILTIN_PREFIX) or path.is_file():
         return None
     return path if path.is_dir() else download(source)
-
-
-def _check_not_foreign(file: Path, source: str) -> None:
-    """Refuse the weights of others, which come without a configuration, by what they are."""
-    if file.name.startswith("diffusion_pytorch_model") and (file.parent / "config.json").is_file():
-        raise InputError("is a weight file of a diffusers folder", place=source, hint="name the folder")
-    if file.suffix in (".ckpt", ".gguf", ".bin", ".pt", ".pth"):
-        raise InputError(
-            f"single files of weights ({file.suffix}) are not read: the configuration is missing",
-            place=source,
-            hint="convert it: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)",
-        )
 
 
 def build_unet(class_name: str, config: Mapping[str, Any]) -> nn.Module:

@@ -332,5 +332,8 @@ def test_single_files_of_others_are_named(tmp_path, unet):
     assert refusal(file) == ("P: is a weight file of a diffusers folder", "name the folder")
     (tmp_path / "sd.ckpt").write_bytes(b"")
     text, hint = refusal(tmp_path / "sd.ckpt")
-    assert text == "P: single files of weights (.ckpt) are not read: the configuration is missing"
+    assert (
+        text
+        == "P: is a single file of pickled weights (.ckpt), which is not read: the configuration is missing"
+    )
     assert "from_single_file" in hint
