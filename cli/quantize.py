@@ -89,6 +89,14 @@ def run(
             "measuring; memory is that of the result and one layer.",
         ),
     ] = False,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            "--lora",
+            metavar="FILE",
+            help="A LoRA (safetensors) to merge into the network before it is quantized; -s lora.scale=0.8 weakens it.",
+        ),
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -164,6 +172,7 @@ def run(
         "model": ("MODEL", model),
         "bits": ("--bits", bits),
         "fast": ("--fast", True if fast else None),
+        "lora.file": ("--lora", lora),
         "sampler.steps": ("--steps", steps),
         "sampler.eta": ("--eta", eta),
         "sampler.guidance": ("--guidance", guidance),

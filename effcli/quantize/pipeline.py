@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from effcli import __version__
-from effcli.core.errors import InputError
+from effcli.core.errors import InputError, UsageError
 from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.memory import return_freed_memory
 from effcli.core.plan import Plan
@@ -44,6 +44,7 @@ from effcli.quantize.estimates import cost_of_run, cost_of_weights, timed_calls
 from effcli.quantize.evaluation import compare
 from effcli.quantize.fake_quantization.layers import find_layers, quantized_layers
 from effcli.quantize.loaded.source import check_source, copy_parts, describe_source, find_pipeline, rebuild
+from effcli.quantize.lora import describe_lora, lora_of, with_lora
 from effcli.quantize.mpq_dm import summary
 from effcli.quantize.packed_layer import codes_of_layer, with_dtype_of_file
 from effcli.quantize.packed_unet import Backend, dequantize, unet_of
@@ -88,6 +89,7 @@ def plan_run(recipe: QuantizeRecipe) -> Plan[DiffusionModel | UnreadModel]:
     if isinstance(recipe, MpqDmRecipe) and recipe.fast:
         return _plan_weights_alone(recipe)
     model = load_model(recipe.model)
+    model = with_lora(load_model(recipe.model), recipe.lora)
     check_weights(model.unet, recipe.model)
     ddim_scheduler(model.scheduler_config, recipe.sampler.steps)
     own = method_of(recipe).plan(recipe, model)
@@ -110,6 +112,12 @@ def plan_run(recipe: QuantizeRecipe) -> Plan[DiffusionModel | UnreadModel]:
 
 
 def _plan_weights_alone(recipe: MpqDmRecipe) -> Plan[DiffusionModel | UnreadModel]:
+    if recipe.lora.file is not None:
+        raise UsageError(
+            "--fast does not fuse a LoRA: it reads one layer at a time",
+            place="lora.file",
+            hint="leave out --fast",
+        )
     source = open_model(recipe.model)
     layers = find_layers(source.model.unet, recipe.allocation.profile)
     parameters = sum(parameter.numel() for parameter in source.model.unet.parameters())
@@ -220,9 +228,11 @@ def about_of(model: DiffusionModel, recipe: QuantizeRecipe) -> dict[str, Any]:
         "bit_order": "little",
         "timesteps": timesteps,
         "sampler": recipe.sampler.model_dump() | {"steps": len(timesteps)},
-        "condition": recipe.condition.model_dump() | {"prompts": _absolute(recipe.condition.prompts)},
+        "condition": recipe.condition.model_dump()
+        | {"prompts": _absolute(recipe.condition.prompts), "inputs": _absolute(recipe.condition.inputs)},
         "other_dtype": str(DTYPES[recipe.packing.other_dtype]).removeprefix("torch."),
         "source": describe_source(model),
+        "lora": describe_lora(recipe.lora),
         "seed": recipe.seed,
         "torch": str(torch.__version__),
         "effcli": __version__,
@@ -318,6 +328,7 @@ def evaluate(
     model = load_model(check_source(packed, full_precision))
     if source["sha256"] is not None and model.sha256 != source["sha256"]:
         raise InputError("has other weights than the model that was quantized", place=model.source)
+    model = with_lora(model, lora_of(packed.about.get("lora")))
     if model.folder is not None:
         find_pipeline(packed, place, model.source)  # whose decoder and text encoder are compared
     metrics, _, _ = compare(

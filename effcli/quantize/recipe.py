@@ -36,6 +36,16 @@ class ConditionSection(Section):
     )
 
 
+class LoraSection(Section):
+    """A LoRA that is merged into the network before it is quantized."""
+
+    file: str | None = Field(
+        None,
+        description="safetensors file of a LoRA, as trainers save it, that becomes part of the weights; null for none.",
+    )
+    scale: float = Field(1.0, description="What its update of the weights is multiplied by.")
+
+
 class AllocationSection(Section):
     """How many bits each row (output channel) gets."""
 
@@ -160,6 +170,7 @@ class QuantizeRecipe(Recipe):
         "builtin:fashion-diffusion",
         description="The full-precision model: a diffusers folder, a hub id, or builtin:NAME.",
     )
+    lora: LoraSection = Field(LoraSection(), description="A LoRA to merge into the network first.")
     bits: str = Field(
         "w2a4",
         description="Mean bits per weight and bits per activation, 1 to 8: w2a4; w4 quantizes weights only.",

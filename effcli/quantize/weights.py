@@ -280,7 +280,7 @@ def find_packed(place: str | Path) -> Path:
         InputError: there is none.
     """
     path = Path(place)
-    folders = (path, path / "model", path / "unet")
+    folders = (path, *(path / name for name in ("model", "unet", "transformer")))
     for candidate in (path, *(folder / name for name in (OLD_FILE_NAME, FILE_NAME) for folder in folders)):
         if candidate.is_file():
             return candidate
