@@ -43,8 +43,8 @@ from effcli.quantize.calibration import check_weights
 from effcli.quantize.estimates import cost_of_run, cost_of_weights, timed_calls
 from effcli.quantize.evaluation import compare
 from effcli.quantize.fake_quantization.layers import find_layers, quantized_layers
+from effcli.quantize.loaded.fused_lora import describe_lora, lora_of, with_lora
 from effcli.quantize.loaded.source import check_source, copy_parts, describe_source, find_pipeline, rebuild
-from effcli.quantize.lora import describe_lora, lora_of, with_lora
 from effcli.quantize.mpq_dm import summary
 from effcli.quantize.packed_layer import codes_of_layer, with_dtype_of_file
 from effcli.quantize.packed_unet import Backend, dequantize, unet_of

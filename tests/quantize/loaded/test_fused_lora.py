@@ -14,7 +14,7 @@ from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.diffusion.models import DiffusionModel
-from effcli.quantize.lora import describe_lora, lora_of, with_lora
+from effcli.quantize.loaded.fused_lora import describe_lora, lora_of, with_lora
 from effcli.quantize.recipe import LoraSection
 from tests.diffusion.tiny_models import SCHEDULER, tiny_conditional_unet, tiny_unet
 
