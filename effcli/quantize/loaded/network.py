@@ -168,10 +168,17 @@ def as_packed_network(network: nn.Module, model: PackedModel) -> nn.Module:
 @functools.cache
 def packed_class(base: type[Any]) -> type[nn.Module]:
     """The class of diffusers with :class:`PackedNetwork` mixed in; it has the name that pipelines write and read."""
+
+    @functools.wraps(base.forward)
+    def forward(
+        self: Any, *args: Any, **kwargs: Any
+    ) -> Any:  # a function of its own: its signature is the base's
+        return PackedNetwork.forward(self, *args, **kwargs)
+
     members = {
         "__module__": base.__module__,
         "__doc__": base.__doc__,
-        "forward": functools.wraps(base.forward)(PackedNetwork.forward),
+        "forward": forward,
         "from_config": base.from_config,
         "from_pretrained": base.from_pretrained,
     }
