@@ -8,10 +8,10 @@ from typing import ClassVar
 import pytest
 import torch
 from pydantic import Json
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
-from effcli.core.tensor_file import save_tensors
 from effcli.core.weight_file import Count, Header, build_network, read_weights
 
 
@@ -29,7 +29,7 @@ GOOD = {"format": "test.layer", "version": "1", "n_out": "3"}
 
 
 def read(file: Path, tensors: dict[str, Tensor], **metadata: str) -> nn.Linear:
-    save_tensors(file, tensors, {**GOOD, **metadata})
+    save_file(tensors, file, {**GOOD, **metadata})
     header, found = read_weights(file, "here", LayerHeader)
     return build_network(lambda: nn.Linear(4, header.n_out), found, "here")
 

@@ -18,7 +18,7 @@ from effcli.quantize.packed_unet import dequantize
 from effcli.quantize.pipeline import plan_run, run
 from effcli.quantize.recipe import MpqDmRecipe
 from effcli.quantize.unread_models import StoredTensors, open_model
-from effcli.quantize.weights import load_packed
+from effcli.quantize.weights import find_packed, load_packed
 from effcli.quantize.weights_only import packed_bytes
 from tests.diffusion.tiny_denoisers import tiny_denoiser
 from tests.diffusion.tiny_models import SCHEDULER
@@ -52,7 +52,7 @@ def test_weights_are_those_of_the_model_up_to_their_bits(name: str, tmp_path: Pa
     for key in ("mean_bits_quantized", "bits_per_parameter", "parameters", "quantized_layers"):
         assert result.metrics[key] == pytest.approx(model.sizes()[key])
     n_bytes = sum(
-        value.numel() * value.element_size() for value in load_file(next(tmp_path.rglob("*.mpq.*"))).values()
+        value.numel() * value.element_size() for value in load_file(find_packed(tmp_path / "run")).values()
     )
     assert packed_bytes(network, MpqDmRecipe(bits="w8")) == pytest.approx(n_bytes, rel=0.01)
     assert facts["quantized_layers"] == len(model.layers)
