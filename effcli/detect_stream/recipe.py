@@ -172,7 +172,7 @@ class StreamTrainSection(Section):
         0,
         ge=0,
         description="Steps before the others in which the depth of single frames alone is learned, on a cycle of their "
-        "own; each takes a third of the time of the others.",
+        "own; each takes about half the time of the others.",
     )
     steps: int = Field(3000, ge=1, description="Optimiser steps.")
     batch_size: int = Field(4, ge=1, description="Frames per step, over all processes.")
