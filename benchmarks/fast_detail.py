@@ -1,6 +1,6 @@
 """How far `--detail fast` is from full detail on large photographs, and what each costs.
 
-    python benchmarks/fast_detail.py PHOTO... [--megapixels 8.3] [--small 0.5 1] [--json FILE]
+    python benchmarks/fast_detail.py [PHOTO...] [--megapixels 8.3] [--small 0.5 1] [--json FILE]
 
 Each photograph is made smaller to so many megapixels (none is made larger), darkened by three stops of linear light and
 given the noise of a sensor. PSNR in dB between the two 8-bit results; processor seconds of one thread without reading
@@ -21,11 +21,13 @@ from PIL import Image
 from effcli.core.runtime import create_runtime
 from effcli.enhance.brightness import Brightness
 from effcli.enhance.enhancer import Enhancer
+from effcli.enhance.image_quality import psnr
 from effcli.enhance.network import fast_detail
 from effcli.enhance.recipe import Detail
 from effcli.enhance.walmafa import Brightener
 from effcli.enhance.weights import load_weights
 
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 LEVEL = 0.42
 STOPS, FULL_WELL, READ_NOISE = 3, 2500.0, 8e-4
 
@@ -60,8 +62,9 @@ def brightened(dark: np.ndarray, detail: Detail) -> tuple[np.ndarray, float]:
     return result, time.process_time() - started
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(20 * np.log10(255) - 10 * np.log10(np.square(a.astype(np.float32) - b).mean()))
+def _unit(picture: np.ndarray) -> torch.Tensor:
+    """[H, W, 3] in 8 bits as [3, H, W] in 0..1."""
+    return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
 
 
 def measure(path: Path, megapixels: float, small_megapixels: list[float]) -> dict[str, object]:
@@ -71,20 +74,23 @@ def measure(path: Path, megapixels: float, small_megapixels: list[float]) -> dic
     for small in small_megapixels:
         fast_detail.SMALL_PIXELS = round(small * 2**20)
         fast, cpu_s = brightened(dark, "fast")
-        row |= {f"fast_{small:g}_db": round(psnr(full, fast), 2), f"fast_{small:g}_cpu_s": round(cpu_s, 2)}
+        row |= {
+            f"fast_{small:g}_db": round(psnr(_unit(fast), _unit(full)), 2),
+            f"fast_{small:g}_cpu_s": round(cpu_s, 2),
+        }
     return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("photos", type=Path, nargs="+")
+    parser.add_argument("photos", type=Path, nargs="*", help="default: those of examples/, which are smaller")
     parser.add_argument("--megapixels", type=float, default=8.3)
     parser.add_argument("--small", type=float, nargs="+", default=[fast_detail.SMALL_PIXELS / 2**20])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for photo in options.photos:
+    for photo in options.photos or sorted(EXAMPLES.glob("*.jpg")):
         rows.append(measure(photo, options.megapixels, options.small))
         print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     if options.json:
