@@ -88,7 +88,6 @@ def plan_run(recipe: QuantizeRecipe) -> Plan[DiffusionModel | UnreadModel]:
     """The model, loaded and checked, and what :func:`run` would do with it."""
     if isinstance(recipe, MpqDmRecipe) and recipe.fast:
         return _plan_weights_alone(recipe)
-    model = load_model(recipe.model)
     model = with_lora(load_model(recipe.model), recipe.lora)
     check_weights(model.unet, recipe.model)
     ddim_scheduler(model.scheduler_config, recipe.sampler.steps)
@@ -122,13 +121,14 @@ def _plan_weights_alone(recipe: MpqDmRecipe) -> Plan[DiffusionModel | UnreadMode
     layers = find_layers(source.model.unet, recipe.allocation.profile)
     parameters = sum(parameter.numel() for parameter in source.model.unet.parameters())
     in_layers = sum(found.layer.weight.numel() for found in layers)
+    n_bytes = packed_bytes(source.model.unet, recipe)
     facts = {
         "parameters": parameters,
         **describe_model(source.model),
         "quantized_layers": len(layers),
         "quantized_weights": f"{in_layers / parameters:.1%}",
-        "size_mb": round(packed_bytes(source.model.unet, recipe) / 1e6, 1),
-        "bits_per_parameter": round(8 * packed_bytes(source.model.unet, recipe) / parameters, 3),
+        "size_mb": round(n_bytes / 1e6, 1),
+        "bits_per_parameter": round(8 * n_bytes / parameters, 3),
         **cost_of_weights(source.model.unet, recipe),
     }
     return Plan(facts, source)
