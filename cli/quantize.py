@@ -252,7 +252,8 @@ def evaluate(
 @with_options()
 def inspect(options: Options, packed: PackedArgument) -> None:
     """Show what is in a packed file: layers, rows by bits, sizes, mean bits per weight and per parameter."""
-    from effcli.quantize.weights import describe_layer, load_packed
+    from effcli.quantize.packed.layer_tensors import describe_layer
+    from effcli.quantize.weights import load_packed
 
     model = load_packed(packed)
     content = {

@@ -325,7 +325,6 @@ LONGER = {
     "effcli/detect_stream/data/drive_renderer.py:_cast": "a compiled kernel: one pass over pixels shares its values",
     "effcli/detect_stream/data/town/rasteriser.py:_fill": "a compiled kernel: the steps of a triangle share its planes",
     "effcli/nn/compiled/selective_scan.py:_backward_unit": "a compiled kernel: its blocks share the scan's state",
-    "effcli/quantize/weights.py": "the packed file's format, its writing and its reading belong together",
 }
 
 

@@ -14,8 +14,9 @@ from effcli.quantize.integer.layer import unsupported_reason
 from effcli.quantize.integer.lean_unet import make_lean
 from effcli.quantize.loaded.layer import LoadedLayer, loaded_layer
 from effcli.quantize.loaded.network import as_packed_network
-from effcli.quantize.packed_layer import as_full_precision
-from effcli.quantize.weights import PackedModel, load_packed, skeleton
+from effcli.quantize.packed.layer import as_full_precision
+from effcli.quantize.packed.model import PackedModel, skeleton
+from effcli.quantize.weights import load_packed
 
 Backend = Literal["auto", "integer", "simulate"]
 

@@ -46,17 +46,12 @@ from effcli.quantize.fake_quantization.layers import find_layers, quantized_laye
 from effcli.quantize.loaded.fused_lora import describe_lora, lora_of, with_lora
 from effcli.quantize.loaded.source import check_source, copy_parts, describe_source, find_pipeline, rebuild
 from effcli.quantize.mpq_dm import summary
-from effcli.quantize.packed_layer import codes_of_layer, with_dtype_of_file
+from effcli.quantize.packed.layer import codes_of_layer, with_dtype_of_file
+from effcli.quantize.packed.model import PackedModel, about_unet
 from effcli.quantize.packed_unet import Backend, dequantize, unet_of
 from effcli.quantize.recipe import ConditionSection, MpqDmRecipe, QuantizeRecipe
 from effcli.quantize.unread_models import UnreadModel, open_model
-from effcli.quantize.weights import (
-    PackedModel,
-    about_unet,
-    find_packed,
-    load_packed,
-    save_packed,
-)
+from effcli.quantize.weights import find_packed, load_packed, save_packed
 from effcli.quantize.weights_only import pack_weights, packed_bytes
 
 N_PICTURES = 32

@@ -19,8 +19,8 @@ from effcli.quantize.fake_quantization.layers import EDGE_BITS, FoundLayer, find
 from effcli.quantize.fake_quantization.quantizer import codes_of, fake_quantize, find_range, top_code
 from effcli.quantize.integer.bit_packing import row_bytes
 from effcli.quantize.mpq_dm import allocate
-from effcli.quantize.packed_layer import LayerCodes
-from effcli.quantize.packed_rows import PackedRows
+from effcli.quantize.packed.layer import LayerCodes, form_of
+from effcli.quantize.packed.rows import PackedRows
 from effcli.quantize.recipe import MpqDmRecipe
 from effcli.quantize.unread_models import UnreadModel
 
@@ -103,9 +103,9 @@ def quantize_weight(
         uniform = total_error(uniform_bits(len(rows), bits), errors)
         row["error_to_uniform"] = total_error(row_bits, errors) / max(uniform, 1e-30)
     codes = codes_of(rows, scale[:, None], zero.round()[:, None], top_code(row_bits)[:, None]).to(torch.uint8)
-    widths, counts = row_bits.unique(return_counts=True)
-    row["rows"] = {str(int(b)): int(n) for b, n in zip(widths, counts, strict=True)}
-    return _layer_codes(found.layer, codes, row_bits, scale, zero.round(), bias), row
+    layer = _layer_codes(found.layer, codes, row_bits, scale, zero.round(), bias)
+    row["rows"] = {str(bits): n for bits, n in layer.rows.counts().items()}
+    return layer, row
 
 
 def _errors(rows: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
@@ -117,14 +117,8 @@ def _layer_codes(
     layer: nn.Conv2d | nn.Linear, codes: Tensor, row_bits: Tensor, scale: Tensor, zero: Tensor, bias: Tensor | None
 ) -> LayerCodes:  # fmt: skip
     none = torch.zeros(0)
-    geometry: dict[str, tuple[int, int]] = {}
-    padding_mode: Any = "zeros"
-    if isinstance(layer, nn.Conv2d):
-        padding_mode = layer.padding_mode
-        pairs = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-        geometry = {name: (int(pair[0]), int(pair[1])) for name, pair in pairs.items()}
     return LayerCodes(
-        kind="conv2d" if isinstance(layer, nn.Conv2d) else "linear",
+        **form_of(layer),
         rows=PackedRows.of_codes(codes, row_bits, tuple(layer.weight.shape)),
         scale=scale,
         zero=zero,
@@ -133,8 +127,6 @@ def _layer_codes(
         act_scale=none,
         act_zero=none,
         bias=bias,
-        geometry=geometry,
-        padding_mode=padding_mode,
     )
 
 

@@ -14,9 +14,9 @@ from effcli.quantize.calibration import initialise
 from effcli.quantize.fake_quantization.layers import quantized_layers
 from effcli.quantize.fake_quantization.quantizer import top_code
 from effcli.quantize.mpq_dm import start_layer, wrap_for
+from effcli.quantize.packed.model import PackedModel
 from effcli.quantize.pipeline import pack
 from effcli.quantize.recipe import MpqDmRecipe
-from effcli.quantize.weights import PackedModel
 from tests.diffusion.tiny_models import SCHEDULER, tiny_unet
 
 STEPS = 4

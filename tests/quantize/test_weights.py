@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from effcli.core.errors import InputError
 from effcli.quantize.fake_quantization.layers import quantized_layers
 from effcli.quantize.integer.bit_packing import row_bytes
+from effcli.quantize.packed.model import tensors_of
 from effcli.quantize.packed_unet import dequantize, load
 from effcli.quantize.pipeline import pack
-from effcli.quantize.weights import FILE_NAME, load_packed, save_packed, tensors_of
+from effcli.quantize.weights import FILE_NAME, load_packed, save_packed
 from tests.quantize.quantized_tiny import calibrated, full_precision, recipe_of, vary_scales
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from effcli.quantize.packed_rows import PackedRows
+from effcli.quantize.packed.rows import PackedRows
 
 log = logging.getLogger(__name__)
 

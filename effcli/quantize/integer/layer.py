@@ -15,7 +15,6 @@ of products in 16 bits, which overflow: there it is computed in floating point, 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -26,9 +25,9 @@ from effcli.quantize.fake_quantization.layers import StepClock
 from effcli.quantize.fake_quantization.quantizer import codes_of
 from effcli.quantize.integer.gpu_product import product_of
 from effcli.quantize.integer.prepacked import Place, layout_of, prepack, unpacked
-from effcli.quantize.packed_layer import LayerCodes
-from effcli.quantize.packed_rows import PackedRows
-from effcli.quantize.weights import PackedModel
+from effcli.quantize.packed.layer import LayerCodes
+from effcli.quantize.packed.model import PackedModel
+from effcli.quantize.packed.rows import PackedRows
 
 Kernel = Literal["onednn", "int_mm"]
 
@@ -76,8 +75,7 @@ class IntegerLayer(nn.Module):
         offset, self.weight_residual = _split_zero(codes)
         self.rows = codes.rows
         self.register_buffer("offset", offset.long(), persistent=False)
-        for bits, packed in codes.rows.by_bits.items():
-            self.register_buffer(f"packed{bits}", packed, persistent=False)
+        codes.rows.put_on(self)
         for name in ("scale", "bias", "in_scale", "act_scale"):
             self.register_buffer(name, getattr(codes, name), persistent=False)
         self.steps = [
@@ -102,10 +100,7 @@ class IntegerLayer(nn.Module):
 
     def _packed_rows(self) -> PackedRows:
         """The codes on the device of the layer."""
-        if self.scale.device.type == "cpu":
-            return self.rows
-        packed = {bits: getattr(self, f"packed{bits}") for bits in self.rows.by_bits}
-        return replace(self.rows, by_bits=packed)
+        return self.rows if self.scale.device.type == "cpu" else self.rows.of(self)
 
     def step(self) -> tuple[Tensor, float, float, int]:
         """delta / d_a ``[c_in]``, d_a, z and the integer nearest to z in 0..255, at the present step."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from effcli.quantize.integer.unpacking import run
-from effcli.quantize.packed_rows import PackedRows
+from effcli.quantize.packed.rows import PackedRows
 
 Place = tuple[tuple[int, int], ...]
 """Stride, padding and dilation of a convolution; empty for a linear layer."""

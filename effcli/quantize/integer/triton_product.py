@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from effcli.quantize.packed_rows import PackedRows
+from effcli.quantize.packed.rows import PackedRows
 
 _BLOCK = 32, 64, 64
 

@@ -1,6 +1,6 @@
 """Packed rows to what layers compute with, compiled (numba): codes, int8 in a kernel's own order, or floats.
 
-Rows hold their codes kernel position by kernel position (``[taps, c_in]``), as :class:`effcli.quantize.packed_rows.
+Rows hold their codes kernel position by kernel position (``[taps, c_in]``), as :class:`effcli.quantize.packed.rows.
 PackedRows` keeps them. ``rows`` says which output channel each packed row is.
 
 This module imports numba; it is imported when the first rows are packed or unpacked.

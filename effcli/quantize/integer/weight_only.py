@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 
 from effcli.quantize.integer.gpu_product import product_of
 from effcli.quantize.integer.unpacking import run
-from effcli.quantize.packed_layer import LayerCodes
-from effcli.quantize.packed_rows import PackedRows
+from effcli.quantize.packed.layer import LayerCodes
+from effcli.quantize.packed.rows import PackedRows
 
 
 class WeightOnlyLayer(nn.Module):
@@ -26,8 +25,7 @@ class WeightOnlyLayer(nn.Module):
     def __init__(self, codes: LayerCodes) -> None:
         super().__init__()
         self.kind, self.geometry, self.rows = codes.kind, codes.geometry, codes.rows
-        for bits, packed in codes.rows.by_bits.items():
-            self.register_buffer(f"packed{bits}", packed, persistent=False)
+        codes.rows.put_on(self)
         for name in ("scale", "zero", "in_scale", "bias"):
             self.register_buffer(name, getattr(codes, name), persistent=False)
 
@@ -47,10 +45,7 @@ class WeightOnlyLayer(nn.Module):
 
     def _packed_rows(self) -> PackedRows:
         """The codes on the device of the layer."""
-        if self.scale.device.type == "cpu":
-            return self.rows
-        packed = {bits: getattr(self, f"packed{bits}") for bits in self.rows.by_bits}
-        return replace(self.rows, by_bits=packed)
+        return self.rows if self.scale.device.type == "cpu" else self.rows.of(self)
 
     def _on_gpu(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """A linear layer in bfloat16: d sum (codes - z) x delta, from packed rows."""

@@ -17,9 +17,10 @@ from torch import nn
 
 from effcli.core.errors import InputError
 from effcli.quantize.fake_quantization.layers import StepClock, replace_module
+from effcli.quantize.loaded.registration import QUANT_METHOD
 
 if TYPE_CHECKING:
-    from effcli.quantize.weights import PackedModel
+    from effcli.quantize.packed.model import PackedModel
 
 _PLACE = "from_pretrained"
 
@@ -27,7 +28,7 @@ _PLACE = "from_pretrained"
 class QuantMethod(StrEnum):
     """The name of the format, with the attribute ``value`` that diffusers asks for."""
 
-    MPQ = "effcli_mpq"
+    MPQ = QUANT_METHOD
 
 
 class PackedConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -101,7 +102,7 @@ class PackedQuantizer(DiffusersQuantizer):  # type: ignore[misc]
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         """Check that the network is the file's, and make room for its layers."""
-        from effcli.quantize.weights import check_fits
+        from effcli.quantize.packed.model import check_fits
 
         packed = self._packed()
         check_fits(model, packed)

@@ -19,8 +19,8 @@ from effcli.core.errors import UsageError
 from effcli.quantize.fake_quantization.layers import StepClock
 from effcli.quantize.integer.layer import IntegerLayer, Kernel, default_kernel
 from effcli.quantize.integer.weight_only import WeightOnlyLayer
-from effcli.quantize.packed_layer import LayerCodes, PackedLayer
-from effcli.quantize.weights import layer_from_tensors, tensors_of_layer
+from effcli.quantize.packed.layer import LayerCodes, PackedLayer
+from effcli.quantize.packed.layer_tensors import layer_from_tensors, tensors_of_layer
 
 Engine = IntegerLayer | WeightOnlyLayer | PackedLayer
 

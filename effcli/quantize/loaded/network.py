@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from effcli.core.errors import UsageError
 from effcli.core.tensor_file import require_finite_output
 from effcli.quantize.loaded.layer import LoadedLayer
-from effcli.quantize.weights import PackedModel, save_packed
+from effcli.quantize.packed.model import PackedModel
+from effcli.quantize.weights import save_packed
 
 _PLACE = "quantized network"
 _AS_GIVEN = {"timestep", "guidance", "img_ids", "txt_ids"}

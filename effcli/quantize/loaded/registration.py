@@ -9,6 +9,9 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+QUANT_METHOD = "effcli_mpq"
+"""How ``config.json`` names the format to diffusers."""
+
 _TABLES = "diffusers.quantizers.auto"
 """The module of diffusers with its tables of quantization methods."""
 
@@ -46,7 +49,6 @@ class _WhenImported(MetaPathFinder):
 
 def _register(tables: Any) -> None:
     from effcli.quantize.loaded.diffusers_quantizer import PackedConfig, PackedQuantizer
-    from effcli.quantize.weights import QUANT_METHOD
 
     tables.AUTO_QUANTIZER_MAPPING[QUANT_METHOD] = PackedQuantizer
     tables.AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD] = PackedConfig

@@ -19,7 +19,8 @@ from effcli.core.files import read_json, sha256, write_error, write_text
 from effcli.diffusion.folders import find_parts
 from effcli.diffusion.models import DiffusionModel, describe_model, folder_of
 from effcli.diffusion.weight_files import find_weights
-from effcli.quantize.weights import PackedModel, find_packed
+from effcli.quantize.packed.model import PackedModel
+from effcli.quantize.weights import find_packed
 
 _DECODERS = ("vae", "vqvae")
 _ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")

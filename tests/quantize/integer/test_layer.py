@@ -10,8 +10,8 @@ from effcli.quantize.integer import layer as layer_module
 from effcli.quantize.integer.layer import IntegerLayer, _int8_product, default_kernel
 from effcli.quantize.integer.lean_unet import LeanResnetBlock
 from effcli.quantize.integer.weight_only import WeightOnlyLayer
-from effcli.quantize.packed_layer import LayerCodes, PackedLayer
-from effcli.quantize.packed_rows import PackedRows, _unpacked_by_shifts
+from effcli.quantize.packed.layer import LayerCodes, PackedLayer
+from effcli.quantize.packed.rows import PackedRows, _unpacked_by_shifts
 from effcli.quantize.packed_unet import load
 from effcli.quantize.pipeline import pack
 from effcli.quantize.weights import save_packed

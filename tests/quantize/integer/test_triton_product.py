@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from effcli.quantize.integer import gpu_product
-from effcli.quantize.packed_rows import PackedRows
+from effcli.quantize.packed.rows import PackedRows
 
 CHECK = """
 import torch
 from effcli.quantize.integer.triton_product import multiply_packed
-from effcli.quantize.packed_rows import PackedRows
+from effcli.quantize.packed.rows import PackedRows
 
 generator = torch.Generator().manual_seed(0)
 for widths, shape in (((2, 3, 4), (70, 12, 3, 3)), ((3,), (9, 77)), ((1, 5), (20, 64))):

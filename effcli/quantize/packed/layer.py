@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from effcli.quantize.fake_quantization.layers import QuantizedLayer, StepClock, per_input
 from effcli.quantize.fake_quantization.quantizer import codes_of, top_code
-from effcli.quantize.packed_rows import PackedRows
+from effcli.quantize.packed.rows import PackedRows
 
 Kind = Literal["conv2d", "linear"]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -74,13 +74,8 @@ class LayerCodes:
 def codes_of_layer(layer: QuantizedLayer) -> LayerCodes:
     """What a trained layer has come to; zero-points that were trained as fractions are rounded."""
     module = layer.layer
-    geometry: dict[str, tuple[int, int]] = {}
-    padding_mode: Any = "zeros"
-    if isinstance(module, nn.Conv2d):
-        geometry = {name: _pair(getattr(module, name)) for name in ("stride", "padding", "dilation")}
-        padding_mode = module.padding_mode
     return LayerCodes(
-        kind="conv2d" if isinstance(module, nn.Conv2d) else "linear",
+        **form_of(module),
         rows=PackedRows.of_codes(layer.codes().cpu(), layer.row_bits.cpu(), tuple(module.weight.shape)),
         scale=_plain(layer.scale),
         zero=_plain(layer.zero.round()),
@@ -89,9 +84,15 @@ def codes_of_layer(layer: QuantizedLayer) -> LayerCodes:
         act_scale=_plain(layer.act_scale),
         act_zero=_plain(layer.act_zero.round()),
         bias=None if module.bias is None else _plain(module.bias),
-        geometry=geometry,
-        padding_mode=padding_mode,
     )
+
+
+def form_of(layer: nn.Conv2d | nn.Linear) -> dict[str, Any]:
+    """Kind, geometry and padding mode of a layer, by the names that :class:`LayerCodes` has for them."""
+    if isinstance(layer, nn.Linear):
+        return {"kind": "linear", "geometry": {}}
+    geometry = {name: _pair(getattr(layer, name)) for name in ("stride", "padding", "dilation")}
+    return {"kind": "conv2d", "geometry": geometry, "padding_mode": layer.padding_mode}
 
 
 class PackedLayer(nn.Module):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from effcli.quantize.integer.bit_packing import pack_rows, unpack_into
 
@@ -66,6 +66,10 @@ class PackedRows:
         """Bits of all codes."""
         return int(self.row_bits.long().sum()) * self.n_codes
 
+    def counts(self) -> dict[int, int]:
+        """bits -> number of rows of that width, in increasing bits."""
+        return {bits: len(self.by_bits[bits]) for bits in sorted(self.by_bits)}
+
     def rows_of(self, bits: int) -> Tensor:
         """The numbers of the rows of a width, int64 ``[n_b]``."""
         return self._numbers[bits]
@@ -87,6 +91,15 @@ class PackedRows:
                 turned = kept.view(len(rows), self.n_taps, -1).mT.flatten(1)
                 codes[rows.to(device)] = turned
         return codes
+
+    def put_on(self, module: nn.Module) -> None:
+        """Make the packed rows buffers of a module, which moves them with it; :meth:`of` takes them from there."""
+        for bits, packed in self.by_bits.items():
+            module.register_buffer(f"packed{bits}", packed, persistent=False)
+
+    def of(self, module: nn.Module) -> PackedRows:
+        """These rows, on the device of the module that they were put on."""
+        return replace(self, by_bits={bits: getattr(module, f"packed{bits}") for bits in self.by_bits})
 
     def in_file_order(self) -> dict[int, Tensor]:
         """bits -> packed rows, with the codes in the weight's own order, as the packed file has them."""
