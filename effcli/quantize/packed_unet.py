@@ -34,8 +34,8 @@ def load(
         dtype: between the layers; bfloat16 is faster where the hardware has it. The output has the type of the input.
 
     Returns:
-        a `UNet2DModel` or `UNet2DConditionModel` in eval mode. It reads the sampling step off the timestep it is
-        called with. What it can do as any other network of diffusers and what it refuses:
+        the network, of the diffusers class that was quantized, in eval mode. It reads the sampling step off the
+        timestep it is called with. What it can do as any other network of diffusers and what it refuses:
         :class:`effcli.quantize.loaded.network.PackedNetwork`.
 
     Raises:

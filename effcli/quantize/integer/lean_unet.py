@@ -35,7 +35,7 @@ class LeanResnetBlock(nn.Module):
     def forward(self, input_tensor: Tensor, temb: Tensor | None, *args: object, **kwargs: object) -> Tensor:
         """``[B, C, H, W]`` and the time embedding ``[B, D]`` to ``[B, C', H, W]``."""
         nothing = input_tensor.new_zeros(input_tensor.shape[:2], dtype=torch.float32)
-        hidden = normalised_product(input_tensor, nothing, self.norm1, self.conv1)
+        hidden: Tensor = normalised_product(input_tensor, nothing, self.norm1, self.conv1)
         shift = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32)
         if self.time_emb_proj is not None and temb is not None:
             shift = self.time_emb_proj(temb if self.skip_time_act else nn.functional.silu(temb)).float()
@@ -45,6 +45,7 @@ class LeanResnetBlock(nn.Module):
         return hidden if self.output_scale_factor == 1 else hidden / self.output_scale_factor
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def normalised_product(x: Tensor, shift: Tensor, norm: nn.GroupNorm, layer: nn.Module) -> Tensor:
     """layer(SiLU(norm(x + shift))); in separate passes where a LoRA is around the layer, or it is not on a CPU."""
     engine = layer.fused_engine(x) if isinstance(layer, LoadedLayer) else None

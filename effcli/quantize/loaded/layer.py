@@ -100,8 +100,9 @@ class LoadedLayer(nn.Module):
         assert isinstance(engine, IntegerLayer)
         return engine
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output for ``x`` of any floating-point type.
+        """The layer's output for ``x`` of any floating-point type; `torch.compile` leaves it as it is.
 
         Raises:
             UsageError: gradients are asked for: rounding has none.
