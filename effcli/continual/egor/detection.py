@@ -13,14 +13,16 @@ from effcli.continual.egor.weights import FILE_NAME, FORMAT, load_detector
 from effcli.core.errors import EffcliError, InputError, UsageError
 from effcli.core.files import atomic_path, check_writable, make_folder
 from effcli.core.runtime import Runtime
-from effcli.core.tensor_file import has_format
+from effcli.core.tensor_file import BUILTIN_PREFIX, has_format
 from effcli.data.images import read_image
 from effcli.data.picture_folders import left_out_text, list_pictures, say_left_out
 from effcli.data.picture_grid import encode_png
 
 
 def is_detector(place: str) -> bool:
-    """Whether a run directory holds a detector, or a file is one."""
+    """Whether a run directory holds a detector, a file is one, or it is one in the package."""
+    if place.startswith(BUILTIN_PREFIX):
+        return True
     path = Path(place)
     return (path / FILE_NAME).is_file() if path.is_dir() else path.is_file() and has_format(path, FORMAT)
 

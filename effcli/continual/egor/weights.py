@@ -15,15 +15,19 @@ from pydantic import ConfigDict, Json, TypeAdapter, ValidationError
 
 from effcli.continual.egor.detectors.detector import Detector
 from effcli.continual.egor.detectors.gfl import Gfl, GflConfig
+from effcli.continual.egor.detectors.nanodet import NanoDetM
 from effcli.continual.egor.detectors.released_weights import read_state_dict
 from effcli.continual.egor.detectors.torchvision_detectors import KINDS, TorchvisionDetector, from_state_dict
 from effcli.continual.egor.inversion import AspectHistogram
 from effcli.core.errors import InputError, UsageError
-from effcli.core.tensor_file import has_format, save_tensors
-from effcli.core.weight_file import Header, Side, build_network, first_mistake, read_weights
+from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file, has_format, save_tensors
+from effcli.core.weight_file import Count, Header, Side, build_network, first_mistake, read_weights
 
 FORMAT, VERSION = "effcli-detector", "1"
 FILE_NAME = "model/detector.safetensors"
+NANODET = "nanodet-m"
+BUILTIN = "builtin:nanodet-m"
+"""The detector in the package: 80 classes of COCO."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def save_detector(file: Path, detector: Detector, about: DetectorSpec) -> None:
 def _config_of(detector: Detector) -> dict[str, Any]:
     if isinstance(detector, Gfl):
         return {"kind": "gfl", **asdict(detector.config)}
+    if isinstance(detector, NanoDetM):
+        return {"kind": NANODET, "n_classes": detector.n_classes}
     return {"kind": next(kind for kind, (own, _) in KINDS.items() if isinstance(detector, own))}
 
 
@@ -82,10 +88,10 @@ def load_detector(
     classes: Sequence[str] = (),
     sides: tuple[int | None, int | None] = (None, None),
 ) -> tuple[Detector, DetectorSpec]:
-    """Read a detector from its file or its run directory, or torchvision's from a state dict.
+    """Read a detector from its file, its run directory or the package, or torchvision's from a state dict.
 
     Args:
-        place: the file, or the run.
+        place: the file, the run, or ``builtin:nanodet-m``.
         classes: names of torchvision's labels, from 0, or from 1 where 0 is the background; else they are in the file.
         sides: longest and shortest side of images for torchvision's; else they are in the file.
 
@@ -93,6 +99,9 @@ def load_detector(
         InputError: there is none, or the file is damaged or of another kind.
         UsageError: names are missing, or there are too few or too many.
     """
+    if place.startswith(BUILTIN_PREFIX):
+        with builtin_file(place, FORMAT) as packed:
+            return _ours(packed, place)
     path = Path(place)
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
@@ -115,6 +124,8 @@ def _ours(file: Path, place: str) -> tuple[Detector, DetectorSpec]:
     if kind == "gfl":
         config = _gfl_config(header.config, place)
         detector = build_network(lambda: Gfl(config), tensors, place)
+    elif kind == NANODET:
+        detector = build_network(lambda: NanoDetM(_n_classes(header.config, place)), tensors, place)
     elif isinstance(kind, str) and kind in KINDS:
         detector = from_state_dict(tensors, place)
     else:
@@ -127,6 +138,15 @@ def _ours(file: Path, place: str) -> tuple[Detector, DetectorSpec]:
         if len(one.ratios) != len(one.counts) or not sum(one.counts) or any(-1 < r < 1 for r in one.ratios):
             raise InputError(f"its histogram of the class {name!r} is damaged", place=place)
     return detector.eval(), header.about
+
+
+def _n_classes(content: Mapping[str, Any], place: str) -> int:
+    try:
+        return TypeAdapter(Count).validate_python(content.get("n_classes"), strict=True)
+    except ValidationError as error:
+        raise InputError(
+            f"its metadata are damaged: config.n_classes{first_mistake(error)}", place=place
+        ) from None
 
 
 def _gfl_config(content: Mapping[str, Any], place: str) -> GflConfig:
