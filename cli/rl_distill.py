@@ -116,6 +116,15 @@ def _number(text: str) -> int | str:
         return text
 
 
+EnvOption = Annotated[
+    str | None,
+    typer.Option(
+        "--env",
+        metavar="ID",
+        help="Environment (default: the one of the training). A policy file cannot name code: module:function is "
+        "typed here.",
+    ),
+]
 PlaceArgument = Annotated[
     str, typer.Argument(metavar="RUN|FILE", help="Run directory of `effcli rl-distill`, or a policy file.")
 ]
@@ -135,10 +144,7 @@ def evaluate(
     episodes: Annotated[
         int, typer.Option("--episodes", "-n", metavar="N", min=1, help="Episodes of each policy.")
     ] = 100,
-    env: Annotated[
-        str | None,
-        typer.Option("--env", metavar="ID", help="Environment (default: the one of the training)."),
-    ] = None,
+    env: EnvOption = None,
 ) -> None:
     """Play episodes with the best actions of each policy; returns are never clipped."""
     from effcli.rl_distill import pipeline
@@ -162,6 +168,7 @@ def watch(
         ),
     ],
     policy: PolicyOption = None,
+    env: EnvOption = None,
     steps: Annotated[
         int,
         typer.Option(
@@ -178,7 +185,7 @@ def watch(
     check_video(output)
     check_new_file(output, force=force)
     make_folder(output.parent)
-    content = pipeline.watch(place, policy, output, steps, runtime_for(options))
+    content = pipeline.watch(place, policy, output, steps, env, runtime_for(options))
     print_result({"output": str(output), **content}, [str(output)], as_json=options.as_json)
 
 

@@ -81,6 +81,11 @@ class Recipe(Section):
         "auto", description="Arithmetic of the heavy layers; auto uses bf16 where the hardware has it."
     )
 
+    @property
+    def named_code(self) -> tuple[str, str] | None:
+        """The key, and its value, that names Python code to run: only a person may give it, never a file."""
+        return None
+
 
 @dataclass(frozen=True)
 class Switch:

@@ -228,14 +228,30 @@ def find_recipe(task: str, name_or_file: str, overrides: Sequence[Override] = ()
     """Read a task's recipe by shipped name or path and resolve it.
 
     Raises:
-        UsageError: there is no such task or recipe.
+        UsageError: there is no such task or recipe, or a file names code that no option names.
         RecipeError: the recipe or an override is wrong; all mistakes at once.
     """
     from effcli.core.recipe import load_recipe, read_recipe
 
     entry = get_task(task)
     text, place = read_recipe(task, name_or_file)
-    return load_recipe(entry.recipe_class, text, place, overrides, renamed=renamed_keys(task))
+    recipe = load_recipe(entry.recipe_class, text, place, overrides, renamed=renamed_keys(task))
+    _check_named_code(recipe, overrides, place)
+    return recipe
+
+
+def _check_named_code(recipe: Recipe, overrides: Sequence[Override], place: str) -> None:
+    """A file, which may come from anybody, runs no code; an option of the command line may."""
+    if recipe.named_code is None:
+        return
+    key, value = recipe.named_code
+    typed = [one.key for one in overrides if one.flag.startswith("--")]
+    if not any(key == one or key.startswith(f"{one}.") for one in typed):
+        raise UsageError(
+            f"{key}: names Python code, {value!r}, which is not run because a file says so",
+            place=place,
+            hint=f"if you trust this code, add -s {key}={value}",
+        )
 
 
 def renamed_keys(task: str) -> Sequence[Change]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from effcli.core.errors import UsageError
+from effcli.core.errors import InputError, UsageError
 
 _PACKAGES = {"MinAtar": ("minatar.gym", "pip install 'effcli[minatar]'")}
 _ATARI = "ALE"
@@ -163,6 +163,24 @@ def make_environments(name: str, copies: int, *, workers: int = 0, render: bool 
         raise UsageError(" ".join(str(error).split()), place=name) from None
     _check_spaces(env, name)
     return Environments(env)
+
+
+def check_registered(name: str, place: str) -> None:
+    """Refuse an environment that a file names unless it is the id of one: a file imports and runs nothing else.
+
+    Args:
+        name: of the environment, as the file says it.
+        place: the file.
+
+    Raises:
+        InputError: it is ``module:function`` or ``package:id``.
+    """
+    if ":" in name:
+        raise InputError(
+            f"names Python code as its environment, {name!r}, which is not run because a file says so",
+            place=place,
+            hint=f"if you trust this code, add --env {name}",
+        )
 
 
 def _check_spaces(env: Any, name: str) -> None:

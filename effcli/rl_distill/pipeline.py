@@ -22,7 +22,7 @@ from effcli.core.run import Run
 from effcli.core.runtime import Runtime, derive_seed
 from effcli.data.moving_pictures import write_video
 from effcli.nn.onnx_file import save_onnx
-from effcli.rl_distill.environments import Environments, make_environments
+from effcli.rl_distill.environments import Environments, check_registered, make_environments
 from effcli.rl_distill.evaluation import play, summarise, with_gains
 from effcli.rl_distill.figures import draw_curves, draw_group
 from effcli.rl_distill.network.policies import encoder
@@ -197,12 +197,14 @@ def evaluate(place: str, episodes: int, env: str | None, runtime: Runtime) -> Re
         runtime: device; its seed decides the episodes.
 
     Raises:
-        InputError: there is no policy file.
+        InputError: there is no policy file, or it names code as its environment.
         UsageError: the environment is unknown, or has other observations or actions.
     """
     started = time.perf_counter()
     policies = [load_policy(file).to(runtime.device) for file in policy_files(place)]
     about = policies[0].about
+    if env is None:
+        check_registered(about.env, place)
     name = env or about.env
     probe = make_environments(name, 1)
     _check_fits(probe, about, name)
@@ -233,7 +235,9 @@ def evaluate(place: str, episodes: int, env: str | None, runtime: Runtime) -> Re
     )
 
 
-def watch(place: str, number: int | None, file: Path, most_steps: int, runtime: Runtime) -> dict[str, Any]:
+def watch(
+    place: str, number: int | None, file: Path, most_steps: int, env_id: str | None, runtime: Runtime
+) -> dict[str, Any]:
     """Play one episode and write it as an animation or video.
 
     Args:
@@ -241,28 +245,32 @@ def watch(place: str, number: int | None, file: Path, most_steps: int, runtime: 
         number: of the policy, from 1; None is the best.
         file: ``.gif``, ``.webp`` or ``.mp4``.
         most_steps: a longer episode is cut off.
+        env_id: environment; None is the one of the training.
         runtime: device; its seed decides the episode.
 
     Returns:
         ``policy``, ``steps`` and ``episode_return``.
 
     Raises:
-        InputError: there is no policy file.
+        InputError: there is no policy file, or it names code as its environment.
         UsageError: the environment cannot be rendered, for example because a package is missing.
     """
     policy = best_policy(place, number).to(runtime.device)
     about = policy.about
-    env = make_environments(about.env, 1, render=True)
-    _check_fits(env, about, about.env)
+    if env_id is None:
+        check_registered(about.env, place)
+    name = env_id or about.env
+    env = make_environments(name, 1, render=True)
+    _check_fits(env, about, name)
     observations = env.reset(derive_seed(runtime.seed, "watch") % 2**31)
-    pictures, total = [_picture(env, observations, about.env)], 0.0
+    pictures, total = [_picture(env, observations, name)], 0.0
     for _ in range(most_steps):
         with torch.no_grad():
             x = torch.as_tensor(observations, device=runtime.device).float()
             step = env.step(policy(x).argmax(-1).cpu().numpy())
         observations = step.observations
         total += float(step.rewards[0])
-        pictures.append(_picture(env, observations, about.env))
+        pictures.append(_picture(env, observations, name))
         if step.terminated[0] or step.truncated[0]:
             break
     env.close()

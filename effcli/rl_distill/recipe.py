@@ -175,6 +175,11 @@ class RlDistillRecipe(Recipe):
     eval: RlEvalSection = Field(RlEvalSection(), description="Measuring.")
 
     @property
+    def named_code(self) -> tuple[str, str] | None:
+        """The environment, where it is ``module:function``."""
+        return ("env.id", self.env.id) if ":" in self.env.id else None
+
+    @property
     def distillation(self) -> OpdSection:
         """How policies teach each other."""
         return ALONE
