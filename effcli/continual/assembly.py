@@ -10,7 +10,8 @@ from effcli.continual.learner import Classifier, Learner
 from effcli.continual.methods.buffer import Reservoir
 from effcli.continual.methods.clfd import N_FEATURE_MAPS, FrequencyLearner
 from effcli.continual.methods.rehearsal import IncrementalMethod
-from effcli.continual.recipe import BufferedRecipe, ContinualRecipe, RehearsalRecipe
+from effcli.continual.recipe import ContinualRecipe
+from effcli.continual.recipes.rehearsal import BufferedRecipe, RehearsalRecipe
 from effcli.core.registry import load_method
 from effcli.core.runtime import DTYPES
 from effcli.nn.resnet import ResNet18, Widths

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any, Literal
 
 from effcli.continual.class_splits import ClassTask, further_task, hold_out, limit_per_class, split_classes
-from effcli.continual.recipe import ContinualRecipe, RehearsalRecipe
+from effcli.continual.recipe import ContinualRecipe
+from effcli.continual.recipes.rehearsal import RehearsalRecipe
 from effcli.core.errors import UsageError
 from effcli.data.image_sets import ImageSet, has_parts, image_shape, load_images
 

@@ -60,6 +60,11 @@ class Task:
         """The module with the Typer ``app`` of the task's verbs."""
         return f"effcli.cli.{self._room}"
 
+    @property
+    def recipe_module(self) -> str:
+        """The module with what the recipes of the task's methods share, and the keys that were renamed."""
+        return f"effcli.{self._room}.recipe"
+
     def method(self, name: str) -> Method:
         """The row of a method.
 
@@ -158,15 +163,21 @@ TASKS: dict[str, Task] = {
             "continual",
             "Learn new classes without forgetting the old (CLFD, E2Net, IR; EGOR for detectors).",
             (
-                Method("clfd", f"{_CONTINUAL}.methods.er", f"{_CONTINUAL}.recipe:ClfdRecipe"),
-                Method("er", f"{_CONTINUAL}.methods.er", f"{_CONTINUAL}.recipe:ErRecipe"),
-                Method("derpp", f"{_CONTINUAL}.methods.derpp", f"{_CONTINUAL}.recipe:DerppRecipe"),
-                Method("er-ace", f"{_CONTINUAL}.methods.er_ace", f"{_CONTINUAL}.recipe:ErAceRecipe"),
-                Method("cls-er", f"{_CONTINUAL}.methods.cls_er", f"{_CONTINUAL}.recipe:ClsErRecipe"),
-                Method("e2net", f"{_CONTINUAL}.methods.e2net", f"{_CONTINUAL}.recipe:E2NetRecipe"),
-                Method("ir", f"{_CONTINUAL}.methods.ir", f"{_CONTINUAL}.recipe:IrRecipe"),
+                Method("clfd", f"{_CONTINUAL}.methods.er", f"{_CONTINUAL}.recipes.rehearsal:ClfdRecipe"),
+                Method("er", f"{_CONTINUAL}.methods.er", f"{_CONTINUAL}.recipes.rehearsal:ErRecipe"),
+                Method("derpp", f"{_CONTINUAL}.methods.derpp", f"{_CONTINUAL}.recipes.rehearsal:DerppRecipe"),
                 Method(
-                    "frozen-ncm", f"{_CONTINUAL}.methods.frozen_ncm", f"{_CONTINUAL}.recipe:FrozenNcmRecipe"
+                    "er-ace", f"{_CONTINUAL}.methods.er_ace", f"{_CONTINUAL}.recipes.rehearsal:ErAceRecipe"
+                ),
+                Method(
+                    "cls-er", f"{_CONTINUAL}.methods.cls_er", f"{_CONTINUAL}.recipes.rehearsal:ClsErRecipe"
+                ),
+                Method("e2net", f"{_CONTINUAL}.methods.e2net", f"{_CONTINUAL}.recipes.e2net:E2NetRecipe"),
+                Method("ir", f"{_CONTINUAL}.methods.ir", f"{_CONTINUAL}.recipes.prototypes:IrRecipe"),
+                Method(
+                    "frozen-ncm",
+                    f"{_CONTINUAL}.methods.frozen_ncm",
+                    f"{_CONTINUAL}.recipes.prototypes:FrozenNcmRecipe",
                 ),
                 Method("sgd", f"{_CONTINUAL}.methods.sgd", f"{_CONTINUAL}.recipe:SgdRecipe"),
                 Method("joint", f"{_CONTINUAL}.methods.sgd", f"{_CONTINUAL}.recipe:JointRecipe"),
@@ -258,8 +269,7 @@ def renamed_keys(task: str) -> Sequence[Change]:
     """The recipe keys of a task that were called something else in version 0.1; none of an unknown task."""
     if task not in TASKS:
         return ()
-    module = TASKS[task].methods[0].recipe.partition(":")[0]
-    found: Sequence[Change] = getattr(import_module(module), "RENAMED", ())
+    found: Sequence[Change] = getattr(import_module(TASKS[task].recipe_module), "RENAMED", ())
     return found
 
 

@@ -22,7 +22,8 @@ from effcli.continual.augmentation import random_crop_flip
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import EVAL_BATCH, Classifier, Learner
 from effcli.continual.methods.buffer import Reservoir
-from effcli.continual.recipe import FrequencySection, ImageAugmentSection
+from effcli.continual.recipe import ImageAugmentSection
+from effcli.continual.recipes.rehearsal import FrequencySection
 from effcli.nn.wavelet import dwt
 from effcli.nn.wavelet_names import HAAR
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from effcli.continual.learner import Classifier
 from effcli.continual.methods.rehearsal import Rehearsal, Terms, cross_entropy
-from effcli.continual.recipe import ClsErRecipe
+from effcli.continual.recipes.rehearsal import ClsErRecipe
 
 
 class ClsEr(Rehearsal):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effcli.continual.methods.rehearsal import Rehearsal, Terms, cross_entropy
-from effcli.continual.recipe import DerppRecipe
+from effcli.continual.recipes.rehearsal import DerppRecipe
 
 
 class Derpp(Rehearsal):

@@ -34,7 +34,7 @@ from effcli.continual.methods.subnets import (
     sort_middles,
     widths_of,
 )
-from effcli.continual.recipe import E2NetRecipe
+from effcli.continual.recipes.e2net import E2NetRecipe
 from effcli.nn.resnet import ResNet18, Widths
 
 NOISE_IMAGES = 32

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from effcli.continual.methods.rehearsal import Rehearsal, Terms, cross_entropy
-from effcli.continual.recipe import ErRecipe
+from effcli.continual.recipes.rehearsal import ErRecipe
 
 
 class Er(Rehearsal):

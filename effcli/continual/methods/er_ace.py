@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from effcli.continual.methods.rehearsal import Rehearsal, Terms, cross_entropy
-from effcli.continual.recipe import ErAceRecipe
+from effcli.continual.recipes.rehearsal import ErAceRecipe
 
 
 class ErAce(Rehearsal):

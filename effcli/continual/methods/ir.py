@@ -21,7 +21,7 @@ from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import EVAL_BATCH, Classifier
 from effcli.continual.methods.enlargement import enlarged, n_outputs
 from effcli.continual.methods.rehearsal import IncrementalMethod, Terms, cross_entropy
-from effcli.continual.recipe import PrototypeRecipe
+from effcli.continual.recipes.prototypes import PrototypeRecipe
 from effcli.nn.resnet import ResNet18
 
 _DISTANCE_EPS = 1e-12

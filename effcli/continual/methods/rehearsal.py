@@ -12,7 +12,7 @@ from torch import Tensor
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import Classifier, Learner
 from effcli.continual.methods.buffer import Kept, Reservoir
-from effcli.continual.recipe import BufferSection
+from effcli.continual.recipes.rehearsal import BufferSection
 
 Terms: TypeAlias = Mapping[str, Tensor]
 """The terms of a loss by name, with their weights; their sum is minimised."""

@@ -25,7 +25,7 @@ from effcli.continual.methods.clfd import (
     top_units,
 )
 from effcli.continual.methods.rehearsal import IncrementalMethod
-from effcli.continual.recipe import FrequencySection
+from effcli.continual.recipes.rehearsal import FrequencySection
 from effcli.continual.stream import load_stream
 from effcli.core.errors import RecipeError, UsageError
 from effcli.nn.resnet import ResNet18, Widths

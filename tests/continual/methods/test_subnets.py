@@ -21,7 +21,7 @@ from effcli.continual.methods.subnets import (
     sort_middles,
     widths_of,
 )
-from effcli.continual.recipe import E2NetSection
+from effcli.continual.recipes.e2net import E2NetSection
 from effcli.nn.resnet import ResNet18, Widths
 
 RATIOS = E2NetSection().ratios

@@ -1,4 +1,4 @@
-"""``effcli continual``: run (default), eval, export; train-detector and detect for detectors."""
+"""``effcli continual``: run (default), eval and export."""
 
 from __future__ import annotations
 
@@ -10,20 +10,11 @@ import typer
 
 from effcli.core.errors import UsageError
 
-from .common.groups import DefaultVerbGroup
-from .common.options import ForceOption, MachineOptions, Options, RunOptions, with_options
-from .common.output import print_json, print_metrics, print_result
-from .common.session import execute, recipe_of_method, runtime_for
-
-app = typer.Typer(
-    cls=DefaultVerbGroup,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Teach a classifier new classes without forgetting old ones: rehearsal (ER, DER++, ER-ACE, CLS-ER), also "
-    "in the frequency domain (CLFD), with a representative subnet (E2Net), or without old images (IR); and a detector, "
-    "with objects synthesised by inverting it (EGOR). "
-    "`effcli continual` without arguments uses the built-in images.",
-)
+from ..common.options import ForceOption, MachineOptions, Options, RunOptions, with_options
+from ..common.output import print_metrics, print_result
+from ..common.session import execute, recipe_of_method, runtime_for
+from .app import app
+from .split_option import parsed_split, with_all_classes
 
 HOSTS = ("er", "derpp", "er-ace", "cls-er")
 WRAPPED = {f"clfd-{name}": name for name in HOSTS}
@@ -147,7 +138,7 @@ def run(
         "method": ("--method", inner),
         "frequency.enabled": ("--frequency", is_on),
         "data.source": ("--data", data),
-        "data.tasks": ("--tasks", None if tasks is None else _parsed(tasks)),
+        "data.tasks": ("--tasks", None if tasks is None else parsed_split(tasks)),
         "train.epochs": ("--epochs", epochs),
         "buffer.size": ("--buffer", buffer),
         "detector": ("--detector", detector),
@@ -155,7 +146,7 @@ def run(
         **(_PSEUDO_LABELS if pseudo_label else {}),
     }
     if inner == "egor" and tasks is None and (data is not None or detector is not None):
-        options = _with_all_classes(options)
+        options = with_all_classes(options)
     if tasks_dir is not None:
         options = _with_task(options, tasks_dir, shorthands)
         shorthands = {}
@@ -181,13 +172,6 @@ def _with_task(options: RunOptions, folder: Path, shorthands: dict[str, tuple[st
         return replace(options, recipe=str(options.output), sets=sets)
     add_task(options.output, folder)
     return replace(options, recipe=str(options.output))
-
-
-def _parsed(tasks: str) -> Any:
-    """``--tasks`` as the recipe has it: a number, a list, or 50+10x5; brackets may be left out."""
-    from effcli.core.recipe import parse_set
-
-    return parse_set(f"tasks=[{tasks}]" if "," in tasks and "[" not in tasks else f"tasks={tasks}").value
 
 
 PlaceArgument = Annotated[
@@ -251,69 +235,3 @@ def export(
         save_classifier(output, classifier)
     content = {"output": str(output), "classes": list(classifier.about.classes)}
     print_result(content, [str(output)], as_json=options.as_json)
-
-
-@app.command("train-detector")
-@with_options()
-def train_detector(
-    options: RunOptions,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="PATH|NAME", help="COCO annotations, or a folder or tar with them."),
-    ] = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            "--tasks", metavar="6+6", help="Split of the classes into groups; the first group is learned."
-        ),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over the images.")] = None,
-) -> None:
-    """Train a first detector, which can learn new classes later."""
-    shorthands: dict[str, tuple[str, Any]] = {
-        "data.source": ("--data", data),
-        "data.tasks": ("--tasks", None if tasks is None else _parsed(tasks)),
-        "train.epochs": ("--epochs", epochs),
-    }
-    if data is not None and tasks is None:
-        options = _with_all_classes(options)
-    execute("train-detector", "continual", recipe_of_method("continual", options, "detector"), shorthands)
-
-
-def _with_all_classes(options: RunOptions) -> RunOptions:
-    """The user's own data is not split as the built-in scenes are, unless --tasks says so."""
-    return replace(options, sets=["data.tasks=null", *(options.sets or [])])
-
-
-@app.command()
-@with_options()
-def detect(
-    options: MachineOptions,
-    place: Annotated[
-        str, typer.Argument(metavar="RUN|FILE", help="Run directory with a detector, or its file.")
-    ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR", help="Images, or folders of them.")],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for the images with boxes drawn on them."),
-    ] = None,
-    threshold: Annotated[
-        float, typer.Option("--threshold", min=0, max=1, help="Lowest score of a box, 0..1.")
-    ] = 0.3,
-    force: ForceOption = False,
-) -> None:
-    """Find objects in images: one JSON line per image, and images with boxes with -o."""
-    from effcli.continual.egor.detection import check_drawn, detect_files, image_files
-
-    files = image_files(images)
-    if output is not None:
-        check_drawn(output, files, force=force)
-    failed = 0
-    lines = []
-    for line in detect_files(place, files, output, threshold, runtime_for(options)):
-        failed += "error" in line
-        lines.append(line) if options.as_json else print_json(line)
-    if options.as_json:
-        print_result({"images": lines, "failed": failed}, [], as_json=True)
-    if failed:
-        raise typer.Exit(3 if failed < len(files) else 1)
