@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import tarfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from effcli.core.errors import InputError
+
+log = logging.getLogger(__name__)
 
 Split: TypeAlias = Literal["train", "eval"]
 
@@ -46,15 +50,48 @@ def index_tar(source: Path) -> list[StoredFile]:
     """The regular files of an uncompressed tar, in its order.
 
     Raises:
-        InputError: it is missing, may not be read, or is no uncompressed tar.
+        InputError: it is missing, may not be read, is no uncompressed tar, or is truncated or damaged.
     """
     try:
         with tarfile.open(source, "r:") as archive:
+            members = archive.getmembers()
+            _check_end(source, archive.offset, len(members))
             return [
                 StoredFile(source, member.name, member.offset_data, member.size)
-                for member in archive.getmembers()
+                for member in members
                 if member.isreg() and not member.issparse()
             ]
     except (tarfile.TarError, OSError) as error:
         hint = "uncompress a compressed tar first; a single image is no set of pairs"
         raise InputError(f"cannot be read as a tar: {error}", place=str(source), hint=hint) from error
+
+
+def _check_end(source: Path, end: int, n_members: int) -> None:
+    """Whether what follows the last member is the end of a tar; ``tarfile`` ends at anything else too, in silence.
+
+    Raises:
+        InputError: it is something else: half a member, or another tar.
+    """
+    with source.open("rb") as stream:
+        stream.seek(end)
+        block = stream.read(tarfile.BLOCKSIZE)
+        if not block:
+            _warn_once(f"{source}: has no end mark behind its {n_members} members; it may be truncated")
+        elif block.count(0) != tarfile.BLOCKSIZE:
+            raise InputError(
+                f"truncated or damaged behind its first {n_members} members, at byte {end:,}",
+                place=str(source),
+                hint="fetch or write it again",
+            )
+        while more := stream.read(1 << 20):
+            if more.count(0) != len(more):
+                raise InputError(
+                    f"goes on behind its end mark, at byte {end:,}, which is not read",
+                    place=str(source),
+                    hint="tars that were joined with cat: give them one by one",
+                )
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)
