@@ -31,7 +31,7 @@ from effcli.distill.clip.clip_model import ClipModel
 from effcli.distill.clip.models import new_clip
 from effcli.distill.clip_kd import losses
 from effcli.distill.clip_kd.batches import PairBatch, PairBatches
-from effcli.distill.clip_kd.captions import CaptionSet
+from effcli.distill.clip_kd.captions.caption_set import CaptionSet
 from effcli.distill.clip_kd.losses import ClipKdLoss, Embeddings, clip_loss, crd
 from effcli.distill.clip_kd.recipe import ClipKdRecipe, ClipLossSection
 from effcli.distill.clip_kd.teacher_cache import unit_rows

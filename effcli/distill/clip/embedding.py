@@ -10,7 +10,7 @@ from torch import Tensor
 from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import require_finite_output
 from effcli.distill.clip.clip_model import ClipModel
-from effcli.distill.clip_kd.captions import CaptionSet
+from effcli.distill.clip_kd.captions.caption_set import CaptionSet
 
 
 @torch.inference_mode()

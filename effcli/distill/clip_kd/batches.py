@@ -18,7 +18,7 @@ from effcli.core.runtime import Runtime
 from effcli.data.epochs import draws_of, item_of
 from effcli.distill.clip.clip_model import Tokenizer
 from effcli.distill.clip.views import Preprocess, crop_box
-from effcli.distill.clip_kd.captions import CaptionSet
+from effcli.distill.clip_kd.captions.caption_set import CaptionSet
 
 _ORDER_STREAM, _CAPTION_STREAM = 7, 8
 _TEXTS_KEPT = 1 << 18

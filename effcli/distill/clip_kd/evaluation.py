@@ -15,7 +15,7 @@ from effcli.core.run import Figures, Run
 from effcli.core.runtime import Runtime
 from effcli.distill.clip.clip_model import ClipModel
 from effcli.distill.clip.embedding import embed_images, embed_texts, encode_images, in_batches
-from effcli.distill.clip_kd.captions import CaptionSet
+from effcli.distill.clip_kd.captions.caption_set import CaptionSet
 from effcli.distill.clip_kd.inputs import ClipInputs
 from effcli.distill.clip_kd.recipe import ClipEvalSection
 from effcli.distill.clip_kd.retrieval import cka, recalls

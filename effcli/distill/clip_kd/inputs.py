@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from effcli.core.errors import InputError
 from effcli.data.unreadable_pictures import allow_unreadable, find_unreadable
-from effcli.distill.clip_kd.captions import CaptionSet, has_split, hold_out, load_captions
+from effcli.distill.clip_kd.captions.caption_set import CaptionSet, hold_out
+from effcli.distill.clip_kd.captions.sources import has_split, load_captions
 from effcli.distill.clip_kd.recipe import ClipEvalSection, ClipPairsSection, ClipRecipe
 
 log = logging.getLogger(__name__)

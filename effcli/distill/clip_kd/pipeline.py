@@ -18,7 +18,7 @@ from effcli.core.runtime import Runtime
 from effcli.distill.clip.clip_model import ClipModel
 from effcli.distill.clip.models import load_clip, new_clip, save_clip
 from effcli.distill.clip_kd.batches import PairBatch, PairBatches
-from effcli.distill.clip_kd.captions import CaptionSet
+from effcli.distill.clip_kd.captions.caption_set import CaptionSet
 from effcli.distill.clip_kd.evaluation import compare, compare_for_report
 from effcli.distill.clip_kd.inputs import ClipInputs, load_eval, load_inputs, load_zero_shot
 from effcli.distill.clip_kd.losses import ClipKdLoss

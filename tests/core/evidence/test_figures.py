@@ -69,7 +69,7 @@ def test_accuracy_of_tasks(tmp_path: Path, shown: list[str]) -> None:
 
 
 def test_captions(tmp_path: Path, shown: list[str]) -> None:
-    from effcli.distill.clip_kd.captions import load_captions
+    from effcli.distill.clip_kd.captions.sources import load_captions
     from effcli.distill.clip_kd.evaluation import save_retrieval
     from tests.distill.clip.tiny_clips import save_pairs
 

@@ -1,12 +1,17 @@
-"""Images with captions in tars: WebDataset shards, or a list of captions in JSON beside the images."""
+"""Images with captions in tars: WebDataset shards, or a list of captions in JSON beside the images.
+
+A sample is all members with one key: the name up to the last dot of its picture, or up to the first dot of its last
+part. Its captions are in .txt, one per line, else in .caption, else in the .json; its class is in .cls.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 from effcli.core.errors import InputError
 from effcli.data.picture_folders import (
@@ -18,54 +23,140 @@ from effcli.data.picture_folders import (
     say_once,
 )
 from effcli.data.stored_files import Split, StoredFile, index_tar
+from effcli.distill.clip_kd.captions.caption_set import CLASS_CAPTION, CaptionSet, one_line
+from effcli.distill.clip_kd.captions.lists import listed
+from effcli.distill.clip_kd.captions.text_files import captions_of, decoded, read_text
+
+CLASS_NAMES_FILE = "classnames.txt"
+"""Beside the shards or above them: the name of class n in line n, as clip_benchmark's sets have it."""
+
+_USED = {".txt", ".json", ".caption", ".cls"}
+_Members: TypeAlias = Mapping[str, StoredFile]
 
 
-def read_tars(
-    shards: list[Path], split: Split
-) -> tuple[tuple[StoredFile, ...], tuple[tuple[str, ...], ...], tuple[str, ...]]:
+def read_tars(shards: list[Path], split: Split) -> CaptionSet:
     """WebDataset shards, or tars with a list of captions in JSON.
 
-    Returns:
-        Images, the captions of each, and what is left out, one line each.
-
     Raises:
-        InputError: a shard cannot be read.
+        InputError: a shard cannot be read or has two members of one name, or its classes have no names.
     """
     images: list[StoredFile] = []
     captions: list[tuple[str, ...]] = []
+    classes: list[str] = []
     left_out: list[str] = []
     for shard in shards:
-        members = {file.member or "": file for file in index_tar(shard)}
-        _say_left_out_of_tar(shard, members)
-        parts = by_preference(filter(None, set(map(_part_folder_of, members))), split, shard)[:1]
-        lists = [n for n in (f"captions_{split}.json", "captions.json") if n in members]
-        texts: dict[str, list[str]] = {}
-        if lists:
-            for file, caption in listed(members[lists[0]].read().decode("utf-8"), f"{shard}:{lists[0]}"):
-                texts.setdefault(file, []).append(caption)
-            found = {
-                next((f"{p}/{n}" for p in parts if f"{p}/{n}" in members), n): c for n, c in texts.items()
-            }
-        else:
-            used = (None, *parts)
-            found = {
-                n: _sidecar(members, n) for n in members if is_picture_name(n) and _part_folder_of(n) in used
-            }
-        for name, lines in found.items():
-            good = tuple(" ".join(line.split()) for line in lines if line.strip())
+        members = _members(shard)
+        texts, labels, lost = _texts_of(shard, members, split)
+        left_out += lost
+        for name, lines in texts.items():
+            label = labels.get(name, "")
+            good = tuple(one_line(line) for line in lines if line.strip())
             if name not in members:
                 left_out.append(f"{shard}:{name}: no such image")
-            elif not good:
+            elif not good and not label:
                 left_out.append(f"{shard}:{name}: no caption")
             else:
                 images.append(members[name])
                 captions.append(good)
-    return tuple(images), tuple(captions), tuple(left_out)
+                classes.append(label)
+    return _with_classes(images, captions, classes, shards, left_out)
 
 
-def _sidecar(members: Mapping[str, StoredFile], image: str) -> list[str]:
-    text = members.get(str(PurePosixPath(image).with_suffix(".txt")))
-    return [] if text is None else text.read().decode("utf-8", errors="replace").splitlines()
+def _members(shard: Path) -> dict[str, StoredFile]:
+    files = index_tar(shard)
+    members = {file.member or "": file for file in files}
+    if len(members) < len(files):
+        name, n = Counter(file.member or "" for file in files).most_common(1)[0]
+        raise InputError(
+            f"holds {name!r} {n} times",
+            place=str(shard),
+            hint="write each sample under a key of its own: which text belongs to which image is not known",
+        )
+    _say_left_out_of_tar(shard, members)
+    return members
+
+
+def _texts_of(
+    shard: Path, members: _Members, split: Split
+) -> tuple[dict[str, list[str]], dict[str, str], list[str]]:
+    """Captions of images by name, classes of images by name, and what is left out."""
+    parts = by_preference(filter(None, set(map(_part_folder_of, members))), split, shard)[:1]
+    lists = [n for n in (f"captions_{split}.json", "captions.json") if n in members]
+    if lists:
+        place = f"{shard}:{lists[0]}"
+        items, left_out = listed(decoded(members[lists[0]].read(), place), place, split)
+        found: dict[str, list[str]] = {}
+        for _, file, caption in items:
+            inside = next((f"{p}/{file}" for p in parts if f"{p}/{file}" in members), file)
+            found.setdefault(inside, []).append(caption)
+        return found, {}, left_out
+    used = (None, *parts)
+    names = [n for n in members if is_picture_name(n) and _part_folder_of(n) in used]
+    labels = {n: text[0] for n in names if (text := _lines(members, n, ".cls"))}
+    return {n: _captions(members, n) for n in names}, labels, []
+
+
+def _captions(members: _Members, image: str) -> list[str]:
+    for suffix in (".txt", ".caption", ".json"):
+        if lines := _lines(members, image, suffix):
+            return lines
+    return []
+
+
+def _lines(members: _Members, image: str, suffix: str) -> list[str]:
+    """The lines of a sample's member with a suffix; of .json those of its captions."""
+    path = PurePosixPath(image)
+    key = str(path.with_name(path.name.partition(".")[0]))
+    names = (str(path.with_suffix(suffix)), key + suffix, f"{key}.caption{suffix}", f"{key}.text{suffix}")
+    file = next((members[name] for name in names if name in members), None)
+    if file is None:
+        return []
+    text = decoded(file.read(), file.place)
+    if suffix != ".json":
+        return [line for line in text.splitlines() if line.strip()]
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"not valid JSON: {error}", place=file.place) from None
+    return [line for line in captions_of(content) or [] if line.strip()] if isinstance(content, dict) else []
+
+
+def _with_classes(
+    images: Sequence[StoredFile],
+    captions: Sequence[tuple[str, ...]],
+    classes: Sequence[str],
+    shards: Sequence[Path],
+    left_out: Sequence[str],
+) -> CaptionSet:
+    if not any(classes):
+        return CaptionSet(tuple(images), tuple(captions), left_out=tuple(left_out))
+    if not all(classes):
+        n = sum(not one for one in classes)
+        raise InputError(f"{n} of {len(classes)} samples have no .cls", place=str(shards[0]))
+    names = _class_names(classes, shards[0])
+    known = tuple(names) if all(one.isdigit() for one in classes) else tuple(sorted(set(classes)))
+    labels = [int(one) if one.isdigit() else known.index(one) for one in classes]
+    texts = [
+        own or (CLASS_CAPTION.format(known[label]),) for own, label in zip(captions, labels, strict=True)
+    ]
+    return CaptionSet(tuple(images), tuple(texts), tuple(labels), known, tuple(left_out))
+
+
+def _class_names(classes: Sequence[str], shard: Path) -> list[str]:
+    if not all(one.isdigit() for one in classes):
+        return []
+    files = [folder / CLASS_NAMES_FILE for folder in (shard.parent, shard.parent.parent)]
+    file = next((one for one in files if one.is_file()), None)
+    if file is None:
+        raise InputError(
+            "its classes are numbers without names",
+            place=str(shard),
+            hint=f"put {CLASS_NAMES_FILE} beside the shards: the name of class n in line n, from 0",
+        )
+    names = [line.strip() for line in read_text(file).strip().splitlines()]
+    if (most := max(map(int, classes))) >= len(names):
+        raise InputError(f"has {len(names)} names, but there is a class {most}", place=str(file))
+    return names
 
 
 def has_part_in(tar: Path, split: Split) -> bool:
@@ -82,7 +173,7 @@ def _part_folder_of(member: str) -> str | None:
 def _say_left_out_of_tar(shard: Path, members: Iterable[str]) -> None:
     others = [PurePosixPath(name) for name in members if not is_picture_name(name)]
     kinds = Counter(one.suffix.lower() or "other" for one in others if not any(map(is_hidden, one.parts)))
-    if text := left_out_text({kind: n for kind, n in kinds.items() if kind not in (".txt", ".json")}):
+    if text := left_out_text({kind: n for kind, n in kinds.items() if kind not in _USED}):
         say_once(f"{shard}: left out: {text}")
 
 
@@ -105,15 +196,3 @@ def shards_of(name: str) -> list[Path]:
         return [path]
     inside = path.glob("*.tar") if path.is_dir() else []
     return sorted(shard for shard in inside if not is_hidden(shard.name))
-
-
-def listed(text: str, place: str) -> list[tuple[str, str]]:
-    """File names and captions of a list in JSON.
-
-    Raises:
-        InputError: it is something else.
-    """
-    try:
-        return [(str(entry["file_name"]), str(entry["caption"])) for entry in json.loads(text)]
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"is not a list of file_name and caption: {error}", place=place) from None

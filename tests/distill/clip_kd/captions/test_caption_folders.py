@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from effcli.core.errors import InputError
-from effcli.distill.clip_kd.captions import has_split, load_captions
+from effcli.distill.clip_kd.captions.sources import has_split, load_captions
 from effcli.distill.clip_kd.inputs import load_eval, load_inputs
 from effcli.distill.clip_kd.recipe import ClipKdRecipe
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from effcli.core.errors import InputError
-from effcli.distill.clip_kd.captions import CaptionSet, has_split, hold_out, load_captions
+from effcli.distill.clip_kd.captions.caption_set import CaptionSet, hold_out
+from effcli.distill.clip_kd.captions.sources import has_split, load_captions
 
 
 def picture(path: Path, grey: int, size: tuple[int, int] = (6, 4)) -> Path:
@@ -186,13 +187,3 @@ def test_hold_out_is_the_same_each_time_and_leaves_something(tmp_path: Path) -> 
     assert kept == again and len(kept) + len(held) == 40 and 3 < len(held) < 20
     assert not set(kept.captions) & set(held.captions)
     assert len(hold_out(pairs.select([0, 1]), 0.0001)[1]) == 1
-
-
-def test_fingerprint_sees_images_and_captions(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", 10).with_suffix(".txt").write_text("one")
-    first = load_captions(tmp_path, "train").fingerprint()
-    assert load_captions(tmp_path, "train").fingerprint() == first
-    (tmp_path / "a.txt").write_text("two")
-    second = load_captions(tmp_path, "train").fingerprint()
-    picture(tmp_path / "a.png", 10, size=(60, 40))
-    assert len({first, second, load_captions(tmp_path, "train").fingerprint()}) == 3

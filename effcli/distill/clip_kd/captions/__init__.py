@@ -1,0 +1,1 @@
+"""Images with captions: every form in which they are read."""
