@@ -21,13 +21,14 @@ from effcli.distill.clip.clip_model import ClipModel
 from effcli.distill.clip.compact import save_compact, trunk_weights
 from effcli.distill.clip.models import new_clip, save_clip
 from effcli.distill.clip_kd.batches import ImageViews, PairBatch, PairBatches
-from effcli.distill.clip_kd.captions import CaptionSet
+from effcli.distill.clip_kd.captions.caption_set import CaptionSet
+from effcli.distill.clip_kd.captions.checksums import checksum
 from effcli.distill.clip_kd.evaluation import compare_for_report
 from effcli.distill.clip_kd.inputs import ClipInputs, load_inputs
 from effcli.distill.clip_kd.losses import ClipKdLoss, Embeddings
 from effcli.distill.clip_kd.recipe import ClipLossSection, LockedImageRecipe
 from effcli.distill.clip_kd.teacher_cache import CachedItems, TeacherCache
-from effcli.distill.clip_kd.teacher_embeddings import cache_root, items_of_views
+from effcli.distill.clip_kd.teacher_embeddings import CHECKSUMS, cache_root, items_of_views
 from effcli.distill.clip_kd.training import Terms, fit, new_optimizer, total_steps
 
 COMPACT_FILE = "model/locked.safetensors"
@@ -119,8 +120,14 @@ def trunk_features(
     assert n_views is not None
     trunk: Any = model.network.visual.trunk  # type: ignore[union-attr]
     view = ImageViews(pairs, whole=n_views == 1)
-    key = {"trunk": recipe.trunk, "sees": model.preprocess.as_dict(), "pairs": pairs.fingerprint()}
-    cache = TeacherCache(cache_root(recipe), {**key, "precision": recipe.precision}, int(trunk.num_features))
+    root = cache_root(recipe)
+    key = {
+        "trunk": recipe.trunk,
+        "sees": model.preprocess.as_dict(),
+        "pairs": checksum(pairs, root / CHECKSUMS),
+        "precision": recipe.precision,
+    }
+    cache = TeacherCache(root, key, int(trunk.num_features), about={"data": recipe.data.source})
 
     @torch.inference_mode()
     def features_of(number: int, rows: range) -> Tensor:
@@ -129,10 +136,12 @@ def trunk_features(
             features: Tensor = trunk(images)
         return features.float()
 
-    return [
-        cache.load(CachedItems(one.name, one.n, lambda rows, number=number: features_of(number, rows)), run)  # type: ignore[misc]
+    views = [
+        CachedItems(one.name, one.n, lambda rows, number=number: features_of(number, rows))  # type: ignore[misc]
         for number, one in enumerate(items_of_views(n_views, len(pairs)))
     ]
+    cache.reserve(views, run)
+    return [cache.load(one, run) for one in views]
 
 
 def learned_words(model: ClipModel, pairs: CaptionSet) -> Tensor:

@@ -1,16 +1,17 @@
 """Teacher embeddings, computed once and kept on the disk.
 
 One folder for each teacher, set of pairs and kind of view, in the user's cache; its name is a checksum of all of these,
-so embeddings of another teacher or another set are never used. Embeddings are stored in fp16; an interrupted
-computation continues where it stopped.
+by their content and not by their names, so embeddings of another teacher or another set are never used. Embeddings are
+stored in fp16; an interrupted computation continues where it stopped.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from effcli.core.run import Run
 CHUNK_ROWS = 64
 """Rows that are embedded, written and marked as done together."""
 
-VERSION = 1
+VERSION = 2
+"""Of the key: 1 had sizes of images in place of their content."""
+
 _CHECKED_ROWS = 2**14
 
 
@@ -54,11 +57,16 @@ class TeacherCache:
         root: where such folders are.
         key: everything that the embeddings depend on.
         dim: D.
+        about: what a reader may want to know of them besides.
     """
 
-    def __init__(self, root: Path, key: dict[str, Any], dim: int) -> None:
-        self._key = json.dumps({"version": VERSION, **key}, indent=2, sort_keys=True)
-        self.folder = root / hashlib.sha256(self._key.encode()).hexdigest()[:24]
+    def __init__(
+        self, root: Path, key: dict[str, Any], dim: int, about: Mapping[str, str] | None = None
+    ) -> None:
+        content = {"version": VERSION, **key}
+        name = hashlib.sha256(json.dumps(content, indent=2, sort_keys=True).encode()).hexdigest()[:24]
+        self._text = json.dumps({**content, "about": dict(about or {})}, indent=2, sort_keys=True)
+        self.folder = root / name
         self.dim = dim
 
     def size_bytes(self, n_rows: int) -> int:
@@ -68,6 +76,20 @@ class TeacherCache:
     def is_there(self, items: CachedItems) -> bool:
         """Whether all embeddings of ``items`` are there."""
         return self._open(items) is not None
+
+    def reserve(self, items: Sequence[CachedItems], run: Run) -> None:
+        """Take the space that all missing embeddings will need before the first is computed.
+
+        Raises:
+            RunError: the disk has not enough.
+        """
+
+        def begin_missing() -> None:
+            for one in items:
+                if not self.is_there(one):
+                    self._begin(one)
+
+        run.runtime.on_main(begin_missing)
 
     def load(self, items: CachedItems, run: Run) -> np.ndarray:
         """All embeddings, fp16 ``[n, D]``, mapped from the disk; what is missing is computed.
@@ -121,14 +143,18 @@ class TeacherCache:
     def _begin(self, items: CachedItems) -> None:
         part, marks = self._file(items, ".part"), self._file(items, ".done")
         make_folder(self.folder)
-        write_text(self.folder / "key.json", self._key + "\n")
+        write_text(self.folder / "key.json", self._text + "\n")
         n_chunks = -(-items.n // CHUNK_ROWS)
-        if self._has_shape(part, items) and marks.is_file() and marks.stat().st_size == n_chunks:
-            return
+        is_begun = self._has_shape(part, items) and marks.is_file() and marks.stat().st_size == n_chunks
         try:
-            np.lib.format.open_memmap(part, "w+", np.float16, (items.n, self.dim)).flush()
-            marks.write_bytes(bytes(n_chunks))
+            if not is_begun:
+                np.lib.format.open_memmap(part, "w+", np.float16, (items.n, self.dim)).flush()
+            take_space(part)
+            if not is_begun:
+                marks.write_bytes(bytes(n_chunks))
         except OSError as error:
+            if not is_begun:
+                part.unlink(missing_ok=True)
             raise write_error(error, part) from None
 
     def _end(self, items: CachedItems) -> None:
@@ -151,6 +177,21 @@ class TeacherCache:
 
     def _file(self, items: CachedItems, suffix: str) -> Path:
         return self.folder / f"{items.name}{suffix}"
+
+
+def take_space(file: Path) -> None:
+    """Let a file have the space on the disk that its size says, so that writing to its pages cannot fail.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    if hasattr(os, "posix_fallocate") and (size := file.stat().st_size):
+        with file.open("r+b") as stream:
+            try:
+                os.posix_fallocate(stream.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # a file system without such a call
+                    raise
 
 
 def default_root() -> Path:

@@ -15,10 +15,14 @@ from effcli.core.run import Run
 from effcli.distill.clip.clip_model import ClipModel
 from effcli.distill.clip.embedding import embed_texts, encode_images
 from effcli.distill.clip_kd.batches import ImageViews, PairBatch
-from effcli.distill.clip_kd.captions import CaptionSet
+from effcli.distill.clip_kd.captions.caption_set import CaptionSet
+from effcli.distill.clip_kd.captions.checksums import checksum
 from effcli.distill.clip_kd.losses import Embeddings
 from effcli.distill.clip_kd.recipe import ClipKdRecipe, ClipRecipe
 from effcli.distill.clip_kd.teacher_cache import CachedItems, TeacherCache, default_root, unit_rows
+
+CHECKSUMS = "checksums"
+"""The folder of remembered checksums of pairs, beside those of embeddings."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +83,19 @@ def cached(
         CachedItems(one.name, one.n, lambda rows, number=number: embed_view(number, rows))  # type: ignore[misc]
         for number, one in enumerate(items_of_views(n_views, len(pairs)))
     ]
+    cache.reserve([*views, captions], run)
     return [cache.load(one, run) for one in views], cache.load(captions, run)
 
 
 def open_cache(recipe: ClipKdRecipe, teacher: ClipModel, pairs: CaptionSet) -> TeacherCache:
     """The folder for this teacher, these pairs and this kind of view."""
+    root = cache_root(recipe)
     key = {
-        "teacher": teacher.source,
         "weights": teacher.fingerprint(),
-        "pairs": pairs.fingerprint(),
+        "pairs": checksum(pairs, root / CHECKSUMS),
         "precision": recipe.precision,
     }
-    return TeacherCache(cache_root(recipe), key, teacher.dim)
+    return TeacherCache(root, key, teacher.dim, about={"teacher": teacher.source, "data": recipe.data.source})
 
 
 def cache_root(recipe: ClipRecipe) -> Path:

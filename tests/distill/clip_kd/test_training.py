@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from effcli.core.errors import InputError, UsageError
+from effcli.core.errors import InputError, RunError, UsageError
 from effcli.core.resuming.metrics_log import read_metrics
 from effcli.core.run import Run
 from effcli.distill.clip.models import load_clip, new_clip
@@ -212,10 +214,32 @@ def test_a_broken_off_cache_goes_on_and_a_damaged_one_is_made_again(tmp_path: Pa
         ]
         assert embeddings[:, 0].tolist() == list(range(n))
         assert json.loads((cache.folder / "key.json").read_text())["teacher"] == "x"
+        assert cache.folder == TeacherCache(tmp_path / "cache", {"teacher": "x"}, 2, {"from": "b"}).folder
         file = cache.folder / "whole.npy"
         file.write_bytes(file.read_bytes()[:-50])
         assert not cache.is_there(things)
         assert cache.load(things, run)[:, 0].tolist() == list(range(n))
+
+
+def test_a_full_disk_is_found_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int, __: int, size: int) -> None:
+        if size > 1000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def never(rows: range) -> torch.Tensor:
+        raise AssertionError(rows)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    cache = TeacherCache(tmp_path / "cache", {"teacher": "x"}, 2)
+    items = [CachedItems("captions", 10, never), CachedItems("whole", 1000, never)]
+    with (
+        opened(tmp_path / "run", small_recipe(tmp_path)) as run,
+        pytest.raises(RunError, match="the disk is full"),
+    ):
+        cache.reserve(items, run)
+    assert not (cache.folder / "whole.part").exists()
 
 
 @pytest.mark.slow
