@@ -7,10 +7,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from effcli.core.errors import UsageError
-
 from .common.groups import DefaultVerbGroup
-from .common.options import ForceOption, MachineOptions, Options, RunOptions, with_options
+from .common.options import (
+    ExportFileOption,
+    ForceOption,
+    MachineOptions,
+    Options,
+    RunOptions,
+    check_extension,
+    with_options,
+)
 from .common.output import print_metrics, print_result
 from .common.session import execute, recipe_of_method, runtime_for
 
@@ -194,15 +200,12 @@ def watch(
 def export(
     options: Options,
     place: PlaceArgument,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FILE", help="File to write: FILE.onnx or FILE.safetensors."),
-    ],
+    output: ExportFileOption,
     policy: PolicyOption = None,
     force: ForceOption = False,
 ) -> None:
     """Write one policy as a file that also says what it was trained for."""
-    _check_extension(output, ".onnx", ".safetensors")
+    check_extension(output, ".onnx", ".safetensors")
     from effcli.core.files import check_new_file, make_folder
     from effcli.rl_distill import pipeline
     from effcli.rl_distill.weights import best_policy
@@ -213,10 +216,3 @@ def export(
     pipeline.export(chosen, output)
     content = {"output": str(output), "policy": chosen.about.number}
     print_result(content, [str(output)], as_json=options.as_json)
-
-
-def _check_extension(output: Path, *known: str) -> None:
-    if output.suffix not in known:
-        raise UsageError(
-            f"unknown file extension {output.suffix!r}", place=str(output), hint=f"use {' or '.join(known)}"
-        )

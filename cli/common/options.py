@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from effcli.core.errors import EXIT_DONE, InterruptedRunError
+from effcli.core.errors import EXIT_DONE, InterruptedRunError, UsageError
 
 from .output import configure_logging, give_up_stdout
 
@@ -95,6 +95,9 @@ ThreadsOption = Annotated[
         help="CPU threads (auto: the faster of 1 and all).",
         rich_help_panel=RUN,
     ),
+]
+ExportFileOption = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="FILE.onnx or FILE.safetensors.")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite existing output.")]
 ResumeOption = Annotated[
@@ -187,6 +190,18 @@ class RunOptions(RecipeOptions):
     resume: ResumeOption = False
     save_every: SaveEveryOption = "10min"
     dry_run: DryRunOption = False
+
+
+def check_extension(output: Path, *known: str) -> None:
+    """Make sure that a file to write has one of the known extensions.
+
+    Raises:
+        UsageError: it has another.
+    """
+    if output.suffix not in known:
+        raise UsageError(
+            f"unknown file extension {output.suffix!r}", place=str(output), hint=f"use {' or '.join(known)}"
+        )
 
 
 def with_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:

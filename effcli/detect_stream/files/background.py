@@ -10,7 +10,7 @@ from typing import Any
 from effcli.core.runtime import use_one_thread
 
 MOST_WAITING = 16
-"""Pieces of work that may wait; with more, whoever brings the next one waits: nothing is left out."""
+"""Pieces of work that may wait; when they are as many, :meth:`Background.do` blocks, so none is left out."""
 
 
 class Background:

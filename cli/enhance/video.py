@@ -16,10 +16,10 @@ from effcli.core.errors import (
     UsageError,
 )
 
-from .common.options import RecipeOptions
-from .common.output import is_main_process, print_error, print_result
-from .common.session import runtime_for
-from .enhance_run import all_failed, print_file_plan
+from ..common.options import RecipeOptions
+from ..common.output import is_main_process, print_error, print_result
+from ..common.session import runtime_for
+from .run import all_failed, print_file_plan
 
 if TYPE_CHECKING:
     from effcli.core.runtime import Runtime

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .common.output import is_main_process, print_lines, print_note, print_result, print_table
+from ..common.output import is_main_process, print_lines, print_note, print_result, print_table
 
 if TYPE_CHECKING:
     from effcli.core.evidence.result import Result

@@ -10,8 +10,8 @@ import typer
 
 from effcli.core.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, UsageError
 
-from .common.groups import DefaultVerbGroup
-from .common.options import (
+from ..common.groups import DefaultVerbGroup
+from ..common.options import (
     DryRunOption,
     ForceOption,
     MachineOptions,
@@ -20,10 +20,11 @@ from .common.options import (
     RunOptions,
     with_options,
 )
-from .common.output import print_lines, print_plan, print_result
-from .common.session import execute, resolve_recipe, runtime_for
-from .detect_stream_export import export
-from .detect_stream_tables import print_measures, print_summary
+from ..common.output import print_lines, print_plan, print_result
+from ..common.session import execute, resolve_recipe, runtime_for
+from .export import export
+from .options import WeightsOption
+from .tables import print_measures, print_summary
 
 if TYPE_CHECKING:
     from effcli.detect_stream.recipe import StreamDsgnRecipe
@@ -37,16 +38,6 @@ app = typer.Typer(
 )
 
 
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        "-w",
-        metavar="RUN|FILE|builtin:NAME",
-        help="The detector: a run of `train`, its file, a .pth checkpoint of the released code, or builtin:NAME "
-        "(default: builtin:street-tiny).",
-    ),
-]
 LatencyOption = Annotated[
     str | None,
     typer.Option(

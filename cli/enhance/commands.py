@@ -9,8 +9,8 @@ import typer
 
 from effcli.core.errors import EXIT_DONE, EXIT_PARTIAL
 
-from .common.groups import DefaultVerbGroup
-from .common.options import (
+from ..common.groups import DefaultVerbGroup
+from ..common.options import (
     RUN,
     DryRunOption,
     ForceOption,
@@ -19,9 +19,9 @@ from .common.options import (
     RunOptions,
     with_options,
 )
-from .common.output import print_metrics, print_note, print_result, print_table
-from .common.session import execute, recipe_of_method, resolve_recipe, runtime_for
-from .enhance_run import Writing, enhance_run, print_file_plan
+from ..common.output import print_metrics, print_note, print_result, print_table
+from ..common.session import execute, recipe_of_method, resolve_recipe, runtime_for
+from .run import Writing, enhance_run, print_file_plan
 
 if TYPE_CHECKING:
     from effcli.enhance.recipe import EnhanceRecipe
@@ -190,7 +190,7 @@ def run(
     from effcli.enhance.video.names import asks_for_video
 
     if asks_for_video(inputs, output):
-        from .enhance_video import VideoWriting, video_run
+        from .video import VideoWriting, video_run
 
         videos = VideoWriting(output, quality, keep_times, resume, force, dry_run)
         for_pictures: dict[str, object] = {"--format": format, "--gallery": gallery, "--shard": shard}

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from effcli.core.errors import UsageError
-
-from .common.options import ForceOption, Options, with_options
-from .common.output import print_result
+from ..common.options import ExportFileOption, ForceOption, Options, check_extension, with_options
+from ..common.output import print_result
+from .options import WeightsOption
 
 
 @with_options()
 def export(
     options: Options,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FILE", help="FILE.onnx or FILE.safetensors."),
-    ],
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            "-w",
-            metavar="RUN|FILE|builtin:NAME",
-            help="The detector: a run of `train`, its file, a .pth checkpoint of the released code, or builtin:NAME "
-            "(default: builtin:street-tiny).",
-        ),
-    ] = None,
+    output: ExportFileOption,
+    weights: WeightsOption = None,
     force: ForceOption = False,
 ) -> None:
     """Write one file that detects: ONNX, from two pictures, the cameras and the last map to boxes and the map."""
-    if output.suffix not in {".onnx", ".safetensors"}:
-        raise UsageError(
-            f"unknown file extension {output.suffix!r}", place=str(output), hint="use .onnx or .safetensors"
-        )
+    check_extension(output, ".onnx", ".safetensors")
     from effcli.core.files import check_new_file, make_folder
     from effcli.detect_stream.onnx_export import export_onnx
     from effcli.detect_stream.recipe import DEFAULT_WEIGHTS

@@ -19,9 +19,9 @@ from effcli.core.errors import (
 )
 from effcli.core.text import printable
 
-from .common.options import RecipeOptions
-from .common.output import is_main_process, print_error, print_note, print_plan, print_result
-from .common.session import runtime_for
+from ..common.options import RecipeOptions
+from ..common.output import is_main_process, print_error, print_note, print_plan, print_result
+from ..common.session import runtime_for
 
 if TYPE_CHECKING:
     from effcli.core.recipe import Recipe

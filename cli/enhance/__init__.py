@@ -1,0 +1,5 @@
+"""The verbs of ``effcli enhance``."""
+
+from .commands import app
+
+__all__ = ["app"]
