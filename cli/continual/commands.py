@@ -10,7 +10,15 @@ import typer
 
 from effcli.core.errors import UsageError
 
-from ..common.options import ForceOption, MachineOptions, Options, RunOptions, with_options
+from ..common.options import (
+    ExportFileOption,
+    ForceOption,
+    MachineOptions,
+    Options,
+    RunOptions,
+    check_extension,
+    with_options,
+)
 from ..common.output import print_metrics, print_result
 from ..common.session import execute, recipe_of_method, runtime_for
 from .app import app
@@ -212,17 +220,11 @@ def evaluate(
 def export(
     options: Options,
     place: PlaceArgument,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FILE", help="FILE.onnx or FILE.safetensors."),
-    ],
+    output: ExportFileOption,
     force: ForceOption = False,
 ) -> None:
     """Write one file that classifies images, with preprocessing and class names inside."""
-    if output.suffix not in {".onnx", ".safetensors"}:
-        raise UsageError(
-            f"unknown file extension {output.suffix!r}", place=str(output), hint="use .onnx or .safetensors"
-        )
+    check_extension(output, ".onnx", ".safetensors")
     from effcli.continual.weights import export_onnx, load_classifier, save_classifier
     from effcli.core.files import check_new_file, make_folder
 
