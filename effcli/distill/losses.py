@@ -60,6 +60,21 @@ def truncated_snr_loss(x_hat: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -
     return (weight * (x_hat - x).square().mean((1, 2, 3))).mean()
 
 
+def min_snr_loss(x_hat: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, gamma: float = 5.0) -> Tensor:
+    """Mean over the batch of min(SNR, gamma) mse(x^, x), SNR = alpha^2 / sigma^2.
+
+    The min-SNR weighting of training from images (Hang et al., ICCV 2023, arXiv 2303.09556, section 3.4): levels of
+    little noise, which truncated SNR weighs most, get no more than ``gamma``.
+
+    Args:
+        x_hat, x: ``[B, C, H, W]``.
+        alpha, sigma: ``[B, 1, 1, 1]``.
+        gamma: the largest weight.
+    """
+    weight = (alpha / sigma).square().clamp(max=gamma).flatten()
+    return (weight * (x_hat - x).square().mean((1, 2, 3))).mean()
+
+
 def cfd(student: Tensor, target: Tensor, temperature: float) -> Tensor:
     """L_CFD: mean over the batch of KL(softmax(phi~ / tau) || softmax(phi_S)); only the target is sharpened.
 

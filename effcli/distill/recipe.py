@@ -296,11 +296,22 @@ class ScheduleSection(Section):
     )
 
 
+class TeacherTrainSection(ImageModelTrainSection):
+    """The optimisation of a diffusion model."""
+
+    weighting: Literal["truncated_snr", "min_snr"] = Field(
+        "truncated_snr",
+        description="Weight of the image's error at a noise level. truncated_snr: max(1, SNR), as in progressive "
+        "distillation; min_snr: min(SNR, 5), which reaches good pictures in fewer steps.",
+    )
+
+
 class TeacherRecipe(ImageModelRecipe):
     """A diffusion model."""
 
     method: Literal["teacher"] = Field("teacher", description="What is trained: a diffusion model.")
     unet: UNetSection = Field(UNetSection(), description="The network.")
+    train: TeacherTrainSection = Field(TeacherTrainSection(), description="The optimisation.")
     schedule: ScheduleSection = Field(ScheduleSection(), description="The noise levels.")
     sampler: SamplerSettings = Field(
         SamplerSettings(steps=16), description="How the images in the report are sampled."

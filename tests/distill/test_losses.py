@@ -12,6 +12,7 @@ from effcli.distill import losses
 from effcli.distill.losses import (
     cfd,
     memory_relation_loss,
+    min_snr_loss,
     pair_relation_loss,
     truncated_snr_loss,
 )
@@ -172,3 +173,14 @@ def parts():
     x, eps = (torch.randn(4, 1, 3, 3, generator=generator, dtype=torch.float64) for _ in range(2))
     sigma = torch.tensor([0.1, 0.5, 0.8, 0.99], dtype=torch.float64)[:, None, None, None]
     return x, eps, (1 - sigma**2).sqrt(), sigma
+
+
+def test_min_snr_is_that_of_the_velocity_in_closed_form() -> None:
+    x, x_hat = torch.randn(2, 6, 3, 4, 4, dtype=WIDE)
+    angle = torch.linspace(0.05, 1.5, 6, dtype=WIDE).reshape(-1, 1, 1, 1)
+    alpha, sigma = angle.cos(), angle.sin()
+    eps, snr = torch.randn_like(x), (alpha / sigma).square().flatten()
+    z = alpha * x + sigma * eps
+    v, v_hat = alpha * eps - sigma * x, (alpha * z - x_hat) / sigma  # the velocity whose image is x_hat
+    by_velocity = (snr.clamp(max=5) / (snr + 1) * (v_hat - v).square().mean((1, 2, 3))).mean()
+    torch.testing.assert_close(min_snr_loss(x_hat, x, alpha, sigma), by_velocity)

@@ -17,7 +17,7 @@ from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import alpha_sigma
 from effcli.diffusion.models import UNET_FILE, DiffusionModel, build_unet, save_file
 from effcli.diffusion.sampling import sample_images
-from effcli.distill.losses import truncated_snr_loss
+from effcli.distill.losses import min_snr_loss, truncated_snr_loss
 from effcli.distill.recipe import TeacherRecipe
 from effcli.distill.targets import to_x0
 from effcli.distill.time_grid import Point
@@ -26,6 +26,8 @@ from effcli.nn.ema import Ema
 from effcli.nn.schedules import cosine, set_rate
 
 N_PICTURES = 64
+
+WEIGHTINGS = {"truncated_snr": truncated_snr_loss, "min_snr": min_snr_loss}
 
 
 def plan(recipe: TeacherRecipe) -> Plan[ImageSet]:
@@ -102,6 +104,7 @@ def fit_teacher(unet: nn.Module, images: ImageSet, recipe: TeacherRecipe, run: R
     optimizer = torch.optim.AdamW(
         unet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
+    loss_of = WEIGHTINGS[settings.weighting]
     ema = Ema(unet, settings.ema_decay)
     parallel: nn.Module = runtime.wrap(unet)
     unet.train()
@@ -119,7 +122,7 @@ def fit_teacher(unet: nn.Module, images: ImageSet, recipe: TeacherRecipe, run: R
         with runtime.autocast():
             prediction = parallel(z, t, **condition, return_dict=False)[0].float()
         x_hat = to_x0(prediction, z, Point(t, alpha, sigma), recipe.schedule.prediction_type)
-        loss = truncated_snr_loss(x_hat, x, alpha, sigma)
+        loss = loss_of(x_hat, x, alpha, sigma)
         run.log("train", step, every=50, loss=loss.detach(), learning_rate=rate)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
