@@ -26,7 +26,8 @@ from torch import Tensor
 
 from effcli.continual.egor import inversion
 from effcli.continual.egor.composition import Composer
-from effcli.continual.egor.data.detection_sets import ScaledImages, load_detection
+from effcli.continual.egor.data.detection_sets import ScaledImages
+from effcli.continual.egor.data.sources import load_detection
 from effcli.continual.egor.detectors.detector import DetectionLoss, Raw, Targets
 from effcli.continual.egor.detectors.gfl import Gfl, tiny_config
 from effcli.continual.egor.inversion import Crop, invert

@@ -45,6 +45,7 @@ __all__ = [
     "read_image",
     "read_picture",
     "read_rgb",
+    "read_sizes",
 ]
 
 log = logging.getLogger(__name__)
@@ -182,6 +183,23 @@ def check_picture(source: Source) -> tuple[int, int]:
             raise
     with named(place_of(source)):
         return size_of(content_of(source))
+
+
+def read_sizes(source: Source) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of a picture as its file stores it, and upright, as :func:`read_rgb` gives it.
+
+    Raises:
+        InputError: as :func:`read_rgb`, for what the header shows.
+    """
+    try:
+        with opened(source, place_of(source), None) as (image, _):
+            stored, turn = (image.height, image.width), orientation(image)
+    except RawFileError:
+        if not can_develop():
+            raise
+        _, height, width = read_image(source).shape
+        return (height, width), (height, width)
+    return stored, (stored if turn < 5 else (stored[1], stored[0]))
 
 
 def _check_still_picture(source: Source) -> tuple[int, int]:

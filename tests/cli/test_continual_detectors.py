@@ -180,7 +180,7 @@ def test_boxes_outside_and_empty_ones_are_mended_and_said(place: Path, tmp_path:
     def broken(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         annotations[0]["bbox"] = [-20, 10, 40, 20]
         annotations[1]["bbox"] = [10, 10, 0, 5]
-        annotations[2]["bbox"] = [70, 70, 9, 9]
+        annotations[2]["bbox"] = [50, 50, 16, 16]
         return annotations
 
     change(place, tmp_path / "mended", annotations=broken)

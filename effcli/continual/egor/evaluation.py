@@ -12,7 +12,8 @@ import torch
 
 from effcli.continual.egor.average_precision import FoundBoxes, average_precision, mean_of
 from effcli.continual.egor.data.class_groups import load_parts
-from effcli.continual.egor.data.detection_sets import DetectionSet, ScaledImages, load_detection
+from effcli.continual.egor.data.detection_sets import DetectionSet, ScaledImages
+from effcli.continual.egor.data.sources import load_detection
 from effcli.continual.egor.detectors.detector import SCORE_THRESHOLD, Detections, Detector
 from effcli.continual.egor.training import stack
 from effcli.continual.egor.weights import load_detector

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from effcli.continual.class_splits import class_order, parse_split
-from effcli.continual.egor.data.detection_sets import DetectionSet, has_parts, hold_out, load_detection
+from effcli.continual.egor.data.detection_sets import DetectionSet, hold_out
+from effcli.continual.egor.data.sources import has_parts, load_detection
 from effcli.continual.egor.recipe import DetectionDataSection, DetectionRecipe
 from effcli.core.errors import UsageError
 

@@ -1,36 +1,17 @@
-"""Images with boxes: COCO annotations as files, in a folder or in a tar, and scenes in the package."""
+"""Images with boxes, as a set and as a detector sees them."""
 
 from __future__ import annotations
 
-import json
-import logging
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effcli.continual.egor.data.garment_scenes import GARMENT_SCENES, garment_scenes
-from effcli.core.errors import InputError
-from effcli.data.images import read_image
-from effcli.data.picture_folders import by_preference, is_hidden, part_in, part_of
-from effcli.data.stored_files import Split, StoredFile, index_tar
-from effcli.data.unreadable_pictures import allow_unreadable, find_unreadable
-
-log = logging.getLogger(__name__)
-
-_PARTS: dict[Split, tuple[str, ...]] = {"train": ("train",), "eval": ("eval", "val", "test")}
-_MOST_MISSING = 0.1
 _KEPT_BYTES = 2 * 1024**3
-_HINT = (
-    "give COCO annotations (a .json), a folder or an uncompressed tar with annotations/instances_train.json, "
-    f"or {GARMENT_SCENES}"
-)
 
 
 @dataclass(frozen=True)
@@ -67,6 +48,8 @@ class DetectionSet:
         names: of the images, for people.
         left_out: images that were named and are not there.
         mended: boxes that were clipped to their image, or dropped because nothing of them is inside.
+        kind: of its labels: COCO, YOLO or Pascal VOC.
+        notes: what was left out, changed or is doubtful, one line each.
     """
 
     read: Callable[[int], Tensor]
@@ -76,6 +59,8 @@ class DetectionSet:
     names: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     mended: int = 0
+    kind: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.objects)
@@ -122,219 +107,22 @@ class DetectionSet:
 
 
 def hold_out(whole: DetectionSet, share: float, seed: int) -> tuple[DetectionSet, DetectionSet]:
-    """Cut a set that has no part to measure on: (train, eval), at least one image each where there are two."""
+    """Cut a set that has no part to measure on: (train, eval), at least one image each where there are two.
+
+    An image that alone shows some class is not held out.
+    """
     order = np.random.default_rng((7, seed)).permutation(len(whole)).tolist()
     n = min(max(1, round(len(whole) * share)), len(whole) - 1)
-    return whole.rows(sorted(order[n:])), whole.rows(sorted(order[:n]))
-
-
-def load_detection(source: str, split: Split, images: str | None = None) -> DetectionSet:
-    """Read a set.
-
-    Args:
-        source: a COCO ``.json``; a folder or an uncompressed tar with ``annotations/instances_<split>*.json`` and the
-            images; or ``builtin:garment-scenes``.
-        split: which part; a single ``.json`` is used whole.
-        images: folder of the images of a ``.json``; None looks beside it and in the folder above.
-
-    Raises:
-        InputError: something is missing, or the annotations cannot be understood. Up to a tenth of the images may be
-            missing; they are left out and named in the log.
-    """
-    if source == GARMENT_SCENES:
-        scenes, boxes, classes = garment_scenes(split)
-        objects = tuple(
-            ObjectBoxes(one, labels, torch.zeros(len(one), dtype=torch.bool)) for one, labels in boxes
-        )
-        sizes = tuple((scene.shape[1], scene.shape[2]) for scene in scenes)
-        return DetectionSet(
-            lambda i: scenes[i], sizes, objects, classes, tuple(f"scene-{i}" for i in range(len(scenes)))
-        )
-    path = Path(source)
-    if not path.exists():
-        raise InputError("no such file or folder", place=source, hint=_HINT)
-    if path.is_dir():
-        annotations = _one_of(_annotations_in(path), split, source)
-        find = _in_folders([path], annotations)
-        return _from_coco(_parsed(annotations.read_bytes(), str(annotations)), find, source, split)
-    if path.suffix.lower() == ".json":
-        find = _in_folders([Path(images)] if images else [path.parent, path.parent.parent], path)
-        return _from_coco(_parsed(path.read_bytes(), source), find, source, split)
-    members = {str(file.member).removeprefix("./"): file for file in index_tar(path)}
-    names = [
-        Path(name)
-        for name in sorted(members)
-        if Path(name).suffix == ".json" and not any(map(is_hidden, Path(name).parts))
-    ]
-    annotations = _one_of(names, split, source)
-    packed = members[str(annotations)]
-    find = _in_members(members, annotations)
-    return _from_coco(_parsed(packed.read(), packed.place), find, source, split)
-
-
-def has_parts(source: str) -> bool:
-    """Whether a source has a part of its own to measure on."""
-    path = Path(source)
-    if source == GARMENT_SCENES:
-        return True
-    if path.is_dir():
-        names = [file.stem for file in _annotations_in(path)]
-    elif path.is_file() and path.suffix.lower() != ".json":
-        names = [Path(str(file.member)).stem for file in index_tar(path)]
-    else:
-        return False
-    return any(part_in(name) in ("val", "test") or part in name for name in names for part in _PARTS["eval"])
-
-
-def _annotations_in(folder: Path) -> list[Path]:
-    return sorted(file for file in (folder / "annotations").glob("*.json") if not is_hidden(file.name))
-
-
-def _one_of(files: Sequence[Path], split: Split, source: str) -> Path:
-    """The annotations of a part: by a word of their name, then by any piece of it."""
-    words = {word: file for file in reversed(files) for word in _words(file.stem) if part_of(word)}
-    if preferred := by_preference(words, split):
-        return words[preferred[0]]
-    for part in _PARTS[split]:
-        named = [file for file in files if part in file.stem]
-        if named:
-            return named[0]
-    if len(files) == 1:
-        return files[0]
-    raise InputError(f"no annotations of a {split} part", place=source, hint=_HINT)
-
-
-def _words(name: str) -> list[str]:
-    return re.findall("[a-z]+", name.lower())
-
-
-def _parsed(data: bytes, place: str) -> dict[str, Any]:
-    try:
-        content: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"not valid JSON: {error}", place=place) from None
-    names = ("images", "annotations", "categories")
-    missing = [key for key in names if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise InputError(f"not a COCO file: there is no {missing[0]!r}", place=place)
-    found: dict[str, Any] = content
-    return found
-
-
-def _is_of_part(folder: str, annotations: Path) -> bool:
-    """Whether a folder's name begins like the part that annotations are of: train2017 for instances_train.json."""
-    own = [part for parts in _PARTS.values() for part in parts if part in annotations.stem]
-    same = part_in(folder) is not None and part_in(folder) == part_in(annotations.stem)
-    return folder == "images" or same or any(folder.startswith(part) for part in own)
-
-
-def _in_folders(roots: Sequence[Path], annotations: Path) -> Callable[[str], StoredFile | None]:
-    """Images may be in a folder, or below it in those called images or like the part; not in another part's."""
-    inside = [p for root in roots for p in (root, *sorted(root.glob("*/")), *sorted(root.glob("images/*/")))]
-    places = [p for p in inside if p in roots or _is_of_part(p.name, annotations)]
-
-    def find(name: str) -> StoredFile | None:
-        files = (place / name for place in places)
-        return next((StoredFile(file) for file in files if file.is_file()), None)
-
-    return find
-
-
-def _in_members(members: Mapping[str, StoredFile], annotations: Path) -> Callable[[str], StoredFile | None]:
-    own = {
-        str(Path(*Path(name).parts[1:])): file
-        for name, file in members.items()
-        if _is_of_part(Path(name).parts[0], annotations)
-    }
-    return lambda name: members.get(name) or own.get(name)
-
-
-def _from_coco(
-    content: dict[str, Any], find: Callable[[str], StoredFile | None], source: str, split: Split
-) -> DetectionSet:
-    """Categories in the order of their numbers, which may have gaps."""
-    try:
-        categories = sorted(content["categories"], key=lambda one: int(one["id"]))
-        place_of = {int(one["id"]): place for place, one in enumerate(categories)}
-        annotated: dict[int, list[dict[str, Any]]] = {int(one["id"]): [] for one in content["images"]}
-        for one in content["annotations"]:
-            if int(one["category_id"]) not in place_of:
-                raise InputError(
-                    f"annotation {one.get('id')} is of category {one['category_id']}, which is not listed",
-                    place=source,
-                )
-            if int(one["image_id"]) in annotated:
-                annotated[int(one["image_id"])].append(one)
-        entries = [(one, str(one["file_name"]), find(str(one["file_name"]))) for one in content["images"]]
-        missing = tuple(name for _, name, file in entries if file is None)
-        _check_missing(missing, len(entries), source)
-        present = _without_unreadable(entries, source, split)
-        files = [file for _, _, file in present]
-        sizes = tuple(
-            (int(one["height"]), int(one["width"])) if "height" in one else _size_of(file)
-            for one, _, file in present
-        )
-        mended, objects = 0, []
-        for (one, _, _), size in zip(present, sizes, strict=True):
-            found, n = _objects(annotated[int(one["id"])], place_of, size)
-            objects.append(found)
-            mended += n
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"not a COCO file: {error!r}", place=source, hint=_HINT) from None
-    if mended:
-        log.warning(
-            "%s: %d boxes were empty or extended beyond their image: clipped or left out",
-            source,
-            mended,
-        )
-    names = tuple(name for _, name, _ in present)
-    classes = tuple(str(one["name"]) for one in categories)
-    return DetectionSet(
-        lambda i: read_image(files[i]), sizes, tuple(objects), classes, names, missing, mended
-    )
-
-
-def _without_unreadable(
-    entries: Sequence[tuple[dict[str, Any], str, StoredFile | None]], source: str, split: Split
-) -> list[tuple[dict[str, Any], str, StoredFile]]:
-    """The entries whose images can be read; of a part to measure on, all must be."""
-    found = [(one, name, file) for one, name, file in entries if file is not None]
-    errors = find_unreadable([file for _, _, file in found])
-    allow_unreadable(list(errors.values()), len(found), source, decides=split == "eval")
-    return [entry for number, entry in enumerate(found) if number not in errors]
-
-
-def _check_missing(missing: Sequence[str], n: int, source: str) -> None:
-    if not n:
-        raise InputError("lists no images", place=source)
-    if len(missing) > _MOST_MISSING * n:
-        raise InputError(
-            f"{len(missing)} of {n} images are missing, the first is {missing[0]}",
-            place=source,
-            hint="name their folder with -s data.images=DIR",
-        )
-    if missing:
-        log.warning("%s: %d images are missing: %s", source, len(missing), ", ".join(missing[:5]))
-
-
-def _size_of(file: StoredFile) -> tuple[int, int]:
-    _, height, width = read_image(file).shape
-    return height, width
-
-
-def _objects(
-    annotations: list[dict[str, Any]], place_of: Mapping[int, int], size: tuple[int, int]
-) -> tuple[ObjectBoxes, int]:
-    """The objects of an image, clipped to it, and how many of them were clipped by a pixel or more, or dropped."""
-    xywh = np.array([one["bbox"] for one in annotations], np.float32).reshape(-1, 4)
-    boxes = torch.from_numpy(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1))
-    labels = torch.tensor([place_of[int(one["category_id"])] for one in annotations], dtype=torch.long)
-    crowd = torch.tensor([bool(one.get("iscrowd", 0)) for one in annotations], dtype=torch.bool)
-    height, width = size
-    clipped = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
-    is_there = ((clipped[:, 2:] - clipped[:, :2]) > 0).all(1) & boxes.isfinite().all(1)
-    is_mended = ~is_there | ((clipped - boxes).abs() > 1).any(1)
-    return ObjectBoxes(clipped, labels, crowd).rows(is_there), int(is_mended.sum())
+    shown = [frozenset(found.labels[~found.crowd].tolist()) for found in whole.objects]
+    left = Counter(label for labels in shown for label in labels)
+    held: list[int] = []
+    for i in order:
+        if len(held) < n and all(left[label] > 1 for label in shown[i]):
+            held.append(i)
+            left.subtract(shown[i])
+    held = held or order[:1]
+    train = sorted(set(order) - set(held))
+    return whole.rows(train), whole.rows(sorted(held))
 
 
 def single_image(image: Tensor, longest: int | None, shortest: int | None) -> ScaledImages:

@@ -1,0 +1,244 @@
+"""YOLO's text files: one per image, a line per object, and the names of the classes in a file of their own."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from effcli.continual.egor.data.labels.file_tree import FileTree, cleaned, part_of_path
+from effcli.continual.egor.data.labels.labelled_images import LabelledBox, LabelledImage, Labels
+from effcli.core.errors import InputError
+
+_NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt", "labels.txt")
+_PARTS = ("train", "val", "valid", "test")
+WHOLE = ""
+"""The part of a set without parts."""
+
+
+@dataclass(frozen=True)
+class YoloSet:
+    """Where the images of each part are.
+
+    Attributes:
+        tree: the files.
+        place: the file with the names of the classes, for messages.
+        classes: their names.
+        parts: part -> paths of its images; :data:`WHOLE` where there are no parts.
+    """
+
+    tree: FileTree
+    place: str
+    classes: tuple[str, ...]
+    parts: Mapping[str, Sequence[str]]
+
+
+def names_file_in(tree: FileTree) -> str | None:
+    """The path of the file that names the classes: a YAML file with ``names``, else ``classes.txt``, ``obj.names``, ...
+
+    Raises:
+        InputError: there are several.
+    """
+    yamls = [name for name in tree.ending(".yaml", ".yml") if _names_in(tree, name) is not None]
+    found = yamls or [name for name in tree.files if name.rpartition("/")[2] in _NAME_FILES]
+    if len(found) > 1:
+        raise InputError(
+            f"has several files that name classes: {', '.join(found[:4])}",
+            place=tree.place,
+            hint="give the one that is meant",
+        )
+    return found[0] if found else None
+
+
+def find_yolo(tree: FileTree, names_file: str) -> YoloSet:
+    """The parts of a set, by its ``data.yaml``, or by its folders where there is only a list of names.
+
+    Args:
+        tree: the files.
+        names_file: path of the file with the names.
+
+    Raises:
+        InputError: the file cannot be understood, or names images that are not there.
+    """
+    place = tree.files[names_file].place
+    if names_file.lower().endswith((".yaml", ".yml")):
+        classes = _names_in(tree, names_file)
+        if classes is None:
+            raise InputError("names no classes: there is no list 'names'", place=place)
+        return YoloSet(tree, place, classes, _parts_of_yaml(tree, names_file))
+    classes = tuple(line.strip() for line in _text(tree, names_file).splitlines() if line.strip())
+    parts = defaultdict(list)
+    for name in tree.pictures:
+        parts[part_of_path(f"{name.rpartition('/')[0]}/") or WHOLE].append(name)
+    if len(parts) > 1 and WHOLE in parts:
+        raise InputError(
+            f"{len(parts[WHOLE])} images lie beside the parts, the first is {parts[WHOLE][0]}",
+            place=tree.place,
+            hint="list the parts in a data.yaml",
+        )
+    return YoloSet(tree, place, classes, dict(parts))
+
+
+def read_yolo(found: YoloSet, part: str) -> Labels:
+    """The labels of a part: rectangles, polygons and turned boxes, of which the upright box around them is taken.
+
+    An image without a file of labels shows nothing that is labelled.
+
+    Raises:
+        InputError: the part has no images, or none of them has labels.
+    """
+    place = found.place if part == WHOLE else f"{found.place}, {part}"
+    mistakes: list[str] = []
+    images, n_lines, n_without = [], 0, 0
+    for name in found.parts[part]:
+        labels = next((one for one in _label_paths(name) if one in found.tree.files), None)
+        n_without += labels is None
+        lines = [] if labels is None else _text(found.tree, labels).splitlines()
+        boxes = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            n_lines += 1
+            try:
+                boxes.append(_box(line.split(), found.classes))
+            except ValueError as error:
+                mistakes.append(f"{labels}:{number} {error}")
+        images.append(LabelledImage(name, found.tree.files[name], None, boxes))
+    if images and n_without == len(images):
+        raise InputError(
+            f"none of {len(images)} images has labels: no {_label_paths(images[0].name)[0]}", place=place
+        )
+    notes = [f"{n_without} of {len(images)} images have no file of labels"] if n_without else []
+    return Labels(place, "YOLO", "centres", images, found.classes, mistakes, n_lines, notes)
+
+
+def _names_in(tree: FileTree, name: str) -> tuple[str, ...] | None:
+    """The classes that a YAML file names, in the order of their numbers; None where it names none."""
+    content = _yaml(tree, name)
+    names = content.get("names")
+    if isinstance(names, Mapping):
+        if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+            raise InputError(
+                f"names: the numbers of {len(names)} classes are not 0 to {len(names) - 1}",
+                place=tree.files[name].place,
+            )
+        names = [names.get(i, names.get(str(i))) for i in range(len(names))]
+    if not isinstance(names, list) or not names:
+        return None
+    if content.get("nc") not in (None, len(names)):
+        raise InputError(
+            f"nc is {content['nc']}, but there are {len(names)} names", place=tree.files[name].place
+        )
+    return tuple(map(str, names))
+
+
+def _yaml(tree: FileTree, name: str) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(_text(tree, name))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" in line {mark.line + 1}"
+        raise InputError(f"not valid YAML{where}", place=tree.files[name].place) from None
+    return content if isinstance(content, Mapping) else {}
+
+
+def _parts_of_yaml(tree: FileTree, name: str) -> dict[str, list[str]]:
+    content = _yaml(tree, name)
+    root = cleaned(str(content.get("path") or ""))
+    parts = {}
+    for part in _PARTS:
+        value = content.get(part)
+        given = value if isinstance(value, list) else [value] if value else []
+        images = [one for entry in given for one in _images_of(tree, str(entry), root, name)]
+        if given and not images:
+            raise InputError(f"{part}: no images in {given[0]}", place=tree.files[name].place)
+        if images:
+            parts[part] = images
+    if not parts:
+        raise InputError("names no images: there is no train, val or test", place=tree.files[name].place)
+    return parts
+
+
+def _images_of(tree: FileTree, entry: str, root: str, names_file: str) -> list[str]:
+    """The images of an entry of a YAML file: a folder, or a list of paths in a .txt.
+
+    Its folder is looked for below ``path``, below the YAML file and, as the paths may be those of another computer, by
+    the end of the path.
+    """
+    base = names_file.rpartition("/")[0]
+    wanted = cleaned(entry)
+    ends = [cleaned(f"{one}/{wanted}") for one in (f"{base}/{root}", base, root, "")]
+    parts = cleaned(f"{root}/{wanted}").split("/")
+    ends += [cleaned(f"{base}/{'/'.join(parts[i:])}") for i in range(1, len(parts))]
+    if wanted.lower().endswith(".txt"):
+        listing = next((end for end in ends if end in tree.files), None)
+        find = tree.finder(listing or "")
+        own = {id(file): path for path, file in tree.files.items()}
+        lines = _text(tree, listing).split("\n") if listing else []
+        found = [(line.strip(), find(line.strip())) for line in lines if line.strip()]
+        missing = [line for line, file in found if file is None]
+        if missing:
+            raise InputError(
+                f"lists {len(missing)} images that are not there, the first is {missing[0]}",
+                place=tree.files[listing or ""].place,
+            )
+        return [own[id(file)] for _, file in found]
+    for end in ends:
+        inside = [one for one in tree.pictures if not end or one.startswith(f"{end}/")]
+        if inside:
+            return inside
+    return []
+
+
+def _label_paths(image: str) -> list[str]:
+    """Where the labels of an image may be: in ``labels/`` in place of its last ``images/``, or beside it."""
+    path = PurePosixPath(image)
+    beside = path.with_suffix(".txt")
+    parts = list(beside.parts)
+    swapped = []
+    for i in reversed(range(len(parts) - 1)):
+        if parts[i].lower() == "images":
+            swapped.append("/".join([*parts[:i], "labels", *parts[i + 1 :]]))
+            break
+    return [*swapped, beside.as_posix()]
+
+
+def _box(words: Sequence[str], classes: Sequence[str]) -> LabelledBox:
+    """One line.
+
+    Raises:
+        ValueError: it cannot be used; the message says why.
+    """
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        raise ValueError(f"has words that are not numbers: {' '.join(words)[:60]}") from None
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("has numbers that are not finite")
+    if not numbers[0].is_integer() or not 0 <= numbers[0] < len(classes):
+        raise ValueError(f"is of class {words[0]}, there are {len(classes)} names")
+    name, rest = classes[int(numbers[0])], numbers[1:]
+    if len(rest) == 4:
+        return LabelledBox(name, (rest[0], rest[1], rest[2], rest[3]))
+    if len(rest) < 6 or len(rest) % 2:
+        raise ValueError(f"has {len(words)} numbers, not 5 or those of a polygon")
+    left, right = _ends(rest[::2])
+    top, bottom = _ends(rest[1::2])
+    return LabelledBox(name, ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top))
+
+
+def _ends(values: Iterable[float]) -> tuple[float, float]:
+    ordered = sorted(values)
+    return ordered[0], ordered[-1]
+
+
+def _text(tree: FileTree, name: str) -> str:
+    try:
+        return tree.files[name].read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8 text", place=tree.files[name].place) from None
