@@ -65,11 +65,12 @@ class ByImage(Gfl):
 
 def _parts(detector: Gfl, raw: Raw, targets: Targets, first: int) -> tuple[Tensor, Tensor, Tensor, int]:
     """Of one image: the sum of QFL, the weighted sum of the box losses, the sum of their weights, the positives."""
-    from effcli.continual.egor.detectors import gfl, losses
+    from effcli.continual.egor.detectors import edge_distributions as gfl
+    from effcli.continual.egor.detectors import losses
     from effcli.continual.egor.detectors.assignment import assign, pairwise_iou
 
     centres, strides = detector._places(raw)
-    assigned = assign(centres, strides * detector.config.anchor_scale, detector.level_sizes(raw), targets)[0]
+    assigned = assign(centres, strides * detector.anchor_scale, detector.level_sizes(raw), targets)[0]
     places = torch.nonzero(assigned >= 0)[:, 0]
     logits = raw.logits[0, :, first:]
     y = torch.zeros_like(logits)
@@ -82,7 +83,7 @@ def _parts(detector: Gfl, raw: Raw, targets: Targets, first: int) -> tuple[Tenso
         quality = pairwise_iou(found.detach()[:, None], true[:, None])[:, 0, 0]
         y[places, targets.labels[0, chosen] - first] = quality
         weight = logits.detach()[places].sigmoid().amax(-1)
-        distances = gfl._to_edges(centres[places] / stride, true).clamp(0, detector.config.reg_max - 0.1)
+        distances = gfl._to_edges(centres[places] / stride, true).clamp(0, detector.reg_max - 0.1)
         dfl = losses.distribution_focal(edges.unflatten(-1, (4, -1)), distances).mean(-1)
         giou = gfl.generalized_box_iou_loss(found, true)  # type: ignore[attr-defined]
         weighted = (weight * (gfl.BOX_WEIGHT * giou + gfl.EDGE_WEIGHT * dfl)).sum()

@@ -251,8 +251,7 @@ def _is_beyond(corners: NDArray[np.float64], sides: NDArray[np.float64]) -> NDAr
     """Whether a box is empty, or extends beyond its image by more than two pixels and a fiftieth of the side."""
     limits = np.concatenate([sides, sides], 1)
     beyond = np.abs(np.clip(corners, 0, limits) - corners) > np.maximum(2, 0.02 * limits)
-    result: NDArray[np.bool_] = beyond.any(1) | (corners[:, 2:] <= corners[:, :2]).any(1)
-    return result
+    return np.logical_or(beyond.any(1), (corners[:, 2:] <= corners[:, :2]).any(1))
 
 
 def _is_outside(corners: NDArray[np.float64], sides: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -260,8 +259,7 @@ def _is_outside(corners: NDArray[np.float64], sides: NDArray[np.float64]) -> NDA
     clipped = np.clip(corners, 0, np.concatenate([sides, sides], 1))
     inside, whole = ((one[:, 2:] - one[:, :2]) for one in (clipped, corners))
     is_empty = (whole <= 0).any(1) | (inside <= 0).any(1)
-    result: NDArray[np.bool_] = is_empty | (inside.prod(1) < 0.5 * whole.prod(1))
-    return result
+    return np.logical_or(is_empty, inside.prod(1) < 0.5 * whole.prod(1))
 
 
 def _refuse_many(

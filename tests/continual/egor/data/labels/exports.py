@@ -45,7 +45,8 @@ def coco(
 ) -> dict[str, Any]:
     """COCO's content; ``extra`` classes come first and have no boxes."""
     names = [*extra, *CLASSES]
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for i, (name, found) in enumerate(entries.items()):
         sides = {"width": WIDTH, "height": HEIGHT} if size is None else size
         images.append({"id": i, "file_name": prefix + name, **sides})

@@ -20,7 +20,7 @@ def boxes_of(found: DetectionSet) -> dict[str, list[Box]]:
         name = f"{chr(int(found.read(i)[0, 0, 0]))}.png"
         rounded = objects.boxes.round(decimals=3).tolist()
         labels = [found.classes[label] for label in objects.labels.tolist()]
-        shown[name] = [(label, *map(int, box)) for label, box in zip(labels, rounded, strict=True)]  # type: ignore[misc]
+        shown[name] = [(label, *map(int, box)) for label, box in zip(labels, rounded, strict=True)]
         assert all(float(value).is_integer() for box in rounded for value in box)
     return shown
 
