@@ -277,19 +277,31 @@ def export(
     options: Options,
     packed: PackedArgument,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="The diffusers folder to write.")
+        Path,
+        typer.Option("--output", "-o", metavar="DIR", help="The folder of a diffusers pipeline to write."),
     ],
+    to: Annotated[
+        Literal["diffusers", "gguf", "torchao"],
+        typer.Option(
+            "--to",
+            help="diffusers: dequantized weights; gguf: the network as a GGUF file, linear layers in blocks of Q4_1, "
+            "Q5_1 or Q8_0, all others as fp16 or fp32 (extra gguf); torchao: weights as integers, one byte each (extra "
+            "torchao).",
+        ),
+    ] = "diffusers",
     dtype: Annotated[
         Literal["fp32", "bf16", "fp16"],
-        typer.Option("--dtype", help="Number format of the exported weights."),
+        typer.Option(
+            "--dtype", help="Number format of what is not stored as integers; gguf takes fp16 or fp32."
+        ),
     ] = "fp16",
     model: SourceOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Write an ordinary diffusers folder with the dequantized weights, for any tool."""
+    """Write a diffusers pipeline for other programs, and say how much each kind of layer loses."""
     from effcli.core.files import check_new_folder
-    from effcli.quantize.pipeline import export as export_packed
+    from effcli.quantize.exporting.export import export as export_packed
 
     check_new_folder(output, force=force)
-    export_packed(packed, output, dtype, model)
-    print_result({"output": str(output)}, [str(output)], as_json=options.as_json)
+    layers = export_packed(packed, output, dtype, model, to)
+    print_result({"output": str(output), "layers": layers}, [str(output)], as_json=options.as_json)

@@ -150,6 +150,10 @@ def print_error_json(error: EffcliError) -> None:
     print_json({"error": content})
 
 
+_NOISY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+"""Loggers of others that warn while they import torchao, which diffusers does wherever it is installed."""
+
+
 class _Printable(logging.Formatter):
     """Messages with nothing in them that a terminal would obey."""
 
@@ -167,6 +171,8 @@ def configure_logging(*, quiet: bool, verbose: bool) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def print_traceback(error: BaseException) -> None:

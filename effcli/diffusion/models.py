@@ -253,19 +253,38 @@ def save_folder(
         RunError: it cannot be written.
     """
     part = denoiser_class(unet).part
-    for name in (part, "scheduler"):
-        make_folder(folder / name)
+    make_folder(folder / part)
     tensors = {
         name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
         for name, value in unet.state_dict().items()
     }
     save_tensors(folder / part / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"})
+    save_configs(folder, unet, scheduler_config)
+
+
+def save_configs(
+    folder: Path, unet: nn.Module, scheduler_config: Mapping[str, Any], **more: dict[str, Any]
+) -> None:
+    """Write all of a pipeline folder but the network's weights, which may be on the device ``meta``.
+
+    Args:
+        folder: of the pipeline.
+        unet: the network.
+        scheduler_config: of its scheduler.
+        more: keys of the network's `config.json`.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    part = denoiser_class(unet).part
+    for name in (part, "scheduler"):
+        make_folder(folder / name)
     unet_class = type(unet).__name__
     pipeline = "DDIMPipeline" if unet_class == "UNet2DModel" else "DiffusionPipeline"
     own = (DISTILLED_TIMESTEPS, IMAGE_TOKENS)
     scheduler = {key: value for key, value in scheduler_config.items() if key not in own}
     contents = {
-        f"{part}/config.json": {"_class_name": unet_class, **config_of(unet)},
+        f"{part}/config.json": {"_class_name": unet_class, **config_of(unet), **more},
         "scheduler/scheduler_config.json": scheduler,
         "model_index.json": {
             "_class_name": pipeline,

@@ -1,4 +1,4 @@
-"""The verbs of `effcli quantize` step by step, whatever the method: run, sample, eval, export."""
+"""The verbs of `effcli quantize` step by step, whatever the method: run, sample, eval."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ from effcli.diffusion.models import (
     load_decoder,
     load_model,
     network_timesteps,
-    save_folder,
 )
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import sample_images
@@ -44,11 +43,11 @@ from effcli.quantize.estimates import cost_of_run, cost_of_weights, timed_calls
 from effcli.quantize.evaluation import compare
 from effcli.quantize.fake_quantization.layers import find_layers, quantized_layers
 from effcli.quantize.loaded.fused_lora import describe_lora, lora_of, with_lora
-from effcli.quantize.loaded.source import check_source, copy_parts, describe_source, find_pipeline, rebuild
+from effcli.quantize.loaded.source import check_source, describe_source, find_pipeline, rebuild
 from effcli.quantize.mpq_dm import summary
 from effcli.quantize.packed.layer import codes_of_layer, with_dtype_of_file
 from effcli.quantize.packed.model import PackedModel, about_unet
-from effcli.quantize.packed_unet import Backend, dequantize, unet_of
+from effcli.quantize.packed_unet import Backend, unet_of
 from effcli.quantize.recipe import ConditionSection, MpqDmRecipe, QuantizeRecipe
 from effcli.quantize.unread_models import UnreadModel, open_model
 from effcli.quantize.weights import find_packed, load_packed, save_packed
@@ -345,28 +344,6 @@ def evaluate(
         runtime=runtime,
         total_s=time.perf_counter() - started,
     )
-
-
-def export(place: str | Path, folder: Path, dtype: str, full_precision: str | None = None) -> None:
-    """Write a pipeline folder of diffusers with the dequantized weights, and the parts of the model it came from.
-
-    Activations are not quantized there: other tools have no such thing.
-
-    Args:
-        place: as of :func:`effcli.quantize.load`.
-        folder: where to.
-        dtype: of the network's weights: fp32, bf16 or fp16.
-        full_precision: as of :func:`sample`.
-
-    Raises:
-        InputError: the packed model, or a part of its pipeline, is not there or damaged.
-        RunError: the folder cannot be written.
-    """
-    packed = load_packed(place)
-    pipeline = find_pipeline(packed, place, full_precision)
-    save_folder(folder, dequantize(packed), packed.scheduler_config, dtype=DTYPES[dtype])
-    if pipeline is not None:
-        copy_parts(pipeline, folder)
 
 
 def _absolute(path: str | None) -> str | None:

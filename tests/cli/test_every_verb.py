@@ -124,7 +124,12 @@ VERBS = [
     ),
     Verb("quantize eval", "packed -n 4", "text", frozenset(RESULT), wrong="packed --data nowhere"),
     Verb("quantize inspect", "packed", "text", frozenset({"layers", "size_bytes", "bits_per_parameter"})),
-    Verb("quantize export", "packed -o OUT", keys=frozenset({"output"}), wrong="no -o OUT"),
+    Verb(
+        "quantize export",
+        "packed --to diffusers -o OUT",
+        keys=frozenset({"output", "layers"}),
+        wrong="no -o OUT",
+    ),
     Verb(
         "distill run",
         f"model {SMALL_DISTILL} -o OUT",

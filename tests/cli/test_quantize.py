@@ -97,6 +97,29 @@ def test_export_gives_a_pipeline_that_diffusers_loads(run: Path, tmp_path: Path)
     assert images.shape == (1, 8, 8, 1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--to", "onnx"), "'onnx' is not one of 'diffusers', 'gguf', 'torchao'"),
+        (("--to", "gguf"), "--to gguf: "),
+        (("--to", "gguf", "--dtype", "bf16"), "gguf"),
+        (("--to", "gguf", "--dtype", "int8"), "'int8' is not one of 'fp32', 'bf16', 'fp16'"),
+        (("--to", "torchao", "--model", "nowhere"), "nowhere"),
+        (("--to",), "requires an argument"),
+    ],
+)
+def test_mistakes_of_export_leave_one_line(
+    run: Path, arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    done = effcli("quantize", "export", run, "-o", "x", *arguments, cwd=tmp_path)
+    assert done.code == 2
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("hint:")]
+    assert len(errors) == 1
+    assert errors[0].startswith("error:")
+    assert message in errors[0]
+    assert not (tmp_path / "x").exists()
+
+
 def test_weights_alone_and_the_options_of_the_paper(place: Path, model: Path) -> None:
     for name, options in {
         "w4": ("--bits", "w4"),

@@ -12,9 +12,10 @@ from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
 from effcli.diffusion.models import load_model, save_folder
+from effcli.quantize.exporting.export import export
 from effcli.quantize.fake_quantization.layers import find_layers
 from effcli.quantize.packed_unet import unet_of
-from effcli.quantize.pipeline import export, guided_model, plan_run, run, sample
+from effcli.quantize.pipeline import guided_model, plan_run, run, sample
 from effcli.quantize.weights import load_packed
 from tests.diffusion.tiny_denoisers import MAKERS, save_inputs, tiny_denoiser
 from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_unet

@@ -16,6 +16,7 @@ from effcli.core.runtime import create_runtime
 from effcli.diffusion.models import load_model
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.quantize import pipeline
+from effcli.quantize.exporting.export import export
 from effcli.quantize.packed_unet import load
 from effcli.quantize.weights import load_packed, save_packed
 from tests.diffusion.tiny_models import save_pipeline, tiny_unet
@@ -110,7 +111,7 @@ def test_a_file_that_does_not_say_its_parts_is_still_decoded(
 def test_export_is_the_whole_pipeline(made: Path, tmp_path: Path) -> None:
     from diffusers import LDMPipeline
 
-    pipeline.export(made / "packed", tmp_path, "fp32")
+    export(made / "packed", tmp_path, "fp32")
     whole: Any = LDMPipeline.from_pretrained(tmp_path)
     whole.set_progress_bar_config(disable=True)
     images = whole(batch_size=1, num_inference_steps=2, output_type="np").images
