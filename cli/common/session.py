@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from .options import MachineOptions, RecipeOptions, RunOptions
 from .output import print_plan, print_result
 
 if TYPE_CHECKING:
+    from effcli.core.plan import Plan
     from effcli.core.recipe import Recipe
     from effcli.core.runtime import Runtime
 
@@ -71,7 +72,15 @@ def _kept_log() -> Iterator[list[logging.LogRecord]]:
         logging.getLogger("effcli").removeHandler(handler)
 
 
-def execute(verb: str, task: str, options: RunOptions, shorthands: dict[str, tuple[str, Any]]) -> None:
+def execute(
+    verb: str,
+    task: str,
+    options: RunOptions,
+    shorthands: dict[str, tuple[str, Any]],
+    *,
+    plan_with: Callable[[Recipe], Plan[Any]] | None = None,
+    before_run: Callable[[Recipe], None] | None = None,
+) -> None:
     """Resolve the recipe, open the run directory, run the task's pipeline, print the result.
 
     Args:
@@ -79,6 +88,8 @@ def execute(verb: str, task: str, options: RunOptions, shorthands: dict[str, tup
         task: its name.
         options: as they were given.
         shorthands: as in :func:`resolve_recipe`.
+        plan_with: used instead of the pipeline's plan function.
+        before_run: what changes a run that is there, called with the recipe when everything is loaded and checked.
     """
     from effcli.core.registry import get_task
 
@@ -93,10 +104,12 @@ def execute(verb: str, task: str, options: RunOptions, shorthands: dict[str, tup
 
     save_every, runtime = SaveEvery.parse(options.save_every), runtime_for(options, recipe)
     with _kept_log() as said:
-        plan = entry.plan_function(recipe)(recipe)
+        plan = (plan_with or entry.plan_function(recipe))(recipe)
     if options.dry_run:
         print_plan(recipe, plan.facts, as_json=options.as_json)
         return
+    if before_run is not None:
+        runtime.on_main(lambda: before_run(recipe))
     run = open_run(
         options.output,
         recipe,

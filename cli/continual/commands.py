@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +21,8 @@ from ..common.options import (
 from ..common.output import print_metrics, print_result
 from ..common.session import execute, recipe_of_method, runtime_for
 from .app import app
-from .split_option import parsed_split, with_all_classes
+from .further_tasks import change_tasks, plan_of
+from .split_option import parsed_split, with_all_classes, with_fitting_tasks
 
 HOSTS = ("er", "derpp", "er-ace", "cls-er")
 WRAPPED = {f"clfd-{name}": name for name in HOSTS}
@@ -123,9 +123,12 @@ def run(
         typer.Option(
             "--tasks-dir",
             metavar="DIR",
-            help="With --resume -o RUN: a further task for a finished run; one sub-folder per new class.",
+            help="With --resume -o RUN: a further task for a finished run; one sub-folder per class, new or known.",
         ),
     ] = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="With -o RUN: take back the last task that --tasks-dir added.")
+    ] = False,
 ) -> None:
     """Learn one task after another, and measure what is remembered (default)."""
     inner = WRAPPED.get(method or "", method)
@@ -153,33 +156,17 @@ def run(
         "references": ("--references", None if references is None else references.split(",")),
         **(_PSEUDO_LABELS if pseudo_label else {}),
     }
+    if tasks_dir is not None and undo:
+        raise UsageError("one task is added or taken back at a time", place="--undo")
+    if tasks_dir is not None or undo:
+        change_tasks(options, tasks_dir, shorthands)
+        return
     if inner == "egor" and tasks is None and (data is not None or detector is not None):
         options = with_all_classes(options)
-    if tasks_dir is not None:
-        options = _with_task(options, tasks_dir, shorthands)
-        shorthands = {}
-    execute("run", "continual", recipe_of_method("continual", options, inner), shorthands)
-
-
-def _with_task(options: RunOptions, folder: Path, shorthands: dict[str, tuple[str, Any]]) -> RunOptions:
-    """Give a run one more task; its own recipe says everything else."""
-    if not options.resume or options.output is None:
-        raise UsageError(
-            "needs the run that gets the task", place="--tasks-dir", hint="name it with --resume -o RUN"
-        )
-    given = [flag for flag, value in shorthands.values() if value is not None]
-    if given or options.sets or options.recipe != "default":
-        raise UsageError(
-            f"all other settings are the run's own; leave out {', '.join(given) or '-r and -s'}",
-            place="--tasks-dir",
-        )
-    from effcli.continual.pipeline import add_task, longer_recipe
-
-    if options.dry_run:
-        sets = [f"data.more={list(longer_recipe(options.output, folder).data.more)}"]
-        return replace(options, recipe=str(options.output), sets=sets)
-    add_task(options.output, folder)
-    return replace(options, recipe=str(options.output))
+    elif data is not None and tasks is None and options.recipe == "default":
+        options = with_fitting_tasks(options)
+    options = recipe_of_method("continual", options, inner)
+    execute("run", "continual", options, shorthands, plan_with=plan_of(options))
 
 
 PlaceArgument = Annotated[

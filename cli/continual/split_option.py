@@ -18,3 +18,8 @@ def parsed_split(tasks: str) -> Any:
 def with_all_classes(options: RunOptions) -> RunOptions:
     """The user's own data is not split as the built-in scenes are, unless --tasks says so."""
     return replace(options, sets=["data.tasks=null", *(options.sets or [])])
+
+
+def with_fitting_tasks(options: RunOptions) -> RunOptions:
+    """The user's own classes are cut into a fitting number of tasks, unless --tasks says how."""
+    return replace(options, sets=["data.tasks=auto", *(options.sets or [])])

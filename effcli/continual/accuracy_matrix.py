@@ -1,6 +1,7 @@
 """Metrics of class-incremental learning, from matrices of accuracies.
 
-``R[t, i]`` is the accuracy on the classes of task ``i`` after learning task ``t``, 0..1; what is not known yet is NaN.
+``R[t, i]`` is the accuracy on the classes of task ``i`` after learning task ``t``, 0..1; what is not known is NaN:
+tasks that come later, and those without test images. Means are of what is known.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import numpy as np
 
 def last_average(accuracy: np.ndarray) -> float:
     """The mean of the last row: of tasks, not of images."""
-    return float(np.nanmean(accuracy[-1]))
+    return _mean(accuracy[-1])
 
 
 def forgetting(accuracy: np.ndarray) -> float | None:
@@ -21,15 +22,15 @@ def forgetting(accuracy: np.ndarray) -> float | None:
     n_tasks = len(accuracy)
     if n_tasks < 2:
         return None
-    best = [np.nanmax(accuracy[i:-1, i]) for i in range(n_tasks - 1)]
-    return float(np.mean(np.array(best) - accuracy[-1, :-1]))
+    best = [np.fmax.reduce(accuracy[i:-1, i]) for i in range(n_tasks - 1)]
+    return _mean(np.array(best) - accuracy[-1, :-1])
 
 
 def backward_transfer(accuracy: np.ndarray) -> float | None:
     """The mean change of each earlier task since it was learned; None for one task."""
     if len(accuracy) < 2:
         return None
-    return float(np.mean(accuracy[-1, :-1] - np.diagonal(accuracy)[:-1]))
+    return _mean(accuracy[-1, :-1] - np.diagonal(accuracy)[:-1])
 
 
 def average_incremental(accuracy: np.ndarray, n_images: np.ndarray) -> float:
@@ -39,13 +40,15 @@ def average_incremental(accuracy: np.ndarray, n_images: np.ndarray) -> float:
         accuracy: ``R``.
         n_images: test images of each task.
     """
-    seen = ~np.isnan(accuracy)
+    seen = ~np.isnan(accuracy) & (n_images > 0)
     return float(
         np.mean(
             [
                 np.average(row[known], weights=n_images[known])
                 for row, known in zip(accuracy, seen, strict=True)
+                if known.any()
             ]
+            or [np.nan]
         )
     )
 
@@ -54,6 +57,11 @@ def stability_plasticity(accuracy: np.ndarray) -> tuple[float, float, float] | N
     """Accuracy on the earlier tasks at the end, on each task when it was new, and the harmonic mean (CLFD, Fig. 8)."""
     if len(accuracy) < 2:
         return None
-    stability, plasticity = float(np.mean(accuracy[-1, :-1])), float(np.mean(np.diagonal(accuracy)))
+    stability, plasticity = _mean(accuracy[-1, :-1]), _mean(np.diagonal(accuracy))
     total = stability + plasticity
     return stability, plasticity, 2 * stability * plasticity / total if total else 0.0
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.mean(known)) if len(known) else float("nan")

@@ -12,23 +12,34 @@ from difflib import get_close_matches
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from effcli.continual.records import TaskRecord, keys_of
 from effcli.core.errors import UsageError
 from effcli.data.image_sets import ImageSet
+from effcli.data.picture_folders import say_once
+
+_MOST_TASKS = 5
+"""Of a split that is chosen for a set."""
 
 _PHASE = re.compile(r"(?:(\d+)x)?(\d+)")
 
 
 @dataclass(frozen=True)
 class ClassTask:
-    """Classes that are learned together.
+    """Classes that are learned together, and perhaps more images of known ones.
 
     Attributes:
         number: from 0.
-        classes: their names.
-        first_class: the number of the first one; they are consecutive.
-        train: images to learn from.
-        eval: images to measure on.
+        classes: the names of the new ones; none where there are only more images of known classes.
+        first_class: the number of the first new one; they are consecutive.
+        train: images to learn from; none where they are learned already and ``record`` says so. Labels below
+            ``first_class`` are of known classes.
+        eval: images to measure on; perhaps none.
+        record: what the run that learned it, or is learning it, remembers.
+        source: where it comes from: 0 is ``data.source``, n + 1 is ``data.more[n]``.
+        n_before: how many training images each class had in earlier tasks, by class number; empty where all classes of
+            this task are new.
     """
 
     number: int
@@ -36,24 +47,51 @@ class ClassTask:
     first_class: int
     train: ImageSet
     eval: ImageSet
+    record: TaskRecord | None = None
+    source: int = 0
+    n_before: tuple[int, ...] = ()
 
     @property
     def end_class(self) -> int:
         """One more than the number of the last class."""
         return self.first_class + len(self.classes)
 
+    @property
+    def train_labels(self) -> Tensor:
+        """The class of each training image, also of those that are there no more, int64 ``[N]``."""
+        return self.train.labels if self.record is None else self.record.train_labels
+
+    @property
+    def n_train(self) -> int:
+        """How many training images it has, or had."""
+        return len(self.train_labels)
+
+    @property
+    def answers(self) -> list[int]:
+        """The numbers of the classes that it has training images of, ascending."""
+        if not self.n_before:
+            return list(range(self.first_class, self.end_class))
+        return sorted(set(self.train_labels.tolist()))
+
+    def names(self) -> tuple[str, ...]:
+        """The classes that it has training images of; known ones as ``more of NAME``."""
+        known = [one for one in self.answers if one < self.first_class]
+        return (*self.classes, *(f"more of {self.train.classes[one]}" for one in known))
+
 
 def parse_split(tasks: int | str | Sequence[int] | Sequence[Sequence[str]], n_classes: int) -> list[int]:
     """The number of classes of each task.
 
     Args:
-        tasks: how many of equal size; ``6+6``; ``50+10x5`` for 50 classes and then ten tasks of 5; the sizes; or the
-            names.
+        tasks: how many of equal size; ``auto`` for up to five of nearly equal size, of two or more classes;
+            ``6+6``; ``50+10x5`` for 50 classes and then ten tasks of 5; the sizes; or the names.
         n_classes: of the set.
 
     Raises:
         UsageError: they do not divide the classes.
     """
+    if tasks == "auto":
+        return _nearly_equal(n_classes, min(_MOST_TASKS, max(1, n_classes // 2)))
     if isinstance(tasks, int):
         if n_classes % tasks:
             raise UsageError(
@@ -68,7 +106,7 @@ def parse_split(tasks: int | str | Sequence[int] | Sequence[Sequence[str]], n_cl
             raise UsageError(
                 f"cannot read {tasks!r}",
                 place="data.tasks",
-                hint="a number, 6+6, 50+10x5, sizes as [4, 3, 3], or lists of names",
+                hint="auto, a number, 6+6, 50+10x5, sizes as [4, 3, 3], or lists of names",
             )
         sizes = [int(match[2]) for match in matches if match for _ in range(int(match[1] or 1))]
     else:
@@ -139,11 +177,10 @@ def tasks_of(
         raise UsageError(
             f"these classes are in only one part of the data: {', '.join(odd[:5])}", place="data"
         )
-    for name, part in (("training", train), ("test", evaluated)):
-        counts = torch.bincount(part.labels, minlength=len(order))
-        if not bool(counts.all()):
-            missing = [train.classes[int(one)] for one in (counts == 0).nonzero()]
-            raise UsageError(f"no {name} image of the classes {', '.join(missing[:5])}", place="data")
+    if missing := _without_images(train, train.classes):
+        raise UsageError(f"no training image of the classes {', '.join(missing[:5])}", place="data")
+    if missing := _without_images(evaluated, train.classes):
+        say_once(f"learned, but not measured, without a test image: {', '.join(missing[:5])}")
     found, start = [], 0
     for number, size in enumerate(sizes):
         old = list(order[start : start + size])
@@ -160,25 +197,58 @@ def tasks_of(
     return found
 
 
-def further_task(before: Sequence[ClassTask], train: ImageSet, evaluated: ImageSet) -> ClassTask:
-    """A task of new classes that follows on others.
+def further_task(
+    before: Sequence[ClassTask],
+    train: ImageSet,
+    evaluated: ImageSet,
+    source: int = 1,
+    place: str = "data.more",
+) -> ClassTask:
+    """A task that follows on others: new classes, and more images of known ones, which is said.
+
+    Args:
+        before: all earlier tasks.
+        train, evaluated: its images; a class without training images is left out.
+        source: where they come from, as in :class:`ClassTask`.
+        place: the same for people.
 
     Raises:
-        UsageError: a class was learned before, or has no image in one of the parts.
+        UsageError: there is nothing to learn.
     """
-    known = {name for task in before for name in task.classes}
-    again = sorted(known & set(train.classes))
-    if again:
-        raise UsageError(
-            f"these classes are already known: {', '.join(again[:5])}",
-            place="data.more",
-            hint="a further task has only new classes",
-        )
-    task = tasks_of(train, evaluated, range(len(train.classes)), [len(train.classes)])[0]
-    start = before[-1].end_class
+    known = [name for task in before for name in task.classes]
+    there = [name for name in train.classes if name not in _without_images(train, train.classes)]
+    if not there:
+        raise UsageError("no training image in it", place=place)
+    if more := [name for name in there if name in known]:
+        say_once(f"{place}: more images of classes that are known already: {', '.join(more[:5])}")
+    new = tuple(name for name in there if name not in known)
+    names = (*known, *new)
+    unmeasured = _without_images(evaluated, new)
+    if unmeasured:
+        say_once(f"{place}: learned, but not measured, without a test image: {', '.join(unmeasured[:5])}")
+    counts = torch.bincount(torch.cat([task.train_labels for task in before]), minlength=len(known))
     return ClassTask(
-        len(before), task.classes, start, _shifted(task.train, start), _shifted(task.eval, start)
+        len(before),
+        new,
+        len(known),
+        _renamed(train, names),
+        _renamed(evaluated, names),
+        source=source,
+        n_before=tuple(counts.tolist()) if more else (),
     )
+
+
+def seen_keys(before: Sequence[ClassTask]) -> set[tuple[str, int]]:
+    """Class and digest of all images of earlier tasks."""
+    seen: set[tuple[str, int]] = set()
+    names = tuple(name for task in before for name in task.classes)
+    for task in before:
+        if task.record is not None:
+            seen.update(task.record.keys("train"), task.record.keys("eval"))
+        else:
+            for part in (task.train, task.eval):
+                seen.update(keys_of(ImageSet(part.images, part.labels, names)))
+    return seen
 
 
 def limit_per_class(images: ImageSet, most: int | None) -> ImageSet:
@@ -220,8 +290,19 @@ def _of_classes(images: ImageSet, old: Sequence[int], start: int) -> ImageSet:
     return ImageSet(images.images[chosen], labels[chosen], tuple(images.classes[one] for one in old))
 
 
-def _shifted(images: ImageSet, by: int) -> ImageSet:
-    return ImageSet(images.images, images.labels + by, images.classes)
+def _renamed(images: ImageSet, names: Sequence[str]) -> ImageSet:
+    """The images of the classes ``names``, labelled by their place there."""
+    new = torch.tensor(
+        [names.index(name) if name in names else -1 for name in images.classes], dtype=torch.long
+    )
+    labels = new[images.labels]
+    return ImageSet(images.images[labels >= 0], labels[labels >= 0], tuple(names))
+
+
+def _without_images(images: ImageSet, names: Sequence[str]) -> list[str]:
+    """Which of some classes have no image in a set."""
+    there = {images.classes[label] for label in images.labels.unique().tolist()}
+    return [name for name in names if name not in there]
 
 
 def _nearly_equal(n: int, parts: int) -> list[int]:

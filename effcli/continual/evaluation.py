@@ -23,6 +23,7 @@ from effcli.continual.accuracy_matrix import (
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import EVAL_BATCH
 from effcli.continual.network import ImageClassifier
+from effcli.continual.records import known_tasks
 from effcli.continual.stream import load_stream
 from effcli.continual.weights import load_classifier
 from effcli.core.errors import InputError, UsageError
@@ -41,7 +42,7 @@ Scores = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Accuracies:
-    """After one task, on each task so far; 0..1.
+    """After one task, on each task so far; 0..1, and NaN of a task without test images.
 
     Attributes:
         class_il: any class seen so far may be answered.
@@ -55,10 +56,10 @@ class Accuracies:
 
     def line(self, task: ClassTask, n_tasks: int) -> str:
         """One line for the terminal."""
-        names = ", ".join(task.classes[:5]) + (", ..." if len(task.classes) > 5 else "")
-        return (
-            f"task {task.number + 1}/{n_tasks} ({names}): Class-IL {100 * float(np.mean(self.class_il)):.1f} %, "
-            f"Task-IL {100 * float(np.mean(self.task_il)):.1f} %"
+        names = ", ".join(task.names()[:5]) + (", ..." if len(task.names()) > 5 else "")
+        return f"task {task.number + 1}/{n_tasks} ({names}): " + ", ".join(
+            f"{name} {100 * mean_of(values):.1f} %"
+            for name, values in (("Class-IL", self.class_il), ("Task-IL", self.task_il))
         )
 
 
@@ -76,20 +77,22 @@ def measure(
         runtime: where.
     """
     network.eval()
-    class_il, task_il, n_right = [], [], 0
+    class_il, task_il, every = [], [], []
     for task in tasks:
-        found, labels = scores_of(scores, task.eval, runtime)[:, :n_classes], task.eval.labels
+        found, labels = scores_of(scores, task.eval, runtime, n_classes)[:, :n_classes], task.eval.labels
         right = found.argmax(1) == labels
-        own = found[:, task.first_class : task.end_class].argmax(1) + task.first_class == labels
+        own = torch.tensor(task.answers)
         class_il.append(float(right.double().mean()))
-        task_il.append(float(own.double().mean()))
-        n_right += int(right.sum())
-    return Accuracies(class_il, task_il, n_right / sum(len(task.eval) for task in tasks))
+        task_il.append(float((own[found[:, own].argmax(1)] == labels).double().mean()))
+        every.append(right)
+    return Accuracies(class_il, task_il, float(torch.cat(every).double().mean()))
 
 
 @torch.no_grad()
-def scores_of(scores: Scores, images: ImageSet, runtime: Runtime) -> Tensor:
-    """Scores of all images, on the CPU."""
+def scores_of(scores: Scores, images: ImageSet, runtime: Runtime, n_classes: int) -> Tensor:
+    """Scores of all images, on the CPU, ``[N, n_classes]`` or wider; of no images none."""
+    if not len(images):
+        return torch.zeros(0, n_classes)
     found = []
     for part in images.images.split(EVAL_BATCH):
         with runtime.tuner("evaluate").step(len(part)), runtime.autocast():
@@ -114,6 +117,12 @@ def metrics_of(rows: Sequence[Accuracies], tasks: Sequence[ClassTask]) -> dict[s
     if of_class is not None:
         found |= dict(zip(("stability", "plasticity", "trade_off"), of_class, strict=True))
     return {**found, "accuracy_matrix": class_il, "task_il_matrix": task_il}
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of what is known; NaN where nothing is."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def matrix(rows: Any) -> np.ndarray:
@@ -144,9 +153,10 @@ def draw_matrix(metrics: dict[str, Any], tasks: Sequence[ClassTask], file: Path)
     heat.set_xlabel("accuracy on task, %")
     heat.set_ylabel("after learning task")
     for column in range(n_columns):
-        name = ", ".join(tasks[column].classes[:2]) + (", ..." if len(tasks[column].classes) > 2 else "")
+        names = tasks[column].names()
+        name = ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
         curves.plot(range(1, n_rows + 1), accuracy[:, column], marker="o", label=f"{column + 1}: {name}")
-    curves.plot(range(1, n_rows + 1), np.nanmean(accuracy, 1), "k--", label="mean")
+    curves.plot(range(1, n_rows + 1), [mean_of(row) for row in accuracy], "k--", label="mean")
     curves.set_xlabel("tasks learned")
     curves.set_ylabel("Class-IL accuracy, %")
     curves.set_ylim(-2, 102)
@@ -192,7 +202,7 @@ def _metrics(
     n_images = torch.zeros_like(right)
     started, n = time.perf_counter(), 0
     for task in tasks:
-        answers = scores_of(classifier.scores, task.eval, runtime).argmax(1)
+        answers = scores_of(classifier.scores, task.eval, runtime, len(right)).argmax(1)
         right.index_add_(0, task.eval.labels, (answers == task.eval.labels).double())
         n_images.index_add_(0, task.eval.labels, torch.ones(len(answers), dtype=torch.double))
         n += len(answers)
@@ -219,7 +229,12 @@ def _own_tasks(place: str | Path) -> list[ClassTask]:
             hint="name images with --data",
         )
     recipe: Any = recipe_of_run("continual", place)
-    return load_stream(recipe)
+    tasks = load_stream(recipe, known_tasks(Path(place)))
+    if not any(len(task.eval) for task in tasks):
+        raise InputError(
+            "none of its test images is there any more", place=str(place), hint="name images with --data"
+        )
+    return tasks
 
 
 def _tasks_of(classifier: ImageClassifier, data: str) -> list[ClassTask]:

@@ -15,15 +15,13 @@ from effcli.continual.methods.buffer import Reservoir
 from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.continual.network import classifier_of
 from effcli.continual.recipe import ContinualRecipe, JointRecipe
+from effcli.continual.records import known_tasks
 from effcli.continual.stream import describe, load_stream, statistics
 from effcli.continual.training import Learned, learn_stream, steps_of
 from effcli.continual.weights import FILE_NAME, save_classifier
 from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result
-from effcli.core.files import write_text
 from effcli.core.plan import Plan
-from effcli.core.recipe import dump_recipe
-from effcli.core.registry import recipe_of_run
 from effcli.core.run import Run
 
 log = logging.getLogger(__name__)
@@ -39,9 +37,14 @@ class ContinualMethod(Protocol):
     create: Callable[[Any, Learner, Reservoir], IncrementalMethod]
 
 
-def plan_run(recipe: ContinualRecipe) -> Plan[list[ClassTask]]:
-    """The tasks, read and cut, and what :func:`run` would learn."""
-    tasks = load_stream(recipe)
+def plan_run(recipe: ContinualRecipe, directory: Path | None = None) -> Plan[list[ClassTask]]:
+    """The tasks, read and cut, and what :func:`run` would learn.
+
+    Args:
+        recipe: of a new run, or of one that is there.
+        directory: of a run that may be there already: what it has learned is found again.
+    """
+    tasks = load_stream(recipe, () if directory is None else known_tasks(directory))
     lessons = lessons_of(recipe, tasks)
     method = new_method(recipe, n_classes_at_first(recipe, tasks), *statistics(recipe, tasks[0]))
     facts = {
@@ -62,7 +65,7 @@ def run(recipe: ContinualRecipe, tasks: list[ClassTask], run: Run) -> Result:
             hint="run several seeds or recipes in parallel instead",
         )
     lessons = lessons_of(recipe, tasks)
-    n_items, n_images = new_buffer(recipe, runtime.device).size, sum(len(task.train) for task in tasks)
+    n_items, n_images = new_buffer(recipe, runtime.device).size, sum(task.n_train for task in tasks)
     if n_items >= n_images:
         log.warning("the buffer's %d places hold all %d training images", n_items, n_images)
     learned = learn_stream(
@@ -115,40 +118,3 @@ def costs_of(learned: Learned, run: Run) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in learned.method.learner.parameters()),
         **({"reports": learned.reports} if any(learned.reports) else {}),
     }
-
-
-def add_task(run: Path, folder: Path) -> None:
-    """Let a run have one more task, which it has not learned yet: what remains is to resume it.
-
-    Args:
-        run: a run directory; the data of its earlier tasks are read again.
-        folder: with a sub-folder for each new class.
-
-    Raises:
-        InputError: the run or the images are not there.
-        UsageError: a class is known already, or the run was joint training.
-    """
-    longer = longer_recipe(run, folder)
-    if longer == recipe_of_run("continual", run):
-        return  # the same command again, after an interruption
-    load_stream(longer)
-    for name in (
-        "result.json",
-        "report.html",
-    ):  # these first: a finished run has the recipe that it was made with
-        (run / name).unlink(missing_ok=True)
-    write_text(run / "recipe.yaml", dump_recipe(longer))
-
-
-def longer_recipe(run: Path, folder: Path) -> ContinualRecipe:
-    """The recipe of a run with one more task, unless ``folder`` is its last one already."""
-    recipe = recipe_of_run("continual", run)
-    assert isinstance(recipe, ContinualRecipe)
-    if isinstance(recipe, JointRecipe):
-        raise UsageError("joint training takes no further tasks", place=str(run))
-    source = str(folder.resolve())
-    if recipe.data.more[-1:] == (source,):
-        return recipe
-    return recipe.model_copy(
-        update={"data": recipe.data.model_copy(update={"more": (*recipe.data.more, source)})}
-    )

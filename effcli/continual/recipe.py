@@ -52,16 +52,16 @@ class TaskStreamSection(Section):
     side: int | None = Field(
         None,
         ge=8,
-        description="Images are resized to squares of this side, in pixels; null: the side of the first "
-        "image, made "
-        "even and at most 64.",
+        description="Images are resized to squares of this side, in pixels; null: the median "
+        "of the shorter sides, made even, 8 to 64.",
     )
     channels: Literal[1, 3] | None = Field(
         None, description="1: grey, 3: RGB; null: grey if no image has colour."
     )
     tasks: int | str | tuple[int, ...] | tuple[tuple[str, ...], ...] = Field(
         5,
-        description="The split into tasks: a number of tasks of equal size; 50+10x5 for one of 50 "
+        description="The split into tasks: auto, up to five tasks of nearly equal size; a number of tasks of equal "
+        "size; 50+10x5 for one of 50 "
         "classes and ten of 5; "
         "a list of sizes; or a list of lists of class names.",
     )
@@ -70,8 +70,8 @@ class TaskStreamSection(Section):
     )
     more: tuple[str, ...] = Field(
         (),
-        description="Folders with one further task of new classes each, learned in this order after the "
-        "others.",
+        description="Folders with one further task each, learned in this order after the others: new classes, or "
+        "more images of known ones.",
     )
     train_per_class: int | None = Field(
         None, ge=1, description="Only the first N training images of each class are used; null: all."

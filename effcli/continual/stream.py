@@ -1,44 +1,91 @@
-"""The tasks that a recipe names, in order."""
+"""The tasks that a recipe names, in order: read, or of those that a run has learned already, found again."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
-from effcli.continual.class_splits import ClassTask, further_task, hold_out, limit_per_class, split_classes
+import torch
+
+from effcli.continual.class_splits import (
+    ClassTask,
+    further_task,
+    hold_out,
+    limit_per_class,
+    seen_keys,
+    split_classes,
+)
 from effcli.continual.recipe import ContinualRecipe
 from effcli.continual.recipes.rehearsal import RehearsalRecipe
-from effcli.core.errors import UsageError
-from effcli.data.image_sets import ImageSet, has_parts, image_shape, load_images
+from effcli.continual.records import Known, TaskRecord, digests_of, keys_of, rows_of
+from effcli.core.errors import InputError, UsageError
+from effcli.data.image_sets import ImageSet, has_parts, image_shape, load_images, usual_shape
+
+log = logging.getLogger(__name__)
 
 LARGEST_SIDE = 64
 """Larger images are made as small as this where the recipe does not say how large; the network pools late."""
 
+Shape = tuple[int, Literal[1, 3]]
+"""Side and channels of the images."""
 
-def load_stream(recipe: ContinualRecipe) -> list[ClassTask]:
+
+def load_stream(recipe: ContinualRecipe, known: Sequence[Known] = ()) -> list[ClassTask]:
     """Read the data and cut it into tasks.
 
+    Args:
+        recipe: says where they are.
+        known: what the run remembers that the recipe is of (:func:`~effcli.continual.records.known_tasks`). The images
+            of tasks that it remembers are the ones that it had, wherever they are now; those that are gone are not
+            measured again, which is said.
+
     Raises:
-        InputError: it is not there or cannot be read.
-        UsageError: the tasks do not fit the classes, or a further task has a class that is known already.
+        InputError: it is not there or cannot be read; or training images of a task that is being learned are gone.
+        UsageError: the tasks do not fit the classes, or a further task has nothing new.
     """
-    settings = recipe.data
-    shape = _shape_of(recipe)
-    tasks = split_classes(*_load(recipe, settings.source, shape), settings.tasks, settings.order_seed)
-    for source in settings.more:
-        tasks.append(further_task(tasks, *_load(recipe, source, shape)))
+    shape = _shape_of(recipe, known)
+    tasks: list[ClassTask] = []
+    for source, place in enumerate((recipe.data.source, *recipe.data.more)):
+        records = [one for one in known if isinstance(one, TaskRecord) and one.source == source]
+        if records and len(records) == records[0].n_siblings:
+            tasks += _found_again(recipe, place, shape, records, tasks)
+        elif source == 0:
+            split = recipe.data.tasks, recipe.data.order_seed
+            tasks += split_classes(*_load(recipe, place, shape), *split)
+        else:
+            tasks.append(_further(recipe, place, shape, tasks, source))
     for task in tasks:
-        if len(task.train) < 2:
-            names = ", ".join(task.classes)
+        if task.n_train < 2:
+            names = ", ".join(task.names())
             raise UsageError(
                 f"a task has a single training image ({names}); at least two are needed", place="data"
             )
+    check_same_data(tasks, known)
     return tasks
+
+
+def check_same_data(tasks: Sequence[ClassTask], known: Sequence[Known]) -> None:
+    """Make sure that tasks of which a run of version 0.1 remembers one digest are the ones that it had.
+
+    Raises:
+        InputError: they are not.
+    """
+    for task, before in zip(tasks, known, strict=False):
+        if isinstance(before, str) and fingerprint(task) != before:
+            raise InputError(
+                f"the data of task {task.number + 1} have changed since this run began",
+                place="data",
+                hint="a run that was begun by effcli 0.1 needs its old images as they were; or start a new one",
+            )
 
 
 def statistics(recipe: ContinualRecipe, first: ClassTask) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of each channel, 0..1: the recipe's, or those of the first task's training images."""
+    if first.record is not None:
+        return first.record.statistics
     settings = recipe.data
     images = first.train.images.transpose(0, 1).flatten(1).double() / 255
     mean = settings.mean or tuple(images.mean(1).tolist())
@@ -52,8 +99,8 @@ def statistics(recipe: ContinualRecipe, first: ClassTask) -> tuple[tuple[float, 
 def describe(tasks: list[ClassTask]) -> dict[str, Any]:
     """Numbers of a stream, for ``--dry-run``."""
     return {
-        "tasks": [list(task.classes) for task in tasks],
-        "train_images": [len(task.train) for task in tasks],
+        "tasks": [list(task.names()) for task in tasks],
+        "train_images": [task.n_train for task in tasks],
         "eval_images": [len(task.eval) for task in tasks],
         "image_shape": list(tasks[0].train.images.shape[1:]),
     }
@@ -68,12 +115,35 @@ def fingerprint(task: ClassTask) -> str:
     return digest.hexdigest()
 
 
-def _shape_of(recipe: ContinualRecipe) -> tuple[int, Literal[1, 3]]:
-    """Side and channels of the images: the recipe's, or what suits them."""
+def record_task(
+    task: ClassTask, tasks: Sequence[ClassTask], statistics: tuple[Sequence[float], Sequence[float]]
+) -> TaskRecord:
+    """What is to be remembered of a task among those that were read with it."""
+    channels, side = task.train.images.shape[1:3]
+    return TaskRecord(
+        number=task.number,
+        source=task.source,
+        n_siblings=sum(one.source == task.source for one in tasks),
+        names=tuple(name for one in tasks[: task.number + 1] for name in one.classes),
+        first_class=task.first_class,
+        side=int(side),
+        channels=1 if channels == 1 else 3,
+        statistics=(tuple(statistics[0]), tuple(statistics[1])),
+        train=digests_of(task.train.images),
+        train_labels=task.train.labels,
+        eval=digests_of(task.eval.images),
+        eval_labels=task.eval.labels,
+    )
+
+
+def _shape_of(recipe: ContinualRecipe, known: Sequence[Known]) -> Shape:
+    """Side and channels of the images: those that the run began with, the recipe's, or what suits them."""
     settings = recipe.data
+    if records := [one for one in known if isinstance(one, TaskRecord)]:
+        return records[0].side, records[0].channels
     side, channels = settings.side, settings.channels
     if side is None or channels is None:
-        own_side, own_channels = image_shape(settings.source, "train")
+        own_side, own_channels = (image_shape if known else usual_shape)(settings.source, "train")
         side = side or max(8, min(own_side, LARGEST_SIDE) // 2 * 2)
         channels = channels or own_channels
     if isinstance(recipe, RehearsalRecipe) and recipe.is_encoded and side % 2:
@@ -85,17 +155,125 @@ def _shape_of(recipe: ContinualRecipe) -> tuple[int, Literal[1, 3]]:
     return side, channels
 
 
-def _load(
-    recipe: ContinualRecipe, source: str, shape: tuple[int, Literal[1, 3]]
-) -> tuple[ImageSet, ImageSet]:
-    settings, measured = recipe.data, recipe.eval
-    side, channels = shape
-    load = partial(load_images, source, side=side, channels=channels, root=settings.root, with_classes=True)
+# --- reading ------------------------------------------------------------------------------------------
+
+
+def _read(recipe: ContinualRecipe, source: str, shape: Shape) -> tuple[ImageSet, ImageSet | None]:
+    """All images of a source, and its own part to measure on, if it has one."""
+    load = partial(
+        load_images, source, side=shape[0], channels=shape[1], root=recipe.data.root, with_classes=True
+    )
     train = load("train")
-    if len(train.classes) < 2 and source == settings.source:
+    if len(train.classes) < 2 and source == recipe.data.source:
         raise UsageError("has no classes", place=source, hint="give a folder with one sub-folder per class")
-    if has_parts(source):
-        evaluated = load("eval")
-    else:
-        train, evaluated = hold_out(train, measured.hold_out, seed=0)
-    return limit_per_class(train, settings.train_per_class), limit_per_class(evaluated, measured.per_class)
+    return train, load("eval") if has_parts(source) else None
+
+
+def _load(recipe: ContinualRecipe, source: str, shape: Shape) -> tuple[ImageSet, ImageSet]:
+    return _cut(recipe, *_read(recipe, source, shape))
+
+
+def _cut(recipe: ContinualRecipe, train: ImageSet, evaluated: ImageSet | None) -> tuple[ImageSet, ImageSet]:
+    if evaluated is None:
+        train, evaluated = hold_out(train, recipe.eval.hold_out, seed=0)
+    return (
+        limit_per_class(train, recipe.data.train_per_class),
+        limit_per_class(evaluated, recipe.eval.per_class),
+    )
+
+
+def _further(
+    recipe: ContinualRecipe, place: str, shape: Shape, before: Sequence[ClassTask], source: int
+) -> ClassTask:
+    """What is new in a source: images that were learned, or measured on, before are left out."""
+    train, evaluated = _read(recipe, place, shape)
+    seen = seen_keys(before)
+    n = len(train)
+    train = _without(train, seen)
+    evaluated = None if evaluated is None else _without(evaluated, seen)
+    if not len(train):
+        raise UsageError(f"nothing new: all its {n} training images are learned already", place=place)
+    if len(train) < n:
+        log.warning("%s: left out: %d images that are learned already", place, n - len(train))
+    return further_task(before, *_cut(recipe, train, evaluated), source, place)
+
+
+def _without(images: ImageSet, seen: set[tuple[str, int]]) -> ImageSet:
+    return images.rows(torch.tensor([key not in seen for key in keys_of(images)], dtype=torch.bool))
+
+
+# --- finding again ------------------------------------------------------------------------------------
+
+
+def _found_again(
+    recipe: ContinualRecipe,
+    place: str,
+    shape: Shape,
+    records: Sequence[TaskRecord],
+    before: Sequence[ClassTask],
+) -> list[ClassTask]:
+    """The tasks of a source that a run remembers, with those of their images that are still there."""
+    try:
+        pool = _whole(*_read(recipe, place, shape))
+        reason = None
+    except (InputError, UsageError) as error:
+        if not all(record.is_learned for record in records):
+            raise
+        pool, reason = _nothing(shape), str(error)
+    keys = keys_of(pool)
+    tasks: list[ClassTask] = []
+    for record in records:
+        task = _of_record(record, pool, keys, place, [*before, *tasks])
+        n_gone = len(record.eval) - len(task.eval)
+        if n_gone and reason is None:
+            log.warning(
+                "%s: %d of %d test images of task %d are gone or changed; it is measured on the rest",
+                *(place, n_gone, len(record.eval), record.number + 1),
+            )
+        tasks.append(task)
+    if reason is not None:
+        log.warning("%s; its tasks stay learned, but are not measured again", reason)
+    return tasks
+
+
+def _of_record(
+    record: TaskRecord, pool: ImageSet, keys: list[tuple[str, int]], place: str, before: Sequence[ClassTask]
+) -> ClassTask:
+    there, rows = rows_of(keys, record.keys("eval"))
+    evaluated = ImageSet(pool.images[rows], record.eval_labels[there], record.names)
+    train = ImageSet(pool.images[:0], record.train_labels[:0], record.names)
+    if not record.is_learned:
+        there, rows = rows_of(keys, record.keys("train"))
+        if n_gone := len(record.train) - len(there):
+            raise InputError(
+                f"{n_gone} of {len(record.train)} training images of task {record.number + 1}, which is not "
+                "learned yet, are gone or changed",
+                place=place,
+                hint="put them back, or start a new run with another -o",
+            )
+        train = ImageSet(pool.images[rows], record.train_labels, record.names)
+    has_known = bool((record.train_labels < record.first_class).any())
+    counts = [0] * (record.first_class if has_known else 0)
+    for task in before if has_known else ():
+        for label in task.train_labels.tolist():
+            counts[label] += 1
+    new = record.names[record.first_class :]
+    number, first = record.number, record.first_class
+    return ClassTask(number, new, first, train, evaluated, record, record.source, tuple(counts))
+
+
+def _whole(train: ImageSet, evaluated: ImageSet | None) -> ImageSet:
+    """The images of both parts."""
+    if evaluated is None:
+        return train
+    names = tuple(sorted({*train.classes, *evaluated.classes}))
+    parts = [
+        (part.images, torch.tensor([names.index(name) for name in part.classes])[part.labels])
+        for part in (train, evaluated)
+    ]
+    return ImageSet(torch.cat([one for one, _ in parts]), torch.cat([one for _, one in parts]), names)
+
+
+def _nothing(shape: Shape) -> ImageSet:
+    side, channels = shape
+    return ImageSet(torch.zeros(0, channels, side, side, dtype=torch.uint8), torch.zeros(0).long(), ())

@@ -13,8 +13,8 @@ from effcli.continual.assembly import new_method
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.evaluation import Accuracies, measure
 from effcli.continual.methods.rehearsal import IncrementalMethod
-from effcli.continual.stream import fingerprint
-from effcli.core.errors import InputError
+from effcli.continual.records import data_stage, learned_stage
+from effcli.continual.stream import check_same_data, fingerprint, record_task
 from effcli.core.run import Run
 from effcli.data.epochs import batch_of_epoch, batches_per_epoch
 
@@ -79,10 +79,10 @@ def learn_stream(
     """
     runtime = run.runtime
     for task in tasks:
-        _check_same_data(task, run)
+        _remember(task, tasks, statistics, run)
     method = new_method(recipe, n_classes, *statistics, runtime.device)
     stopwatch = Stopwatch()
-    first = max((task.number for task in tasks if run.has_begun(stage_of(task))), default=0)
+    first = max((task.number for task in tasks if run.has_begun(stage_of(task.number))), default=0)
     rows, reports, n_steps, n_images = [], [], 0, 0
     for task in tasks:
         if task.end_class > n_classes:
@@ -92,25 +92,30 @@ def learn_stream(
         if task.number >= first:
             method.enter_task(task)
             train_task(method, task, len(tasks), n_steps, stopwatch, run)
-            method.end_task(task)
-        row, report = run.stage(f"accuracy-{task.number}", _measured, method, seen, task, run)
+            end_task(method, task, run)
+        row, report = run.stage(accuracy_stage(task.number), _measured, method, seen, task, run)
         rows.append(Accuracies(*row))
         reports.append(report)
         run.say(rows[-1].line(task, len(tasks)))
-        n_images += len(task.train) * recipe.epochs_of(task.number)
+        n_images += task.n_train * recipe.epochs_of(task.number)
         n_steps += steps_of(recipe, task)
     return Learned(method, rows, reports, stopwatch.seconds, n_images)
 
 
-def stage_of(task: ClassTask) -> str:
-    """The name of a task's checkpoint."""
-    return f"task-{task.number}"
+def stage_of(number: int) -> str:
+    """The name of the checkpoint of a task's training."""
+    return f"task-{number}"
+
+
+def accuracy_stage(number: int) -> str:
+    """The name of the checkpoint with what was measured after a task."""
+    return f"accuracy-{number}"
 
 
 def steps_of(recipe: Any, task: ClassTask) -> int:
     """Optimiser steps of a task."""
     epochs: int = recipe.epochs_of(task.number)
-    return epochs * batches_per_epoch(len(task.train), recipe.train.batch_size)
+    return epochs * batches_per_epoch(task.n_train, recipe.train.batch_size)
 
 
 def train_task(
@@ -124,8 +129,8 @@ def train_task(
     """Train on the images of one task."""
     recipe, learner, runtime = method.recipe, method.learner, run.runtime
     n_epochs, n_steps = recipe.epochs_of(task.number), steps_of(recipe, task)
-    if not run.has_begun(stage_of(task)):
-        runtime.seed_all(stage_of(task), "begin")
+    if not run.has_begun(stage_of(task.number)) and not run.has_begun(learned_stage(task.number)):
+        runtime.seed_all(stage_of(task.number), "begin")
         method.begin_task(task, n_tasks)
         learner.begin_task(task, n_epochs)
     optimizer = method.optimizer()
@@ -138,7 +143,7 @@ def train_task(
         "stopwatch": stopwatch,
     }
     method.train()
-    for step in run.steps(stage_of(task), n_steps, state):
+    for step in run.steps(stage_of(task.number), n_steps, state):
         started = time.perf_counter()
         epoch, rows = batch_of_epoch(step, len(images), recipe.train.batch_size, task.number, recipe.seed)
         if step % per_epoch == 0:
@@ -167,12 +172,30 @@ def _measured(
     return (row.class_il, row.task_il, row.pooled), report
 
 
-def _check_same_data(task: ClassTask, run: Run) -> None:
-    now = fingerprint(task)
-    before = run.stage(f"data-{task.number}", lambda: now)
-    if before != now:
-        raise InputError(
-            f"the data of task {task.number + 1} have changed since this run began",
-            place=str(run.path),
-            hint="start a new run with another -o",
-        )
+def end_task(method: IncrementalMethod, task: ClassTask, run: Run) -> None:
+    """Let the method do what it does after a task, once: from then on the task's images are needed no more."""
+
+    def ended() -> dict[str, Any]:
+        method.end_task(task)
+        if type(method).end_task is IncrementalMethod.end_task:
+            return {}
+        return {"method": method.state_dict(), "learner": method.learner.state_dict()}
+
+    state = run.stage(learned_stage(task.number), ended)
+    for name, holder in (("method", method), ("learner", method.learner)):
+        if name in state:
+            holder.load_state_dict(state[name])
+
+
+def _remember(
+    task: ClassTask,
+    tasks: Sequence[ClassTask],
+    statistics: tuple[Sequence[float], Sequence[float]],
+    run: Run,
+) -> None:
+    """Keep what the task's images are known again by; where an earlier process did, make sure that it is the same."""
+    if task.record is not None:
+        return
+    now = record_task(task, tasks, statistics).state_dict()
+    before = run.stage(data_stage(task.number), lambda: {**now, "fingerprint": fingerprint(task)})
+    check_same_data([task], [before if isinstance(before, str) else before["fingerprint"]])

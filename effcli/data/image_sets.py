@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import itertools
+import logging
 import math
 import struct
 import zipfile
@@ -26,10 +27,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effcli.core.errors import InputError
+from effcli.core.progress import NOTICE
 from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.epochs import draws_of, item_of
-from effcli.data.images import read_image
+from effcli.data.images import identify, read_image
 from effcli.data.picture_folders import ClassFolders, class_folders, has_part, need_classes
 from effcli.data.published_sets import PUBLISHED, load_published
 from effcli.data.stored_files import Split
@@ -42,7 +44,12 @@ _LAYOUT_HINT = (
     "builtin:fashion-images"
 )
 _ORDER_STREAM = 3
+_MOST_SIZES = 2000
+"""Pictures of which the headers are read to find the usual size."""
 _DECODED_BYTES_LIMIT = 8 * 1024**3
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,6 +182,34 @@ def image_shape(source: str | Path, split: Split) -> tuple[int, Literal[1, 3]]:
         some = _three_pictures(class_folders(path, split).files)
     has_colours = any(bool((image != image[:1]).any()) for image in some)
     return min(some[0].shape[1:]), 3 if has_colours else 1
+
+
+def usual_shape(source: str | Path, split: Split) -> tuple[int, Literal[1, 3]]:
+    """As :func:`image_shape`, but with the median of the shorter sides, which is said where they differ.
+
+    Raises:
+        InputError: nothing is there, or none can be read.
+    """
+    side, channels = image_shape(source, split)
+    path = None if source in PUBLISHED and not Path(source).exists() else _existing(source)
+    if path is None or path.is_file() or _idx_files(path, split):
+        return side, channels
+    files = class_folders(path, split).files
+    sides = sorted(min(sizes) for sizes in _sizes_of(files[:: -(-len(files) // _MOST_SIZES)]))
+    median = sides[len(sides) // 2] if sides else side
+    if sides and sides[0] != sides[-1]:
+        log.log(
+            NOTICE, "%s: shorter sides of %d to %d pixels, median %d", source, sides[0], sides[-1], median
+        )
+    return median, channels
+
+
+def _sizes_of(files: Iterable[Path]) -> Iterator[tuple[int, int]]:
+    """Height and width by the headers of pictures; those that cannot be read are passed over."""
+    for file in files:
+        with contextlib.suppress(InputError):
+            info = identify(file)
+            yield info.height, info.width
 
 
 def _three_of(n: int) -> list[int]:

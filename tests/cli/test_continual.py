@@ -123,7 +123,7 @@ def test_a_task_is_added_only_where_a_run_is_and_with_new_classes(place: Path, t
     assert "leave out --method" in refused(place, *words, "-o", "run", "--method", "er").stderr
     before = (place / "run" / "recipe.yaml").read_bytes()
     done = refused(place, "--tasks-dir", "classes", "--resume", "-o", "run")
-    assert "already known: a, b, c, d" in done.stderr
+    assert "nothing new: all its 48 training images are learned already" in done.stderr
     assert (place / "run" / "recipe.yaml").read_bytes() == before
     assert (place / "run" / "result.json").is_file()
 
@@ -172,7 +172,7 @@ def test_what_does_not_fit_together_is_refused(place: Path) -> None:
     assert "--method er" in refused(place, "--method", "clfd", "--frequency", "off").stderr
     assert "cannot read '2x'" in refused(place, *same, "--tasks", "2x").stderr
     words = ("--data", "classes", "--method", "joint", "-s", "data.more=[classes]", "-o", "refused")
-    assert "already known" in refused(place, *words, "--tasks", "2").stderr
+    assert "nothing new" in refused(place, *words, "--tasks", "2").stderr
     assert not (place / "refused").exists()
 
 
@@ -222,14 +222,51 @@ def test_a_buffer_for_everything_is_said(place: Path, tmp_path: Path) -> None:
     assert "the buffer's 100 places hold all 40 training images" in done.stderr
 
 
-def test_a_resumed_run_refuses_other_data(place: Path, tmp_path: Path) -> None:
+def test_no_byte_of_a_run_changes_when_a_task_is_refused(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "run", tmp_path / "run")
+    save_classes(tmp_path / "new", "xy")
+    files = [file for file in sorted((tmp_path / "run").rglob("*")) if file.is_file()]
+    before = [file.read_bytes() for file in files]
+    words = ("--tasks-dir", tmp_path / "new", "--resume", "-o", tmp_path / "run")
+    refused(place, *words, "--device", "cuda:7")
+    refused(place, *words, "--save-every", "soon")
+    assert "leave out --seed" in refused(place, *words, "--seed", "3").stderr
+    (tmp_path / "new" / "x" / "0.png").write_bytes(b"")
+    (tmp_path / "new" / "x" / "1.png").write_bytes(b"")
+    assert "2 of 24 pictures cannot be read" in refused(place, *words).stderr
+    undone = ("--undo", "-o", tmp_path / "run")
+    assert "no further task to take back" in refused(place, *undone).stderr
+    assert "name it with -o RUN" in refused(place, "--undo").stderr
+    assert "one task is added or taken back at a time" in refused(place, *words, "--undo").stderr
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_undo_takes_the_last_task_back(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "run", tmp_path / "run")
+    save_classes(tmp_path / "new", "xy")
+    words = ("--tasks-dir", tmp_path / "new", "--resume", "-o", tmp_path / "run")
+    assert effcli("continual", *words, cwd=place).code == 0
+    done = effcli("continual", "--undo", "-o", tmp_path / "run", "--dry-run", "--json", cwd=place)
+    assert done.json["plan"]["tasks"] == [["a", "b"], ["c", "d"]]
+    assert metrics_of(tmp_path / "run")["classes"] == [["a", "b"], ["c", "d"], ["x", "y"]]
+    done = effcli("continual", "--undo", "-o", tmp_path / "run", cwd=place)
+    assert (done.code, done.lines) == (0, [str(tmp_path / "run")]), done.stderr
+    assert metrics_of(tmp_path / "run")["classes"] == [["a", "b"], ["c", "d"]]
+
+
+def test_tasks_that_fit_are_chosen_for_a_folder(tmp_path: Path) -> None:
+    save_classes(tmp_path / "classes", "abcdefg", n=4)
+    done = effcli("continual", "--data", "classes", *SMALL, "--dry-run", "--json", cwd=tmp_path)
+    assert [len(task) for task in done.json["plan"]["tasks"]] == [3, 2, 2]
+
+
+def test_a_run_goes_on_without_its_old_images(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "run", tmp_path / "run")
     save_classes(tmp_path / "classes", "abcd", seed=1)
     (tmp_path / "run" / "result.json").unlink()
     words = ("continual", "-r", "run", "--resume", "-o", "run")
     done = effcli(*words, cwd=tmp_path)
-    assert done.code == 2
-    assert "the data of task 1 have changed since this run began" in done.stderr
-    shutil.rmtree(tmp_path / "classes")
-    shutil.copytree(place / "classes", tmp_path / "classes")
-    assert effcli(*words, cwd=tmp_path).code == 0
+    assert done.code == 0
+    assert "classes: 4 of 4 test images of task 1 are gone or changed" in done.stderr
+    assert metrics_of(tmp_path / "run")["class_il"] == metrics_of(place / "run")["class_il"]
+    assert "none of its test images is there any more" in refused(tmp_path, "eval", "run").stderr

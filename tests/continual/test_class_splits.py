@@ -109,8 +109,6 @@ def test_labels_stay_with_their_images(tasks: Any, seed: int | None) -> None:
 
 def test_a_class_without_images_in_one_part_is_refused_by_its_name() -> None:
     whole, some = set_of(), set_of(2)
-    with pytest.raises(UsageError, match="no test image of the classes elk"):
-        split_classes(whole, some.rows(some.labels != 4), 3, None)
     with pytest.raises(UsageError, match="no training image of the classes ant"):
         split_classes(whole.rows(whole.labels != 0), some, 3, None)
     with pytest.raises(UsageError, match="in only one part of the data: fox, gnu"):
@@ -122,8 +120,34 @@ def test_a_further_task_goes_on_counting() -> None:
     new = further_task(tasks, set_of(3, ("gnu", "hen"), 50), set_of(1, ("gnu", "hen"), 50))
     assert (new.number, new.first_class, new.end_class, new.classes) == (3, 6, 8, ("gnu", "hen"))
     assert torch.equal(new.train.images[:, 0, 0, 0].long() - 50, new.train.labels - 6)
-    with pytest.raises(UsageError, match="already known: cat, fox"):
-        further_task(tasks, set_of(3, ("fox", "cat", "gnu")), set_of(1, ("fox", "cat", "gnu")))
+    assert new.answers == [6, 7] and new.n_before == ()
+
+
+def test_more_images_of_known_classes_are_a_task_too() -> None:
+    tasks = split_classes(set_of(), set_of(2), 3, None)
+    names = ("fox", "cat", "gnu")
+    new = further_task(tasks, set_of(3, names, 50), set_of(1, names, 50))
+    assert (new.classes, new.first_class, new.end_class, new.answers) == (("gnu",), 6, 7, [2, 5, 6])
+    assert new.names() == ("gnu", "more of cat", "more of fox")
+    assert new.n_before == (4,) * 6  # the training images of each known class
+    for image, label in zip(new.train.images, new.train.labels.tolist(), strict=True):
+        assert names[int(image[0, 0, 0]) - 50] == (*NAMES, "gnu")[label]
+    alone = further_task([*tasks, new], set_of(2, ("gnu",), 70), set_of(1, ("gnu",), 70))
+    assert (alone.classes, alone.answers, alone.n_before) == ((), [6], (4, 4, 7, 4, 4, 7, 3))
+
+
+def test_a_class_without_a_test_image_is_learned_and_not_measured(caplog: pytest.LogCaptureFixture) -> None:
+    some = set_of(2)
+    tasks = split_classes(set_of(), some.rows(some.labels != 4), 3, None)
+    assert [len(task.eval) for task in tasks] == [4, 4, 2]
+    assert "without a test image: elk" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(10, [2] * 5), (12, [3, 3, 2, 2, 2]), (5, [3, 2]), (3, [3]), (2, [2])]
+)
+def test_a_split_that_fits_is_up_to_five_tasks_of_two_classes_or_more(n: int, sizes: list[int]) -> None:
+    assert parse_split("auto", n) == sizes
 
 
 def test_the_first_images_of_each_class() -> None:

@@ -265,7 +265,7 @@ class FrequencyLearner(Learner):
     def end_epoch(self, task: ClassTask, epoch: int, n_epochs: int) -> None:
         """Frequency dropout after the first epoch of a later task, semantic dropout after the later epochs."""
         if self.selection is not None:
-            if epoch == 1 and task.number > 0:
+            if epoch == 1 and task.number > 0 and task.classes:
                 new = range(task.first_class, task.end_class)
                 self.selection.frequency_dropout(new, similarity(self.low_bands, new))
             elif epoch > self.settings.semantic_from * n_epochs:

@@ -57,7 +57,7 @@ class Ir(IncrementalMethod):
     def enter_task(self, task: ClassTask) -> None:
         """A new classifier for this task's classes alone, and a frozen copy of the features."""
         super().enter_task(task)
-        n_out = n_outputs(self.recipe.ir.enlarge, len(task.classes))
+        n_out = n_outputs(self.recipe.ir.enlarge, len(task.answers))
         self.head = nn.Linear(self.backbone.dim, n_out, device=self.learner.mean.device)
         if task.number:
             self.old = copy.deepcopy(self.backbone).requires_grad_(False).eval()
@@ -84,9 +84,8 @@ class Ir(IncrementalMethod):
     def loss(self, images: Tensor, labels: Tensor) -> Terms:
         """L = CE(g_t(f_t(x)) / tau, y) + lambda L_sm, the second from the second task on."""
         settings = self.recipe.ir
-        x, y = enlarged(
-            self.learner.see(images), labels - self.task.first_class, len(self.task.classes), settings.enlarge
-        )
+        own = torch.tensor(self.task.answers, device=labels.device)
+        x, y = enlarged(self.learner.see(images), torch.searchsorted(own, labels), len(own), settings.enlarge)
         features = self.backbone(x)
         terms = {"ce": cross_entropy(self.head(features) / settings.temperature, y)}
         if self.old is not None and settings.space_weight:
@@ -101,7 +100,10 @@ class Ir(IncrementalMethod):
 
     @torch.no_grad()
     def end_task(self, task: ClassTask) -> None:
-        """Prototypes of the new classes; those of earlier ones stay, or follow the features."""
+        """Prototypes of the new classes; those of earlier ones stay, or follow the features.
+
+        Those of known classes that the task has more images of become the mean over all their images.
+        """
         self.learner.eval()
         features = self._features(self.backbone, task)
         if self.old is not None:
@@ -110,10 +112,14 @@ class Ir(IncrementalMethod):
             self.drift = float(moved.norm(dim=1).mean() / before.norm(dim=1).mean())
             if self.recipe.ir.prototypes == "sdc":
                 self.prototypes = compensated(self.prototypes, before, moved, self.recipe.ir.sdc_width)
-        new = class_means(
-            features, task.train.labels.to(features.device) - task.first_class, len(task.classes)
-        )
-        self.prototypes = torch.cat([self.prototypes, new])
+        labels = task.train.labels.to(features.device)
+        own = torch.tensor(task.answers, device=labels.device)
+        means = class_means(features, torch.searchsorted(own, labels), len(own))
+        n_known = len(own) - len(task.classes)
+        for label, mean in zip(task.answers[:n_known], means[:n_known], strict=True):
+            n_new = int((labels == label).sum())
+            self.prototypes[label].lerp_(mean, n_new / (n_new + task.n_before[label]))
+        self.prototypes = torch.cat([self.prototypes, means[n_known:]])
 
     def _features(self, backbone: ResNet18, task: ClassTask) -> Tensor:
         device = self.learner.mean.device

@@ -110,6 +110,11 @@ class CheckpointStore:
         """Whether there is a file, whole or damaged, called ``name``."""
         return self._path(name).exists() or self._path(f"{name}.previous").exists()
 
+    def remove(self, name: str) -> None:
+        """Delete the files called ``name``, the spare first."""
+        for path in (self._path(f"{name}.previous"), self._path(name)):
+            path.unlink(missing_ok=True)
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.pt"
 
