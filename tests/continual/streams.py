@@ -38,7 +38,7 @@ def tiny_tasks(n_tasks: int = 2, per_task: int = 2, n_images: int = 16, channels
         for n, part in ((n_images, number), (4, 100 + number)):
             labels = torch.arange(start, start + per_task).repeat(n)
             parts.append(ImageSet(images_of(labels, part, channels), labels, classes))
-        found.append(ClassTask(number, classes, start, *parts))
+        found.append(ClassTask(number, classes, start, parts[0], parts[1]))
     return found
 
 
