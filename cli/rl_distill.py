@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,12 +20,15 @@ from .common.options import (
 from .common.output import print_metrics, print_result
 from .common.session import execute, recipe_of_method, runtime_for
 
+if TYPE_CHECKING:
+    from effcli.rl_distill.chosen_environment import ChosenEnvironment
+
 app = typer.Typer(
     cls=DefaultVerbGroup,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train a group of policies that teach each other (OPD-DA), with PPO or DQN, in any gymnasium environment with "
-    "discrete actions. `effcli rl-distill` alone trains on CartPole and compares with independent policies.",
+    help="Train a group of policies that teach each other (OPD-DA), with PPO or DQN, in any gymnasium "
+    "environment. `effcli rl-distill` alone trains on CartPole and compares with independent policies.",
 )
 
 
@@ -38,7 +41,7 @@ def run(
         typer.Option(
             "--env",
             metavar="ID",
-            help="Environment: a gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5, or module:function.",
+            help="Environment: a gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5, package:ID, or module:function.",
         ),
     ] = None,
     method: Annotated[
@@ -131,6 +134,14 @@ EnvOption = Annotated[
         "typed here.",
     ),
 ]
+EnvKwargsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--env-kwargs",
+        metavar="JSON",
+        help='Arguments for the environment, such as \'{"map_name": "8x8"}\' (default: those of the training).',
+    ),
+]
 PlaceArgument = Annotated[
     str, typer.Argument(metavar="RUN|FILE", help="Run directory of `effcli rl-distill`, or a policy file.")
 ]
@@ -151,11 +162,12 @@ def evaluate(
         int, typer.Option("--episodes", "-n", metavar="N", min=1, help="Episodes of each policy.")
     ] = 100,
     env: EnvOption = None,
+    env_kwargs: EnvKwargsOption = None,
 ) -> None:
     """Play episodes with the best actions of each policy; returns are never clipped."""
     from effcli.rl_distill import pipeline
 
-    result = pipeline.evaluate(place, episodes, env, runtime_for(options))
+    result = pipeline.evaluate(place, episodes, _chosen(env, env_kwargs), runtime_for(options))
     if options.as_json:
         print_result(result.to_json(), [], as_json=True)
     else:
@@ -175,6 +187,7 @@ def watch(
     ],
     policy: PolicyOption = None,
     env: EnvOption = None,
+    env_kwargs: EnvKwargsOption = None,
     steps: Annotated[
         int,
         typer.Option(
@@ -191,7 +204,8 @@ def watch(
     check_video(output)
     check_new_file(output, force=force)
     make_folder(output.parent)
-    content = pipeline.watch(place, policy, output, steps, env, runtime_for(options))
+    chosen = _chosen(env, env_kwargs)
+    content = pipeline.watch(place, policy, output, steps, chosen, runtime_for(options))
     print_result({"output": str(output), **content}, [str(output)], as_json=options.as_json)
 
 
@@ -216,3 +230,21 @@ def export(
     pipeline.export(chosen, output)
     content = {"output": str(output), "policy": chosen.about.number}
     print_result(content, [str(output)], as_json=options.as_json)
+
+
+def _chosen(env: str | None, kwargs: str | None) -> ChosenEnvironment:
+    import json
+
+    from effcli.rl_distill.chosen_environment import ChosenEnvironment
+
+    if kwargs is None:
+        return ChosenEnvironment(env)
+    try:
+        content = json.loads(kwargs)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise UsageError(
+            "not a JSON object", place=f"--env-kwargs {kwargs}", hint="for example '{\"size\": 8}'"
+        )
+    return ChosenEnvironment(env, content)

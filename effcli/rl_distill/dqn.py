@@ -10,6 +10,7 @@ from copy import deepcopy
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,7 +45,8 @@ class DqnPolicy(Policy):
         super().reset(update)
         if not hasattr(self, "replay"):
             size = self.recipe.dqn.replay
-            self.replay = Replay(size, len(self.env), self.env.shape, self.env.dtype)
+            env = self.env
+            self.replay = Replay(size, len(env), env.shape, env.dtype, stacked=env.observed.stacked)
         self.replay.begin(self.observations)
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,7 +122,7 @@ class DqnGroup(PolicyGroup):
         policies = [self.members[m] for m in stack.members]
         n = self.recipe.env.copies
         uniform = torch.stack([torch.rand(2, n, generator=policy.generator) for policy in policies], 1)
-        actions = (uniform[1] * policies[0].env.n_actions).long()
+        actions = self._random(policies, uniform[1])
         greedy = uniform[0] >= epsilon
         if bool(greedy.any()):
             q = stack(observations_of(policies, self.runtime.device))[1]
@@ -128,6 +130,17 @@ class DqnGroup(PolicyGroup):
         for policy, own_actions in zip(policies, actions.numpy(), strict=True):
             step, rewards = policy.step(own_actions)
             policy.replay.add(own_actions, rewards, step)
+
+    def _random(self, policies: Sequence[DqnPolicy], uniform: Tensor) -> Tensor:
+        """Random actions ``[T, E]``, all that are allowed being equally likely."""
+        env = policies[0].env
+        if env.observed.mask is None:
+            return (uniform * env.n_actions).long()
+        allowed = torch.from_numpy(
+            np.stack([one.observations[:, env.observed.mask] != 0 for one in policies])
+        )
+        counts = allowed.cumsum(-1)
+        return (counts <= (uniform[..., None] * counts[..., -1:]).long()).sum(-1)
 
     def _learn(self, update: int, step: int) -> dict[str, float]:
         settings, n = self.recipe.dqn, len(self.policies)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from effcli.core.runtime import Runtime, derive_seed
 from effcli.nn.schedules import set_rate
-from effcli.rl_distill.environments import Environments, Step, make_environments
+from effcli.rl_distill.environments.copies import Environments, Step
+from effcli.rl_distill.environments.making import environments_of
 from effcli.rl_distill.network.policies import ActorCritic, QNetwork
 from effcli.rl_distill.network.stack import NetworkStack, stacks_of
 from effcli.rl_distill.opd_da import DecisionAttention, Peers, disagreement
@@ -26,7 +27,7 @@ class Policy:
         number: its index in the group, from 0.
         recipe: the settings.
         runtime: device, precision and seed.
-        network: makes the network from the shape of an observation, the number of actions and a size.
+        network: makes the network from what is observed, the actions and a size.
     """
 
     def __init__(
@@ -34,15 +35,13 @@ class Policy:
         number: int,
         recipe: RlDistillRecipe,
         runtime: Runtime,
-        network: Callable[[tuple[int, ...], int, str], ActorCritic | QNetwork],
+        network: type[ActorCritic] | type[QNetwork],
     ) -> None:
         seed = derive_seed(runtime.seed, "policy", number)
         self.number, self.runtime = number, runtime
-        self.env: Environments = make_environments(
-            recipe.env.id, recipe.env.copies, workers=recipe.env.workers
-        )
+        self.env: Environments = environments_of(recipe)
         torch.manual_seed(seed)
-        made = network(self.env.shape, self.env.n_actions, recipe.policies[number])
+        made = network(self.env.observed, self.env.actions, recipe.policies[number])
         self.network = made.to(runtime.device)
         self._clips = recipe.env.clip_rewards
         self.returns = Returns(recipe.env.copies)
@@ -58,7 +57,7 @@ class Policy:
         """Act once in all copies; returns the step and the rewards to learn from, float32 ``[E]``."""
         step = self.env.step(actions)
         self.returns.add(step)
-        self.observations = step.observations
+        self.observations = step.shown
         return step, np.sign(step.rewards) if self._clips else step.rewards
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,6 +81,7 @@ class PolicyGroup:
         together: True computes networks of one shape as one stack; False one after another, which is slower.
 
     Attributes:
+        actions: what policies decide on.
         stacks: the networks of the policies.
         optimizers: one per stack.
         attention: decision attention of the group.
@@ -100,7 +100,7 @@ class PolicyGroup:
         together: bool,
     ) -> None:
         self.opd, self.window, self.runtime = recipe.distillation, recipe.eval.window, runtime
-        self.policies = policies
+        self.policies, self.actions = policies, policies[0].env.actions
         self.stacks = stacks_of([policy.network for policy in policies], runtime, together=together)
         self.optimizers = [adam([stack.weights]) for stack in self.stacks]
         torch.manual_seed(derive_seed(runtime.seed, "attention"))
@@ -178,7 +178,7 @@ class PolicyGroup:
 
     def disagreement(self, views: Sequence[tuple[list[Tensor], list[Tensor]]]) -> float:
         """Mean disagreement of the policies on each other's states, 0..1."""
-        return float(np.mean([disagreement(decisions, self.kind) for _, decisions in views]))
+        return float(np.mean([disagreement(decisions, self.kind, self.actions) for _, decisions in views]))
 
     def weights_of(self, stack: NetworkStack, features: Tensor, decisions: Tensor, peers: Peers) -> Tensor:
         """alpha of a stack's policies, ``[T, B, P]``; its means go to :attr:`attention_means`."""

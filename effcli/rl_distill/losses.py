@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from effcli.rl_distill.decisions import divergence, log_prob_and_entropy
+from effcli.rl_distill.environments.actions import Actions, single_choice
 from effcli.rl_distill.recipe import OpdSection, PpoSection
 from effcli.rl_distill.rollout import Rollout
 
 
-def ppo_terms(logits: Tensor, values: Tensor, batch: Rollout, settings: PpoSection) -> dict[str, Tensor]:
+def ppo_terms(
+    decisions: Tensor, values: Tensor, batch: Rollout, settings: PpoSection, actions: Actions
+) -> dict[str, Tensor]:
     """The clipped objective, the value loss and the entropy bonus (Schulman et al. 2017), weighted, ``[T]`` each.
 
     Args:
-        logits: of the current policies, ``[T, B, A]``.
+        decisions: of the current policies, ``[T, B, D]``.
         values: of their critics, ``[T, B]``.
         batch: the states and what was done in them.
         settings: of the recipe.
+        actions: what is decided on.
     """
-    log_p = logits.log_softmax(-1)
-    ratio = (log_p.gather(-1, batch.actions[..., None])[..., 0] - batch.log_probs).exp()
+    log_p, negative_entropy = log_prob_and_entropy(decisions, batch.actions, actions)
+    ratio = (log_p - batch.log_probs).exp()
     centred = batch.advantages - batch.mean(batch.advantages)[:, None]
     n = batch.valid.sum(-1)
     spread = (batch.mean(centred.square()) * n / (n - 1).clamp_min(1.0)).sqrt()
@@ -35,7 +39,7 @@ def ppo_terms(logits: Tensor, values: Tensor, batch: Rollout, settings: PpoSecti
         "value": settings.value_weight / 2 * batch.mean(error),
     }
     if settings.entropy_weight:
-        terms["entropy"] = settings.entropy_weight * batch.mean((log_p.exp() * log_p).sum(-1))
+        terms["entropy"] = settings.entropy_weight * batch.mean(negative_entropy)
     return terms
 
 
@@ -50,10 +54,15 @@ def td_error(q: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
     return (q.gather(-1, actions[..., None])[..., 0] - targets).square().mean(-1)
 
 
-def decision_divergence(z: Tensor, z_hat: Tensor, tau: float) -> Tensor:
-    """tau^2 KL(softmax(z_hat / tau) || softmax(z / tau)) per state, ``[T, B]``."""
-    target = (z_hat / tau).log_softmax(-1)
-    return tau**2 * F.kl_div((z / tau).log_softmax(-1), target, reduction="none", log_target=True).sum(-1)
+def decision_divergence(z: Tensor, z_hat: Tensor, tau: float, actions: Actions | None = None) -> Tensor:
+    """tau^2 KL(softmax(z_hat / tau) || softmax(z / tau)) per state, ``[T, B]``.
+
+    Args:
+        z, z_hat: decisions and their targets, ``[T, B, D]``.
+        tau: temperature.
+        actions: what they decide on; None for a single choice.
+    """
+    return divergence(z, z_hat, tau, actions or single_choice(z.shape[-1]))
 
 
 def q_distance(q: Tensor, q_hat: Tensor, settings: OpdSection) -> Tensor:

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from effcli.rl_distill.decisions import distance, mean_of
+from effcli.rl_distill.environments.actions import Actions, single_choice
+from effcli.rl_distill.network.policies import FORBIDDEN
 from effcli.rl_distill.recipe import OpdSection
 
 RAMP_SHARPNESS = 5.0
@@ -108,20 +111,32 @@ def _weighted(alpha: Tensor, values: Tensor) -> Tensor:
     return (alpha[..., None] * values).sum(-2)
 
 
-def mean_decisions(alpha: Tensor, decisions: Tensor, settings: OpdSection) -> Tensor:
-    """z_hat ``[T, B, A]``: the weighted sum of decisions, or the logarithm of that of softened probabilities.
+def mean_decisions(
+    alpha: Tensor, decisions: Tensor, settings: OpdSection, actions: Actions | None = None
+) -> Tensor:
+    """z_hat ``[T, B, D]``: the weighted sum of decisions, or the logarithm of that of softened probabilities.
 
-    See docs/methods/opd-da.md, Decision targets.
+    See docs/methods/opd-da.md, Decision targets, and Other actions.
+
+    Args:
+        alpha: ``[T, B, P]``.
+        decisions: of the peers, ``[T, B, P, D]``.
+        settings: `opd` of the recipe.
+        actions: what they decide on; None for a single choice, as of DQN.
     """
-    if settings.aggregate == "logits":
-        return _weighted(alpha, decisions)
-    log_p = (decisions / settings.temperature).log_softmax(-1)
-    return settings.temperature * (alpha.clamp_min(1e-12).log()[..., None] + log_p).logsumexp(-2)
+    kind = actions or single_choice(decisions.shape[-1])
+    return mean_of(alpha, decisions, settings.aggregate, settings.temperature, kind)
 
 
 def centred(q: Tensor, settings: OpdSection) -> Tensor:
     """Q-values minus their mean over actions where the recipe has ``q_centre``; else unchanged."""
-    return q - q.mean(-1, keepdim=True) if settings.q_centre else q
+    if not settings.q_centre:
+        return q
+    is_allowed = q > FORBIDDEN / 2
+    if bool(is_allowed.all()):
+        return q - q.mean(-1, keepdim=True)
+    mean = q.where(is_allowed, 0.0).sum(-1, keepdim=True) / is_allowed.sum(-1, keepdim=True)
+    return q.where(~is_allowed, q - mean)
 
 
 def ramp_up(step: int, total_steps: int, share: float) -> float:
@@ -134,7 +149,7 @@ def ramp_up(step: int, total_steps: int, share: float) -> float:
     return math.exp(-RAMP_SHARPNESS * (1 - min(1.0, step / (share * total_steps))) ** 2)
 
 
-def disagreement(decisions: Sequence[Tensor], kind: str) -> float:
+def disagreement(decisions: Sequence[Tensor], kind: str, actions: Actions | None = None) -> float:
     """Mean disagreement over pairs of policies on the same states, 0..1 (docs/methods/opd-da.md, Evaluation).
 
     Args:
@@ -148,7 +163,7 @@ def disagreement(decisions: Sequence[Tensor], kind: str) -> float:
     for i, one in enumerate(decisions):
         for other in decisions[:i]:
             if kind == "ppo":
-                found.append((one.softmax(-1) - other.softmax(-1)).abs().sum(-1).mean() / 2)
+                found.append(distance(one, other, actions or single_choice(one.shape[-1])))
             else:
                 found.append((one.argmax(-1) != other.argmax(-1)).float().mean())
     return float(torch.stack(found).mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,10 +22,15 @@ from effcli.core.run import Run
 from effcli.core.runtime import Runtime, derive_seed
 from effcli.data.moving_pictures import write_video
 from effcli.nn.onnx_file import save_onnx
-from effcli.rl_distill.environments import Environments, check_registered, make_environments
-from effcli.rl_distill.evaluation import play, summarise, with_gains
+from effcli.rl_distill.chosen_environment import ChosenEnvironment
+from effcli.rl_distill.decisions import best as best_actions
+from effcli.rl_distill.environments.copies import Environments
+from effcli.rl_distill.environments.making import environments_of
+from effcli.rl_distill.environments.pictures import picture_of
+from effcli.rl_distill.evaluation import MOST_STEPS, Games, play, summarise, with_gains
 from effcli.rl_distill.figures import draw_curves, draw_group
-from effcli.rl_distill.network.policies import encoder
+from effcli.rl_distill.network.encoders import encoder
+from effcli.rl_distill.network.exported import ExportedPolicy
 from effcli.rl_distill.recipe import RlDistillRecipe
 from effcli.rl_distill.returns import bootstrap_interval
 from effcli.rl_distill.training import Group, TrainedGroup, train_group
@@ -33,6 +38,7 @@ from effcli.rl_distill.weights import (
     PolicyDescription,
     SavedPolicy,
     best_policy,
+    described,
     load_policy,
     policy_files,
     save_policy,
@@ -62,20 +68,28 @@ def plan_run(recipe: RlDistillRecipe) -> Plan[None]:
     Raises:
         UsageError: the environment is unknown or its spaces are not supported.
     """
-    env = make_environments(recipe.env.id, recipe.env.copies)
-    shape, n_actions = env.shape, env.n_actions
+    env = environments_of(recipe.model_copy(update={"env": recipe.env.model_copy(update={"workers": 0})}))
+    seen, decides = env.observed, env.actions
     env.close()
-    try:
-        for size in set(recipe.policies):
-            encoder(shape, size)
-    except ValueError as error:
-        raise UsageError(str(error), place=recipe.env.id) from None
+    if hasattr(recipe, "dqn") and not decides.is_discrete:
+        raise UsageError(
+            "DQN takes a single choice, and this environment other actions",
+            place=recipe.env.id,
+            hint="add --method opd-da, or ppo",
+        )
+    for size in set(recipe.policies):
+        encoder(seen, size)
     _warn_of_single_peer(recipe)
+    if seen.left_out:
+        log.warning("no policy reads %s of the observations: texts are left out", ", ".join(seen.left_out))
     groups = ["group", *recipe.compared_groups]
     n_steps = recipe.train.env_steps
     facts = {
-        "observation_shape": list(shape),
-        "actions": n_actions,
+        "observation_shape": list(seen.shape),
+        **(
+            {} if seen.is_single else {"observation_parts": [f"{one.name}: {one.kind}" for one in seen.parts]}
+        ),
+        "actions": decides.n_decisions if decides.kind == "choices" else f"{decides.n_numbers} continuous",
         "policies": len(recipe.policies),
         "groups": groups,
         "steps_per_policy": n_steps,
@@ -143,7 +157,9 @@ def save_policies(trained: TrainedGroup, recipe: RlDistillRecipe, best: int, run
             recipe.policies[i],
             i + 1,
             i == best,
-            policy.returns.recent(recipe.eval.window),
+            policy.returns.recent_or_so_far(recipe.eval.window),
+            *described(policy.env),
+            env_kwargs=dict(recipe.env.kwargs) or None,
         )
         save_policy(run.file(f"model/policy-{i + 1}.safetensors"), policy.network, about)
 
@@ -160,15 +176,22 @@ def draw_figures(trained: dict[str, TrainedGroup], recipe: RlDistillRecipe, run:
 def _played(trained: TrainedGroup, recipe: RlDistillRecipe, run: Run) -> dict[str, Any]:
     """Episodes of every policy at the end."""
     found = []
-    make = partial(make_environments, recipe.env.id)
+    make = partial(environments_of, recipe)
     for i, policy in enumerate(trained.group.policies):
         decide = partial(_decisions, policy.network)
         found.append(play(decide, make, recipe.eval.episodes, run.runtime, f"policy {i + 1}", run.check_stop))
     return {
         "episodes": recipe.eval.episodes,
-        "mean_returns": [round(float(np.mean(one)), 4) for one in found],
-        "intervals": [[round(v, 4) for v in bootstrap_interval(one)] for one in found],
+        "mean_returns": [round(one.mean, 4) for one in found],
+        "intervals": [[round(v, 4) for v in bootstrap_interval(one.returns)] for one in found],
+        **_cut_off(found),
     }
+
+
+def _cut_off(found: Sequence[Games]) -> dict[str, Any]:
+    """How many games of each policy were cut off, and are counted with their return so far, where one was."""
+    counts = [one.n_cut_off for one in found]
+    return {"cut_off_games": counts, "cut_off_after_steps": MOST_STEPS} if any(counts) else {}
 
 
 def _decisions(network: nn.Module, observations: Tensor) -> Tensor:
@@ -187,13 +210,13 @@ def _warn_of_single_peer(recipe: RlDistillRecipe) -> None:
 # --- eval, watch, export ----------------------------------------------------------------------------------
 
 
-def evaluate(place: str, episodes: int, env: str | None, runtime: Runtime) -> Result:
+def evaluate(place: str, episodes: int, chosen: ChosenEnvironment, runtime: Runtime) -> Result:
     """Play episodes with every policy of a run, or with the policy of one file.
 
     Args:
         place: run directory or policy file.
         episodes: episodes of each policy, 1 or more.
-        env: environment; None is the one of the training.
+        chosen: the environment.
         runtime: device; its seed decides the episodes.
 
     Raises:
@@ -203,24 +226,18 @@ def evaluate(place: str, episodes: int, env: str | None, runtime: Runtime) -> Re
     started = time.perf_counter()
     policies = [load_policy(file).to(runtime.device) for file in policy_files(place)]
     about = policies[0].about
-    if env is None:
-        check_registered(about.env, place)
-    name = env or about.env
-    probe = make_environments(name, 1)
-    _check_fits(probe, about, name)
-    probe.close()
-    games = [
-        play(policy, partial(make_environments, name), episodes, runtime, f"policy {policy.about.number}")
-        for policy in policies
-    ]
-    means = [float(np.mean(one)) for one in games]
+    chosen.open(about, place, 1).close()
+    make = partial(chosen.open, about, place)
+    games = [play(policy, make, episodes, runtime, f"policy {policy.about.number}") for policy in policies]
+    means = [one.mean for one in games]
     metrics = {
-        "env": name,
+        "env": chosen.env or about.env,
         "episodes": episodes,
         "mean_return": round(float(np.mean(means)), 4),
         "best_return": round(max(means), 4),
         "returns": [round(mean, 4) for mean in means],
-        "intervals": [[round(v, 4) for v in bootstrap_interval(one)] for one in games],
+        "intervals": [[round(v, 4) for v in bootstrap_interval(one.returns)] for one in games],
+        **_cut_off(games),
         "parameters": [sum(p.numel() for p in policy.parameters()) for policy in policies],
     }
     return result_of_verb(
@@ -236,7 +253,7 @@ def evaluate(place: str, episodes: int, env: str | None, runtime: Runtime) -> Re
 
 
 def watch(
-    place: str, number: int | None, file: Path, most_steps: int, env_id: str | None, runtime: Runtime
+    place: str, number: int | None, file: Path, most_steps: int, chosen: ChosenEnvironment, runtime: Runtime
 ) -> dict[str, Any]:
     """Play one episode and write it as an animation or video.
 
@@ -245,7 +262,7 @@ def watch(
         number: of the policy, from 1; None is the best.
         file: ``.gif``, ``.webp`` or ``.mp4``.
         most_steps: a longer episode is cut off.
-        env_id: environment; None is the one of the training.
+        chosen: the environment.
         runtime: device; its seed decides the episode.
 
     Returns:
@@ -257,21 +274,17 @@ def watch(
     """
     policy = best_policy(place, number).to(runtime.device)
     about = policy.about
-    if env_id is None:
-        check_registered(about.env, place)
-    name = env_id or about.env
-    env = make_environments(name, 1, render=True)
-    _check_fits(env, about, name)
+    env = chosen.open(about, place, 1, render=True)
     observations = env.reset(derive_seed(runtime.seed, "watch") % 2**31)
-    pictures, total = [_picture(env, observations, name)], 0.0
+    pictures, total = [_picture(env, observations)], 0.0
     for _ in range(most_steps):
         with torch.no_grad():
             x = torch.as_tensor(observations, device=runtime.device).float()
-            step = env.step(policy(x).argmax(-1).cpu().numpy())
+            step = env.step(best_actions(policy(x), env.actions).cpu().numpy())
         observations = step.observations
         total += float(step.rewards[0])
-        pictures.append(_picture(env, observations, name))
-        if step.terminated[0] or step.truncated[0]:
+        pictures.append(_picture(env, observations))
+        if step.done[0]:
             break
     env.close()
     write_video(file, (Image.fromarray(picture) for picture in pictures), FPS)
@@ -288,31 +301,25 @@ def export(policy: SavedPolicy, file: Path) -> None:
     if file.suffix == ".safetensors":
         save_policy(file, policy.network, about)
         return
+    of_file = ExportedPolicy(policy, about.seen, about.decides).eval()
     metadata = {
         "env": about.env,
         "algorithm": about.algorithm,
-        "decisions": "the best action has the highest",
         "input": f"observations, float32, [batch, {', '.join(map(str, about.shape))}]",
         "mean_return": json.dumps(about.mean_return),
+        **of_file.notes(),
     }
-    example = torch.zeros(2, *about.shape)
-    save_onnx(policy, example, file, input_name="observations", output_name="decisions", metadata=metadata)
+    example, output = torch.zeros(2, *about.shape), of_file.output_name
+    save_onnx(of_file, example, file, input_name="observations", output_name=output, metadata=metadata)
 
 
-def _check_fits(env: Environments, about: PolicyDescription, name: str) -> None:
-    if (env.shape, env.n_actions) != (about.shape, about.n_actions):
-        raise UsageError(
-            f"has observations {list(env.shape)} and {env.n_actions} actions; the policy was trained for "
-            f"{list(about.shape)} and {about.n_actions}",
-            place=name,
-        )
-
-
-def _picture(env: Environments, observations: np.ndarray, name: str) -> np.ndarray:
+def _picture(env: Environments, observations: np.ndarray) -> np.ndarray:
     import gymnasium
 
     try:
-        picture: np.ndarray = env.picture(observations)
+        return picture_of(env, observations)
     except gymnasium.error.DependencyNotInstalled as error:
-        raise UsageError(f"cannot be rendered: {' '.join(str(error).split())}", place=name) from None
-    return picture
+        reason = f"cannot be rendered: {' '.join(str(error).split())}"
+    except Exception as error:  # of the environment's own code
+        reason = f"cannot be rendered: {type(error).__name__}: {' '.join(str(error).split())}"
+    raise UsageError(reason, place=env.name)

@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from effcli.core.runtime import Runtime
+from effcli.rl_distill.decisions import draw, log_prob, noise_of
+from effcli.rl_distill.environments.copies import Step
 from effcli.rl_distill.group import Policy, PolicyGroup, observations_of
 from effcli.rl_distill.losses import decision_divergence, feature_distance, ppo_terms
 from effcli.rl_distill.network.policies import ActorCritic
 from effcli.rl_distill.network.stack import NetworkStack
 from effcli.rl_distill.opd_da import Peers, mean_decisions, ramp_up
 from effcli.rl_distill.recipe import OpdDaRecipe, PpoRecipe
-from effcli.rl_distill.rollout import Rollout, advantages_of, sample_actions
+from effcli.rl_distill.rollout import Rollout, advantages_of
 
 ADAM_EPS = 1e-5
 _COMPARED_STATES = 128
@@ -58,40 +60,49 @@ class PpoGroup(PolicyGroup):
         settings, device = self.recipe.ppo, self.runtime.device
         policies = [self.policies[m] for m in stack.members]
         env, shape = policies[0].env, (settings.rollout, len(stack), self.recipe.env.copies)
-        uniform = torch.stack(
-            [torch.rand(shape[0], shape[2], generator=one.generator) for one in policies], 1
-        )
+        noises = [noise_of((shape[0], shape[2]), self.actions, one.generator) for one in policies]
         seen = np.empty((*shape, *env.shape), policies[0].observations.dtype)
         rewards, terminated, done, valid = (np.empty(shape, np.float32) for _ in range(4))
-        actions, logits, values = np.empty(shape, np.int64), [], []
-        for t, numbers in enumerate(uniform.numpy()):
+        taken, decided, values = [], [], []
+        for t, numbers in enumerate(torch.stack(noises, 1).numpy()):
             for i, policy in enumerate(policies):
                 seen[t, i] = policy.observations
-            _, logit, value = stack(torch.from_numpy(seen[t]).to(device).float())
-            logits.append(logit.cpu())
+            _, decision, value = stack(torch.from_numpy(seen[t]).to(device).float())
+            decided.append(decision.cpu())
             values.append(value.cpu())
-            actions[t] = sample_actions(logits[-1].numpy(), numbers)
+            taken.append(draw(decided[-1].numpy(), numbers, self.actions))
             for i, policy in enumerate(policies):
-                step, rewards[t, i] = policy.step(actions[t, i])
-                terminated[t, i], valid[t, i] = step.terminated, step.valid
-                done[t, i] = step.terminated | step.truncated
+                step, rewards[t, i] = policy.step(taken[-1][i])
+                ended, valid[t, i] = step.terminated, step.valid
+                if step.following is not None and step.truncated.any():
+                    rewards[t, i] += settings.gamma * self._last_values(stack, i, step)
+                    ended = step.done
+                terminated[t, i], done[t, i] = ended, step.done
         values.append(stack(observations_of(policies, device))[2].cpu())
-        all_values, all_actions = torch.stack(values), torch.from_numpy(actions)
-        all_logits = torch.stack(logits)
-        log_p = all_logits.log_softmax(-1).gather(-1, all_actions[..., None])[..., 0]
-        given, ended, over = (torch.from_numpy(one) for one in (rewards, terminated, done))
-        advantages = advantages_of(given, all_values, ended, over, settings.gamma, settings.gae_lambda)
+        all_values, all_actions = torch.stack(values), torch.from_numpy(np.stack(taken))
+        all_decisions = torch.stack(decided)
+        outcome = [torch.from_numpy(one) for one in (rewards, terminated, done)]
+        advantages = advantages_of(outcome[0], all_values, *outcome[1:], settings.gamma, settings.gae_lambda)
         parts = (
             torch.from_numpy(seen),
             all_actions,
-            all_logits,
-            log_p,
+            all_decisions,
+            log_prob(all_decisions, all_actions, self.actions),
             all_values[:-1],
             advantages,
             advantages + all_values[:-1],
             torch.from_numpy(valid),
         )
         return Rollout(*(part.transpose(0, 1).flatten(1, 2).to(device) for part in parts))
+
+    def _last_values(self, stack: NetworkStack, i: int, step: Step) -> np.ndarray:
+        """The critic's values of the last states of episodes that were cut off, else 0, ``[E]``.
+
+        The next row shows another episode there, whose value is not theirs; with this the reward is worth the rest.
+        """
+        last = torch.from_numpy(step.observations).to(self.runtime.device).float()
+        values = stack(last.expand(len(stack), *last.shape))[2][i].cpu().numpy()
+        return np.where(step.truncated & ~step.terminated, values, np.float32(0))
 
     def update(self, update: int) -> dict[str, float]:
         """Collect, then learn; returns means of the terms over policies and minibatches."""
@@ -119,7 +130,7 @@ class PpoGroup(PolicyGroup):
         """Features and decisions of all policies on all states, or on some where only the disagreement needs them."""
         every = 1 if self.caches_peers else max(1, rollouts[0].actions.shape[1] // _COMPARED_STATES)
         seen = [rollout.observations[:, ::every] for rollout in rollouts]
-        return self.views(seen, [rollout.logits[:, ::every] for rollout in rollouts])
+        return self.views(seen, [rollout.decisions[:, ::every] for rollout in rollouts])
 
     def _orders(self, stack: NetworkStack, rollout: Rollout) -> tuple[Tensor, ...]:
         """Indices of the states of each minibatch, ``[T, b]``; empty where there is one minibatch with all states."""
@@ -158,12 +169,13 @@ class PpoGroup(PolicyGroup):
             weight: the ramp w(t), 0..1.
         """
         opd = self.opd
-        features, logits, values = stack(batch.observations.float())
-        terms = ppo_terms(logits, values, batch, self.recipe.ppo)
+        features, decisions, values = stack(batch.observations.float())
+        terms = ppo_terms(decisions, values, batch, self.recipe.ppo, self.actions)
         if peers is None:
             return terms
-        alpha = self.weights_of(stack, features, logits, peers)
-        divergence = decision_divergence(logits, mean_decisions(alpha, peers.decisions, opd), opd.temperature)
+        alpha = self.weights_of(stack, features, decisions, peers)
+        z_hat = mean_decisions(alpha, peers.decisions, opd, self.actions)
+        divergence = decision_divergence(decisions, z_hat, opd.temperature, self.actions)
         if opd.only_better:
             divergence = divergence * (batch.advantages < 0)
         target = self.attention.mean_features(alpha, peers, stack.members[0])

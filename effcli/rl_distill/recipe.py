@@ -23,7 +23,15 @@ class EnvironmentSection(Section):
 
     id: str = Field(
         "CartPole-v1",
-        description="The environment: a gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5, or module:function.",
+        description="The environment: a gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5, package:ID, or module:function.",
+    )
+    kwargs: dict[str, Any] = Field(
+        {}, description="Arguments for the environment, by name, such as map_name: 8x8 of FrozenLake-v1."
+    )
+    action_bounds: Literal["clip", "squash"] = Field(
+        "clip",
+        description="How continuous actions are kept within their bounds: clip cuts them off, squash bends them with "
+        "tanh. Both map -1..1 to the range of the environment.",
     )
     copies: int = Field(
         8,

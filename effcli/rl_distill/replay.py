@@ -8,36 +8,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effcli.rl_distill.environments import SMALLEST_FRAME, Step
+from effcli.rl_distill.environments.copies import Step
 
 
 class Replay:
-    """The last transitions of a policy.
+    """The last transitions of a policy, exactly as they were seen.
 
     Each observation is stored once: the next one is the next row of the same copy. Frames stacked over time
-    (``[K, H, W]`` of bytes) are stored singly and stacked again when they are sampled; at the start of an episode its
-    first frame stands for those before it.
+    (``[K, H, W]``) are stored singly and stacked again when they are sampled. A stack that does not continue the one
+    before it, as at the start of an episode, is stored whole, and so is the last observation of an episode whose
+    copy already shows the next one.
 
     Args:
         capacity: transitions of all copies together.
         copies: environments side by side.
         shape: of an observation.
         dtype: of an observation.
+        stacked: observations are frames over time, the newest last.
     """
 
-    def __init__(self, capacity: int, copies: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        copies: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        *,
+        stacked: bool = False,
+    ) -> None:
         self._rows = max(2, -(-capacity // copies)) + 1  # one more: the newest row has no follower yet
         self._copies = copies
-        self._stack = (
-            shape[0] if len(shape) == 3 and dtype == np.uint8 and min(shape[1:]) >= SMALLEST_FRAME else 0
-        )
+        self._stack = shape[0] if stacked else 0
         kept = shape[1:] if self._stack else shape
         self.observations = np.zeros((self._rows, copies, *kept), dtype)
         self.actions = np.zeros((self._rows, copies), np.int64)
         self.rewards = np.zeros((self._rows, copies), np.float32)
         self.terminated = np.zeros((self._rows, copies), bool)
         self.valid = np.zeros((self._rows, copies), bool)
-        self.age = np.zeros((self._rows, copies), np.int32)  # steps since the episode's first observation
+        self.age = np.zeros((self._rows, copies), np.int32)  # steps since a stack was stored whole
+        self.whole: dict[tuple[int, int], np.ndarray] = {}  # (row, copy) -> stack
+        self.last: dict[
+            tuple[int, int], np.ndarray
+        ] = {}  # (row, copy) -> what followed, where the next row is not it
+        self._shown = np.zeros((copies, *shape), dtype)
         self.n_added = 0
 
     def __len__(self) -> int:
@@ -49,8 +62,7 @@ class Replay:
         if self.n_added:
             self.valid[(self.n_added - 1) % self._rows] = False
         row = self.n_added % self._rows
-        self._write(row, observations)
-        self.age[row] = 0
+        self._write(row, observations, np.ones(self._copies, bool))
 
     def add(self, actions: np.ndarray, rewards: np.ndarray, step: Step) -> None:
         """Store one transition per copy, from the newest observations.
@@ -63,12 +75,28 @@ class Replay:
         row, following = self.n_added % self._rows, (self.n_added + 1) % self._rows
         self.actions[row], self.rewards[row] = actions, rewards
         self.terminated[row], self.valid[row] = step.terminated, step.valid
-        self._write(following, step.observations)
+        begins = ~step.valid if step.following is None else step.done
+        self._write(following, step.shown, begins)
+        if step.following is not None:
+            for copy in np.flatnonzero(step.done):
+                self.last[row, int(copy)] = step.observations[copy].copy()
         self.valid[following] = False
-        self.age[following] = np.where(step.valid, self.age[row] + 1, 0)
         self.n_added += 1
 
-    def _write(self, row: int, observations: np.ndarray) -> None:
+    def _write(self, row: int, observations: np.ndarray, begins: np.ndarray) -> None:
+        """Store what all copies show; ``begins`` where it is the first of an episode."""
+        if self.whole or self.last:
+            for copy in range(self._copies):
+                self.whole.pop((row, copy), None)
+                self.last.pop((row, copy), None)
+        if self._stack:
+            axes = tuple(range(1, observations.ndim))
+            begins = begins | (observations[:, :-1] != self._shown[:, 1:]).any(axes)
+            for one in np.flatnonzero(begins).tolist():
+                self.whole[row, one] = observations[one].copy()
+            self._shown = observations
+        before = self.age[(row - 1) % self._rows]
+        self.age[row] = np.where(begins, 0, before + 1)
         self.observations[row] = observations[:, -1] if self._stack else observations
 
     def sample(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
@@ -79,12 +107,11 @@ class Replay:
             ``[n]`` as floats.
         """
         rows, copies = self._sampled_places(n, generator)
-        following = (rows + 1) % self._rows
         content = (
             self._read(rows, copies),
             self.actions[rows, copies],
             self.rewards[rows, copies],
-            self._read(following, copies),
+            self._following(rows, copies),
             self.terminated[rows, copies].astype(np.float32),
         )
         return tuple(torch.from_numpy(part).to(device) for part in content)
@@ -107,13 +134,24 @@ class Replay:
         both = np.concatenate(found, 1)[:, :n]
         return both[0], both[1]
 
+    def _following(self, rows: np.ndarray, copies: np.ndarray) -> np.ndarray:
+        found = self._read((rows + 1) % self._rows, copies)
+        for i, place in enumerate(zip(rows.tolist(), copies.tolist(), strict=True)):
+            if place in self.last:
+                found[i] = self.last[place]
+        return found
+
     def _read(self, rows: np.ndarray, copies: np.ndarray) -> np.ndarray:
         if not self._stack:
             whole: np.ndarray = self.observations[rows, copies]
             return whole
-        back = np.arange(self._stack - 1, -1, -1)
-        steps = np.minimum(back[None], self.age[rows, copies][:, None])
+        age, back = self.age[rows, copies], np.arange(self._stack - 1, -1, -1)
+        steps = np.minimum(back[None], age[:, None])
         frames: np.ndarray = self.observations[(rows[:, None] - steps) % self._rows, copies[:, None]]
+        for i in np.flatnonzero(age < self._stack - 1):  # its first frames are those of a stack stored whole
+            place = int((rows[i] - age[i]) % self._rows), int(copies[i])
+            if place in self.whole:
+                frames[i, : self._stack - 1 - age[i]] = self.whole[place][age[i] : -1]
         return frames
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,12 +159,27 @@ class Replay:
         names = ("observations", "actions", "rewards", "terminated", "valid", "age")
         return {
             **{name: torch.from_numpy(getattr(self, name).copy()) for name in names},
+            "whole": _as_tensors(self.whole),
+            "last": _as_tensors(self.last),
             "n_added": self.n_added,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore it."""
+        """Restore it; where one of version 0.1 stored no stack whole, its first frame stands for those before it."""
         self.n_added = int(state["n_added"])
-        for name, value in state.items():
-            if name != "n_added":
-                getattr(self, name)[:] = value.numpy()
+        self.whole, self.last = (
+            {} if name not in state else _as_arrays(state[name]) for name in ("whole", "last")
+        )
+        for name in ("observations", "actions", "rewards", "terminated", "valid", "age"):
+            getattr(self, name)[:] = state[name].numpy()
+
+
+def _as_tensors(stored: dict[tuple[int, int], np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Places ``[n, 2]`` and values ``[n, ...]``."""
+    places = torch.tensor(list(stored), dtype=torch.int64).reshape(-1, 2)
+    return places, torch.from_numpy(np.stack(list(stored.values()))) if stored else torch.zeros(0)
+
+
+def _as_arrays(stored: tuple[Tensor, Tensor]) -> dict[tuple[int, int], np.ndarray]:
+    places, values = stored
+    return {(row, copy): value for (row, copy), value in zip(places.tolist(), values.numpy(), strict=True)}

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from effcli.rl_distill.environments import Step
+from effcli.rl_distill.environments.copies import Step
+
+LONG = 20
+"""A game that has taken this many times the mean length of those that ended may never end."""
 
 
 class Returns:
@@ -20,30 +23,49 @@ class Returns:
         ends: environment steps of the policy when each episode ended.
         values: the return of each episode.
         n_steps: environment steps so far, without resets.
+        running: returns so far of the episodes in progress.
+        running_steps: their steps so far.
     """
 
     def __init__(self, copies: int) -> None:
-        self._running = np.zeros(copies)
+        self.running, self.running_steps = np.zeros(copies), np.zeros(copies, int)
         self.ends: list[int] = []
         self.values: list[float] = []
         self.n_steps = 0
 
     def add(self, step: Step) -> None:
         """Count one step of all copies."""
-        self._running += step.rewards
+        self.running += step.rewards
+        self.running_steps += step.valid
         self.n_steps += int(step.valid.sum())
-        for copy in np.flatnonzero(step.terminated | step.truncated):
+        for copy in np.flatnonzero(step.done):
             self.ends.append(self.n_steps)
-            self.values.append(float(self._running[copy]))
-            self._running[copy] = 0.0
+            self.values.append(float(self.running[copy]))
+            self.running[copy], self.running_steps[copy] = 0.0, 0
 
     def restart(self) -> None:
         """Discard the episodes in progress."""
-        self._running[:] = 0.0
+        self.running[:], self.running_steps[:] = 0.0, 0
 
     def recent(self, window: int) -> float | None:
         """The mean return of the last ``window`` episodes; None before the first."""
         return float(np.mean(self.values[-window:])) if self.values else None
+
+    @property
+    def n_unfinished(self) -> int:
+        """How many games in progress have taken ``LONG`` times the mean length of those that ended: may never end."""
+        return int(self._is_unfinished().sum())
+
+    def recent_or_so_far(self, window: int) -> float | None:
+        """As :meth:`recent`, but games that may never end count, too, with their return so far."""
+        values = [*self.values[-window:], *self.running[self._is_unfinished()].tolist()]
+        return float(np.mean(values)) if values else None
+
+    def _is_unfinished(self) -> np.ndarray:
+        n_ended = len(self.values)
+        typical = (self.n_steps - int(self.running_steps.sum())) / n_ended if n_ended else 0.0
+        is_long: np.ndarray = self.running_steps > LONG * max(typical, 1.0)
+        return is_long
 
     def state_dict(self) -> dict[str, Any]:
         """Everything counted so far."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +15,8 @@ class Rollout:
 
     Attributes:
         observations: ``[T, N, ...]``.
-        actions: int64 ``[T, N]``.
-        logits: of the policy that acted, ``[T, N, A]``.
+        actions: ``[T, N]``, or ``[T, N, K]`` of several numbers each.
+        decisions: of the policy that acted, ``[T, N, D]``.
         log_probs: log-probabilities of the actions at that time, ``[T, N]``.
         values: the critic's estimates at that time, ``[T, N]``.
         advantages: generalised advantage estimates, ``[T, N]``.
@@ -27,7 +26,7 @@ class Rollout:
 
     observations: Tensor
     actions: Tensor
-    logits: Tensor
+    decisions: Tensor
     log_probs: Tensor
     values: Tensor
     advantages: Tensor
@@ -70,10 +69,3 @@ def advantages_of(
         following = delta + gamma * gae_lambda * (1 - done[t]) * following
         advantages[t] = following
     return advantages
-
-
-def sample_actions(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """Sample actions with probabilities ``softmax(logits)``, ``[..., A]``, from uniform numbers in 0..1, ``[...]``."""
-    odds = np.exp(logits - logits.max(-1, keepdims=True)).cumsum(-1)
-    actions: np.ndarray = (odds[..., :-1] <= uniform[..., None] * odds[..., -1:]).sum(-1)
-    return actions

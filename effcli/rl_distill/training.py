@@ -13,7 +13,7 @@ from torch import Tensor
 from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError
 from effcli.core.registry import load_method
 from effcli.core.run import Run, Stateful
-from effcli.rl_distill.environments import EnvironmentFailure
+from effcli.rl_distill.environments.copies import EnvironmentFailure
 from effcli.rl_distill.group import Policy
 from effcli.rl_distill.recipe import RlDistillRecipe
 

@@ -158,12 +158,18 @@ def _read_detector_3d(folder: Path) -> Any:
 
 
 def _policy(folder: Path) -> list[Path]:
+    from effcli.rl_distill.environments.actions import single_choice
+    from effcli.rl_distill.environments.observations import observed_of_shape
     from effcli.rl_distill.network.policies import ActorCritic, QNetwork
     from effcli.rl_distill.weights import PolicyDescription, save_policy
 
     for i, (name, network) in enumerate((("ppo", ActorCritic), ("dqn", QNetwork)), 1):
         about = PolicyDescription(name, "CartPole-v1", (4,), 2, "small", i, i == 1, 9.5)
-        save_policy(folder / "model" / f"policy-{i}.safetensors", network((4,), 2, "small"), about)
+        save_policy(
+            folder / "model" / f"policy-{i}.safetensors",
+            network(observed_of_shape((4,)), single_choice(2), "small"),
+            about,
+        )
     return sorted((folder / "model").iterdir())
 
 

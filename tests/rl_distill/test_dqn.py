@@ -11,7 +11,7 @@ from torch import Tensor
 
 from effcli.core.runtime import create_runtime
 from effcli.rl_distill.dqn import DqnGroup
-from effcli.rl_distill.environments import make_environments
+from effcli.rl_distill.environments.making import make_environments
 from effcli.rl_distill.recipe import DqnSection, OpdDaDqnRecipe
 from effcli.rl_distill.replay import Replay
 from tests.rl_distill.small_envs import CORRIDOR, FRAMES
@@ -48,7 +48,7 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 def test_the_memory_gives_back_what_was_seen(env: str) -> None:
     """Every transition that can be sampled is one that happened: against a list of them all."""
     envs = make_environments(env, 3)
-    replay = Replay(60, 3, envs.shape, envs.dtype)
+    replay = Replay(60, 3, envs.shape, envs.dtype, stacked=env == FRAMES)
     draws = np.random.default_rng(0)
     observations = envs.reset(0)
     replay.begin(observations)
@@ -80,7 +80,7 @@ def test_the_memory_gives_back_what_was_seen(env: str) -> None:
 
 def test_frames_are_kept_once() -> None:
     envs = make_environments(FRAMES, 2)
-    replay = Replay(1000, 2, envs.shape, envs.dtype)
+    replay = Replay(1000, 2, envs.shape, envs.dtype, stacked=True)
     assert replay.observations.shape[2:] == (36, 36)
     assert replay.observations.nbytes < 1010 * 36 * 36
 

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from effcli.core.runtime import create_runtime
+from effcli.rl_distill.decisions import draw
+from effcli.rl_distill.environments.actions import single_choice
+from effcli.rl_distill.environments.observations import observed_of_shape
 from effcli.rl_distill.losses import ppo_terms
 from effcli.rl_distill.network.policies import ActorCritic
 from effcli.rl_distill.ppo import PpoGroup
 from effcli.rl_distill.recipe import OpdDaRecipe, PpoRecipe, PpoSection
-from effcli.rl_distill.rollout import Rollout, advantages_of, sample_actions
+from effcli.rl_distill.rollout import Rollout, advantages_of
 from tests.rl_distill.small_envs import CORRIDOR, FRAMES
 
 
@@ -49,14 +52,14 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize(("n_actions", "parameters"), [(4, 1_686_693), (6, 1_687_719), (18, 1_693_875)])
 def test_the_network_for_frames_has_the_usual_parameters(n_actions: int, parameters: int) -> None:
-    network = ActorCritic((4, 84, 84), n_actions, "normal")
+    network = ActorCritic(observed_of_shape((4, 84, 84)), single_choice(n_actions), "normal")
     assert sum(p.numel() for p in network.parameters()) == parameters
     features, logits, values = network(torch.zeros(2, 4, 84, 84))
     assert (features.shape, logits.shape, values.shape) == ((2, 512), (2, n_actions), (2,))
 
 
 def test_networks_begin_orthogonal() -> None:
-    network = ActorCritic((4,), 2, "normal")
+    network = ActorCritic(observed_of_shape((4,)), single_choice(2), "normal")
     actor = network.actor.weight @ network.actor.weight.T
     torch.testing.assert_close(actor, 0.01**2 * torch.eye(2), atol=1e-6, rtol=0)
     hidden = network.encoder[2].weight
@@ -98,26 +101,28 @@ def test_resets_do_not_count() -> None:
         **{
             name: torch.where(rollout.valid.bool(), value, torch.full_like(value, 7))
             for name, value in vars(rollout).items()
-            if name not in ("observations", "valid", "actions", "logits")
+            if name not in ("observations", "valid", "actions", "decisions")
         },
         observations=rollout.observations,
         actions=rollout.actions,
-        logits=rollout.logits,
+        decisions=rollout.decisions,
         valid=rollout.valid,
     )
     logits, values = torch.randn(1, 128, 2), torch.randn(1, 128)
-    terms, same_terms = (ppo_terms(logits, values, batch, PpoSection()) for batch in (rollout, other))
+    terms, same_terms = (
+        ppo_terms(logits, values, batch, PpoSection(), single_choice(2)) for batch in (rollout, other)
+    )
     assert all(torch.equal(terms[name], same_terms[name]) for name in terms)
 
 
 def test_actions_come_as_often_as_they_should() -> None:
     p = torch.tensor([0.2, 0.5, 0.3])
     chance = torch.rand(3, 5000, generator=torch.Generator().manual_seed(0))
-    drawn = sample_actions((p.log() + 3).expand(3, 5000, 3).numpy(), chance.numpy())
+    drawn = draw((p.log() + 3).expand(3, 5000, 3).numpy(), chance.numpy(), single_choice(3))
     for one in torch.from_numpy(drawn):
         torch.testing.assert_close(torch.bincount(one, minlength=3) / 5000, p, atol=0.03, rtol=0)
     sure = np.log([[[1e-30, 1.0, 1e-30]] * 2])
-    assert sample_actions(sure, np.array([[1e-9, 0.999999]])).tolist() == [[1, 1]]
+    assert draw(sure, np.array([[1e-9, 0.999999]]), single_choice(3)).tolist() == [[1, 1]]
 
 
 def test_the_clipped_objective_by_hand() -> None:
@@ -125,7 +130,7 @@ def test_the_clipped_objective_by_hand() -> None:
     batch = Rollout(
         observations=torch.zeros(1, 3, 1),
         actions=torch.tensor([[0, 1, 0]]),
-        logits=logits,
+        decisions=logits,
         log_probs=torch.log(torch.tensor([[0.4, 0.5, 0.1]])),
         values=torch.tensor([[0.0, 1.0, 5.0]]),
         advantages=torch.tensor([[1.0, -1.0, 30.0]]),
@@ -133,7 +138,7 @@ def test_the_clipped_objective_by_hand() -> None:
         valid=torch.tensor([[1.0, 1.0, 0.0]]),  # the third is a reset
     )
     settings = PpoSection(clip=0.2, value_weight=0.5, entropy_weight=0.1)
-    terms = ppo_terms(logits, torch.tensor([[1.0, 1.1, 2.0]]), batch, settings)
+    terms = ppo_terms(logits, torch.tensor([[1.0, 1.1, 2.0]]), batch, settings, single_choice(2))
     a = 1 / 2**0.5  # standardised over two
     assert terms["policy"].item() == pytest.approx(-(1.2 * a - 1.0 * a) / 2, rel=1e-4)
     near = [(0.2 - 2.0) ** 2, (1.1 - 1.5) ** 2]  # the first value may move by 0.2 only
@@ -207,7 +212,7 @@ def test_what_is_known_is_not_computed_again(chosen: str) -> None:
     one = group(3, together=False, attention_self=chosen)
     rollouts = [one.collect(stack) for stack in one.stacks]
     observations = [rollout.observations for rollout in rollouts]
-    known = one.views(observations, [rollout.logits for rollout in rollouts])
+    known = one.views(observations, [rollout.decisions for rollout in rollouts])
     for m, (ours, slow) in enumerate(zip(known, one.views(observations), strict=True)):
         for b in range(3):
             torch.testing.assert_close(ours[1][b], slow[1][b])

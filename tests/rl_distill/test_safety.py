@@ -12,6 +12,9 @@ from effcli.core.recipe import Override
 from effcli.core.registry import find_recipe
 from effcli.core.runtime import Runtime, create_runtime
 from effcli.rl_distill import pipeline
+from effcli.rl_distill.chosen_environment import ChosenEnvironment
+from effcli.rl_distill.environments.actions import single_choice
+from effcli.rl_distill.environments.observations import observed_of_shape
 from effcli.rl_distill.network.policies import ActorCritic
 from effcli.rl_distill.weights import PolicyDescription, save_policy
 
@@ -45,7 +48,9 @@ def runtime() -> Runtime:
 
 def policy_file(folder: Path, env: str) -> str:
     about = PolicyDescription("ppo", env, (4,), 2, "small", 1, True, None)
-    save_policy(folder / "mail.safetensors", ActorCritic((4,), 2, "small"), about)
+    save_policy(
+        folder / "mail.safetensors", ActorCritic(observed_of_shape((4,)), single_choice(2), "small"), about
+    )
     return "mail.safetensors"
 
 
@@ -53,22 +58,24 @@ def policy_file(folder: Path, env: str) -> str:
 def test_a_policy_file_imports_nothing(place: Path, runtime: Runtime, env: str) -> None:
     file = policy_file(place, env)
     with pytest.raises(InputError, match="names Python code") as caught:
-        pipeline.evaluate(file, 1, None, runtime)
+        pipeline.evaluate(file, 1, ChosenEnvironment(), runtime)
     assert caught.value.hint == f"if you trust this code, add --env {env}"
     with pytest.raises(InputError, match="names Python code"):
-        pipeline.watch(file, None, place / "a.gif", 5, None, runtime)
+        pipeline.watch(file, None, place / "a.gif", 5, ChosenEnvironment(), runtime)
     assert not (place / "imported").exists()
 
 
 @pytest.mark.parametrize("env", ["evilmod", "evilmod/pwn-v0", "evilmod.pwn", "../evilmod"])
 def test_an_id_that_is_not_registered_imports_nothing(place: Path, runtime: Runtime, env: str) -> None:
     with pytest.raises(UsageError):
-        pipeline.evaluate(policy_file(place, env), 1, None, runtime)
+        pipeline.evaluate(policy_file(place, env), 1, ChosenEnvironment(), runtime)
     assert not (place / "imported").exists()
 
 
 def test_what_is_typed_is_run(place: Path, runtime: Runtime) -> None:
-    result = pipeline.evaluate(policy_file(place, "evilmod:pwn"), 1, "evilmod:pwn", runtime)
+    result = pipeline.evaluate(
+        policy_file(place, "evilmod:pwn"), 1, ChosenEnvironment("evilmod:pwn"), runtime
+    )
     assert result.metrics["env"] == "evilmod:pwn"
     assert (place / "called").exists()
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from effcli.core.runtime import Runtime
+from effcli.rl_distill.network.encoders import Normaliser, OneHot, normalised
 from effcli.rl_distill.network.policies import ActorCritic, QNetwork
 
 _VECTOR = 64
@@ -65,11 +66,22 @@ class NetworkStack:
             return features, self._linear("q", features)
         own = network.critic_encoder is not None
         seen = self._encoded("critic_encoder", observations) if own else features
-        return features, self._linear("actor", features), self._linear("critic", seen)[..., 0]
+        decisions = self._linear("actor", features)
+        if network.log_std is not None:
+            spread = self._layers["log_std"][:, None].expand_as(decisions)
+            decisions = torch.cat([decisions, spread], -1)
+        return features, decisions, self._linear("critic", seen)[..., 0]
 
     def _encoded(self, name: str, x: Tensor) -> Tensor:
         for i, layer in enumerate(getattr(self.networks[0], name)):
-            x = self._linear(f"{name}.{i}", x) if isinstance(layer, nn.Linear) else layer(x)
+            if isinstance(layer, Normaliser):
+                own = [getattr(network, name)[i] for network in self.networks]
+                means, variances = (
+                    torch.stack([getattr(one, of) for one in own]) for of in ("mean", "variance")
+                )
+                x = normalised(x, means[:, None], variances[:, None])
+            else:
+                x = self._linear(f"{name}.{i}", x) if isinstance(layer, nn.Linear) else layer(x)
         return x
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
@@ -96,7 +108,13 @@ class NetworkStack:
 
 def reads_vectors(network: ActorCritic | QNetwork) -> bool:
     """Whether its encoder has only linear layers and pointwise functions."""
-    return all(isinstance(layer, nn.Linear | nn.Tanh | nn.ReLU) for layer in network.encoder)
+    known = nn.Linear | nn.Tanh | nn.ReLU | OneHot | Normaliser
+    return all(isinstance(layer, known) or _flattens(layer) for layer in network.encoder)
+
+
+def _flattens(layer: nn.Module) -> bool:
+    """Whether it flattens from the end, and so leaves leading axes alone."""
+    return isinstance(layer, nn.Flatten) and layer.start_dim < 0
 
 
 def stacks_of(

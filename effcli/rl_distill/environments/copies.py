@@ -1,0 +1,211 @@
+"""Copies of an environment that step together, whatever they do after the end of an episode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from effcli.core.errors import UsageError
+from effcli.rl_distill.environments.actions import Actions, actions_of
+from effcli.rl_distill.environments.observations import MASK, observed_of, with_axis
+
+
+@dataclass(frozen=True)
+class Step:
+    """The result of one step of all E copies.
+
+    Attributes:
+        observations: ``[E, ...]``; where an episode ends, its last one.
+        rewards: of the environment, never clipped, float32 ``[E]``.
+        terminated: the episode reached a terminal state, bool ``[E]``.
+        truncated: the episode was cut off, for example by a time limit, bool ``[E]``.
+        valid: False where the copy was reset and ignored the action, bool ``[E]``.
+        following: what the copies show next, ``[E, ...]``; None where that is ``observations``. They differ where an
+            episode ended and the copy was reset in the same step.
+    """
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    valid: np.ndarray
+    following: np.ndarray | None = None
+
+    @property
+    def done(self) -> np.ndarray:
+        """Where an episode ended, bool ``[E]``."""
+        ended: np.ndarray = self.terminated | self.truncated
+        return ended
+
+    @property
+    def shown(self) -> np.ndarray:
+        """What the next action follows from, ``[E, ...]``."""
+        return self.observations if self.following is None else self.following
+
+
+class EnvironmentFailure(Exception):  # noqa: N818  not an error of effcli
+    """An environment raised an exception in a step, or returned what it must not."""
+
+
+class Environments:
+    """Copies of one environment.
+
+    By ``metadata["autoreset_mode"]`` of gymnasium a copy resets in the step after an episode's end, in which the action
+    is ignored (``NEXT_STEP``, also where nothing is said); in the same step, the last observation being in ``info``
+    (``SAME_STEP``); or is reset here (``DISABLED``).
+
+    Args:
+        env: a gymnasium vector environment.
+        name: of the environment, for messages.
+        stacked: it stacks frames over time, as ``[K, H, W]``.
+        bounds: how continuous actions are kept within theirs.
+
+    Attributes:
+        observed: what observations are.
+        actions: which there are.
+
+    Raises:
+        UsageError: no policy reads the observations or decides on the actions.
+    """
+
+    def __init__(
+        self, env: Any, name: str, *, stacked: bool = False, bounds: Literal["clip", "squash"] = "clip"
+    ) -> None:
+        self._env, self.name = env, name
+        self.actions: Actions = actions_of(env.single_action_space, name, bounds)
+        n_masked = self._n_masked()
+        self.observed = observed_of(env.single_observation_space, name, n_masked, stacked=stacked)
+        if self.observed.mask is not None:
+            self._check_mask(self.observed.parts[-1].n_values)
+        mode = env.metadata.get("autoreset_mode") if isinstance(env.metadata, dict) else None
+        self._mode = str(getattr(mode, "value", mode or "NextStep")).replace("_", "").lower()
+        if self._mode not in ("nextstep", "samestep", "disabled"):
+            raise UsageError(f"unknown autoreset mode {self._mode!r}", place=name)
+        self._was_done = np.zeros(env.num_envs, dtype=bool)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an observation."""
+        return self.observed.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of an observation."""
+        return self.observed.dtype
+
+    @property
+    def n_actions(self) -> int:
+        """Number of actions of Discrete; of others, of numbers of a decision."""
+        return self.actions.n_decisions
+
+    def __len__(self) -> int:
+        return int(self._env.num_envs)
+
+    def _n_masked(self) -> int:
+        """Number of actions that ``info`` allows or not, seen in a first reset; 0 where it does not say."""
+        _, info = self._env.reset(seed=0)
+        mask = info.get(MASK) if isinstance(info, dict) else None
+        return 0 if mask is None else int(np.prod(_rows(mask, len(self)).shape[1:]))
+
+    def _check_mask(self, n: int) -> None:
+        if self.actions.kind != "choices" or n != self.actions.n_decisions:
+            raise UsageError(
+                f"{MASK} has {n} values, for {self.actions.n_decisions} actions", place=self.name
+            )
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Start new episodes; the copies get consecutive seeds.
+
+        Raises:
+            EnvironmentFailure: the environment's own code raised an exception, or its observations are of other shapes
+                than its space.
+        """
+        try:
+            raw, info = self._env.reset(seed=seed)
+        except Exception as error:
+            raise EnvironmentFailure(f"{type(error).__name__}: {error}") from error
+        self._was_done = np.zeros(len(self), dtype=bool)
+        return self._packed(raw, info)
+
+    def _packed(self, raw: Any, info: Any) -> np.ndarray:
+        mask = info.get(MASK) if self.observed.mask is not None and isinstance(info, dict) else None
+        try:
+            return self.observed.pack(raw, len(self), None if mask is None else _rows(mask, len(self)))
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise EnvironmentFailure(f"an observation is not what its space says: {error}") from error
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take one action in each copy.
+
+        Raises:
+            EnvironmentFailure: the environment's own code raised an exception, or its results have other shapes than
+                they must have.
+        """
+        taken = self.actions.of_environment(actions)
+        try:
+            raw, rewards, terminated, truncated, info = self._env.step(taken)
+        except Exception as error:
+            raise EnvironmentFailure(f"{type(error).__name__}: {error}") from error
+        rewards = np.asarray(rewards, np.float32)
+        if rewards.shape != (len(self),):
+            raise EnvironmentFailure(f"rewards of shape {list(rewards.shape[1:])}; a reward is one number")
+        terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
+        observations = self._packed(raw, info)
+        if self._mode != "nextstep":
+            return self._step_of_same(observations, rewards, terminated, truncated, info)
+        valid = ~self._was_done
+        terminated, truncated = terminated & valid, truncated & valid
+        self._was_done = terminated | truncated
+        return Step(observations, np.where(valid, rewards, np.float32(0)), terminated, truncated, valid)
+
+    def _step_of_same(
+        self, shown: np.ndarray, rewards: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, info: Any
+    ) -> Step:
+        """A step after which copies whose episode ended already show the next one."""
+        done, valid = terminated | truncated, np.ones(len(self), bool)
+        if not done.any():
+            return Step(shown, rewards, terminated, truncated, valid)
+        if self._mode == "disabled":
+            raw, info = self._env.reset(options={"reset_mask": done})
+            following = self._packed(raw, info)
+            following[~done] = shown[~done]
+            return Step(shown, rewards, terminated, truncated, valid, following)
+        finals, last = info.get("final_obs", info.get("final_observation")), shown.copy()
+        if finals is None:
+            raise EnvironmentFailure(
+                "resets in the same step without 'final_obs', the last observation, in info"
+            )
+        for copy in np.flatnonzero(done):
+            one = Environments._batch_of_one(finals, int(copy))
+            last[copy] = self.observed.pack(one, 1)[0]
+        return Step(last, rewards, terminated, truncated, valid, shown)
+
+    @staticmethod
+    def _batch_of_one(finals: Any, copy: int) -> Any:
+        """The last observation of one copy with a leading axis: vector environments give arrays, objects or dicts."""
+        if isinstance(finals, dict):
+            return {
+                key: Environments._batch_of_one(one, copy) for key, one in finals.items() if key[:1] != "_"
+            }
+        if isinstance(finals, tuple):
+            return tuple(Environments._batch_of_one(one, copy) for one in finals)
+        return with_axis(finals[copy])
+
+    def rendered(self) -> np.ndarray:
+        """The first copy as the environment draws it."""
+        frames = self._env.render()
+        picture: np.ndarray = np.asarray(frames[0] if isinstance(frames, tuple | list) else frames)
+        return picture[0] if picture.ndim == 4 else picture
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._env.close()
+
+
+def _rows(mask: Any, n: int) -> np.ndarray:
+    """A mask of each copy, ``[n, A]``; zeros, which a copy has that says nothing, allow all."""
+    rows = np.asarray(mask)
+    rows = np.stack([np.ravel(one) for one in rows]) if rows.dtype == object else rows.reshape(n, -1)
+    return np.where(rows.any(-1, keepdims=True), rows, 1)
