@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from effcli.core.errors import UsageError
+
 from .common.groups import DefaultVerbGroup
 from .common.options import (
     ExportFileOption,
