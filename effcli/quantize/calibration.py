@@ -32,7 +32,8 @@ from effcli.quantize.fake_quantization.layers import (
     quantized_layers,
     replace_module,
 )
-from effcli.quantize.fake_quantization.quantizer import RangeMethod, find_range, top_code
+from effcli.quantize.fake_quantization.quantizer import RangeMethod, find_range
+from effcli.quantize.fake_quantization.row_formats import Codes, find_format
 from effcli.quantize.recipe import CalibrationInputsSection
 
 _RANGE_ELEMENTS = 1 << 16
@@ -111,6 +112,7 @@ def wrap_layers(
     rank: int = 0,
     per_step_activations: bool = False,
     integer_zeros: bool = True,
+    codes: Codes = "affine",
 ) -> nn.Module:
     """A copy of the model's UNet whose layers are replaced by :class:`QuantizedLayer`; ranges are not set yet.
 
@@ -122,7 +124,9 @@ def wrap_layers(
         rank: of the low-rank update of each weight; 0 for none.
         per_step_activations: one activation scale per timestep, or one for all.
         integer_zeros: zero-points are rounded where they are used.
+        codes: of the layers in between: affine, or a codebook for each row.
     """
+    n_entries = 2 ** (widths.weights + 1) if codes == "codebook" else 0
     student = copy.deepcopy(model.unet).requires_grad_(False)
     timesteps = network_timesteps(model, sampler.steps)
     clock = StepClock(timesteps)
@@ -137,6 +141,7 @@ def wrap_layers(
             n_steps=len(timesteps) if per_step_activations and not found.is_edge else 1,
             rank=0 if found.is_edge else min(rank, *found.layer.weight.shape[:2]),
             integer_zeros=integer_zeros,
+            n_entries=0 if found.is_edge else n_entries,
         )
         replace_module(student, found.name, wrapped)
     return student
@@ -198,10 +203,11 @@ def set_activation_range(layer: QuantizedLayer, x: Tensor, method: RangeMethod) 
 
 
 def set_uniform_rows(layer: QuantizedLayer, bits: int, method: RangeMethod) -> None:
-    """Give every row ``bits`` bits and the range of its smoothed weights."""
-    rows = layer.smoothed_weight().flatten(1)
+    """Give every row ``bits`` bits and the range, or the codebook, of its smoothed weights."""
     with torch.no_grad():
-        layer.set_rows(uniform_bits(len(rows), bits), *find_range(rows, top_code(bits), method))
+        rows = layer.smoothed_weight().flatten(1)
+        found = find_format(rows, bits, "codebook" if layer.has_codebooks else "affine", method)
+        layer.set_rows(uniform_bits(len(rows), bits), found.scale, found.zero, found.table)
 
 
 def initial_state(student: nn.Module) -> dict[str, Tensor]:
@@ -210,5 +216,5 @@ def initial_state(student: nn.Module) -> dict[str, Tensor]:
     return {
         f"{path}.{name}": getattr(layer, name).detach()
         for path, layer in quantized_layers(student)
-        for name in names
+        for name in (*names, *(("table",) if layer.has_codebooks else ()))
     }

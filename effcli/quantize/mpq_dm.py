@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from effcli.core.progress import progress_bar
@@ -44,7 +43,7 @@ from effcli.quantize.fake_quantization.layers import (
     per_channel,
     quantized_layers,
 )
-from effcli.quantize.fake_quantization.quantizer import fake_quantize, find_range, top_code
+from effcli.quantize.fake_quantization.row_formats import RowFormat, find_format, mixed
 from effcli.quantize.recipe import AllocationSection, MpqDmRecipe
 from effcli.quantize.training import fine_tune
 
@@ -86,6 +85,7 @@ def wrap_for(recipe: MpqDmRecipe, model: DiffusionModel) -> nn.Module:
         rank=recipe.train.rank,
         per_step_activations=recipe.train.per_step_activations,
         integer_zeros=recipe.train.zero_points == "integer",
+        codes=recipe.weights.codes,
     )
 
 
@@ -120,13 +120,12 @@ def start_layer(layer: QuantizedLayer, x: Tensor, recipe: MpqDmRecipe) -> dict[s
         set_uniform_rows(layer, bits, settings.range_method)
         return {"rows": {str(bits): len(layer.row_bits)}}
     rows = layer.smoothed_weight().flatten(1)
-    ranges = {b: find_range(rows, top_code(b), settings.range_method) for b in (bits - 1, bits, bits + 1)}
-    errors = row_errors(layer, x, ranges, quantize_input=recipe.allocation.search == "half")
+    codes, method = recipe.weights.codes, settings.range_method
+    formats = {b: find_format(rows, b, codes, method) for b in (bits - 1, bits, bits + 1)}
+    errors = row_errors(layer, x, formats, quantize_input=recipe.allocation.search == "half")
     row_bits = allocate(rows, errors, bits, recipe.allocation)
-    scale, zero = (
-        torch.stack([ranges[int(b)][part][i] for i, b in enumerate(row_bits.tolist())]) for part in (0, 1)
-    )
-    layer.set_rows(row_bits, scale, zero)
+    chosen = mixed(formats, row_bits)
+    layer.set_rows(row_bits, chosen.scale, chosen.zero, chosen.table)
     uniform = total_error(uniform_bits(len(rows), bits).to(rows.device), errors)
     return {
         "rows": {str(b): int((row_bits == b).sum()) for b in sorted(set(row_bits.tolist()))},
@@ -153,14 +152,14 @@ def allocate(rows: Tensor, errors: dict[int, Tensor], bits: int, settings: Alloc
 
 
 def row_errors(
-    layer: QuantizedLayer, x: Tensor, ranges: dict[int, tuple[Tensor, Tensor]], *, quantize_input: bool
+    layer: QuantizedLayer, x: Tensor, formats: dict[int, RowFormat], *, quantize_input: bool
 ) -> dict[int, Tensor]:
     """|| W_o X - Q(W_o; b) Q(X) ||^2 of each row o at each width b (docs/methods/mpq-dm.md, Bit allocation).
 
     Args:
         layer: with smoothing and activation range set.
         x: its input.
-        ranges: b -> scale and zero-point of each row.
+        formats: b -> what each row is quantized to.
         quantize_input: whether Q(X) is used, or X as it is.
 
     Returns:
@@ -173,10 +172,9 @@ def row_errors(
     axis = 1 if isinstance(module, nn.Conv2d) else target.ndim - 1
     others = [a for a in range(target.ndim) if a != axis]
     weight = layer.smoothed_weight()
-    shape = (-1, *([1] * (weight.ndim - 1)))
     errors = {}
-    for b, (scale, zero) in ranges.items():
-        w = fake_quantize(weight, scale.view(shape), zero.view(shape), top_code(b))
+    for b, row_format in formats.items():
+        w = row_format.quantized(weight.flatten(1)).view_as(weight)
         errors[b] = (apply_layer(module, seen, w) - target).square().sum(others)
     return errors
 

@@ -46,6 +46,16 @@ class LoraSection(Section):
     scale: float = Field(1.0, description="What its update of the weights is multiplied by.")
 
 
+class WeightsSection(Section):
+    """What the codes of weights mean."""
+
+    codes: Literal["affine", "codebook"] = Field(
+        "affine",
+        description="affine: equal steps from a scale and a zero-point per row; codebook: a table of levels per row, "
+        "found by k-means, for 1 to 4 bits. Layers of 8 bits stay affine.",
+    )
+
+
 class AllocationSection(Section):
     """How many bits each row (output channel) gets."""
 
@@ -216,8 +226,15 @@ class MpqDmRecipe(QuantizeRecipe, CompatRecipe):
         description="Quantize the weights alone, one layer after another, without sampling, fine-tuning and measuring; "
         "bits must be of weights alone, such as w4.",
     )
+    weights: WeightsSection = Field(WeightsSection(), description="Codes of the weights.")
     allocation: AllocationSection = Field(AllocationSection(), description="Bits of each row.")
     calibration: CalibrationSection = Field(
         CalibrationSection(), description="The ranges before fine-tuning."
     )
     train: QuantizeTrainSection = Field(QuantizeTrainSection(), description="The fine-tuning.")
+
+    @model_validator(mode="after")
+    def _codebooks_are_small(self) -> Self:
+        if self.weights.codes == "codebook" and self.widths.weights > 4:
+            raise ValueError(f"weights.codes: codebook is for 1 to 4 bits per weight, not {self.bits}")
+        return self

@@ -20,6 +20,7 @@ from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
 from effcli.diffusion.denoisers.classes import Condition, feature_map, last_block
 from effcli.quantize.fake_quantization.layers import quantized_layers
+from effcli.quantize.fake_quantization.quantizer import SMALLEST_SCALE
 from effcli.quantize.losses import FeatureWindow, task_loss, time_smoothed_relations
 from effcli.quantize.recipe import MpqDmRecipe, QuantizeTrainSection
 
@@ -106,9 +107,13 @@ def parameter_groups(student: nn.Module, settings: QuantizeTrainSection) -> list
     for _, layer in quantized_layers(student):
         if layer.update_a is None or layer.update_b is None:
             continue  # one of the 8-bit layers at the edges, which stay as calibrated
-        rate = float(layer.scale.detach().mean()) / settings.lora_rate_divisor
-        groups.append({"params": [layer.update_a, layer.update_b], "lr": rate})
-        weight_ranges += [layer.scale, layer.zero]
+        step = layer.mean_step()
+        groups.append({"params": [layer.update_a, layer.update_b], "lr": step / settings.lora_rate_divisor})
+        if layer.has_codebooks:  # whose scales are smaller than a step, and move in proportion
+            share = float(layer.scale.detach().mean()) / step
+            groups.append({"params": [layer.scale], "lr": settings.weight_scale_rate * share})
+        else:
+            weight_ranges += [layer.scale, layer.zero]
         activation_ranges += [layer.act_scale, layer.act_zero]
     groups.append({"params": weight_ranges, "lr": settings.weight_scale_rate})
     groups.append({"params": activation_ranges, "lr": settings.activation_scale_rate})
@@ -123,9 +128,9 @@ def parameter_groups(student: nn.Module, settings: QuantizeTrainSection) -> list
 
 @torch.no_grad()
 def keep_scales_positive(student: nn.Module) -> None:
-    """A scale that a step took to zero or below would divide by zero: keep it at a millionth."""
+    """A scale that a step took to zero or below would divide by zero: keep it at a millionth, codebooks' at 1e-8."""
     for _, layer in quantized_layers(student):
-        layer.scale.clamp_(min=1e-6)
+        layer.scale.clamp_(min=SMALLEST_SCALE if layer.has_codebooks else 1e-6)
         layer.act_scale.clamp_(min=1e-6)
 
 

@@ -4,7 +4,8 @@ For each quantized layer L (its path in the UNet)::
 
     L.qw{b}        uint8 [n_b, ceil(K b / 8)]   the rows of b bits, in increasing row number (see bit_packing.py)
     L.row_bits     uint8 [c_out]                the authority on which rows those are
-    L.scale, L.zero              float32 [c_out]
+    L.scale, L.zero              float32 [c_out]            no zero where there are codebooks
+    L.qt{b}      uint8 [n_b, 2^b]               codebooks of those rows, where their codes are places in one
     L.in_scale                   float32 [c_in]
     L.act_scale, L.act_zero      float32 [S]    absent where activations are not quantized
     L.bias                       as every parameter that is not quantized
@@ -37,7 +38,8 @@ FILE_NAME = "diffusion_pytorch_model.safetensors"
 OLD_FILE_NAME = "diffusion_pytorch_model.mpq.safetensors"
 """What effcli 0.1 called it."""
 
-VERSION = 1
+VERSIONS = (1, 2)
+"""1 has affine codes alone, 2 codebooks."""
 
 
 class PackedSource(BaseModel):
@@ -75,7 +77,7 @@ def _checked(about: dict[str, Any]) -> dict[str, Any]:
 class PackedHeader(Header):
     """What is in the metadata; the version is inside, as the file says ``format: pt`` to other readers."""
 
-    VERSION: ClassVar[str] = str(VERSION)
+    VERSION: ClassVar[str] = str(VERSIONS[-1])
 
     about: Json[Annotated[dict[str, Any], AfterValidator(_checked)]] = Field(alias="effcli.mpq")
     layers: Json[dict[str, LayerFacts]] = Field(alias="effcli.mpq.layers")
@@ -92,8 +94,8 @@ class PackedHeader(Header):
             raise InputError(
                 f"its header cannot be read: {one_line(error)}", place=place, hint=DAMAGED
             ) from None
-        if version != VERSION:
-            what = f"is of version {version}, this effcli reads {VERSION}"
+        if version not in VERSIONS:
+            what = f"is of version {version}, this effcli reads {VERSIONS[-1]} and below"
             raise InputError(what, place=place, hint="upgrade effcli")
 
 
@@ -104,9 +106,10 @@ def save_packed(folder: Path, model: PackedModel) -> Path:
         RunError: it cannot be written.
     """
     make_folder(folder)
+    version = 1 if all(codes.rows.table is None for codes in model.layers.values()) else 2
     metadata = {
         "format": "pt",
-        "effcli.mpq": json.dumps({"version": VERSION, **model.about}),
+        "effcli.mpq": json.dumps({"version": version, **model.about}),
         "effcli.mpq.layers": json.dumps(
             {name: facts_of_layer(codes) for name, codes in model.layers.items()}
         ),
@@ -117,7 +120,7 @@ def save_packed(folder: Path, model: PackedModel) -> Path:
     config = {
         "_class_name": model.unet_class,
         **model.unet_config,
-        "quantization_config": {"quant_method": QUANT_METHOD, "version": VERSION},
+        "quantization_config": {"quant_method": QUANT_METHOD, "version": version},
     }
     for name, content in (("config.json", config), ("scheduler_config.json", model.scheduler_config)):
         write_text(folder / name, json.dumps(content, indent=2) + "\n")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from effcli.core.runtime import DTYPES
 from effcli.quantize.allocation import total_error, uniform_bits
 from effcli.quantize.fake_quantization.layers import EDGE_BITS, FoundLayer, find_layers
-from effcli.quantize.fake_quantization.quantizer import codes_of, fake_quantize, find_range, top_code
+from effcli.quantize.fake_quantization.row_formats import Codes, RowFormat, find_format, mixed
 from effcli.quantize.integer.bit_packing import row_bytes
 from effcli.quantize.mpq_dm import allocate
 from effcli.quantize.packed.layer import LayerCodes, form_of
@@ -86,42 +86,33 @@ def quantize_weight(
     """
     bits = EDGE_BITS if found.is_edge else recipe.widths.weights
     rows = weight.flatten(1)
+    codes: Codes = "affine" if found.is_edge else recipe.weights.codes
     method = recipe.calibration.range_method
     row: dict[str, Any] = {}
     if found.is_edge or not 2 <= bits <= 7 or recipe.allocation.rule == "uniform":
         row_bits = uniform_bits(len(rows), bits)
-        scale, zero = find_range(rows, top_code(bits), method)
+        chosen = find_format(rows, bits, codes, method)
     else:
-        ranges = {b: find_range(rows, top_code(b), method) for b in (bits - 1, bits, bits + 1)}
-        errors = {b: _errors(rows, scale, zero, b) for b, (scale, zero) in ranges.items()}
+        formats = {b: find_format(rows, b, codes, method) for b in (bits - 1, bits, bits + 1)}
+        errors = {b: (one.quantized(rows) - rows).square().sum(1) for b, one in formats.items()}
         row_bits = allocate(rows, errors, bits, recipe.allocation)
-        choice = row_bits.long() - (bits - 1)
-        scale, zero = (
-            torch.stack([ranges[b][part] for b in sorted(ranges)]).gather(0, choice[None])[0]
-            for part in (0, 1)
-        )
+        chosen = mixed(formats, row_bits)
         uniform = total_error(uniform_bits(len(rows), bits), errors)
         row["error_to_uniform"] = total_error(row_bits, errors) / max(uniform, 1e-30)
-    codes = codes_of(rows, scale[:, None], zero.round()[:, None], top_code(row_bits)[:, None]).to(torch.uint8)
-    layer = _layer_codes(found.layer, codes, row_bits, scale, zero.round(), bias)
+    layer = _layer_codes(found.layer, chosen.codes(rows), row_bits, chosen, bias)
     row["rows"] = {str(bits): n for bits, n in layer.rows.counts().items()}
     return layer, row
 
 
-def _errors(rows: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    quantized = fake_quantize(rows, scale[:, None], zero[:, None], top_code(bits))
-    return (quantized - rows).square().sum(1)
-
-
 def _layer_codes(
-    layer: nn.Conv2d | nn.Linear, codes: Tensor, row_bits: Tensor, scale: Tensor, zero: Tensor, bias: Tensor | None
-) -> LayerCodes:  # fmt: skip
+    layer: nn.Conv2d | nn.Linear, codes: Tensor, row_bits: Tensor, chosen: RowFormat, bias: Tensor | None
+) -> LayerCodes:
     none = torch.zeros(0)
     return LayerCodes(
         **form_of(layer),
-        rows=PackedRows.of_codes(codes, row_bits, tuple(layer.weight.shape)),
-        scale=scale,
-        zero=zero,
+        rows=PackedRows.of_codes(codes, row_bits, tuple(layer.weight.shape), chosen.table),
+        scale=chosen.scale,
+        zero=chosen.zero,
         in_scale=torch.ones(layer.weight.shape[1]),
         activation_bits=None,
         act_scale=none,
@@ -145,7 +136,8 @@ def packed_bytes(network: nn.Module, recipe: MpqDmRecipe, *, n_steps: int = 1) -
         c_out, c_in = found.layer.weight.shape[:2]
         n_codes = found.layer.weight[0].numel()
         bits = EDGE_BITS if found.is_edge else recipe.widths.weights
-        total += c_out * row_bytes(n_codes, bits) + 9 * c_out + 4 * c_in
+        by_row = 9 if found.is_edge or recipe.weights.codes == "affine" else 5 + 2**bits
+        total += c_out * row_bytes(n_codes, bits) + by_row * c_out + 4 * c_in
         if recipe.widths.activations is not None:
             total += 8 * (1 if found.is_edge else n_steps)
         in_layers += c_out * n_codes

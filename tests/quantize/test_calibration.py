@@ -9,7 +9,7 @@ from torch import nn
 from effcli.core.errors import InputError
 from effcli.quantize.calibration import check_weights
 from effcli.quantize.fake_quantization.layers import QuantizedLayer, StepClock, apply_layer, quantized_layers
-from effcli.quantize.fake_quantization.quantizer import find_range, top_code
+from effcli.quantize.fake_quantization.row_formats import find_format
 from effcli.quantize.mpq_dm import row_errors
 from tests.diffusion.tiny_models import tiny_unet
 from tests.quantize.quantized_tiny import calibrated, recipe_of
@@ -41,10 +41,10 @@ def test_errors_of_rows_add_up_to_the_error_of_the_output():
         layer.act_scale.fill_(0.3)
         layer.act_zero.fill_(7)
         rows = layer.smoothed_weight().flatten(1)
-        ranges = {b: find_range(rows, top_code(b)) for b in (1, 2, 3)}
-        errors = row_errors(layer, x, ranges, quantize_input=True)
-        for b, (scale, zero) in ranges.items():
-            layer.set_rows(torch.full((10,), b), scale, zero)
+        formats = {b: find_format(rows, b, "affine", "mse") for b in (1, 2, 3)}
+        errors = row_errors(layer, x, formats, quantize_input=True)
+        for b, found in formats.items():
+            layer.set_rows(torch.full((10,), b), found.scale, found.zero)
             output = layer(x) - apply_layer(layer.layer, x, layer.layer.weight)
             torch.testing.assert_close(errors[b], output.square().sum((0, 2, 3)))
 

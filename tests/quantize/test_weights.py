@@ -106,7 +106,7 @@ def not_finite(tensors):
 
 
 def newer(metadata):
-    metadata["effcli.mpq"] = json.dumps({**json.loads(metadata["effcli.mpq"]), "version": 2})
+    metadata["effcli.mpq"] = json.dumps({**json.loads(metadata["effcli.mpq"]), "version": 3})
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_a_file_that_was_changed_is_refused(folder, change, message):
 
 def test_other_files_are_refused(folder, tmp_path):
     rewrite(folder, change_metadata=newer)
-    with pytest.raises(InputError, match="is of version 2"):
+    with pytest.raises(InputError, match="is of version 3"):
         load_packed(folder)
     rewrite(folder, change_metadata=lambda metadata: metadata.clear())
     with pytest.raises(InputError, match="is not a packed model"):

@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.diffusion.denoisers.classes import class_name_of, is_unet
-from effcli.quantize.fake_quantization.quantizer import codes_of, fake_quantize, rounded, top_code
+from effcli.quantize.fake_quantization.codebooks import quantize_by_table
+from effcli.quantize.fake_quantization.quantizer import fake_quantize, rounded, top_code
+from effcli.quantize.fake_quantization.row_formats import RowFormat, padded
 
 log = logging.getLogger(__name__)
 
@@ -174,11 +176,13 @@ class QuantizedLayer(nn.Module):
         n_steps: sampling steps that have an activation scale each; 1 for one scale.
         rank: of the low-rank update; 0 for none.
         integer_zeros: zero-points are rounded where they are used.
+        n_entries: of the largest codebook that a row may get; 0 for affine codes.
 
     Attributes:
         in_scale: delta, ``[c_in]``.
         row_bits: uint8 ``[c_out]``.
         scale, zero: d_w and z_w, ``[c_out]``.
+        table: the rows' codebooks, uint8 ``[c_out, n_entries]``.
         act_scale, act_zero: d_a and z_a, ``[S]``.
         update_a, update_b: A and B.
     """
@@ -193,6 +197,7 @@ class QuantizedLayer(nn.Module):
         n_steps: int,
         rank: int,
         integer_zeros: bool = True,
+        n_entries: int = 0,
     ) -> None:
         super().__init__()
         self.layer = layer
@@ -205,6 +210,8 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("in_scale", torch.ones(c_in))
         self.register_buffer("row_bits", torch.full((c_out,), EDGE_BITS, dtype=torch.uint8))
         self.register_buffer("weight_top", top_code(torch.full((c_out,), EDGE_BITS)))
+        table = torch.zeros(c_out, n_entries, dtype=torch.uint8)
+        self.register_buffer("table", table, persistent=n_entries > 0)
         self.scale, self.zero = nn.Parameter(torch.ones(c_out)), nn.Parameter(torch.zeros(c_out))
         steps = n_steps if activation_bits is not None else 0
         self.act_scale, self.act_zero = nn.Parameter(torch.ones(steps)), nn.Parameter(torch.zeros(steps))
@@ -219,14 +226,29 @@ class QuantizedLayer(nn.Module):
     in_scale: Tensor
     row_bits: Tensor
     weight_top: Tensor
+    table: Tensor
 
-    def set_rows(self, row_bits: Tensor, scale: Tensor, zero: Tensor) -> None:
-        """Give each row its bits, scale and zero-point, ``[c_out]`` each."""
+    def set_rows(self, row_bits: Tensor, scale: Tensor, zero: Tensor, table: Tensor | None = None) -> None:
+        """Give each row its bits, scale and zero-point, ``[c_out]`` each, and its codebook."""
         self.row_bits.copy_(row_bits)
         self.weight_top.copy_(top_code(row_bits))
         with torch.no_grad():
             self.scale.copy_(scale)
             self.zero.copy_(zero)
+        if table is not None:
+            self.table.copy_(padded(table, self.table.shape[1]))
+
+    @property
+    def has_codebooks(self) -> bool:
+        """Whether codes are places in a table."""
+        return self.table.shape[1] > 0
+
+    def mean_step(self) -> float:
+        """Mean distance between neighbouring levels of a row."""
+        scale = self.scale.detach()
+        if self.has_codebooks:
+            scale = scale * (self.table[:, -1].float() - self.table[:, 0].float()) / self.weight_top
+        return float(scale.mean())
 
     @property
     def act_top(self) -> Tensor:
@@ -247,6 +269,8 @@ class QuantizedLayer(nn.Module):
     def quantized_weight(self) -> Tensor:
         """Q((W + B A) / delta), ``[c_out, c_in, ...]``."""
         w = self.smoothed_weight()
+        if self.has_codebooks:
+            return quantize_by_table(w.flatten(1), self.scale, self.table, self.weight_top).view_as(w)
         shape = (-1, *([1] * (w.ndim - 1)))
         return fake_quantize(
             w, self.scale.view(shape), self._zero(self.zero).view(shape), self.weight_top.view(shape)
@@ -254,10 +278,10 @@ class QuantizedLayer(nn.Module):
 
     @torch.no_grad()
     def codes(self) -> Tensor:
-        """The weights' codes with whole zero-points, uint8 ``[c_out, K]``."""
-        rows = self.smoothed_weight().flatten(1)
-        codes = codes_of(rows, self.scale[:, None], self.zero.round()[:, None], self.weight_top[:, None])
-        return codes.to(torch.uint8)
+        """The weights' codes with whole zero-points, uint8 ``[c_out, K]``; with codebooks, places in them."""
+        table = self.table if self.has_codebooks else None
+        rows = RowFormat(self.scale, self.zero.round(), self.weight_top, table)
+        return rows.codes(self.smoothed_weight().flatten(1))
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """Q(x delta) at the present step, in float32 whatever autocast made of x."""

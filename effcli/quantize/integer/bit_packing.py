@@ -61,3 +61,10 @@ def unpack_into(codes: Array, packed: Array, bits: int, rows: Array, taps: int =
     from effcli.quantize.integer.unpacking import run
 
     run("unpack", np.ascontiguousarray(packed), bits, taps, rows, codes)
+
+
+def look_up(codes: Array, table: Array) -> None:
+    """Replace codes ``[R, K]`` in place by the entries of their row's table, uint8 ``[R, 2^b]``."""
+    from effcli.quantize.integer.unpacking import run
+
+    run("look_up", codes, np.ascontiguousarray(table))

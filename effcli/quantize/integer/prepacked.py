@@ -137,7 +137,7 @@ def unpacked(layout: Layout, rows: PackedRows, offset: Tensor, sums: Tensor | No
     Args:
         layout: of the weight.
         rows: of at most 8 bits, such that each difference fits in int8.
-        offset: int64 ``[c_out]``.
+        offset: int64 ``[c_out]``; of codes that are looked up where the rows have a table.
         sums: of those differences in each row, int32 ``[c_out]``; needed where the layout has ``sums_at``.
     """
     made, words = _shared.tensor(layout)
@@ -146,12 +146,14 @@ def unpacked(layout: Layout, rows: PackedRows, offset: Tensor, sums: Tensor | No
     if layout.sums_at is not None and sums is not None:
         words[layout.sums_at : layout.n_bytes // 4] = 0
         words[layout.sums_at : layout.sums_at + len(sums)] = -sums.numpy()
+    places = (layout.row_places, layout.word_places, words)
     for bits, packed in rows.by_bits.items():
         numbers = rows.rows_of(bits).numpy()
-        run(
-            "place", packed.numpy(), bits, numbers, offset.numpy(), layout.row_places, layout.word_places,
-            words,
-        )  # fmt: skip
+        if rows.table is not None:
+            levels = (rows.table.short() - offset[:, None].short()).to(torch.int8)
+            run("place_levels", packed.numpy(), bits, numbers, levels.numpy(), *places)
+            continue
+        run("place", packed.numpy(), bits, numbers, offset.numpy(), *places)
     return made
 
 

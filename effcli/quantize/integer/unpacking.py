@@ -116,6 +116,57 @@ def _floats_unit(unit, packed, bits, taps, rows, scale, zero, in_scale, out):
                 out[r, tap * c_in + i] *= in_scale[i]
 
 
+@numba.njit
+def _look_up_unit(unit, codes, table):
+    for r in range(unit * _ROWS_AT_ONCE, min((unit + 1) * _ROWS_AT_ONCE, codes.shape[0])):
+        for k in range(codes.shape[1]):
+            codes[r, k] = table[r, codes[r, k]]
+
+
+@numba.njit
+def _place_levels_unit(unit, packed, bits, rows, levels, row_places, word_places, out):
+    """As _place_unit, of the entries of each row's table."""
+    n_words = word_places.shape[0]
+    words = np.empty(LANES, np.int32)
+    codes, entries = words.view(np.uint8), words.view(np.int8)
+    last = min((unit + 1) * _ROWS_AT_ONCE, packed.shape[0])
+    for first in range(0, n_words, LANES):
+        count = min(LANES, n_words - first)
+        for n in range(unit * _ROWS_AT_ONCE, last):
+            r = rows[n]
+            if count == LANES:
+                unpack(packed, n, 4 * first * bits // 8, bits, np.int8(0), words)
+            else:
+                for k in range(4 * count):
+                    codes[k] = np.uint8(code_at(packed, n, 4 * first + k, bits))
+            for k in range(4 * count):
+                entries[k] = levels[r, codes[k]]
+            place = row_places[r]
+            for k in range(count):
+                out[place + word_places[first + k]] = words[k]
+
+
+@numba.njit
+def _float_levels_unit(unit, packed, bits, taps, rows, levels, in_scale, out):
+    """level delta, ``[c_out, taps c_in]``."""
+    n_codes = out.shape[1]
+    c_in = n_codes // taps
+    words = np.empty(LANES, np.int32)
+    codes = words.view(np.uint8)
+    for n in range(unit * _ROWS_AT_ONCE, min((unit + 1) * _ROWS_AT_ONCE, packed.shape[0])):
+        r = rows[n]
+        n_whole = n_codes - n_codes % AT_ONCE
+        for first in range(0, n_whole, AT_ONCE):
+            unpack(packed, n, first * bits // 8, bits, np.int8(0), words)
+            for k in range(AT_ONCE):
+                out[r, first + k] = levels[r, codes[k]]
+        for k in range(n_whole, n_codes):
+            out[r, k] = levels[r, code_at(packed, n, k, bits)]
+        for tap in range(taps):
+            for i in range(c_in):
+                out[r, tap * c_in + i] *= in_scale[i]
+
+
 def _pack_serial(n, codes, bits, taps, out):
     for unit in range(n):
         _pack_unit(unit, codes, bits, taps, out)
@@ -156,9 +207,39 @@ def _floats_parallel(n, packed, bits, taps, rows, scale, zero, in_scale, out):
         _floats_unit(unit, packed, bits, taps, rows, scale, zero, in_scale, out)
 
 
+def _look_up_serial(n, codes, table):
+    for unit in range(n):
+        _look_up_unit(unit, codes, table)
+
+
+def _look_up_parallel(n, codes, table):
+    for unit in numba.prange(n):
+        _look_up_unit(unit, codes, table)
+
+
+def _place_levels_serial(n, packed, bits, rows, levels, row_places, word_places, out):
+    for unit in range(n):
+        _place_levels_unit(unit, packed, bits, rows, levels, row_places, word_places, out)
+
+
+def _place_levels_parallel(n, packed, bits, rows, levels, row_places, word_places, out):
+    for unit in numba.prange(n):
+        _place_levels_unit(unit, packed, bits, rows, levels, row_places, word_places, out)
+
+
+def _float_levels_serial(n, packed, bits, taps, rows, levels, in_scale, out):
+    for unit in range(n):
+        _float_levels_unit(unit, packed, bits, taps, rows, levels, in_scale, out)
+
+
+def _float_levels_parallel(n, packed, bits, taps, rows, levels, in_scale, out):
+    for unit in numba.prange(n):
+        _float_levels_unit(unit, packed, bits, taps, rows, levels, in_scale, out)
+
+
 _BYTES, _COUNT = types.Array(types.uint8, 2, "C"), types.intp
 _LONGS, _FLOATS = types.Array(types.int64, 1, "C"), types.Array(types.float32, 1, "C")
-_WORDS = types.Array(types.int32, 1, "C")
+_WORDS, _TABLE = types.Array(types.int32, 1, "C"), types.Array(types.float32, 2, "C")
 _KERNELS: dict[str, tuple[Callable[..., None], Callable[..., None], tuple[Any, ...]]] = {
     "pack": (_pack_serial, _pack_parallel, (_BYTES, _COUNT, _COUNT, _BYTES)),
     "unpack": (_unpack_serial, _unpack_parallel, (_BYTES, _COUNT, _COUNT, _LONGS, _BYTES)),
@@ -170,7 +251,18 @@ _KERNELS: dict[str, tuple[Callable[..., None], Callable[..., None], tuple[Any, .
     "floats": (
         _floats_serial,
         _floats_parallel,
-        (_BYTES, _COUNT, _COUNT, _LONGS, _FLOATS, _FLOATS, _FLOATS, types.Array(types.float32, 2, "C")),
+        (_BYTES, _COUNT, _COUNT, _LONGS, _FLOATS, _FLOATS, _FLOATS, _TABLE),
+    ),
+    "look_up": (_look_up_serial, _look_up_parallel, (_BYTES, _BYTES)),
+    "place_levels": (
+        _place_levels_serial,
+        _place_levels_parallel,
+        (_BYTES, _COUNT, _LONGS, types.Array(types.int8, 2, "C"), _LONGS, _WORDS, _WORDS),
+    ),
+    "float_levels": (
+        _float_levels_serial,
+        _float_levels_parallel,
+        (_BYTES, _COUNT, _COUNT, _LONGS, _TABLE, _FLOATS, _TABLE),
     ),
 }
 
@@ -187,7 +279,8 @@ def run(name: str, rows: Array, *arguments: Any) -> None:
     Args:
         name: ``pack`` (codes, bits, taps, out), ``unpack`` (packed, bits, taps, rows, out), ``place`` (packed, bits,
             rows, offsets, row_places, word_places, out) or ``floats`` (packed, bits, taps, rows, scale, zero, in_scale,
-            out).
+            out). Of rows with a table ``look_up`` (codes, table), ``place_levels`` (packed, bits, rows, levels,
+            row_places, word_places, out) or ``float_levels`` (packed, bits, taps, rows, levels, in_scale, out).
         rows, arguments: contiguous arrays of the dtypes that ``_KERNELS`` names, and numbers.
     """
     n_units = -(-rows.shape[0] // _ROWS_AT_ONCE)

@@ -84,8 +84,13 @@ def dequantized(rows: PackedRows, scale: Tensor, zero: Tensor, in_scale: Tensor)
         _shared.floats = torch.empty(rows.n_weights)
     flat = _shared.floats[: rows.n_weights].view(c_out, -1)
     vectors = [vector.contiguous().numpy() for vector in (scale, zero, in_scale)]
+    levels = None if rows.table is None else (rows.table.float() - zero[:, None]) * scale[:, None]
     for bits, packed in rows.by_bits.items():
-        run("floats", packed.numpy(), bits, rows.n_taps, rows.rows_of(bits).numpy(), *vectors, flat.numpy())
+        head = (packed.numpy(), bits, rows.n_taps, rows.rows_of(bits).numpy())
+        if levels is None:
+            run("floats", *head, *vectors, flat.numpy())
+        else:
+            run("float_levels", *head, levels.numpy(), vectors[2], flat.numpy())
     return flat.view(c_out, *kernel, c_in).movedim(-1, 1)
 
 

@@ -43,13 +43,13 @@ class PackedConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """
 
     def __init__(self, version: int = 1, **unknown: Any) -> None:
-        from effcli.quantize.weights import VERSION
+        from effcli.quantize.weights import VERSIONS
 
         self.quant_method: Any = QuantMethod.MPQ
         self.version = version
-        if version != VERSION:
+        if version not in VERSIONS:
             raise InputError(
-                f"the packed model is of version {version}, this effcli reads {VERSION}",
+                f"the packed model is of version {version}, this effcli reads {VERSIONS[-1]} and below",
                 place="quantization_config", hint="upgrade effcli",
             )  # fmt: skip
 

@@ -77,7 +77,8 @@ class LoadedLayer(nn.Module):
     def n_bytes(self) -> int:
         """Of the codes, and of what computes with them."""
         held = [v for v in vars(self.codes).values() if isinstance(v, Tensor)]
-        held += [self.codes.row_bits, *self.codes.rows.by_bits.values()]
+        rows = self.codes.rows
+        held += [rows.row_bits, *rows.by_bits.values(), *([] if rows.table is None else [rows.table])]
         engine = self.__dict__.get("_engine")
         held += [] if engine is None else list(engine.buffers())
         prepacked = getattr(engine, "_prepacked", None)
@@ -188,7 +189,7 @@ class LoadedLayer(nn.Module):
                 f"{name} is quantized: it takes no {prefix}weight, but packed rows, {prefix}qw*"
             )
             return
-        wanted = {prefix + part for part in tensors_of_layer(self.codes) if not part.startswith("qw")}
+        wanted = {prefix + part for part in tensors_of_layer(self.codes) if not part.startswith(("qw", "qt"))}
         missing = sorted(wanted - own.keys())
         if missing:
             missing_keys += missing

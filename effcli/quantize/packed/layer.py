@@ -23,8 +23,9 @@ class LayerCodes:
 
     Attributes:
         kind: of the layer.
-        rows: the codes of its weight ``[c_out, c_in(, kh, kw)]``, packed.
-        scale, zero: d_w and z_w, float32 ``[c_out]``; zero-points are whole numbers, or codes would not be.
+        rows: the codes of its weight ``[c_out, c_in(, kh, kw)]``, packed, with their codebooks.
+        scale, zero: d_w and z_w, float32 ``[c_out]``; zero-points are whole numbers, or codes would not be. Those of
+            rows with codebooks are 128.
         in_scale: delta, float32 ``[c_in]``.
         activation_bits: None where activations are not quantized.
         act_scale, act_zero: d_a and z_a, float32 ``[S]``; empty where activations are not quantized.
@@ -52,12 +53,12 @@ class LayerCodes:
 
     @property
     def row_bits(self) -> Tensor:
-        """The width of each row, uint8 ``[c_out]``."""
-        return self.rows.row_bits
+        """The width of the codes of each row, uint8 ``[c_out]``: 8 where a codebook holds them."""
+        return self.rows.row_bits if self.rows.table is None else torch.full_like(self.rows.row_bits, 8)
 
     @property
     def codes(self) -> Tensor:
-        """Unpacked anew, uint8 ``[c_out, K]``, K = c_in kh kw."""
+        """Unpacked anew and looked up, uint8 ``[c_out, K]``, K = c_in kh kw."""
         return self.rows.codes()
 
     def smoothed_weight(self) -> Tensor:
@@ -74,9 +75,12 @@ class LayerCodes:
 def codes_of_layer(layer: QuantizedLayer) -> LayerCodes:
     """What a trained layer has come to; zero-points that were trained as fractions are rounded."""
     module = layer.layer
+    row_bits, table = layer.row_bits.cpu(), None
+    if layer.has_codebooks:
+        table = layer.table[:, : 2 ** int(row_bits.max())].cpu().contiguous()
     return LayerCodes(
         **form_of(module),
-        rows=PackedRows.of_codes(layer.codes().cpu(), layer.row_bits.cpu(), tuple(module.weight.shape)),
+        rows=PackedRows.of_codes(layer.codes().cpu(), row_bits, tuple(module.weight.shape), table),
         scale=_plain(layer.scale),
         zero=_plain(layer.zero.round()),
         in_scale=_plain(layer.in_scale),

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from effcli.core.weight_file import Count
+from effcli.quantize.fake_quantization.codebooks import MIDDLE, MOST_BITS
+from effcli.quantize.fake_quantization.row_formats import padded
 from effcli.quantize.integer.bit_packing import row_bytes
 from effcli.quantize.packed.layer import LayerCodes, PaddingMode
 from effcli.quantize.packed.rows import PackedRows, codes_of_file
@@ -34,14 +36,19 @@ class LayerFacts(BaseModel):
     activation_bits: Annotated[int, Field(ge=1, le=8)] | None
     bias: bool
     padding_mode: PaddingMode = "zeros"
+    codes: Literal["affine", "codebook"] = "affine"
     crc32: int
 
 
 def tensors_of_layer(codes: LayerCodes, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """A layer's tensors by their names in the file, without the layer's; ``dtype`` is the bias's."""
     tensors = {f"qw{bits}": packed for bits, packed in sorted(codes.rows.in_file_order().items())}
-    for part in ("row_bits", "scale", "zero", "in_scale"):
+    tensors["row_bits"], table = codes.rows.row_bits, codes.rows.table
+    for part in ("scale", "in_scale") if table is not None else ("scale", "zero", "in_scale"):
         tensors[part] = getattr(codes, part)
+    if table is not None:
+        for bits in codes.rows.counts():
+            tensors[f"qt{bits}"] = table[codes.rows.rows_of(bits), : 2**bits]
     if codes.activation_bits is not None:
         tensors["act_scale"], tensors["act_zero"] = codes.act_scale, codes.act_zero
     if codes.bias is not None:
@@ -51,8 +58,12 @@ def tensors_of_layer(codes: LayerCodes, dtype: torch.dtype = torch.float32) -> d
 
 def bytes_of_layer(codes: LayerCodes, dtype: torch.dtype) -> int:
     """Bytes of :func:`tensors_of_layer`, without making them."""
-    vectors = (codes.scale, codes.zero, codes.in_scale, codes.act_scale, codes.act_zero)
-    n_bytes = sum(packed.numel() for packed in codes.rows.by_bits.values()) + codes.row_bits.numel()
+    vectors = [codes.scale, codes.in_scale, codes.act_scale, codes.act_zero]
+    n_bytes = sum(packed.numel() for packed in codes.rows.by_bits.values()) + codes.rows.row_bits.numel()
+    if codes.rows.table is None:
+        vectors.append(codes.zero)
+    else:
+        n_bytes += sum(n * 2**bits for bits, n in codes.rows.counts().items())
     n_bytes += sum(vector.numel() * vector.element_size() for vector in vectors)
     return n_bytes + (0 if codes.bias is None else codes.bias.numel() * dtype.itemsize)
 
@@ -80,8 +91,14 @@ def facts_of_layer(codes: LayerCodes) -> dict[str, Any]:
         "activation_bits": codes.activation_bits,
         "bias": codes.bias is not None,
         "padding_mode": codes.padding_mode,
-        "crc32": zlib.crc32(codes.codes.numpy().tobytes()),
+        **({} if codes.rows.table is None else {"codes": "codebook"}),
+        "crc32": _checksum(codes.rows.packed_codes(), codes.rows.table),
     }
+
+
+def _checksum(packed_codes: Tensor, table: Tensor | None) -> int:
+    checksum = zlib.crc32(packed_codes.numpy().tobytes())
+    return checksum if table is None else zlib.crc32(table.numpy().tobytes(), checksum)
 
 
 def describe_layer(name: str, codes: LayerCodes) -> dict[str, Any]:
@@ -95,7 +112,7 @@ def describe_layer(name: str, codes: LayerCodes) -> dict[str, Any]:
         "layer": name,
         "kind": codes.kind,
         "shape": "x".join(map(str, codes.shape)),
-        "rows_by_bits": split,
+        "rows_by_bits": split + ("" if codes.rows.table is None else " codebook"),
         "activations": activations,
         "bytes": n_bytes,
     }
@@ -111,14 +128,16 @@ def read_layer(name: str, facts: LayerFacts, tensors: dict[str, Tensor]) -> Laye
     shape = facts.shape
     _check_geometry(facts)
     row_bits = tensors.pop(f"{name}.row_bits")
-    codes = _read_codes(name, facts, row_bits, tensors)
+    codes, table = _read_codes(name, facts, row_bits, tensors)
     none = torch.zeros(0)
     plain = facts.activation_bits is None
     layer = LayerCodes(
         kind=facts.kind,
-        rows=PackedRows.of_codes(codes, row_bits, shape),
+        rows=PackedRows.of_codes(codes, row_bits, shape, table),
         scale=_vector(tensors, f"{name}.scale", shape[0]),
-        zero=_vector(tensors, f"{name}.zero", shape[0]),
+        zero=_vector(tensors, f"{name}.zero", shape[0])
+        if table is None
+        else torch.full((shape[0],), float(MIDDLE)),
         in_scale=_vector(tensors, f"{name}.in_scale", shape[1]),
         activation_bits=facts.activation_bits,
         act_scale=none if plain else _vector(tensors, f"{name}.act_scale"),
@@ -146,8 +165,12 @@ def _check_geometry(facts: LayerFacts) -> None:
         raise ValueError(f"has the geometry {facts.geometry}")
 
 
-def _read_codes(name: str, facts: LayerFacts, row_bits: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-    """The codes, uint8 ``[c_out, K]``; nothing is allocated before what is packed has the size for it."""
+def _read_codes(
+    name: str, facts: LayerFacts, row_bits: Tensor, tensors: dict[str, Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """The codes as they are packed, uint8 ``[c_out, K]``, and codebooks; nothing is allocated before what is packed has
+    the size for it.
+    """
     c_out, n_codes = facts.shape[0], math.prod(facts.shape[1:])
     if row_bits.shape != (c_out,) or row_bits.dtype != torch.uint8:
         raise ValueError(f"row_bits has the shape {tuple(row_bits.shape)}, not ({c_out},)")
@@ -162,9 +185,23 @@ def _read_codes(name: str, facts: LayerFacts, row_bits: Tensor, tensors: dict[st
             raise ValueError(f"qw{bits} has the shape {tuple(packed.shape)}, not {wanted}")
     by_bits = {bits: tensors.pop(f"{name}.qw{bits}") for bits in counts}
     codes = codes_of_file(by_bits, row_bits, n_codes)
-    if facts.crc32 is not None and zlib.crc32(codes.numpy().tobytes()) != facts.crc32:
+    table = _read_table(name, counts, row_bits, tensors) if facts.codes == "codebook" else None
+    if facts.crc32 is not None and _checksum(codes, table) != facts.crc32:
         raise ValueError("its codes have another checksum than its header says")
-    return codes
+    return codes, table
+
+
+def _read_table(name: str, counts: dict[int, int], row_bits: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    """The codebook of each row, uint8 ``[c_out, 2^b]`` with the largest b."""
+    if max(counts) > MOST_BITS:
+        raise ValueError(f"has codebooks for {max(counts)} bits")
+    table = torch.zeros(len(row_bits), 2 ** max(counts), dtype=torch.uint8)
+    for bits, n_rows in counts.items():
+        own = tensors.pop(f"{name}.qt{bits}")
+        if own.shape != (n_rows, 2**bits) or own.dtype != torch.uint8:
+            raise ValueError(f"qt{bits} has the shape {tuple(own.shape)}, not {(n_rows, 2**bits)}")
+        table[row_bits == bits] = padded(own, table.shape[1])
+    return table
 
 
 def _vector(tensors: dict[str, Tensor], name: str, length: int | None = None) -> Tensor:

@@ -2,6 +2,9 @@
 
 Codes of convolutions are kept kernel position by kernel position (``[taps, c_in]``, PyTorch's channels-last order), so
 that neighbours in memory are neighbours for matrix products; the packed file has them in the weight's own order.
+
+Rows with a codebook hold places in a table of 8-bit codes: what computes looks them up while it unpacks, and sees a
+layer of 8 bits.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from effcli.quantize.integer.bit_packing import pack_rows, unpack_into
+from effcli.quantize.integer.bit_packing import look_up, pack_rows, unpack_into
 
 
 @dataclass(frozen=True)
@@ -25,15 +28,20 @@ class PackedRows:
         shape: of the weight.
         row_bits: uint8 ``[c_out]``.
         by_bits: bits -> uint8 ``[n_b, row_bytes(K, bits)]``, the rows of that width in increasing row number.
+        table: the codebook of each row, uint8 ``[c_out, 2^b]`` with the largest b of all rows; a row of fewer bits
+            repeats its last entry. None: the packed codes are the codes.
     """
 
     shape: tuple[int, ...]
     row_bits: Tensor
     by_bits: Mapping[int, Tensor]
+    table: Tensor | None = None
 
     @classmethod
-    def of_codes(cls, codes: Tensor, row_bits: Tensor, shape: tuple[int, ...]) -> PackedRows:
-        """Pack codes, uint8 ``[c_out, K]``.
+    def of_codes(
+        cls, codes: Tensor, row_bits: Tensor, shape: tuple[int, ...], table: Tensor | None = None
+    ) -> PackedRows:
+        """Pack codes, uint8 ``[c_out, K]``; with ``table``, places in it.
 
         Raises:
             ValueError: a code does not fit its row's width.
@@ -44,7 +52,7 @@ class PackedRows:
             )
             for bits in row_bits.unique()
         }
-        return cls(tuple(shape), row_bits, by_bits)
+        return cls(tuple(shape), row_bits, by_bits, table)
 
     @property
     def n_codes(self) -> int:
@@ -79,7 +87,17 @@ class PackedRows:
         return {bits: (self.row_bits == bits).nonzero().flatten() for bits in self.by_bits}
 
     def codes(self) -> Tensor:
-        """All codes in the weight's own order, uint8 ``[c_out, K]``; new memory at each call."""
+        """All codes in the weight's own order, looked up, uint8 ``[c_out, K]``; new memory at each call."""
+        codes = self.packed_codes()
+        if self.table is None:
+            return codes
+        if codes.device.type == "cpu":
+            look_up(codes.numpy(), self.table.numpy())
+            return codes
+        return self.table.gather(1, codes.long())
+
+    def packed_codes(self) -> Tensor:
+        """The same as they are packed: where there is a table, places in it."""
         device = next(iter(self.by_bits.values())).device
         codes = torch.empty(self.shape[0], self.n_codes, dtype=torch.uint8, device=device)
         for bits, packed in self.by_bits.items():
@@ -96,16 +114,20 @@ class PackedRows:
         """Make the packed rows buffers of a module, which moves them with it; :meth:`of` takes them from there."""
         for bits, packed in self.by_bits.items():
             module.register_buffer(f"packed{bits}", packed, persistent=False)
+        if self.table is not None:
+            module.register_buffer("table", self.table, persistent=False)
 
     def of(self, module: nn.Module) -> PackedRows:
         """These rows, on the device of the module that they were put on."""
-        return replace(self, by_bits={bits: getattr(module, f"packed{bits}") for bits in self.by_bits})
+        by_bits = {bits: getattr(module, f"packed{bits}") for bits in self.by_bits}
+        table: Tensor | None = getattr(module, "table", None)
+        return replace(self, by_bits=by_bits, table=table)
 
     def in_file_order(self) -> dict[int, Tensor]:
         """bits -> packed rows, with the codes in the weight's own order, as the packed file has them."""
         if self.n_taps == 1:
             return dict(self.by_bits)
-        codes = self.codes()
+        codes = self.packed_codes()
         return {
             bits: torch.from_numpy(pack_rows(codes[self.rows_of(bits)].numpy(), bits))
             for bits in self.by_bits

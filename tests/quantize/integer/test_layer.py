@@ -26,7 +26,7 @@ CONVOLUTIONS = [
 ]
 
 
-def codes_for(geometry, *, bits=4, activation_bits=4, far_zero=False, c_in=16):
+def codes_for(geometry, *, bits=4, activation_bits=4, far_zero=False, c_in=16, codebook=False):
     generator = torch.Generator().manual_seed(3)
     shape = (12, c_in, 3, 3) if geometry else (12, c_in)
     n_codes = torch.Size(shape[1:]).numel()
@@ -34,12 +34,17 @@ def codes_for(geometry, *, bits=4, activation_bits=4, far_zero=False, c_in=16):
     act_zero = torch.tensor([5.0, 3.0])
     if far_zero:
         act_zero = torch.tensor([-20.0, 300.0])
+    table = None
+    if codebook:
+        zero = torch.full((12,), 128.0)
+        table = torch.randint(1, 256, (12, 2**bits), generator=generator, dtype=torch.uint8)
     return LayerCodes(
         kind="conv2d" if geometry else "linear",
         rows=PackedRows.of_codes(
             torch.randint(0, 2**bits, (12, n_codes), generator=generator, dtype=torch.uint8),
             torch.full((12,), bits, dtype=torch.uint8),
             shape,
+            table,
         ),
         scale=torch.rand(12, generator=generator) * 0.1 + 0.01,
         zero=zero,
@@ -63,8 +68,11 @@ def codes_for(geometry, *, bits=4, activation_bits=4, far_zero=False, c_in=16):
         {"far_zero": True},
         {"far_zero": True, "bits": 8},
         {"c_in": 5},
+        {"codebook": True},
+        {"codebook": True, "bits": 3, "c_in": 5, "far_zero": True},
+        {"codebook": True, "bits": 2, "c_in": 96, "activation_bits": 8},
     ],
-    ids=["w4a4", "w8a8", "w1a2", "far", "all", "odd"],
+    ids=["w4a4", "w8a8", "w1a2", "far", "all", "odd", "codebook", "odd codebook", "wide codebook"],
 )
 def test_layer_equals_its_simulation(kernel, geometry, kind):
     if kernel == "onednn" and default_kernel() != kernel:
