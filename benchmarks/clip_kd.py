@@ -76,10 +76,10 @@ def ours(
     recipe = ClipKdRecipe(loss=ClipLossSection(fd=0, icl=0))
     sight = (teacher.preprocess, teacher.tokenize)
     batches = PairBatches(
-        pairs, 1, batch, runtime, (student.preprocess, student.tokenize), None if cached else sight
+        pairs, 1, batch, runtime, (student.preprocess, student.tokenize), [] if cached else [sight]
     )
     towers, loss = Towers(student.network.train()), ClipKdLoss(recipe.loss, student.dim, teacher.dim)
-    optimizer = new_optimizer(student.network, loss, recipe, recipe.student, raw=False)
+    optimizer = new_optimizer(student.network, loss, recipe, student.config, raw=False)
     kept: list[np.ndarray] = []
     if cached:
         whole = torch.stack([teacher.preprocess.whole(pairs.image(i)) for i in range(len(pairs))])
@@ -91,7 +91,7 @@ def ours(
             rows = (unit_rows(kept[0], one.rows.images, CPU), unit_rows(kept[1], one.rows.captions, CPU))
             return Embeddings(*rows, teacher.network.logit_scale.exp().detach())
         with runtime.autocast():
-            return embeddings_of(teacher, one.teacher_images, one.teacher_tokens)  # type: ignore[arg-type]
+            return embeddings_of(teacher, *one.for_teachers[0])
 
     seconds: list[float] = []
     first: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def of_open_clip(
     ready = [(one.images, one.tokens) for one in (source[step] for step in range(n_steps + 1))]
     network, big = student.network.train(), teacher.network
     network.output_dict = big.output_dict = True  # type: ignore[assignment]
-    optimizer = new_optimizer(network, None, ClipKdRecipe(), "ViT", raw=False)
+    optimizer = new_optimizer(network, None, ClipKdRecipe(), student.config, raw=False)
     first: dict[str, float] = {}
     seconds: list[float] = []
     last = time.perf_counter()

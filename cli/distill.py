@@ -70,14 +70,20 @@ def run(
         ),
     ] = None,
     teacher_option: Annotated[
-        str | None, typer.Option("--teacher", metavar="MODEL", help="The same as TEACHER.")
+        list[str] | None,
+        typer.Option(
+            "--teacher",
+            metavar="MODEL",
+            help="The same as TEACHER; CLIP-KD: repeatable, for several teachers.",
+        ),
     ] = None,
     student: Annotated[
         str | None,
         typer.Option(
             "--student",
             metavar="MODEL",
-            help="CLIP-KD: the student, a model name of open_clip or a .json configuration.",
+            help="CLIP-KD: the student, a model name of open_clip or a .json configuration, which start from new "
+            "weights, or NAME:TAG or NAME:CHECKPOINT with trained ones.",
         ),
     ] = None,
     teacher_cache: Annotated[
@@ -146,9 +152,11 @@ def run(
     ] = False,
 ) -> None:
     """Distill a diffusion model to few steps, or a CLIP to a small one, and measure the students (default)."""
+    teachers = [*([] if teacher is None else [teacher]), *(teacher_option or [])]
     shorthands = {
         "method": ("--method", method),
-        "model": ("--teacher", teacher_option) if teacher is None else ("TEACHER", teacher),
+        "model": ("TEACHER" if teacher else "--teacher", teachers[0] if teachers else None),
+        "more_teachers": ("--teacher", teachers[1:] or None),
         "student": ("--student", student),
         "teacher_cache": ("--teacher-cache", teacher_cache),
         "data.source": ("--data", data),

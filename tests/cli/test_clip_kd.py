@@ -157,5 +157,5 @@ def test_what_is_left_out_is_listed(place: Path) -> None:
     )
     done = effcli(*words, cwd=place)
     assert done.code == 0, done.stderr
-    assert done.json["metrics"]["left_out"] == ["pairs/24.png: no such image"]
-    assert "left out: pairs/24.png: no such image" in done.stderr
+    assert done.json["metrics"]["left_out"] == ["one-missing.csv:26: no such image: pairs/24.png"]
+    assert "left out: one-missing.csv:26: no such image: pairs/24.png" in done.stderr

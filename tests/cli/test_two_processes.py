@@ -106,14 +106,18 @@ def test_distill_gives_the_weights_of_one_process(tmp_path: Path) -> None:
         assert two == pytest.approx(one, rel=1e-3, abs=1e-6)
 
 
-def test_clip_kd_gives_the_weights_of_one_process(tmp_path: Path) -> None:
-    """The losses are those of the whole batch; there is one projection, and the cache is filled by both."""
+@pytest.mark.parametrize("more", ["", "-s loss.contrast=sigmoid -s train.forward_pairs=3"])
+def test_clip_kd_gives_the_weights_of_one_process(tmp_path: Path, more: str) -> None:
+    """The losses are those of the whole batch; there is one projection, and the cache is filled by both.
+
+    The student has SigLIP's bias, which a softmax does not use.
+    """
     save_teacher(tmp_path / "teacher")
-    write_config(tmp_path / "vit.json", STUDENT)
+    write_config(tmp_path / "vit.json", STUDENT | {"init_logit_bias": -10.0})
     save_pairs(tmp_path / "pairs")
     words = (
         "distill teacher --method clip-kd --student vit.json --data pairs/pairs.csv --teacher-cache 2-views "
-        f"-s train.epochs=4 -s train.batch_size=8 -s train.warmup_steps=2 -s loss.afd=1.0 -s loss.gd=1.0 {SAME}"
+        f"-s train.epochs=4 -s train.batch_size=8 -s train.warmup_steps=2 -s loss.afd=1.0 -s loss.gd=1.0 {more} {SAME}"
     ).split()
     assert effcli(*words, "-s", "cache_dir=cache-one", "-o", "one", cwd=tmp_path).code == 0
     done = two_ranks(*words, "-s", "cache_dir=cache-two", "-o", "two", cwd=tmp_path)

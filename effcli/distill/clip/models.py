@@ -33,6 +33,8 @@ CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 HUB_PREFIX = "hf-hub:"
 _HINT = "an open_clip configuration"
+_COMPILED = "_orig_mod."
+"""What torch.compile puts before the names of weights."""
 _MOST_TENSORS = 2**12
 """More than any CLIP of open_clip has."""
 
@@ -88,6 +90,27 @@ def new_clip(name: str) -> ClipModel:
     return _model(config, {}, name)
 
 
+def rebuilt(model: ClipModel, changes: Mapping[str, Any]) -> ClipModel:
+    """A model with another configuration: the weights that both have in one shape, the others new.
+
+    Args:
+        model: the model.
+        changes: keys of its configuration, and their new values.
+
+    Raises:
+        InputError: the parts of the new configuration do not fit together.
+    """
+    new = _model({**model.config, **changes}, model.preprocess.as_dict(), model.source)
+    state = new.network.state_dict()
+    kept = {
+        name: value
+        for name, value in model.network.state_dict().items()
+        if name in state and state[name].shape == value.shape
+    }
+    new.network.load_state_dict({**state, **kept})
+    return new
+
+
 def named_config(name: str) -> dict[str, Any]:
     """The configuration that open_clip, or the folder `configs` here, has by this name.
 
@@ -129,22 +152,27 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     Raises:
         InputError: it is not a CLIP, or its parts do not fit together.
     """
-    from open_clip.model import CLIP, CustomTextCLIP
-
     check_config(config, "config")
     settings = deepcopy(dict(config))
     is_custom = settings.pop("custom_text", False) or "hf_model_name" in settings["text_cfg"]
-    if "multimodal_cfg" in settings:
-        raise InputError("a CoCa, which also writes captions, is not supported", place="config")
     if "timm_model_name" in settings["vision_cfg"]:
         settings["vision_cfg"]["timm_model_pretrained"] = False
     if "hf_model_name" in settings["text_cfg"]:
         settings["text_cfg"]["hf_model_pretrained"] = False
     try:
-        network: nn.Module = (CustomTextCLIP if is_custom else CLIP)(**settings)
+        network: nn.Module = _class_of(settings, is_custom)(**settings)
     except Exception as error:  # sizes that do not fit together fail in any way, deep in open_clip and timm
         raise InputError(f"not a CLIP configuration: {_short(error)}", place="config") from None
     return network.eval()
+
+
+def _class_of(config: Mapping[str, Any], is_custom: bool) -> Any:
+    from open_clip.coca_model import CoCa
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    if "multimodal_cfg" in config:  # it also writes captions; its embeddings are those of a CLIP
+        return CoCa
+    return CustomTextCLIP if is_custom else CLIP
 
 
 def _model(
@@ -238,11 +266,21 @@ def _load_hub(source: str) -> ClipModel:
 
 
 def _load_weights(network: nn.Module, file: Path) -> None:
-    """Strictly; files of open_clip's own training, of CLIP-KD's release and bare ones."""
-    from open_clip.factory import load_checkpoint
+    """Strictly; files of open_clip's own training, of CLIP-KD's release, of compiled models and bare ones."""
+    from open_clip.factory import load_checkpoint, load_state_dict
+    from open_clip.model import resize_pos_embed, resize_text_pos_embed
 
     with _as_input_errors(str(file)):
-        load_checkpoint(network, str(file), strict=True, weights_only=True)
+        try:
+            load_checkpoint(network, str(file), strict=True, weights_only=True)
+        except RuntimeError as error:
+            if _COMPILED not in str(error):
+                raise
+            state = load_state_dict(str(file), weights_only=True)
+            state = {name.replace(_COMPILED, ""): value for name, value in state.items()}
+            resize_pos_embed(state, network)
+            resize_text_pos_embed(state, network)
+            network.load_state_dict(state)
     require_finite(network.state_dict(), str(file))
 
 

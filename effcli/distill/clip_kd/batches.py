@@ -6,7 +6,7 @@ students of a teacher are trained on the same views.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from effcli.core.errors import InputError
 from effcli.core.runtime import Runtime
 from effcli.data.epochs import draws_of, item_of
 from effcli.distill.clip.clip_model import Tokenizer
@@ -45,14 +46,15 @@ class PairBatch(NamedTuple):
         rows: where they come from.
         images: for the student ``[B, 3, H, W]``; empty where it takes no images.
         tokens: for the student, int64 ``[B, L]``.
-        teacher_images, teacher_tokens: for a teacher without a cache; the student's where both take the same.
+        for_teachers: images and tokens for each teacher that runs in every step.
+        unreadable: images that cannot be read, for which the next ones stand, and why; one line each.
     """
 
     rows: BatchRows
     images: Tensor
     tokens: Tensor
-    teacher_images: Tensor | None
-    teacher_tokens: Tensor | None
+    for_teachers: tuple[tuple[Tensor, Tensor], ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
 class ImageViews:
@@ -67,7 +69,11 @@ class ImageViews:
         self.pairs, self.whole = pairs, whole
 
     def __call__(self, image: int, view: int, preprocesses: tuple[Preprocess, ...]) -> list[Tensor]:
-        """The same part of the image for each network."""
+        """The same part of the image for each network.
+
+        Raises:
+            InputError: the image cannot be read.
+        """
         picture = self.pairs.image(image)
         if self.whole:
             return [one.whole(picture) for one in preprocesses]
@@ -84,7 +90,7 @@ class PairBatches(Dataset[PairBatch]):
         batch_size: pairs a step, over all ranks.
         runtime: seed and ranks.
         student: its preprocessing of images (None: no images) and its tokenizer.
-        teacher: the same, where it runs in every step; None where its embeddings are cached.
+        teachers: the same of those that run in every step; none where their embeddings are cached.
     """
 
     def __init__(
@@ -94,15 +100,15 @@ class PairBatches(Dataset[PairBatch]):
         batch_size: int,
         runtime: Runtime,
         student: tuple[Preprocess | None, Tokenizer],
-        teacher: tuple[Preprocess, Tokenizer] | None = None,
+        teachers: Sequence[tuple[Preprocess, Tokenizer]] = (),
     ) -> None:
         self._pairs, self._n_views, self._batch_size = pairs, n_views, batch_size
         self._seed, self._rank, self._world = runtime.seed, runtime.rank, runtime.world
         self._texts, self._first = pairs.texts()
         self._view = ImageViews(pairs, whole=n_views == 1)
-        networks = (student,) if teacher is None else (student, teacher)
-        self._preprocesses = tuple(dict.fromkeys(one for one, _ in networks if one is not None))
-        self._tokenizers = [_CachingTokenizer(tokenize) for _, tokenize in networks]
+        self._networks = [student, *teachers]
+        self._preprocesses = tuple(dict.fromkeys(one for one, _ in self._networks if one is not None))
+        self._tokenizers = [_CachingTokenizer(tokenize) for _, tokenize in self._networks]
 
     def rows(self, step: int) -> BatchRows:
         """Images, views and captions of step ``step``; of several captions of an image one at random in each epoch."""
@@ -111,25 +117,41 @@ class PairBatches(Dataset[PairBatch]):
             epoch, image = item_of(draw, len(self._pairs), _ORDER_STREAM, self._seed)
             numbers.append(image)
             views.append(epoch if self._n_views is None else epoch % self._n_views)
-            first, end = self._first[image : image + 2]
-            chosen = np.random.default_rng((_CAPTION_STREAM, self._seed, epoch, image)).integers(end - first)
-            captions.append(first + chosen)
+            captions.append(self._caption(epoch, image))
         return BatchRows(*(np.array(one, np.int64) for one in (numbers, views, captions)))
+
+    def _caption(self, epoch: int, image: int) -> int:
+        first, end = self._first[image : image + 2]
+        draw = np.random.default_rng((_CAPTION_STREAM, self._seed, epoch, image)).integers(end - first)
+        return int(first + draw)
 
     def __getitem__(self, step: int) -> PairBatch:
         """The inputs of a step."""
         rows = self.rows(step)
-        prepared = [
-            self._view(int(i), int(v), self._preprocesses)
-            for i, v in zip(rows.images, rows.views, strict=True)
-            if self._preprocesses
-        ]
-        images = [torch.stack(one) for one in zip(*prepared, strict=True)] or [torch.empty(0)]
+        prepared, unreadable = self._see(rows) if self._preprocesses else ([], ())
+        images = dict(zip(self._preprocesses, map(torch.stack, zip(*prepared, strict=True)), strict=True))
         texts = [self._texts[number] for number in rows.captions]
         tokens = [tokenize(texts) for tokenize in self._tokenizers]
-        if len(tokens) == 1:
-            return PairBatch(rows, images[0], tokens[0], None, None)
-        return PairBatch(rows, images[0], tokens[0], images[-1], tokens[-1])
+        seen = [torch.empty(0) if one is None else images[one] for one, _ in self._networks]
+        for_teachers = tuple(zip(seen[1:], tokens[1:], strict=True))
+        return PairBatch(rows, seen[0], tokens[0], for_teachers, unreadable)
+
+    def _see(self, rows: BatchRows) -> tuple[list[list[Tensor]], tuple[str, ...]]:
+        """The inputs of all networks by image; in ``rows``, the next image stands for one that cannot be read."""
+        prepared, unreadable = [], []
+        for place, (image, view) in enumerate(zip(rows.images.tolist(), rows.views.tolist(), strict=True)):
+            for number in [*range(image, len(self._pairs)), *range(image)]:
+                try:
+                    prepared.append(self._view(number, view, self._preprocesses))
+                except InputError as error:
+                    unreadable.append(str(error))
+                    continue
+                if number != image:
+                    rows.images[place], rows.captions[place] = number, self._first[number]
+                break
+            else:
+                raise InputError(f"no image can be read, the first: {unreadable[0]}")
+        return prepared, tuple(unreadable)
 
     def from_step(self, first: int, total_steps: int, workers: int) -> Iterator[PairBatch]:
         """The batches of the steps from ``first`` on, decoded by ``workers`` processes ahead of time."""

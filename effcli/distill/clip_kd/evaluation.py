@@ -69,6 +69,7 @@ def zero_shot_accuracy(
         "openai": open_clip.OPENAI_IMAGENET_TEMPLATES,
         "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES,
     }
+    shipped["auto"] = (classes.class_template,)
     templates = shipped[settings.templates] if isinstance(settings.templates, str) else settings.templates
     weights = open_clip.build_zero_shot_classifier(
         model.network, model.tokenize, classes.classes, templates, device=runtime.device
@@ -126,7 +127,7 @@ def compare(
     embedded = {}
     for name, model in models.items():
         metrics[name], embedded[name] = measure(model, pairs, zero_shot, settings, runtime, check_stop)
-    if len(embedded) == 2:
+    if {"student", "teacher"} <= embedded.keys():
         ours, theirs = embedded["student"], embedded["teacher"]
         metrics |= {f"cka_{kind}": cka(ours[kind], theirs[kind]) for kind in ("images", "texts")}
     metrics |= {"eval_images": len(pairs), "captions": settings.captions}

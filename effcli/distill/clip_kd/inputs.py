@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from effcli.core.errors import InputError
+from effcli.core.registry import find_recipe
 from effcli.data.unreadable_pictures import allow_unreadable, find_unreadable
 from effcli.distill.clip_kd.captions.caption_set import CaptionSet, hold_out
 from effcli.distill.clip_kd.captions.sources import has_split, load_captions
 from effcli.distill.clip_kd.recipe import ClipEvalSection, ClipPairsSection, ClipRecipe
 
 log = logging.getLogger(__name__)
+
+_MOST_NAMED = 5
+_SHIPPED = {"clip-kd": "clip-kd", "lit": "twemoji-clip"}
+_TUNED = ("epochs", "batch_size", "warmup_steps")
 
 
 @dataclass(frozen=True)
@@ -76,10 +83,10 @@ def check_left_out(pairs: CaptionSet, settings: ClipPairsSection) -> None:
     n_out = len(pairs.left_out)
     if not n_out:
         return
-    for line in pairs.left_out[:5]:
+    for line in pairs.left_out[:_MOST_NAMED]:
         log.warning("left out: %s", line)
-    if n_out > 5:
-        log.warning("left out: %d more", n_out - 5)
+    if n_out > _MOST_NAMED:
+        log.warning("left out: %d more", n_out - _MOST_NAMED)
     listed = len(pairs) + n_out
     if n_out > settings.most_left_out * listed:
         raise InputError(
@@ -87,6 +94,56 @@ def check_left_out(pairs: CaptionSet, settings: ClipPairsSection) -> None:
             place=settings.source,
             hint="-s data.most_left_out=1 trains on the others",
         )
+
+
+def say_what_was_tuned(recipe: ClipRecipe, n_images: int) -> None:
+    """Where the data are others than the shipped recipe's, say which settings are still those chosen for its own."""
+    tuned: Any = find_recipe("distill", _SHIPPED[recipe.method], [])
+    if recipe.data.source == tuned.data.source:
+        return
+    same = [
+        f"train.{key} {value:g}"
+        for key in _TUNED
+        if (value := getattr(recipe.train, key)) == getattr(tuned.train, key)
+    ]
+    if same:
+        log.warning(
+            "%s: as tuned for %s; %s has %d images: set them with -s",
+            ", ".join(same),
+            tuned.data.source,
+            recipe.data.source,
+            n_images,
+        )
+
+
+class UnreadableImages:
+    """Images that turn out to be unreadable while they are read, in sets that are too large to open every file before.
+
+    Args:
+        pairs: the set.
+        settings: how many may be.
+    """
+
+    def __init__(self, pairs: CaptionSet, settings: ClipPairsSection) -> None:
+        self._most, self._place = settings.most_left_out * len(pairs), settings.source
+        self.lines: dict[str, None] = {}
+
+    def add(self, lines: Iterable[str]) -> None:
+        """Count some, each once.
+
+        Raises:
+            InputError: they are too many.
+        """
+        for line in lines:
+            if line not in self.lines and len(self.lines) < _MOST_NAMED:
+                log.warning("left out: %s", line)
+            self.lines[line] = None
+        if len(self.lines) > self._most:
+            raise InputError(
+                f"{len(self.lines)} images cannot be read, the first: {next(iter(self.lines))}",
+                place=self._place,
+                hint="-s data.most_left_out=1 trains on the others",
+            )
 
 
 def _load(settings: ClipPairsSection, source: str, split: str, *, decides: bool = False) -> CaptionSet:

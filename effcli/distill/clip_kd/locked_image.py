@@ -24,12 +24,17 @@ from effcli.distill.clip_kd.batches import ImageViews, PairBatch, PairBatches
 from effcli.distill.clip_kd.captions.caption_set import CaptionSet
 from effcli.distill.clip_kd.captions.checksums import checksum
 from effcli.distill.clip_kd.evaluation import compare_for_report
-from effcli.distill.clip_kd.inputs import ClipInputs, load_inputs
+from effcli.distill.clip_kd.inputs import ClipInputs, UnreadableImages, load_inputs, say_what_was_tuned
 from effcli.distill.clip_kd.losses import ClipKdLoss, Embeddings
 from effcli.distill.clip_kd.recipe import ClipLossSection, LockedImageRecipe
 from effcli.distill.clip_kd.teacher_cache import CachedItems, TeacherCache
-from effcli.distill.clip_kd.teacher_embeddings import CHECKSUMS, cache_root, items_of_views
-from effcli.distill.clip_kd.training import Terms, fit, new_optimizer, total_steps
+from effcli.distill.clip_kd.teacher_embeddings import (
+    CHECKSUMS,
+    cache_root,
+    items_of_views,
+    stack_views,
+)
+from effcli.distill.clip_kd.training import StepLoss, fit, new_optimizer, total_steps
 
 COMPACT_FILE = "model/locked.safetensors"
 """Without the trunk: what ``builtin:`` models are."""
@@ -38,6 +43,7 @@ COMPACT_FILE = "model/locked.safetensors"
 def plan(recipe: LockedImageRecipe) -> Plan[ClipInputs]:
     """The pairs, and what :func:`train` would do with them."""
     inputs, model = load_inputs(recipe), new_locked(recipe)
+    say_what_was_tuned(recipe, len(inputs.train))
     facts = {
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "learned_parameters": sum(p.numel() for p in model.network.parameters() if p.requires_grad),
@@ -54,23 +60,26 @@ def train(recipe: LockedImageRecipe, inputs: ClipInputs, run: Run) -> Result:
     torch.manual_seed(recipe.seed)
     model = new_locked(recipe)
     model.network.to(runtime.device)
-    features = trunk_features(recipe, model, inputs.train, run)
+    unreadable = UnreadableImages(inputs.train, recipe.data)
+    features = trunk_features(recipe, model, inputs.train, run, unreadable)
     towers = runtime.wrap(LockedTowers(model.network))
     loss = ClipKdLoss(ClipLossSection(crd=0, fd=0, icl=0), model.dim, model.dim)
 
-    def loss_of(batch: PairBatch) -> tuple[Tensor, Terms]:
+    def loss_of(batch: PairBatch) -> StepLoss:
         rows = np.stack([features[v][i] for i, v in zip(batch.rows.images, batch.rows.views, strict=True)])
         inputs_of_head = torch.from_numpy(rows.astype(np.float32)).to(runtime.device)
         with runtime.autocast():
             embedded = towers(inputs_of_head, batch.tokens.to(runtime.device))
         terms = loss(embedded, None)
-        return loss.total(terms), terms
+        total = loss.total(terms)
+        return StepLoss(total, terms, total.backward)
 
     batches = PairBatches(
         inputs.train, recipe.n_views, recipe.train.batch_size, runtime, (None, model.tokenize)
     )
-    optimizer = new_optimizer(model.network, None, recipe, recipe.student, raw=False)
-    fit(model.network, None, batches, total_steps(recipe, len(inputs.train)), recipe, run, loss_of, optimizer)
+    optimizer = new_optimizer(model.network, None, recipe, model.config, raw=False)
+    n_steps = total_steps(recipe, len(inputs.train))
+    fit(model.network, None, batches, n_steps, recipe, run, loss_of, optimizer, unreadable)
     metrics, figures = compare_for_report({"model": model}, inputs, recipe.eval, run)
     if runtime.is_main:
         save_clip(run.path / "model", model)
@@ -113,7 +122,11 @@ def new_locked(recipe: LockedImageRecipe) -> ClipModel:
 
 
 def trunk_features(
-    recipe: LockedImageRecipe, model: ClipModel, pairs: CaptionSet, run: Run
+    recipe: LockedImageRecipe,
+    model: ClipModel,
+    pairs: CaptionSet,
+    run: Run,
+    unreadable: UnreadableImages,
 ) -> list[np.ndarray]:
     """The trunk's features of each view, fp16 ``[N, F]`` each; kept on the disk."""
     runtime, n_views = run.runtime, recipe.n_views
@@ -131,7 +144,7 @@ def trunk_features(
 
     @torch.inference_mode()
     def features_of(number: int, rows: range) -> Tensor:
-        images = torch.stack([view(i, number, (model.preprocess,))[0] for i in rows]).to(runtime.device)
+        images = stack_views(view, rows, number, model.preprocess, unreadable).to(runtime.device)
         with runtime.autocast():
             features: Tensor = trunk(images)
         return features.float()

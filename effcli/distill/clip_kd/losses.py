@@ -9,7 +9,7 @@ width. Similarities are computed some rows at a time, so memory grows with N, no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -35,11 +35,13 @@ class Embeddings(NamedTuple):
         images: ``[N, D]``.
         texts: ``[N, D]``.
         scale: what cosines are multiplied by, a scalar.
+        bias: what is added then, a scalar; None where there is none.
     """
 
     images: Tensor
     texts: Tensor
     scale: Tensor
+    bias: Tensor | None = None
 
 
 class ClipKdLoss(nn.Module):
@@ -49,11 +51,12 @@ class ClipKdLoss(nn.Module):
         settings: weights and choices.
         dim: d, width of the student's embeddings.
         teacher_dim: D, of the teacher's.
+        own: whether L_CLIP, which needs no teacher, is among the terms.
     """
 
-    def __init__(self, settings: ClipLossSection, dim: int, teacher_dim: int) -> None:
+    def __init__(self, settings: ClipLossSection, dim: int, teacher_dim: int, own: bool = True) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self._own = settings, own
         needs_width = settings.fd or settings.mfd or settings.icl or settings.gd or settings.cross
         self.project_images: nn.Module = nn.Identity()
         self.project_texts: nn.Module = nn.Identity()
@@ -79,13 +82,19 @@ class ClipKdLoss(nn.Module):
             masked_images: the student's of masked images, not normalised, for mfd.
         """
         with torch.autocast(student.images.device.type, enabled=False):
-            ours = Embeddings(*(one.float() for one in student))
+            ours = Embeddings(*(None if one is None else one.float() for one in student))  # type: ignore[arg-type]
             v, s = (gather_rows(F.normalize(one, dim=1)) for one in (ours.images, ours.texts))
-            terms = {"clip": clip_loss(v, s, ours.scale)}
+            terms = {"clip": self._contrast(v, s, ours)} if self._own else {}
             if teacher is not None:
                 masked = None if masked_images is None else masked_images.float()
                 terms |= self._compared(ours, v, s, teacher, masked)
             return terms
+
+    def _contrast(self, v: Tensor, s: Tensor, student: Embeddings) -> Tensor:
+        if self.settings.contrast == "softmax":
+            return clip_loss(v, s, student.scale)
+        assert student.bias is not None
+        return siglip_loss(v, s, student.scale, student.bias)
 
     def _compared(
         self, student: Embeddings, v: Tensor, s: Tensor, teacher: Embeddings, masked_images: Tensor | None
@@ -120,7 +129,7 @@ class ClipKdLoss(nn.Module):
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The weighted sum."""
-        return torch.stack([getattr(self.settings, name) * term for name, term in terms.items()]).sum()
+        return weighted_sum(self.settings, terms)
 
     def _scale(self, scale: Tensor) -> Tensor:
         return scale if self.settings.scales == "raw" else scale.exp()
@@ -134,9 +143,85 @@ class ClipKdLoss(nn.Module):
                     getattr(self, name).clamp_(0, LARGEST_SCALE)
 
 
+class SeveralTeachersLoss(nn.Module):
+    """The losses of several teachers, each with projections and scales of its own, averaged by weight.
+
+    Args:
+        settings: weights and choices.
+        dim: d, width of the student's embeddings.
+        teacher_dims: D of each teacher.
+        weights: of each teacher; their sum does not matter.
+    """
+
+    def __init__(
+        self, settings: ClipLossSection, dim: int, teacher_dims: Sequence[int], weights: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self._weights = [weight / sum(weights) for weight in weights]
+        self.of_teachers = nn.ModuleList(
+            ClipKdLoss(settings, dim, width, own=number == 0) for number, width in enumerate(teacher_dims)
+        )
+
+    def forward(
+        self, student: Embeddings, teachers: Sequence[Embeddings], masked_images: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The terms by name; as :class:`ClipKdLoss`, with the embeddings of each teacher."""
+        terms: dict[str, Tensor] = {}
+        for loss, weight, teacher in zip(self.of_teachers, self._weights, teachers, strict=True):
+            for name, term in loss(student, teacher, masked_images).items():
+                share = term if name == "clip" else weight * term
+                terms[name] = terms[name] + share if name in terms else share
+        return terms
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The weighted sum."""
+        return weighted_sum(self.settings, terms)
+
+    def clamp_scales(self) -> None:
+        """Keep learned scales in 1..100 after each step; raw ones have no bounds."""
+        for loss in self.of_teachers:
+            loss.clamp_scales()  # type: ignore[operator]
+
+
+def weighted_sum(settings: ClipLossSection, terms: dict[str, Tensor]) -> Tensor:
+    """The sum of the terms by the weights of their names."""
+    return torch.stack([getattr(settings, name) * term for name, term in terms.items()]).sum()
+
+
 def clip_loss(v: Tensor, s: Tensor, scale: Tensor) -> Tensor:
     """L_CLIP: mean over both directions of the cross-entropy of each row with its own pair (Eq. 1-3)."""
     return (info_nce(v, s, scale) + info_nce(s, v, scale)) / 2
+
+
+def siglip_loss(v: Tensor, s: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """SigLIP's: each pair of the batch by itself is right or wrong (Zhai et al., "Sigmoid Loss for Language Image
+    Pre-Training", ICCV 2023, Eq. 1); the sum over texts, averaged over images.
+    """
+
+    def of_rows(rows: Tensor) -> Tensor:
+        return F.softplus(scale * rows @ s.T + bias).sum(1)
+
+    own = scale * (v * s).sum(1) + bias
+    wrong = torch.cat(_by_rows(of_rows, len(s), v))
+    return (wrong - own).mean()  # softplus(z) - z = softplus(-z), the term of a right pair
+
+
+def soft_target_entropy(v_t: Tensor, s_t: Tensor, scale_t: Tensor) -> Tensor:
+    """Mean entropy in nats of the teacher's softmax over the batch, both directions: of CRD's targets.
+
+    Between 0, where each target is a label, and ln N.
+    """
+
+    def of_rows(rows: Tensor, keys: Tensor) -> Tensor:
+        log_p = torch.log_softmax(scale_t * rows @ keys.T, dim=1)
+        return -(log_p.exp() * log_p).sum(1)
+
+    parts = [
+        torch.cat([of_rows(rows, keys) for rows in anchors.split(max(1, CHUNK_ENTRIES // len(keys)))])
+        for anchors, keys in ((v_t, s_t), (s_t, v_t))
+    ]
+    return torch.cat(parts).mean()
 
 
 def crd(v: Tensor, s: Tensor, scale: Tensor, v_t: Tensor, s_t: Tensor, scale_t: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.plan import Plan
@@ -16,13 +18,23 @@ from effcli.core.registry import recipe_of_run
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.distill.clip.clip_model import ClipModel
-from effcli.distill.clip.models import load_clip, new_clip, save_clip
+from effcli.distill.clip.models import load_clip, save_clip
 from effcli.distill.clip_kd.batches import PairBatch, PairBatches
 from effcli.distill.clip_kd.captions.caption_set import CaptionSet
 from effcli.distill.clip_kd.evaluation import compare, compare_for_report
-from effcli.distill.clip_kd.inputs import ClipInputs, load_eval, load_inputs, load_zero_shot
-from effcli.distill.clip_kd.losses import ClipKdLoss
+from effcli.distill.clip_kd.gradient_cache import embed_in_parts
+from effcli.distill.clip_kd.inputs import (
+    ClipInputs,
+    UnreadableImages,
+    load_eval,
+    load_inputs,
+    load_zero_shot,
+    say_what_was_tuned,
+)
+from effcli.distill.clip_kd.losses import ClipKdLoss, Embeddings, SeveralTeachersLoss
 from effcli.distill.clip_kd.recipe import ClipKdRecipe
+from effcli.distill.clip_kd.soft_targets import SoftTargets
+from effcli.distill.clip_kd.students import new_student
 from effcli.distill.clip_kd.teacher_cache import CachedItems
 from effcli.distill.clip_kd.teacher_embeddings import (
     TeacherEmbeddings,
@@ -32,16 +44,28 @@ from effcli.distill.clip_kd.teacher_embeddings import (
     open_cache,
     teacher_embeddings_of,
 )
-from effcli.distill.clip_kd.training import Terms, Towers, fit, new_optimizer, total_steps
+from effcli.distill.clip_kd.training import StepLoss, Terms, Towers, fit, new_optimizer, total_steps
 
 
-def plan(recipe: ClipKdRecipe) -> Plan[tuple[ClipInputs, ClipModel]]:
-    """Pairs and teacher, and what :func:`distill` would do with them."""
-    inputs, teacher, student = load_inputs(recipe), load_clip(recipe.model), new_clip(recipe.student)
+@dataclass(frozen=True)
+class ClipModelsAndPairs:
+    """What a run of CLIP-KD works on."""
+
+    inputs: ClipInputs
+    teachers: tuple[ClipModel, ...]
+    student: ClipModel
+
+
+def plan(recipe: ClipKdRecipe) -> Plan[ClipModelsAndPairs]:
+    """Pairs, teachers and student, and what :func:`distill` would do with them."""
+    inputs, teachers = load_inputs(recipe), tuple(map(load_clip, recipe.teachers))
+    say_what_was_tuned(recipe, len(inputs.train))
+    student = new_student(recipe, teachers[0])
     Towers(student.network, recipe.loss.mask_ratio if recipe.loss.mfd else None)
     planned: dict[str, Any] = {
-        "teacher_parameters": _n_parameters(teacher),
+        "teacher_parameters": sum(map(_n_parameters, teachers)),
         "student_parameters": _n_parameters(student),
+        "learned_parameters": sum(p.numel() for p in student.network.parameters() if p.requires_grad),
         "train_images": len(inputs.train),
         "train_captions": sum(map(len, inputs.train.captions)),
         "eval_images": len(inputs.eval),
@@ -49,69 +73,115 @@ def plan(recipe: ClipKdRecipe) -> Plan[tuple[ClipInputs, ClipModel]]:
         "steps": total_steps(recipe, len(inputs.train)),
     }
     if recipe.n_views is not None and needs_teacher(recipe):
-        cache = open_cache(recipe, teacher, inputs.train)
+        caches = [open_cache(recipe, one, inputs.train) for one in teachers]
         items = [
             CachedItems("captions", planned["train_captions"], not_computed),
             *items_of_views(recipe.n_views, len(inputs.train)),
         ]
-        planned["teacher_cache_bytes"] = cache.size_bytes(sum(one.n for one in items))
-        planned["teacher_cache"] = str(cache.folder)
-        planned["teacher_cache_is_there"] = all(map(cache.is_there, items))
-    return Plan(planned, (inputs, teacher))
+        n_items = sum(one.n for one in items)
+        planned["teacher_cache_bytes"] = sum(cache.size_bytes(n_items) for cache in caches)
+        planned["teacher_cache"] = ", ".join(str(cache.folder) for cache in caches)
+        planned["teacher_cache_is_there"] = all(cache.is_there(one) for cache in caches for one in items)
+    return Plan(planned, ClipModelsAndPairs(inputs, teachers, student))
 
 
-def distill(recipe: ClipKdRecipe, loaded: tuple[ClipInputs, ClipModel], run: Run) -> Result:
-    """Teach a new student, measure it beside its teacher, write it to ``model/``."""
-    runtime = run.runtime
-    inputs, teacher = loaded
-    teacher.network.to(runtime.device).requires_grad_(False)
-    torch.manual_seed(recipe.seed)
-    student = new_clip(recipe.student)
+def distill(recipe: ClipKdRecipe, loaded: ClipModelsAndPairs, run: Run) -> Result:
+    """Teach the student, measure it beside its teachers, write it to ``model/``."""
+    runtime, inputs, student = run.runtime, loaded.inputs, loaded.student
+    for teacher in loaded.teachers:
+        teacher.network.to(runtime.device).requires_grad_(False)
     student.network.to(runtime.device)
-    embed = teacher_embeddings_of(recipe, teacher, inputs.train, run) if needs_teacher(recipe) else None
-    train(student, teacher, embed, inputs.train, recipe, run)
-    metrics, figures = compare_for_report({"teacher": teacher, "student": student}, inputs, recipe.eval, run)
+    unreadable = UnreadableImages(inputs.train, recipe.data)
+    embed = None
+    if needs_teacher(recipe):
+        embed = teacher_embeddings_of(recipe, loaded.teachers, inputs.train, run, unreadable)
+    measured = train(student, embed, inputs.train, recipe, run, unreadable)
+    models = {**dict(zip(teacher_names(recipe), loaded.teachers, strict=True)), "student": student}
+    metrics, figures = compare_for_report(models, inputs, recipe.eval, run)
     runtime.on_main(lambda: save_clip(run.path / "model", student))
+    metrics |= measured
     metrics["train_images"] = len(inputs.train)
-    metrics["left_out"] = list(inputs.train.left_out[:100])
+    metrics["left_out"] = [*inputs.train.left_out, *unreadable.lines][:100]
     return run.finish(metrics, figures)
+
+
+def teacher_names(recipe: ClipKdRecipe) -> list[str]:
+    """``teacher``, ``teacher_2``, …: what the teachers are called in results."""
+    return ["teacher", *(f"teacher_{n}" for n in range(2, len(recipe.teachers) + 1))]
 
 
 def train(
     student: ClipModel,
-    teacher: ClipModel,
     embed: TeacherEmbeddings | None,
     pairs: CaptionSet,
     recipe: ClipKdRecipe,
     run: Run,
-) -> None:
-    """Train ``student`` in place; without ``embed`` by its own contrastive loss only."""
+    unreadable: UnreadableImages,
+) -> dict[str, float]:
+    """Train ``student`` in place; without ``embed`` by its own contrastive loss only. Returns what was measured."""
     runtime, settings = run.runtime, recipe.loss
     torch.manual_seed(recipe.seed)
-    loss = ClipKdLoss(settings, student.dim, teacher.dim).to(runtime.device)
-    mask = settings.mask_ratio if settings.mfd else None
-    towers = runtime.wrap(Towers(student.network, mask))
+    loss = new_loss(recipe, student.dim, embed).to(runtime.device)
+    towers = runtime.wrap(Towers(student.network, settings.mask_ratio if settings.mfd else None))
     compare = runtime.wrap(loss) if any(True for _ in loss.parameters()) else loss
+    targets = SoftTargets(settings, run)
 
-    def loss_of(batch: PairBatch) -> tuple[Tensor, Terms]:
-        with runtime.autocast():
-            embedded, masked = towers(batch.images.to(runtime.device), batch.tokens.to(runtime.device))
+    def loss_of(batch: PairBatch) -> StepLoss:
+        teachers = [] if embed is None else embed(batch)
+        embedded, masked, pass_on = embed_batch(towers, batch, recipe.train.forward_pairs, runtime)
         if settings.mask == "unused":
             masked = embedded.images
-        terms = compare(embedded, None if embed is None else embed(batch), masked if settings.mfd else None)
-        return loss.total(terms), terms
+        theirs = teachers if isinstance(loss, SeveralTeachersLoss) else next(iter(teachers), None)
+        terms: Terms = compare(embedded, theirs, masked if settings.mfd else None)
+        total = loss.total(terms)
 
-    n_steps = total_steps(recipe, len(pairs))
+        def backward() -> None:
+            total.backward()
+            pass_on()
+
+        return StepLoss(total, terms, backward, partial(targets.measure, teachers))
+
     batches = PairBatches(
         pairs,
         recipe.n_views,
         recipe.train.batch_size,
         runtime,
         (student.preprocess, student.tokenize),
-        (teacher.preprocess, teacher.tokenize) if embed is not None and embed.is_live else None,
+        () if embed is None else embed.inputs,
     )
-    optimizer = new_optimizer(student.network, loss, recipe, recipe.student, raw=settings.scales == "raw")
-    fit(student.network, loss, batches, n_steps, recipe, run, loss_of, optimizer)
+    optimizer = new_optimizer(student.network, loss, recipe, student.config, raw=settings.scales == "raw")
+    n_steps = total_steps(recipe, len(pairs))
+    fit(student.network, loss, batches, n_steps, recipe, run, loss_of, optimizer, unreadable)
+    return targets.metrics()
+
+
+def new_loss(
+    recipe: ClipKdRecipe, dim: int, embed: TeacherEmbeddings | None
+) -> ClipKdLoss | SeveralTeachersLoss:
+    """The loss of a student with embeddings of width ``dim``."""
+    if embed is None or len(embed.dims) == 1:
+        return ClipKdLoss(recipe.loss, dim, dim if embed is None else embed.dims[0])
+    return SeveralTeachersLoss(
+        recipe.loss, dim, embed.dims, recipe.teacher_weights or [1.0] * len(embed.dims)
+    )
+
+
+def embed_batch(
+    towers: nn.Module, batch: PairBatch, forward_pairs: int | None, runtime: Runtime
+) -> tuple[Embeddings, Tensor | None, Callable[[], None]]:
+    """The student's embeddings, those of masked images, and what to call when their loss has gone backward."""
+
+    def embed(images: Tensor, tokens: Tensor) -> tuple[Embeddings, Tensor | None]:
+        with runtime.autocast():
+            found: tuple[Embeddings, Tensor | None] = towers(
+                images.to(runtime.device), tokens.to(runtime.device)
+            )
+        return found
+
+    if forward_pairs is None or forward_pairs >= len(batch.images):
+        return *embed(batch.images, batch.tokens), lambda: None
+    images, tokens = batch.images.split(forward_pairs), batch.tokens.split(forward_pairs)
+    return embed_in_parts(towers, lambda i: embed(images[i], tokens[i]), len(images), runtime)
 
 
 def evaluate(run: str | Path, changes: Mapping[str, Any], runtime: Runtime) -> Result:
@@ -129,7 +199,8 @@ def evaluate(run: str | Path, changes: Mapping[str, Any], runtime: Runtime) -> R
     recipe: Any = recipe_of_run("distill", run)
     models = {"student": load_clip(str(run))}
     if isinstance(recipe, ClipKdRecipe):
-        models = {"teacher": load_clip(recipe.model), **models}
+        named = zip(teacher_names(recipe), recipe.teachers, strict=True)
+        models = {**{name: load_clip(source) for name, source in named}, **models}
     settings = recipe.eval.model_copy(update=dict(changes))
     data = settings.data
     pairs = load_inputs(recipe).eval if data is None else load_eval(data, recipe.data)

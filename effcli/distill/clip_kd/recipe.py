@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from effcli.core.recipe import CompatRecipe, Section, Switch
 from effcli.distill.recipe import DistillRecipe
@@ -54,11 +54,11 @@ class ClipEvalSection(Section):
         description="Images with classes for zero-shot classification: a folder with one sub-folder per class, or an "
         ".npz with labels; null: the pairs' own classes.",
     )
-    templates: Literal["openai", "simple"] | tuple[str, ...] = Field(
-        ("a photo of a {}",),
+    templates: Literal["auto", "openai", "simple"] | tuple[str, ...] = Field(
+        "auto",
         min_length=1,
         description="Sentences about each class with {} for its name, whose embeddings are averaged. openai: 80 for "
-        "ImageNet; simple: 7 of them.",
+        "ImageNet; simple: 7 of them; auto: 'a photo of a {}', for emoji '{}:', as their captions begin.",
     )
     captions: Literal["first", "all"] = Field(
         "first",
@@ -72,6 +72,11 @@ class ClipLossSection(Section):
     """Weights of the losses (docs/methods/clip-kd.md); those of weight 0 are not computed."""
 
     clip: float = Field(1.0, ge=0, description="Weight of L_CLIP, the student's own contrastive loss.")
+    contrast: Literal["softmax", "sigmoid"] = Field(
+        "softmax",
+        description="Form of L_CLIP. softmax: CLIP's, each row of the batch against its own pair; sigmoid: SigLIP's, "
+        "each pair by itself, with a learned bias.",
+    )
     crd: float = Field(
         1.0,
         ge=0,
@@ -129,11 +134,33 @@ class ClipLossSection(Section):
     )
 
 
+class ClipInitSection(Section):
+    """What the student's towers start from."""
+
+    image: str = Field(
+        "new",
+        description="Weights of the image tower. new: as student says; teacher: the teacher's, of which a narrower or "
+        "shallower tower inherits a part; timm: those that timm has for the trunk, torchvision: those of "
+        "torchvision; or a file with a state dict of either.",
+    )
+    text: Literal["new", "teacher", "kept"] = Field(
+        "new",
+        description="Weights of the text tower. new: as student says; teacher: inherited from the teacher's; kept: the "
+        "teacher's own tower, which stays as it is, so that only the image tower is learned.",
+    )
+
+
 class ClipTrainSection(Section):
     """The optimisation."""
 
     epochs: int = Field(32, ge=1, description="Passes over the data.")
     batch_size: int = Field(1024, ge=2, description="Pairs per step, over all processes.")
+    forward_pairs: int | None = Field(
+        None,
+        ge=1,
+        description="Pairs of each process that pass the student at once; null: all of a step. Fewer need less memory "
+        "and a second forward pass; the loss and its gradient stay those of the whole batch (BatchNorm apart).",
+    )
     learning_rate: float = Field(
         1e-3, gt=0, description="AdamW's learning rate after the warm-up; a cosine takes it to 0."
     )
@@ -143,8 +170,8 @@ class ClipTrainSection(Section):
     weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay of matrices.")
     betas: Literal["auto"] | tuple[float, float] = Field(
         "auto",
-        description="AdamW's betas, two numbers below 1; auto: 0.9 and 0.98 where the student's name has vit in it, "
-        "else 0.9 and 0.999.",
+        description="AdamW's betas, two numbers below 1; auto: 0.9 and 0.98 where the student's image tower is a ViT, "
+        "MobileViT among them, else 0.9 and 0.999.",
     )
     grad_clip: float | None = Field(
         None, gt=0, description="Largest norm of the gradient; null: gradients are not scaled down."
@@ -191,12 +218,32 @@ class ClipKdRecipe(ClipRecipe, CompatRecipe):
         "builtin:twemoji-clip",
         description="The teacher: NAME:TAG or NAME:FILE of open_clip, a folder, hf-hub:OWNER/NAME, or builtin:NAME.",
     )
+    more_teachers: tuple[str, ...] = Field(
+        (), description="Further teachers, named as model; each has losses of its own, which are averaged."
+    )
+    teacher_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="Weights of the teachers in the order of model and more_teachers; null: equal."
+    )
     student: str = Field(
         "ViT-Mini-8-64",
-        description="The student, which starts from new weights: a model name of open_clip or effcli, a .json "
-        "configuration, or a folder.",
+        description="The student. New weights: a model name of open_clip or effcli, a .json configuration, or a "
+        "folder; trained ones: NAME:TAG or NAME:FILE of open_clip, hf-hub:OWNER/NAME, or builtin:NAME.",
     )
+    init: ClipInitSection = Field(ClipInitSection(), description="What the student's towers start from.")
     loss: ClipLossSection = Field(ClipLossSection(), description="Weights of the losses.")
+
+    @model_validator(mode="after")
+    def _one_weight_per_teacher(self) -> Self:
+        if self.teacher_weights is not None and len(self.teacher_weights) != len(self.teachers):
+            raise ValueError(
+                f"teacher_weights: {len(self.teacher_weights)} weights for {len(self.teachers)} teachers"
+            )
+        return self
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The names of all teachers."""
+        return (self.model, *self.more_teachers)
 
 
 class LockedImageRecipe(ClipRecipe):

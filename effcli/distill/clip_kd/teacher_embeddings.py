@@ -1,8 +1,8 @@
-"""The teacher's embeddings of a batch: from the cache, or from the teacher itself."""
+"""The teachers' embeddings of a batch: from the cache, or from the teachers themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from effcli.core.errors import InputError
 from effcli.core.run import Run
-from effcli.distill.clip.clip_model import ClipModel
+from effcli.distill.clip.clip_model import ClipModel, Tokenizer
 from effcli.distill.clip.embedding import embed_texts, encode_images
+from effcli.distill.clip.views import Preprocess
 from effcli.distill.clip_kd.batches import ImageViews, PairBatch
 from effcli.distill.clip_kd.captions.caption_set import CaptionSet
 from effcli.distill.clip_kd.captions.checksums import checksum
+from effcli.distill.clip_kd.inputs import UnreadableImages
 from effcli.distill.clip_kd.losses import Embeddings
 from effcli.distill.clip_kd.recipe import ClipKdRecipe, ClipRecipe
 from effcli.distill.clip_kd.teacher_cache import CachedItems, TeacherCache, default_root, unit_rows
@@ -27,44 +30,61 @@ CHECKSUMS = "checksums"
 
 @dataclass(frozen=True)
 class TeacherEmbeddings:
-    """The teacher's embeddings of a batch.
+    """The embeddings of a batch by all teachers.
 
     Attributes:
-        of_batch: unit embeddings and scale.
-        is_live: whether the teacher runs in every step.
+        of_batch: unit embeddings and scale of each teacher.
+        dims: the width of each teacher's embeddings.
+        inputs: preprocessing and tokenizer of those that run in every step.
     """
 
-    of_batch: Callable[[PairBatch], Embeddings]
-    is_live: bool
+    of_batch: Callable[[PairBatch], list[Embeddings]]
+    dims: tuple[int, ...]
+    inputs: tuple[tuple[Preprocess, Tokenizer], ...] = ()
 
-    def __call__(self, batch: PairBatch) -> Embeddings:
-        """Unit embeddings ``[B, D]`` of a batch's images and texts, and the teacher's scale."""
+    def __call__(self, batch: PairBatch) -> list[Embeddings]:
+        """Unit embeddings ``[B, D]`` of a batch's images and texts, and the scale, of each teacher."""
         return self.of_batch(batch)
 
 
 def teacher_embeddings_of(
-    recipe: ClipKdRecipe, teacher: ClipModel, pairs: CaptionSet, run: Run
+    recipe: ClipKdRecipe,
+    teachers: Sequence[ClipModel],
+    pairs: CaptionSet,
+    run: Run,
+    unreadable: UnreadableImages,
 ) -> TeacherEmbeddings:
-    """From the cache, which is filled first; or from the teacher itself."""
-    runtime = run.runtime
-    scale = teacher.network.logit_scale.detach().exp()  # type: ignore[operator]
+    """From the cache, which is filled first; or from the teachers themselves."""
+    device = run.runtime.device
+    scales = [one.network.logit_scale.detach().exp() for one in teachers]  # type: ignore[operator]
+    dims = tuple(one.dim for one in teachers)
     if recipe.n_views is None:
-        return TeacherEmbeddings(lambda batch: _embed(teacher, batch, scale, run), is_live=True)
-    views, captions = cached(recipe, teacher, pairs, run)
+        inputs = tuple((one.preprocess, one.tokenize) for one in teachers)
+        return TeacherEmbeddings(lambda batch: _embed(teachers, batch, scales, run), dims, inputs)
+    kept = [cached(recipe, one, pairs, run, unreadable) for one in teachers]
+    return TeacherEmbeddings(
+        lambda batch: [
+            look_up(views, captions, batch, scale, device)
+            for (views, captions), scale in zip(kept, scales, strict=True)
+        ],
+        dims,
+    )
 
-    def look_up(batch: PairBatch) -> Embeddings:
-        images = np.stack([views[v][i] for i, v in zip(batch.rows.images, batch.rows.views, strict=True)])
-        return Embeddings(
-            unit_rows(images, np.arange(len(images)), runtime.device),
-            unit_rows(captions, batch.rows.captions, runtime.device),
-            scale,
-        )
 
-    return TeacherEmbeddings(look_up, is_live=False)
+def look_up(
+    views: Sequence[np.ndarray], captions: np.ndarray, batch: PairBatch, scale: Tensor, device: torch.device
+) -> Embeddings:
+    """The kept embeddings of a batch's views and captions, normalised again."""
+    images = np.stack([views[v][i] for i, v in zip(batch.rows.images, batch.rows.views, strict=True)])
+    return Embeddings(
+        unit_rows(images, np.arange(len(images)), device),
+        unit_rows(captions, batch.rows.captions, device),
+        scale,
+    )
 
 
 def cached(
-    recipe: ClipKdRecipe, teacher: ClipModel, pairs: CaptionSet, run: Run
+    recipe: ClipKdRecipe, teacher: ClipModel, pairs: CaptionSet, run: Run, unreadable: UnreadableImages
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """The teacher's embeddings of all views ``[N, D]`` each, and of all captions ``[M, D]``; made where missing."""
     runtime, n_views = run.runtime, recipe.n_views
@@ -73,7 +93,7 @@ def cached(
     texts, _ = pairs.texts()
 
     def embed_view(number: int, rows: range) -> Tensor:
-        images = torch.stack([view(i, number, (teacher.preprocess,))[0] for i in rows])
+        images = stack_views(view, rows, number, teacher.preprocess, unreadable)
         return encode_images(teacher, images, runtime)
 
     captions = CachedItems(
@@ -85,6 +105,20 @@ def cached(
     ]
     cache.reserve([*views, captions], run)
     return [cache.load(one, run) for one in views], cache.load(captions, run)
+
+
+def stack_views(
+    view: ImageViews, rows: range, number: int, preprocess: Preprocess, unreadable: UnreadableImages
+) -> Tensor:
+    """One view of several images, ``[n, 3, H, W]``; zeros for those that cannot be read, which no batch has."""
+    images = []
+    for row in rows:
+        try:
+            images.append(view(row, number, (preprocess,))[0])
+        except InputError as error:
+            unreadable.add([str(error)])
+            images.append(torch.zeros(3, *preprocess.size))
+    return torch.stack(images)
 
 
 def open_cache(recipe: ClipKdRecipe, teacher: ClipModel, pairs: CaptionSet) -> TeacherCache:
@@ -111,14 +145,17 @@ def needs_teacher(recipe: ClipKdRecipe) -> bool:
     )
 
 
-def _embed(teacher: ClipModel, batch: PairBatch, scale: Tensor, run: Run) -> Embeddings:
-    assert batch.teacher_images is not None and batch.teacher_tokens is not None
-    network: Any = teacher.network
-    with torch.no_grad(), run.runtime.autocast():
-        images = network.encode_image(batch.teacher_images.to(run.runtime.device))
-        texts = network.encode_text(batch.teacher_tokens.to(run.runtime.device))
-    unit = torch.nn.functional.normalize
-    return Embeddings(unit(images.float(), dim=1), unit(texts.float(), dim=1), scale)
+def _embed(
+    teachers: Sequence[ClipModel], batch: PairBatch, scales: Sequence[Tensor], run: Run
+) -> list[Embeddings]:
+    device, unit, found = run.runtime.device, torch.nn.functional.normalize, []
+    for teacher, (images, tokens), scale in zip(teachers, batch.for_teachers, scales, strict=True):
+        network: Any = teacher.network
+        with torch.no_grad(), run.runtime.autocast():
+            v = network.encode_image(images.to(device))
+            s = network.encode_text(tokens.to(device))
+        found.append(Embeddings(unit(v.float(), dim=1), unit(s.float(), dim=1), scale))
+    return found
 
 
 def items_of_views(n_views: int, n_images: int) -> list[CachedItems]:

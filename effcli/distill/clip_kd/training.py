@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,29 @@ from torch import Tensor, nn
 from effcli.core.errors import UsageError
 from effcli.core.run import Run
 from effcli.distill.clip_kd.batches import PairBatch, PairBatches
-from effcli.distill.clip_kd.losses import LARGEST_SCALE, ClipKdLoss, Embeddings
+from effcli.distill.clip_kd.inputs import UnreadableImages
+from effcli.distill.clip_kd.losses import LARGEST_SCALE, ClipKdLoss, Embeddings, SeveralTeachersLoss
 from effcli.distill.clip_kd.recipe import ClipRecipe
 from effcli.nn.schedules import set_rate, warmup_cosine
 
 Terms = dict[str, Tensor]
+_LOG_EVERY = 10
+
+
+class StepLoss(NamedTuple):
+    """The loss of a step.
+
+    Attributes:
+        loss: weighted sum.
+        terms: by name, unweighted.
+        backward: adds the gradients.
+        more: further numbers for the log, computed when it is due.
+    """
+
+    loss: Tensor
+    terms: Terms
+    backward: Callable[[], None]
+    more: Callable[[], Mapping[str, float]] = dict
 
 
 class Towers(nn.Module):
@@ -36,10 +54,12 @@ class Towers(nn.Module):
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Embeddings, Tensor | None]:
         """Embeddings of a batch, and those of its masked images."""
+        bias = getattr(self.network, "logit_bias", None)
         embedded = Embeddings(
             self.network.encode_image(images),
             self.network.encode_text(tokens),
             self.network.logit_scale.exp(),
+            bias if bias is not None and bias.requires_grad else None,
         )
         if self._mask is None:
             return embedded, None
@@ -72,13 +92,14 @@ def total_steps(recipe: ClipRecipe, n_images: int) -> int:
 
 def fit(
     network: Any,
-    learned: ClipKdLoss | None,
+    learned: ClipKdLoss | SeveralTeachersLoss | None,
     batches: PairBatches,
     n_steps: int,
     recipe: ClipRecipe,
     run: Run,
-    loss_of: Callable[[PairBatch], tuple[Tensor, Terms]],
+    loss_of: Callable[[PairBatch], StepLoss],
     optimizer: torch.optim.Optimizer,
+    unreadable: UnreadableImages,
 ) -> None:
     """Train ``network``, and what the loss learns, in place.
 
@@ -89,23 +110,31 @@ def fit(
         n_steps: all steps.
         recipe: its optimisation.
         run: steps, checkpoints, seeds.
-        loss_of: the loss of a batch and its terms.
+        loss_of: the loss of a batch.
         optimizer: of all trained weights.
+        unreadable: counts images that cannot be read.
     """
     settings = recipe.train
     state: dict[str, Any] = {"network": network, "optimizer": optimizer}
     if learned is not None:
         state["loss"] = learned
     network.train()
+    for part in network.children():
+        if not any(p.requires_grad for p in part.parameters()):
+            part.eval()  # a tower that stays as it is has no dropout either
     ahead: Iterator[PairBatch] | None = None
     for step in run.steps("train", n_steps, state, beside=recipe.data.workers):
         if ahead is None:
             ahead = batches.from_step(step, n_steps, recipe.data.workers)
         set_rate(optimizer, warmup_cosine(step, n_steps, settings.learning_rate, settings.warmup_steps))
-        loss, terms = loss_of(next(ahead))
-        run.log("train", step, every=10, loss=loss, **terms, scale=network.logit_scale.exp())
+        batch = next(ahead)
+        unreadable.add(batch.unreadable)
+        found = loss_of(batch)
+        more = found.more() if step % _LOG_EVERY == 0 else {}
+        scale = network.logit_scale.exp()
+        run.log("train", step, every=_LOG_EVERY, loss=found.loss, **found.terms, scale=scale, **more)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        found.backward()
         if settings.grad_clip is not None:
             nn.utils.clip_grad_norm_(
                 [p for group in optimizer.param_groups for p in group["params"]], settings.grad_clip
@@ -119,7 +148,7 @@ def fit(
 
 
 def new_optimizer(
-    network: nn.Module, learned: nn.Module | None, recipe: ClipRecipe, name: str, raw: bool
+    network: nn.Module, learned: nn.Module | None, recipe: ClipRecipe, config: Mapping[str, Any], raw: bool
 ) -> torch.optim.AdamW:
     """AdamW as open_clip sets it up: no decay of biases, norms, scales and anything of fewer than two axes.
 
@@ -127,7 +156,7 @@ def new_optimizer(
         network: the student.
         learned: the loss's own weights.
         recipe: its optimisation.
-        name: of the student; `vit` in it chooses the betas.
+        config: of the student; a ViT as image tower chooses the betas.
         raw: whether the loss's weights are all decayed by 0.01 (docs/methods/clip-kd.md, Scales without exp).
     """
     settings = recipe.train
@@ -142,9 +171,17 @@ def new_optimizer(
     ]
     if raw and own:
         groups.append({"params": [p for _, p in own], "weight_decay": 0.01})
-    is_vit = "vit" in name.lower()
-    betas = ((0.9, 0.98) if is_vit else (0.9, 0.999)) if settings.betas == "auto" else settings.betas
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=1e-6 if is_vit else 1e-8)
+    has_vit = is_vit(config)
+    betas = ((0.9, 0.98) if has_vit else (0.9, 0.999)) if settings.betas == "auto" else settings.betas
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=1e-6 if has_vit else 1e-8)
+
+
+def is_vit(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration's image tower is a ViT, as the released code tells by its name: MobileViT is one too."""
+    vision = config["vision_cfg"]
+    if name := vision.get("timm_model_name"):
+        return "vit" in name
+    return isinstance(vision.get("layers", 12), int)
 
 
 def is_decayed(name: str, parameter: Tensor) -> bool:

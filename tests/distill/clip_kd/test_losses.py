@@ -14,6 +14,7 @@ from effcli.distill.clip_kd import losses
 from effcli.distill.clip_kd.losses import (
     ClipKdLoss,
     Embeddings,
+    SeveralTeachersLoss,
     clip_loss,
     contrastive_gradients,
     crd,
@@ -24,6 +25,7 @@ from effcli.distill.clip_kd.losses import (
     one_way_gradients,
     released_gd,
     row_divergence,
+    soft_target_entropy,
 )
 from effcli.distill.clip_kd.recipe import ClipLossSection
 
@@ -187,15 +189,16 @@ def teacher_embeddings(d: int = D) -> Embeddings:
 def test_without_weights_it_is_the_plain_loss() -> None:
     from open_clip.loss import ClipLoss
 
-    student = Embeddings(*(one.requires_grad_() for one in embeddings(D, 1)))
+    student = Embeddings(*(one.requires_grad_() for one in embeddings(D, 1)[:3]))
     loss = ClipKdLoss(ClipLossSection(**OFF), D, 2 * D)
     terms = loss(student, teacher_embeddings(2 * D))
     assert terms.keys() == {"clip"} and not list(loss.parameters())
     units = [F.normalize(one, dim=1) for one in student[:2]]
     plain = ClipLoss()(*units, student.scale)
     torch.testing.assert_close(loss.total(terms), plain)
+    leaves = student[:3]
     for one, other in zip(
-        torch.autograd.grad(loss.total(terms), student), torch.autograd.grad(plain, student), strict=True
+        torch.autograd.grad(loss.total(terms), leaves), torch.autograd.grad(plain, leaves), strict=True
     ):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
@@ -205,12 +208,14 @@ def test_all_terms_with_a_wider_teacher() -> None:
     loss = ClipKdLoss(settings, D, 2 * D)
     assert loss.project_images.weight.shape == (2 * D, D) and loss.project_images.bias is not None
     assert loss.fuse_images.weight.shape == (D, 3 * D)
-    student = Embeddings(*(one.requires_grad_() for one in embeddings(D, 1)))
+    student = Embeddings(*(one.requires_grad_() for one in embeddings(D, 1)[:3]))
     teacher = teacher_embeddings(2 * D)
     terms = loss(student, teacher, embeddings(D, 5).images)
     assert terms.keys() == {"clip", "crd", "fd", "mfd", "gd", "icl", "cross", "afd"}
     loss.total(terms).backward()
-    assert all(one.grad is not None and bool(one.grad.isfinite().all()) for one in student)
+    assert all(
+        one is not None and one.grad is not None and bool(one.grad.isfinite().all()) for one in student[:3]
+    )
     assert all(one.grad is None for one in teacher)
     assert all(weight.grad is not None for weight in loss.parameters())
 
@@ -233,3 +238,30 @@ def test_raw_scales_are_used_as_they_are_and_never_clamped() -> None:
         one.cross_scale.data.fill_(9.0)
         one.clamp_scales()
         assert float(one.cross_scale) == pytest.approx(kept)
+
+
+def test_several_teachers_are_averaged_by_weight() -> None:
+    settings = ClipLossSection(fd=4.0, crd=2.0, icl=0.5)
+    student, first, second = embeddings(D, 1), embeddings(D, 2), embeddings(2 * D, 3)
+    several = SeveralTeachersLoss(settings, D, (D, 2 * D), (3.0, 1.0))
+    terms = several(student, [first, second])
+    alone = [loss(student, one) for loss, one in zip(several.of_teachers, (first, second), strict=True)]
+    assert terms["clip"] == alone[0]["clip"] and "clip" not in alone[1]
+    for name in ("crd", "fd", "icl"):
+        torch.testing.assert_close(terms[name], 0.75 * alone[0][name] + 0.25 * alone[1][name])
+    expected = terms["clip"] + 2 * terms["crd"] + 4 * terms["fd"] + 0.5 * terms["icl"]
+    torch.testing.assert_close(several.total(terms), expected)
+
+
+def test_the_entropy_of_soft_targets() -> None:
+    first = embeddings(D, 2)
+    v, s = (
+        torch.nn.functional.normalize(first.images, dim=1),
+        torch.nn.functional.normalize(first.texts, dim=1),
+    )
+    assert float(soft_target_entropy(v, s, torch.tensor(0.0))) == pytest.approx(math.log(len(v)))
+    assert float(soft_target_entropy(v, v, torch.tensor(1e4))) == pytest.approx(0, abs=1e-4)
+    p = torch.softmax(20 * v @ s.T, dim=1)
+    q = torch.softmax(20 * s @ v.T, dim=1)
+    expected = -(p * p.log()).sum(1).mean() / 2 - (q * q.log()).sum(1).mean() / 2
+    torch.testing.assert_close(soft_target_entropy(v, s, torch.tensor(20.0)), expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -13,19 +14,28 @@ import torch
 from torch import nn
 
 from effcli.core.errors import InputError, RunError, UsageError
+from effcli.core.registry import find_recipe
 from effcli.core.resuming.metrics_log import read_metrics
 from effcli.core.run import Run
-from effcli.distill.clip.models import load_clip, new_clip
-from effcli.distill.clip_kd.inputs import load_inputs
-from effcli.distill.clip_kd.losses import ClipKdLoss
+from effcli.distill.clip.models import load_clip, named_config, new_clip
+from effcli.distill.clip_kd.batches import PairBatches
+from effcli.distill.clip_kd.captions.sources import load_captions
+from effcli.distill.clip_kd.inputs import UnreadableImages, load_inputs, say_what_was_tuned
+from effcli.distill.clip_kd.losses import ClipKdLoss, Embeddings
 from effcli.distill.clip_kd.pipeline import distill, plan, train
-from effcli.distill.clip_kd.recipe import ClipKdRecipe, ClipLossSection, ClipTrainSection
+from effcli.distill.clip_kd.recipe import (
+    ClipKdRecipe,
+    ClipLossSection,
+    ClipPairsSection,
+    ClipTrainSection,
+)
+from effcli.distill.clip_kd.soft_targets import SoftTargets
 from effcli.distill.clip_kd.teacher_cache import CHUNK_ROWS, CachedItems, TeacherCache
 from effcli.distill.clip_kd.teacher_embeddings import cached, open_cache, teacher_embeddings_of
-from effcli.distill.clip_kd.training import Towers, new_optimizer, total_steps
+from effcli.distill.clip_kd.training import Towers, is_vit, new_optimizer, total_steps
 from effcli.nn.schedules import warmup_cosine
-from tests.distill.clip.tiny_clips import STUDENT, tiny_clip
-from tests.distill.clip_kd.small_run import opened, small_recipe
+from tests.distill.clip.tiny_clips import STUDENT, TEACHER, save_teacher, tiny_clip
+from tests.distill.clip_kd.small_run import CPU, opened, small_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,7 +59,7 @@ def test_what_is_decayed(tmp_path: Path) -> None:
     names = {id(p): name for name, p in model.network.named_parameters()}
     loss = ClipKdLoss(ClipLossSection(), 16, 24)
     names |= {id(p): f"loss.{name}" for name, p in loss.named_parameters()}
-    optimizer = new_optimizer(model.network, loss, ClipKdRecipe(), "ViT-T-16", raw=False)
+    optimizer = new_optimizer(model.network, loss, ClipKdRecipe(), STUDENT, raw=False)
     decayed, plain = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
     assert {
         "logit_scale",
@@ -62,7 +72,7 @@ def test_what_is_decayed(tmp_path: Path) -> None:
     assert decayed | plain == set(names.values())
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
     assert optimizer.defaults["betas"] == (0.9, 0.98) and optimizer.defaults["eps"] == 1e-6
-    released = new_optimizer(model.network, loss, ClipKdRecipe(), "Swin-T", raw=True)
+    released = new_optimizer(model.network, loss, ClipKdRecipe(), named_config("Swin-T"), raw=True)
     assert released.param_groups[2]["weight_decay"] == 0.01
     assert released.defaults["betas"] == (0.9, 0.999)
 
@@ -120,7 +130,9 @@ def test_the_teacher_is_left_as_it_is(tmp_path: Path, cache: str) -> None:
     student = new_clip(recipe.student)
     with opened(tmp_path / "run", recipe) as run:
         pairs = load_inputs(recipe).train
-        train(student, teacher, teacher_embeddings_of(recipe, teacher, pairs, run), pairs, recipe, run)
+        unreadable = UnreadableImages(pairs, recipe.data)
+        embed = teacher_embeddings_of(recipe, [teacher], pairs, run, unreadable)
+        train(student, embed, pairs, recipe, run, unreadable)
     assert teacher.fingerprint() == before and not teacher.network.training
     assert all(p.grad is None for p in teacher.network.parameters())
 
@@ -165,12 +177,14 @@ def test_a_second_student_does_not_ask_the_teacher(tmp_path: Path, monkeypatch: 
     assert planned["teacher_cache_is_there"] is False and not (tmp_path / "cache").exists()
     teacher, pairs = load_clip(recipe.model), load_inputs(recipe).train
     with opened(tmp_path / "a", recipe) as run:
-        views, captions = cached(recipe, teacher, pairs, run)
+        unreadable = UnreadableImages(pairs, recipe.data)
+        views, captions = cached(recipe, teacher, pairs, run, unreadable)
     assert plan(recipe).facts["teacher_cache_is_there"] is True
     monkeypatch.setattr("effcli.distill.clip_kd.teacher_embeddings.encode_images", None)
     monkeypatch.setattr("effcli.distill.clip_kd.teacher_embeddings.embed_texts", None)
     with opened(tmp_path / "b", recipe) as run:
-        again, _ = cached(small_recipe(tmp_path, teacher_cache="2-views", seed=5), teacher, pairs, run)
+        other = small_recipe(tmp_path, teacher_cache="2-views", seed=5)
+        again, _ = cached(other, teacher, pairs, run, unreadable)
     assert all((one == other).all() for one, other in zip(views, again, strict=True))
     size = sum(one.nbytes for one in (*views, captions))
     assert size == planned["teacher_cache_bytes"]
@@ -302,3 +316,82 @@ def test_a_batch_larger_than_the_set_is_refused(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path, train={"batch_size": 64})
     with pytest.raises(InputError, match="fewer than a batch of 64"):
         load_inputs(recipe)
+
+
+def test_an_image_that_fails_while_it_is_read_is_replaced_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe(tmp_path, teacher_cache="2-views")
+    monkeypatch.setattr("effcli.distill.clip_kd.inputs.find_unreadable", lambda files: {})
+    loaded = plan(recipe).inputs
+    pairs, bad = loaded.inputs.train, {2, 3}
+    for number in bad:
+        pairs.images[number].path.write_bytes(b"x")
+    student, unreadable = loaded.student, UnreadableImages(pairs, recipe.data)
+    batches = PairBatches(pairs, 2, 8, CPU, (student.preprocess, student.tokenize))
+    seen = [batches[step] for step in range(3)]
+    assert sum(len(one.unreadable) for one in seen) >= 2
+    assert not bad & {int(image) for one in seen for image in one.rows.images}
+    assert all(len(one.images) == 8 for one in seen)
+    unreadable.add(seen[0].unreadable[:1])
+    with pytest.raises(InputError, match="3 images cannot be read"):
+        unreadable.add(["another", "one more"])
+
+
+@pytest.mark.slow
+def test_two_teachers_and_their_targets(tmp_path: Path, warnings_logged: list[str]) -> None:
+    recipe = small_recipe(tmp_path)
+    save_teacher(tmp_path / "other", {**TEACHER, "embed_dim": 20})
+    recipe = small_recipe(tmp_path, more_teachers=(str(tmp_path / "other"),), teacher_weights=(2.0, 1.0))
+    with opened(tmp_path / "run", recipe) as run:
+        result = distill(recipe, plan(recipe).inputs, run)
+    assert {"teacher", "teacher_2", "student", "cka_images"} <= result.metrics.keys()
+    assert 0 < result.metrics["target_entropy"] <= math.log(8) + 1e-5
+    assert result.metrics["target_entropy_share"] == pytest.approx(
+        result.metrics["target_entropy"] / math.log(8)
+    )
+
+
+def test_targets_that_are_labels_are_warned_of(tmp_path: Path, warnings_logged: list[str]) -> None:
+    unit = torch.eye(8)
+    with opened(tmp_path / "run", small_recipe(tmp_path)) as run:
+        sharp = SoftTargets(ClipLossSection(), run)
+        sharp.measure([Embeddings(unit, unit, torch.tensor(100.0))])
+        assert sum("crd teaches little beyond the labels" in line for line in warnings_logged) == 1
+        soft = SoftTargets(ClipLossSection(), run)
+        soft.measure([Embeddings(unit, unit, torch.tensor(1.0))])
+        assert soft.metrics()["target_entropy_share"] > 0.9
+        assert (
+            SoftTargets(ClipLossSection(crd=0), run).measure([Embeddings(unit, unit, torch.tensor(1.0))])
+            == {}
+        )
+    assert sum("crd teaches little" in line for line in warnings_logged) == 1
+
+
+def test_settings_of_emoji_are_said_for_other_data(tmp_path: Path, warnings_logged: list[str]) -> None:
+    tuned = find_recipe("distill", "clip-kd", [])
+    assert isinstance(tuned, ClipKdRecipe)
+    say_what_was_tuned(tuned, 1337)
+    assert not warnings_logged
+    train = tuned.train.model_copy(update={"batch_size": 64})
+    other = tuned.model_copy(update={"data": ClipPairsSection(source="pairs.csv"), "train": train})
+    say_what_was_tuned(other, 500)
+    assert warnings_logged == [
+        "train.epochs 30, train.warmup_steps 30: as tuned for builtin:twemoji-captions; pairs.csv has 500 images: "
+        "set them with -s"
+    ]
+
+
+def test_the_betas_follow_from_the_configuration_not_from_the_path() -> None:
+    vits = {
+        name
+        for name in ("ViT-T-16", "MobileViT-S", "Swin-T", "ResNet-18", "RN50", "Lite0-128")
+        if is_vit(named_config(name))
+    }
+    assert vits == {"ViT-T-16", "MobileViT-S"}
+
+
+def test_templates_follow_from_the_captions(tmp_path: Path) -> None:
+    assert load_captions("builtin:twemoji-captions", "eval").class_template == "{}:"
+    recipe = small_recipe(tmp_path)
+    assert load_inputs(recipe).train.class_template == "a photo of a {}"

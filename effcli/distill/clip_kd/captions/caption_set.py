@@ -33,6 +33,7 @@ class CaptionSet:
         classes: the names of the classes.
         left_out: what was listed and cannot be used, one line each: missing images, empty captions, rows that do not
             fit.
+        class_template: the sentence about a class, with {} for its name, that is like these captions.
     """
 
     images: tuple[EncodedImage, ...]
@@ -40,6 +41,7 @@ class CaptionSet:
     labels: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    class_template: str = CLASS_CAPTION
 
     def __len__(self) -> int:
         return len(self.images)

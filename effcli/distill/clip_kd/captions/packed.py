@@ -36,7 +36,8 @@ def read_npz(file: Path, split: Split, place: str) -> CaptionSet:
                 raise InputError(f"has no encoded {split} images", place=place)
             data, offsets = content[f"{prefix}_{kind}"].tobytes(), content[f"{prefix}_offsets"].tolist()
             images = tuple(data[start:end] for start, end in itertools.pairwise(offsets))
-            return CaptionSet(images, *_texts_of(content, prefix, place))
+            template = "{}:" if f"{prefix}_category" in content.files else CLASS_CAPTION
+            return CaptionSet(images, *_texts_of(content, prefix, place), class_template=template)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"cannot be read as .npz: {error}", place=place) from None
 
