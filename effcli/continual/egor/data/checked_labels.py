@@ -259,7 +259,8 @@ def _is_outside(corners: NDArray[np.float64], sides: NDArray[np.float64]) -> NDA
     clipped = np.clip(corners, 0, np.concatenate([sides, sides], 1))
     inside, whole = ((one[:, 2:] - one[:, :2]) for one in (clipped, corners))
     is_empty = (whole <= 0).any(1) | (inside <= 0).any(1)
-    return np.logical_or(is_empty, inside.prod(1) < 0.5 * whole.prod(1))
+    is_mostly_out: NDArray[np.bool_] = np.less(inside.prod(1), 0.5 * whole.prod(1))
+    return np.logical_or(is_empty, is_mostly_out)
 
 
 def _refuse_many(
