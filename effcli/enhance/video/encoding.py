@@ -12,8 +12,8 @@ import av
 import numpy as np
 
 from effcli.core.errors import RunError
-from effcli.enhance.video.source import VideoFacts
-from effcli.enhance.video.yuv import Planes, YuvLayout
+from effcli.data.video.source import VideoFacts
+from effcli.data.video.yuv import Planes, YuvLayout
 
 SEGMENT_FORMAT = "mp4"
 

@@ -15,7 +15,7 @@ from typing import Any
 import av
 
 from effcli.core.errors import RunError
-from effcli.enhance.video.source import InputVideo, opened
+from effcli.data.video.source import InputVideo, opened
 from effcli.enhance.video.work_folder import DoneFrame, WorkFolder
 
 _OPTIONS = {"mp4": {"movflags": "+faststart"}, "mov": {"movflags": "+faststart"}}

@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-"""File extension -> the container that is written."""
+from effcli.data.video.names import CONTAINERS, is_video_name
 
-_READ_ONLY = {".avi", ".mts", ".m2ts", ".ts", ".3gp", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv"}
 INSTEAD = ".mkv"
 """What is written for these: it holds streams of nearly any kind."""
-
-
-def is_video_name(name: str | Path) -> bool:
-    """Whether a name ends as those of videos do."""
-    return Path(name).suffix.lower() in CONTAINERS.keys() | _READ_ONLY
 
 
 def asks_for_video(inputs: Sequence[str | Path], output: str | None) -> bool:

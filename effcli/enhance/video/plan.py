@@ -9,11 +9,12 @@ from pathlib import Path
 from effcli.core.errors import InputError, UsageError
 from effcli.core.files import check_writable
 from effcli.data.picture_folders import is_picture_name
+from effcli.data.video.names import CONTAINERS
 from effcli.enhance.files.jobs import STREAM, Failure, Job, OutputPlan
 from effcli.enhance.files.output_names import names_folder, with_own_outputs
 from effcli.enhance.files.output_plan import OutputPlaces, unreadable
 from effcli.enhance.files.remote import RemotePath, location
-from effcli.enhance.video.names import CONTAINERS, INSTEAD, container_of
+from effcli.enhance.video.names import INSTEAD, container_of
 
 FRAMES_FILE = "frames.jsonl"
 """In the folder of unfinished output: a line per frame that is done."""

@@ -17,16 +17,16 @@ from effcli.core.errors import EffcliError, InputError
 from effcli.core.files import sha256
 from effcli.core.progress import NOTICE, progress_bar
 from effcli.core.resuming.stop import StopSignal
+from effcli.data.video.source import InputVideo, VideoFacts, open_source
+from effcli.data.video.yuv import Planes, from_rgb
 from effcli.enhance.enhancer import Enhancer
 from effcli.enhance.files.batch import copy_times
 from effcli.enhance.files.jobs import Job, OutputPlan
 from effcli.enhance.video.encoding import Encoding, choose_encoding, encode_segment
 from effcli.enhance.video.joining import Joined, join
 from effcli.enhance.video.plan import unfinished
-from effcli.enhance.video.source import InputVideo, VideoFacts, open_source
 from effcli.enhance.video.steady import SteadyEnhancer, summary
 from effcli.enhance.video.work_folder import SEGMENT_FRAMES, DoneFrame, WorkFolder
-from effcli.enhance.video.yuv import Planes, from_rgb
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ import numpy as np
 
 from effcli.core.errors import InputError, RunError, UsageError
 from effcli.core.files import LOCK_FILE, lock_folder, make_folder, read_json, write_error, write_text
+from effcli.data.video.yuv import Planes
 from effcli.enhance.video.plan import FRAMES_FILE, unfinished
 from effcli.enhance.video.steady import FrameLevels
-from effcli.enhance.video.yuv import Planes
 
 SEGMENT_FRAMES = 48
 """Some two seconds: each begins with a frame that is encoded for itself, to which players can jump."""

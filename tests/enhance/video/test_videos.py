@@ -15,9 +15,9 @@ import pytest
 from torch import Tensor
 
 from effcli.core.runtime import create_runtime
+from effcli.data.video.yuv import from_rgb
 from effcli.enhance.enhancer import Enhancer
 from effcli.enhance.video.plan import plan_videos, unfinished
-from effcli.enhance.video.yuv import from_rgb
 from tests.enhance.video.video_files import (
     SIDE,
     av,
@@ -32,7 +32,7 @@ from tests.enhance.video.video_files import (
 
 from effcli.enhance.video import videos, work_folder  # isort: skip  after PyAV was found
 from effcli.enhance.video.encoding import choose_encoding, encode_segment  # isort: skip
-from effcli.enhance.video.source import open_source  # isort: skip
+from effcli.data.video.source import open_source  # isort: skip
 from effcli.enhance.video.videos import VideoOptions, VideoOutcome, enhance_videos  # isort: skip
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.enhance.video.yuv import UNSPECIFIED, Planes, YuvLayout, luma_weights_of, to_rgb
+from effcli.data.video.yuv import UNSPECIFIED, Planes, YuvLayout, luma_weights_of, to_rgb
 
 MAX_PIXELS = 400_000_000
 """The largest frame, as for pictures."""
@@ -256,11 +256,10 @@ def _notes(frame: Any, colours: ColourTags) -> tuple[str, ...]:
     notes = []
     if frame.interlaced_frame:
         notes.append(
-            "interlaced: both fields of a frame are enhanced together and written as a progressive frame; "
-            "deinterlace it first for a better result"
+            "interlaced: both fields of a frame are taken together; deinterlace it first for a better result"
         )
     if colours.curve == _HLG:
-        notes.append("HLG (high dynamic range) is enhanced as if it were SDR; its tags are kept")
+        notes.append("HLG (high dynamic range) is taken for SDR")
     if any(part.is_alpha for part in frame.format.components):
         notes.append("its transparency is left out")
     return tuple(notes)

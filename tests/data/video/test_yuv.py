@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from effcli.enhance.video.yuv import YuvLayout, from_rgb, luma_weights_of, to_rgb
+from effcli.data.video.yuv import YuvLayout, from_rgb, luma_weights_of, to_rgb
 
 
 @pytest.mark.parametrize("bits", [8, 10])

@@ -1,0 +1,1 @@
+"""Videos as two or more tasks read them; needs PyAV."""
