@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from effcli.core.errors import UsageError
 
-from .output import print_result
+from .output import print_bytes, print_result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +49,7 @@ def write_images(images: Tensor, output: str, *, as_json: bool) -> None:
     from effcli.data.picture_grid import encode_png, grid, save_grid
 
     if output == "-":
-        sys.stdout.buffer.write(encode_png(grid(images)))
+        print_bytes(encode_png(grid(images)))
         return
     if _is_file_name(output):
         save_grid(images, make_folder(Path(output).parent) / Path(output).name)

@@ -60,6 +60,22 @@ def print_lines(lines: Iterable[str]) -> None:
         raise stdout_error(error) from None
 
 
+def print_bytes(content: bytes) -> None:
+    """Write a file's content on stdout, at once.
+
+    Raises:
+        RunError: stdout is closed or full.
+        BrokenPipeError: its reader left.
+    """
+    try:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise stdout_error(error) from None
+
+
 def stdout_error(error: OSError) -> RunError:
     """What is said when stdout does not take a result; nothing more goes there."""
     give_up_stdout()

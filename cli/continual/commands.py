@@ -78,7 +78,7 @@ def run(
             "--data",
             metavar="PATH|NAME",
             help="Images to learn from: a folder with one sub-folder per class, an .npz, a folder of IDX files, or "
-            "cifar10, cifar100, tiny-imagenet. For egor: COCO annotations.",
+            "cifar10, cifar100, tiny-imagenet. For egor: images with boxes (COCO, YOLO, VOC).",
         ),
     ] = None,
     tasks: Annotated[
@@ -171,7 +171,10 @@ def run(
 
 PlaceArgument = Annotated[
     str,
-    typer.Argument(metavar="RUN|FILE", help="Run directory of `effcli continual`, or its model's file."),
+    typer.Argument(
+        metavar="RUN|FILE",
+        help="Run directory of `effcli continual`, or its model's file; builtin:nanodet-m.",
+    ),
 ]
 
 
@@ -185,14 +188,14 @@ def evaluate(
         typer.Option(
             "--data",
             metavar="PATH|NAME",
-            help="Images, or COCO annotations, with the same class names (default: the run's own test images).",
+            help="Images, for detectors with boxes, of the same class names (default: the run's own test images).",
         ),
     ] = None,
 ) -> None:
     """Measure a classifier: accuracy over all classes, within each task, and per class; or a detector: AP."""
     from effcli.continual import evaluation
     from effcli.continual.egor import evaluation as detector_evaluation
-    from effcli.continual.egor.detection import is_detector
+    from effcli.continual.egor.weights import is_detector
 
     measure = (detector_evaluation if is_detector(place) else evaluation).evaluate_run
     result = measure(place, data, runtime_for(options))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from effcli.core.errors import UsageError
+
 from ..common.options import ForceOption, MachineOptions, RunOptions, with_options
-from ..common.output import print_json, print_result
+from ..common.output import print_bytes, print_json, print_lines, print_note, print_result
 from ..common.session import execute, recipe_of_method, runtime_for
 from .app import app
 from .split_option import parsed_split, with_all_classes
@@ -20,7 +23,11 @@ def train_detector(
     options: RunOptions,
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="PATH|NAME", help="COCO annotations, or a folder or tar with them."),
+        typer.Option(
+            "--data",
+            metavar="PATH|NAME",
+            help="Images with boxes: COCO, YOLO or Pascal VOC labels, in a folder, a tar or a file.",
+        ),
     ] = None,
     tasks: Annotated[
         str | None,
@@ -45,31 +52,81 @@ def train_detector(
 @with_options()
 def detect(
     options: MachineOptions,
-    place: Annotated[
-        str, typer.Argument(metavar="RUN|FILE", help="Run directory with a detector, or its file.")
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN|FILE] IMAGE|DIR|VIDEO|-...",
+            help="Images, folders of them, videos, or - for an image on stdin; before them a run directory with a "
+            "detector, or its file (default: builtin:nanodet-m, 80 classes of COCO).",
+        ),
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR", help="Images, or folders of them.")],
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for the images with boxes drawn on them."),
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR|FILE|-",
+            help="Folder or file for what --format says; - is stdout.",
+        ),
     ] = None,
-    threshold: Annotated[
-        float, typer.Option("--threshold", min=0, max=1, help="Lowest score of a box, 0..1.")
+    score: Annotated[
+        float,
+        typer.Option("--score", "--threshold", min=0, max=1, help="Lowest score of a box, 0..1."),
     ] = 0.3,
+    form: Annotated[
+        Literal["drawn", "coco", "yolo"],
+        typer.Option(
+            "--format",
+            help="What is written: drawn, images and videos with boxes drawn on them; coco, one JSON file of COCO's "
+            "form; yolo, a text file per image. Labels go to stdout without -o.",
+        ),
+    ] = "drawn",
     force: ForceOption = False,
 ) -> None:
-    """Find objects in images: one JSON line per image, and images with boxes with -o."""
-    from effcli.continual.egor.detection import check_drawn, detect_files, image_files
+    """Find objects in images and videos: one JSON line per image or frame; with -o, boxes drawn on them."""
+    from effcli.continual.egor.detecting.detection import ObjectFinder, detect_all
+    from effcli.continual.egor.detecting.inputs import check_outputs, find_inputs
 
-    files = image_files(images)
-    if output is not None:
-        check_drawn(output, files, force=force)
-    failed = 0
-    lines = []
-    for line in detect_files(place, files, output, threshold, runtime_for(options)):
-        failed += "error" in line
-        lines.append(line) if options.as_json else print_json(line)
-    if options.as_json:
-        print_result({"images": lines, "failed": failed}, [], as_json=True)
-    if failed:
-        raise typer.Exit(3 if failed < len(files) else 1)
+    detector, named = _detector_among(places)
+    pipe = sys.stdin.buffer.read() if "-" in named else None
+    inputs = find_inputs(named, pipe)
+    paths = check_outputs(inputs, output, form, force=force)
+    finder = ObjectFinder(detector, score, runtime_for(options))
+    is_quiet = output == "-" or (output is None and form != "drawn")
+    if is_quiet and options.as_json:
+        raise UsageError("--json and what --format says cannot both go to stdout", place="--output")
+    lines: list[dict[str, Any]] = []
+
+    def say(line: dict[str, Any]) -> None:
+        if options.as_json or is_quiet:
+            lines.append(line)
+        else:
+            print_json(line)
+
+    content = detect_all(finder, inputs, paths, form, say, output=output)
+    for line in lines if is_quiet else []:
+        if "error" in line:
+            print_note(f"error: {line.get('image', line.get('video'))}: {line['error']}")
+    if isinstance(content, bytes):
+        print_bytes(content)
+    elif content is not None:
+        print_lines([content.rstrip("\n")] if content else [])
+    elif options.as_json:
+        result = {"images": lines, "failed": finder.n_failed, "ms_per_image": finder.ms_per_image}
+        print_result({"detector": detector, **result}, [], as_json=True)
+    if finder.n_failed:
+        raise typer.Exit(3 if finder.n_failed < len(inputs) else 1)
+
+
+def _detector_among(places: list[str]) -> tuple[str, list[str]]:
+    """The detector, and what it looks at."""
+    from effcli.continual.egor.weights import BUILTIN, is_detector
+
+    first = places[0]
+    is_named = is_detector(first) or first.endswith((".safetensors", ".pth", ".pt"))
+    detector, named = (first, places[1:]) if is_named else (BUILTIN, places)
+    if not named:
+        raise UsageError("names no images", hint=f"effcli continual detect {detector} photo.jpg")
+    if (Path(first) / "recipe.yaml").is_file() and not is_named:
+        raise UsageError("is a run without a detector", place=first, hint=f"leave it out to use {BUILTIN}")
+    return detector, named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -143,6 +144,46 @@ def test_eval_of_a_detector_finds_what_its_run_found(place: Path) -> None:
     done = effcli("continual", "eval", "second", "--data", "squares", "--json", cwd=place)
     assert done.code == 0, done.stderr
     assert done.json["metrics"]["ap"]["all"] == metrics_of(place / "second")["ap"]["all"]
+
+
+def test_detect_without_a_detector_takes_the_one_in_the_package(tmp_path: Path) -> None:
+    photo = Path(__file__).resolve().parents[2] / "examples" / "boats.jpg"
+    done = effcli("continual", "detect", photo, "-o", "boats.jpg", "--score", "0.5", *FAST, cwd=tmp_path)
+    assert (done.code, len(done.lines)) == (0, 1), done.stderr
+    assert {one["class"] for one in done.json["objects"]} == {"boat"} and done.json["ms"] > 0
+    assert Image.open(tmp_path / "boats.jpg").size == (1536, 960)
+    coco = effcli("continual", "detect", photo, "--format", "coco", "--score", "0.5", *FAST, cwd=tmp_path)
+    assert [one["category_id"] for one in coco.json["annotations"]] == [9, 9]
+    words = ("detect", photo, "--format", "yolo", "-o", "labels", "--score", "0.5", *FAST)
+    assert effcli("continual", *words, cwd=tmp_path).code == 0
+    assert (tmp_path / "labels/classes.txt").read_text().splitlines()[8] == "boat"
+    assert [line.split()[0] for line in (tmp_path / "labels/labels/boats.txt").read_text().splitlines()] == [
+        "8",
+        "8",
+    ]
+
+
+def test_detect_on_a_video_and_in_a_pipe(place: Path, tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "film.mp4"), "w") as container:
+        stream = container.add_stream("h264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for name in range(3):
+            picture = Image.open(place / "squares" / "eval" / f"{name}.png").convert("RGB")
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+    words = ("detect", place / "second", "film.mp4", "-o", "drawn.mp4", "--score", "0.01")
+    done = effcli("continual", *words, cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    lines = [json.loads(line) for line in done.lines]
+    assert [(line["frame"], line["time_s"]) for line in lines] == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    with av.open(str(tmp_path / "drawn.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 3
+    content = (place / "squares" / "eval" / "0.png").read_bytes()
+    piped = effcli(
+        "continual", "detect", place / "second", "-", "-o", "-", *FAST, cwd=tmp_path, stdin=content
+    )
+    assert Image.open(io.BytesIO(piped.stdout)).size == (64, 64)
 
 
 def change(place: Path, to: Path, **changes: Any) -> None:

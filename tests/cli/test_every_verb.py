@@ -171,6 +171,13 @@ VERBS = [
         wrong="squares-detector nowhere.png",
     ),
     Verb(
+        "continual inspect",
+        "squares -o OUT.png",
+        "text",
+        frozenset({"data", "parts", "output"}),
+        wrong="nowhere -o deep/er/OUT.png",
+    ),
+    Verb(
         "detect-stream run",
         "kitti/0000 --clock sim --simulate-latency 50",
         "lines",

@@ -14,9 +14,8 @@ class DetectionDataSection(Section):
 
     source: str = Field(
         "builtin:garment-scenes",
-        description="What is learned from: COCO annotations (.json), a folder or a tar with "
-        "annotations/ and the images, "
-        "or builtin:garment-scenes.",
+        description="What is learned from: COCO annotations (.json), a data.yaml of YOLO, a folder or a tar with "
+        "COCO, YOLO or Pascal VOC labels and the images, or builtin:garment-scenes.",
     )
     images: str | None = Field(
         None,

@@ -62,6 +62,14 @@ UNKNOWN_RATIOS = AspectHistogram((-2.0, -1.5, 1.0, 1.5), (1, 1, 2, 1))
 """Where nothing is known of a class's boxes: from twice as high to twice as wide as the other side."""
 
 
+def is_detector(place: str) -> bool:
+    """Whether a run directory holds a detector, a file is one, or it is one in the package."""
+    if place.startswith(BUILTIN_PREFIX):
+        return True
+    path = Path(place)
+    return (path / FILE_NAME).is_file() if path.is_dir() else path.is_file() and has_format(path, FORMAT)
+
+
 def save_detector(file: Path, detector: Detector, about: DetectorSpec) -> None:
     """Write a detector, atomically."""
     metadata = {

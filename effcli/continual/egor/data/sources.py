@@ -19,7 +19,7 @@ from effcli.continual.egor.data.labels.voc import VocSet, find_voc, read_voc
 from effcli.continual.egor.data.labels.yolo import WHOLE, YoloSet, find_yolo, names_file_in, read_yolo
 from effcli.core.errors import InputError
 from effcli.data.picture_folders import by_preference
-from effcli.data.stored_files import Split
+from effcli.data.stored_files import SPLITS, Split
 
 HINT = (
     "give COCO annotations (a .json), a data.yaml of YOLO, a folder or an uncompressed tar with COCO, YOLO or "
@@ -63,8 +63,23 @@ def load_detection(source: str, split: Split, images: str | None = None) -> Dete
     word = _word(found, split)
     if word is None:
         names = " and ".join(found.parts)
-        raise InputError(f"has {names}, but no {split} part", place=source, hint=HINT)
+        raise InputError(
+            f"has {names}, but no {split} part",
+            place=source,
+            hint="a .json that is given itself is used whole",
+        )
     return checked(found.parts[word](), split)
+
+
+def load_all(source: str) -> dict[str, DetectionSet]:
+    """All parts of a set by their own names, ``all`` for one without parts; pictures that cannot be read are left out.
+
+    Raises:
+        InputError: the labels cannot be understood.
+    """
+    if source == GARMENT_SCENES:
+        return {split: _garments(split) for split in SPLITS}
+    return {part or "all": checked(read(), "train") for part, read in find_labels(source).parts.items()}
 
 
 def has_parts(source: str) -> bool:

@@ -1,0 +1,1 @@
+"""Detectors at work: on pictures, folders, videos and pipes."""
