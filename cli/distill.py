@@ -180,6 +180,16 @@ def sample(
         typer.Option("--steps", min=1, help="Which student, by its sampling steps (default: the last)."),
     ] = None,
     n: Annotated[int, typer.Option("-n", "--images", min=1, help="Number of images.")] = 64,
+    classes: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--class",
+            metavar="N",
+            min=0,
+            help="Class of the images of a class-conditional student, by its number from 0; repeatable, then the "
+            "classes take turns (default: random classes).",
+        ),
+    ] = None,
     output: ImagesOutputOption = "samples.png",
     force: ForceOption = False,
     batch_size: BatchSizeOption = 64,
@@ -190,7 +200,13 @@ def sample(
 
     runtime = runtime_for(options)
     images = sample_student(
-        run, n, runtime, steps=steps, batch_size=batch_size, show_progress=not options.quiet
+        run,
+        n,
+        runtime,
+        steps=steps,
+        classes=classes or (),
+        batch_size=batch_size,
+        show_progress=not options.quiet,
     )
     if runtime.is_main:
         write_images(images, output, as_json=options.as_json)

@@ -119,6 +119,22 @@ class Guided:
             condition["class_labels"] = torch.randint(self._n_classes, (n,), generator=generator)
         return condition | {name: value.repeat(n, *([1] * value.ndim)) for name, value in self._fixed.items()}
 
+    def with_labels(self, condition: Condition, labels: Tensor) -> Condition:
+        """A condition for as many images with these classes, int64 ``[n]``.
+
+        Raises:
+            InputError: the model has no classes, or not these.
+        """
+        if not self._n_classes:
+            raise InputError("the model is not class-conditional", place="class")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self._n_classes:
+            raise InputError(
+                f"{low if low < 0 else high} is not in 0..{self._n_classes - 1}, the classes of the model",
+                place="class",
+            )
+        return condition | {"class_labels": labels}
+
     def predictor(self, condition: Condition) -> Predict:
         """The network's prediction under ``condition``, guided."""
         device = self.device

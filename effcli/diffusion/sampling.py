@@ -24,6 +24,7 @@ def sample_images(
     batch_size: int,
     runtime: Runtime,
     *,
+    labels: Tensor | None = None,
     title: str = "sample",
     show_progress: bool = False,
     check_stop: Callable[[], None] = lambda: None,
@@ -37,14 +38,20 @@ def sample_images(
         sampler: the settings.
         n_images, batch_size: number of images, in all and at a time.
         runtime: seed and precision.
+        labels: classes, int64 ``[N]``; None: random ones.
         title: of the progress bar.
         show_progress: whether there is one.
         check_stop: called before each batch; raises to stop.
+
+    Raises:
+        InputError: the model does not have the classes.
     """
     scheduler = ddim_scheduler(guided.scheduler_config, sampler.steps)
     generator = runtime.generator("noise")
     noise = torch.randn(n_images, *guided.sample_shape, generator=generator)
     condition = guided.random_condition(n_images, runtime.generator("condition"))
+    if labels is not None:
+        condition = guided.with_labels(condition, labels)
     parts: list[tuple[int, Tensor]] = []
     starts = range(0, n_images, batch_size)
     tuner = runtime.tuner("sample")

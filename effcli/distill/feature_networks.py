@@ -21,11 +21,15 @@ from torch import Tensor, nn
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file
 from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.processes import process_of
+from effcli.distill.time_grid import TimeGrid
 from effcli.metrics.features import FORMAT, load_classifier
+from effcli.nn.small_classifier import SmallClassifier
 
 BUILTIN = "builtin:fashion-classifier"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _Call = Callable[[Tensor], Tensor]
+_Maps = Callable[[Tensor], list[Tensor]]
 _HINT = "--features unet compares features of the teacher itself; or train a classifier with `effcli distill train`"
 
 
@@ -36,11 +40,14 @@ class FeatureNetwork:
     Attributes:
         name: as the recipe has it.
         feature_map: images ``[B, C, S, S]`` in -1..1 to the last map ``[B, D, h, w]``; differentiable.
+        feature_maps: the same images to all maps, in the network's order: every convolution's of the small classifier,
+            every block's of a UNet, of other networks the last of each resolution larger than one pixel.
         network: its weights; None where they are the teacher's.
     """
 
     name: str
-    feature_map: Callable[[Tensor], Tensor]
+    feature_map: _Call
+    feature_maps: _Maps
     network: nn.Module | None = None
 
     def to(self, device: torch.device) -> FeatureNetwork:
@@ -67,19 +74,28 @@ def load_feature_network(
     """
     network: nn.Module | None = None
     if name == "unet":
-        call = _middle_of_unet(teacher.unet)
+        maps = _maps_of_unet(teacher)
+        call = _last_of(maps)
     elif name.startswith(("torchvision:", "timm:")):
         network, call = _imagenet_network(name, device)
+        maps = _maps_by_resolution(network, call)
     else:
-        network, call = _classifier(BUILTIN if name == "builtin" else name, teacher, device)
+        network, call, maps = _classifier(BUILTIN if name == "builtin" else name, teacher, device)
+
+    def resized(images: Tensor) -> Tensor:
+        if side is None:
+            return images
+        return F.interpolate(images, (side, side), mode="bilinear", antialias=side < images.shape[-1])
 
     def feature_map(images: Tensor) -> Tensor:
-        if side is not None:
-            images = F.interpolate(images, (side, side), mode="bilinear", antialias=side < images.shape[-1])
-        return call(images)
+        return call(resized(images))
 
     _check_map(name, feature_map, teacher, device)
-    return FeatureNetwork(name, feature_map, network)
+    return FeatureNetwork(name, feature_map, lambda images: maps(resized(images)), network)
+
+
+def _last_of(maps: _Maps) -> _Call:
+    return lambda images: maps(images)[-1]
 
 
 def _check_map(
@@ -102,7 +118,7 @@ def _check_map(
         )
 
 
-def _classifier(name: str, teacher: DiffusionModel, device: torch.device) -> tuple[nn.Module, _Call]:
+def _classifier(name: str, teacher: DiffusionModel, device: torch.device) -> tuple[nn.Module, _Call, _Maps]:
     if name.startswith(BUILTIN_PREFIX):
         with builtin_file(name, FORMAT) as file:
             network, _ = load_classifier(file, name)
@@ -120,7 +136,9 @@ def _classifier(name: str, teacher: DiffusionModel, device: torch.device) -> tup
         shapes = ("x".join(map(str, shape)) for shape in (wanted, teacher.sample_shape))
         raise InputError("is for images of {}, the teacher's are {}".format(*shapes), place=name, hint=_HINT)
     network.to(device)
-    return network, network.feature_map
+    if isinstance(network, SmallClassifier):
+        return network, network.feature_map, network.feature_maps
+    return network, network.feature_map, _maps_by_resolution(network, network.feature_map)
 
 
 def _imagenet_network(name: str, device: torch.device) -> tuple[nn.Module, _Call]:
@@ -158,39 +176,65 @@ def _imagenet_network(name: str, device: torch.device) -> tuple[nn.Module, _Call
     return network, normalised
 
 
-def _last_map_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
+def _last_map_of(network: nn.Module) -> _Call:
     """The last output of a module inside ``network`` that has the form of a map of more than one pixel."""
 
     def call(images: Tensor) -> Tensor:
-        maps: list[Tensor] = []
-
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[-2:]) > 1:
-                maps[:] = [output]
-
-        hooks = [module.register_forward_hook(keep) for module in network.modules()]
-        try:
-            network(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        maps = _recorded_maps(network, lambda: network(images))
         if not maps:
             raise ValueError("none of its maps is larger than one pixel")
-        return maps[0]
+        return maps[-1]
 
     return call
 
 
-def _middle_of_unet(unet: Any) -> Callable[[Tensor], Tensor]:
-    """The down path and the middle block of a `UNet2DModel`, told the least noise and no class."""
+def _maps_by_resolution(network: nn.Module, call: _Call) -> _Maps:
+    """The last map of every resolution, in the network's order; ``call``'s own stands for its resolution."""
 
-    def call(images: Tensor) -> Tensor:
-        t = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    def maps(images: Tensor) -> list[Tensor]:
+        own: list[Tensor] = []
+        found = {one.shape[-2:]: one for one in _recorded_maps(network, lambda: own.append(call(images)))}
+        found.pop(own[0].shape[-2:], None)
+        return [*found.values(), own[0]]
+
+    return maps
+
+
+def _recorded_maps(network: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
+    """All outputs of modules inside ``network``, while ``run`` runs, that have the form of a map above one pixel."""
+    maps: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[-2:]) > 1:
+            maps.append(output)
+
+    hooks = [module.register_forward_hook(keep) for module in network.modules()]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return maps
+
+
+def _maps_of_unet(teacher: DiffusionModel) -> _Maps:
+    """The blocks of the down path and the middle one of a `UNet2DModel`, told the least noise and no class."""
+    unet: Any = teacher.unet
+    config = teacher.scheduler_config
+    grid = TimeGrid(config, torch.device("cpu"))
+    least = 0 if process_of(config) is None else grid.timesteps(grid.span)[-1]
+
+    def maps(images: Tensor) -> list[Tensor]:
+        t = torch.full((len(images),), least, device=images.device)
         embedding = unet.time_embedding(unet.time_proj(t).to(images.dtype))
-        hidden = unet.conv_in(images)
+        hidden, skip = unet.conv_in(images), images
+        found = []
         for block in unet.down_blocks:
-            hidden, _ = block(hidden, embedding)
-        out: Tensor = unet.mid_block(hidden, embedding)
-        return out
+            if hasattr(block, "skip_conv"):
+                hidden, _, skip = block(hidden, embedding, skip)
+            else:
+                hidden, _ = block(hidden, embedding)
+            found.append(hidden)
+        return [*found, unet.mid_block(hidden, embedding)]
 
-    return call
+    return maps

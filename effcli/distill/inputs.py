@@ -20,7 +20,7 @@ def load_teacher(recipe: ProgressiveRecipe) -> tuple[DiffusionModel, ImageSet]:
     """The model and images of its size.
 
     Raises:
-        InputError: it is not a pixel-space UNet, or the images have too many classes.
+        InputError: it is not a pixel-space UNet, or the images do not have its classes.
         UsageError: the numbers of steps do not fit it.
     """
     model = load_model(recipe.model)
@@ -34,11 +34,27 @@ def load_teacher(recipe: ProgressiveRecipe) -> tuple[DiffusionModel, ImageSet]:
         raise UsageError("the student has as many steps as the teacher: nothing to do", place="student_steps")
     images = load_images(recipe.data.source, "train", side=side, channels=1 if channels == 1 else 3)
     n_classes = config_of(model.unet).get("num_class_embeds")
-    if n_classes is not None and len(images.classes) > n_classes:
-        raise InputError(
-            f"has {len(images.classes)} classes, the teacher knows {n_classes}", place=recipe.data.source
-        )
+    if n_classes is not None:
+        _check_classes(images, n_classes, recipe.data.source)
     return model, images
+
+
+def _check_classes(images: ImageSet, n_classes: int, place: str) -> None:
+    """Refuse images whose labels cannot be the teacher's: labels are the numbers of classes in order."""
+    n = len(images.classes)
+    if n == n_classes:
+        return
+    if images.classes == ("",):
+        raise InputError(
+            f"has no classes, the teacher knows {n_classes}", place=place, hint="one sub-folder per class"
+        )
+    guided = "; a teacher whose last label means no class (for guidance) cannot be distilled"
+    raise InputError(
+        f"has {n} classes, the teacher knows {n_classes}",
+        place=place,
+        hint="labels are the numbers of the classes in order, so there must be as many"
+        + (guided if n == n_classes - 1 else ""),
+    )
 
 
 def check_teacher(model: DiffusionModel) -> None:
@@ -56,6 +72,12 @@ def check_teacher(model: DiffusionModel) -> None:
     if type(model.unet).__name__ != "UNet2DModel":
         raise InputError(
             f"is a {type(model.unet).__name__}; only a UNet2DModel can be distilled", place=model.source
+        )
+    kind = config_of(model.unet).get("class_embed_type")
+    if kind is not None:
+        raise InputError(
+            f"its UNet's class_embed_type is {kind!r}; only classes of a table (num_class_embeds) can be distilled",
+            place=model.source,
         )
     folder = model.folder
     channels, height, width = model.sample_shape

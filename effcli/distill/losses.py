@@ -5,7 +5,7 @@ docs/methods/rdd.md, Truncated SNR loss, Feature loss and Relation losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -87,6 +87,22 @@ def cfd(student: Tensor, target: Tensor, temperature: float) -> Tensor:
     """
     p = torch.log_softmax(target.float() / temperature, dim=1)
     return F.kl_div(torch.log_softmax(student.float(), dim=1), p, reduction="batchmean", log_target=True)
+
+
+def maps_distance(student: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """Sum over the maps of the mean over images and pixels of || F_S - F~ ||^2, F normalised over its channels.
+
+    The form of LPIPS (Zhang et al., CVPR 2018, arXiv 1801.03924, Equation 1) without learned weights of the channels;
+    docs/methods/rdd.md, All maps.
+
+    Args:
+        student, target: maps ``[B, D, h, w]`` of the same layers, each of its own size.
+    """
+    total = student[0].new_zeros((), dtype=torch.float32)
+    for ours, theirs in zip(student, target, strict=True):
+        difference = F.normalize(ours.float(), dim=1, eps=1e-6) - F.normalize(theirs.float(), dim=1, eps=1e-6)
+        total = total + difference.square().sum(1).mean()
+    return total
 
 
 def pixels_of(maps: Tensor) -> Tensor:

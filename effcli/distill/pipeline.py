@@ -6,10 +6,11 @@ A run of CLIP-KD or LiT is evaluated by `clip_kd/pipeline.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
@@ -83,14 +84,20 @@ def sample(
     runtime: Runtime,
     *,
     steps: int | None = None,
+    classes: Sequence[int] = (),
     batch_size: int = 64,
     show_progress: bool = False,
 ) -> Tensor:
-    """Images of a student, uint8 ``[n_images, C, S, S]``."""
+    """Images of a student, uint8 ``[n_images, C, S, S]``; of ``classes`` in turn, or of random ones.
+
+    Raises:
+        InputError: it is not a student, or does not have the classes.
+    """
     model = load_student(place, steps)
     guided = Guided(model, model.unet.to(runtime.device))
+    labels = torch.tensor(classes)[torch.arange(n_images) % len(classes)] if classes else None
     images = sample_images(
-        guided, SamplerSettings(), n_images, batch_size, runtime, show_progress=show_progress
+        guided, SamplerSettings(), n_images, batch_size, runtime, labels=labels, show_progress=show_progress
     )
     return to_bytes(images)
 

@@ -17,11 +17,13 @@ import torch
 from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result
 from effcli.core.plan import Plan
+from effcli.core.registry import find_recipe
 from effcli.core.run import Run
 from effcli.data.image_sets import ImageSet
 from effcli.diffusion.configs import plain_config
 from effcli.diffusion.ddim import ddim_scheduler
 from effcli.diffusion.models import DiffusionModel, describe_model, save_folder
+from effcli.diffusion.notices import say_once
 from effcli.diffusion.processes import ProcessScheduler, process_of
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 from effcli.distill.evaluation import compare, save_pictures, with_real_images
@@ -72,6 +74,7 @@ def plan(
 ) -> Plan[TeacherInputs]:
     """Teacher, images and feature network, and what :func:`distill` would do with them."""
     model, images = load_teacher(recipe)
+    _say_whose_settings(recipe)
     choose_features(recipe.eval, model.sample_shape)
     features = None if load_features is None else load_features(model)
     rounds = rounds_of(recipe, model)
@@ -88,6 +91,21 @@ def plan(
         "eval_images": recipe.eval.n_images,
     }
     return Plan(facts, TeacherInputs(model, images, features))
+
+
+def _say_whose_settings(recipe: ProgressiveRecipe) -> None:
+    """Say so where the optimisation tuned on 16x16 clothes is used on another teacher."""
+    tuned = find_recipe("distill", "default")
+    assert isinstance(tuned, ProgressiveRecipe)
+    if recipe.model == tuned.model or recipe.train != tuned.train:
+        return
+    train = recipe.train
+    say_once(
+        recipe.model,
+        f"{train.steps} to {2 * train.last_rounds_steps} steps per round at learning rate {train.learning_rate:g} were "
+        "tuned on grey 16x16 clothes; RDD's paper has 10,000 to 40,000 at 5e-05: set train.steps, "
+        "train.last_rounds_steps and train.learning_rate",
+    )
 
 
 def distill(

@@ -1,4 +1,4 @@
-"""RCFD: classifier-based feature distillation (CFD) in the last rounds, instead of pixels.
+"""RCFD: classifier-based feature distillation (CFD) in the last rounds, instead of pixels; or all maps, as in LPIPS.
 
 Sun et al., "Accelerating Diffusion Sampling with Classifier-based Feature Distillation", ICME 2023;
 docs/methods/rdd.md, Feature loss.
@@ -6,7 +6,7 @@ docs/methods/rdd.md, Feature loss.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from effcli.core.run import Run
 from effcli.diffusion.models import DiffusionModel
 from effcli.distill import progressive
 from effcli.distill.feature_networks import FeatureNetwork, load_feature_network
-from effcli.distill.losses import cfd, truncated_snr_loss
+from effcli.distill.losses import cfd, maps_distance, truncated_snr_loss
 from effcli.distill.progressive import TeacherInputs
 from effcli.distill.recipe import FeatureRecipe, RcfdRecipe
 from effcli.distill.time_grid import Point
@@ -43,7 +43,7 @@ def load_features(recipe: FeatureRecipe, teacher: DiffusionModel) -> FeatureNetw
 
 
 class FeatureLoss:
-    """CFD, with the pixel loss beside it where the recipe gives that a weight.
+    """CFD, or the distance of all maps, with the pixel loss beside it where the recipe gives that a weight.
 
     Args:
         recipe: the weights and tau.
@@ -51,8 +51,11 @@ class FeatureLoss:
     """
 
     def __init__(self, recipe: FeatureRecipe, features: FeatureNetwork) -> None:
-        self.weights: Mapping[str, float] = {"cfd": recipe.cfd_weight, "pixel": recipe.pixel_weight}
-        self._features = features
+        self.weights: Mapping[str, float] = {
+            "maps" if recipe.layers == "all" else "cfd": recipe.cfd_weight,
+            "pixel": recipe.pixel_weight,
+        }
+        self._features, self._layers = features, recipe.layers
         self._temperature = recipe.cfd_temperature
 
     def __call__(self, x_student: Tensor, x_target: Tensor, point: Point) -> dict[str, Tensor]:
@@ -61,15 +64,23 @@ class FeatureLoss:
             "pixel": truncated_snr_loss(x_student, x_target, point.alpha, point.sigma)
         }
 
-    def maps(self, x_student: Tensor, x_target: Tensor) -> tuple[Tensor, Tensor]:
-        """M_S and M_T, ``[B, D, h, w]``."""
+    def maps(self, x_student: Tensor, x_target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """M_S and M_T, ``[B, D, h, w]`` each: of all layers, or of the last one alone."""
         with torch.no_grad():
-            target = self._features.feature_map(x_target)
-        return self._features.feature_map(x_student), target
+            target = self._maps_of(x_target)
+        return self._maps_of(x_student), target
 
-    def terms_of_maps(self, m_student: Tensor, m_target: Tensor) -> dict[str, Tensor]:
-        """The terms that compare feature maps."""
-        return {"cfd": cfd(m_student.mean((2, 3)), m_target.mean((2, 3)), self._temperature)}
+    def _maps_of(self, images: Tensor) -> list[Tensor]:
+        if self._layers == "all":
+            return self._features.feature_maps(images)
+        return [self._features.feature_map(images)]
+
+    def terms_of_maps(self, m_student: Sequence[Tensor], m_target: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The terms that compare feature maps, the last layer's last."""
+        if self._layers == "all":
+            return {"maps": maps_distance(m_student, m_target)}
+        ours, theirs = m_student[-1].mean((2, 3)), m_target[-1].mean((2, 3))
+        return {"cfd": cfd(ours, theirs, self._temperature)}
 
     def learned(self) -> Any:
         """Nothing."""

@@ -7,6 +7,8 @@ Relation losses and Pixel queue. The losses themselves are in `losses.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,10 +71,10 @@ class RelationLoss(FeatureLoss):
             self._memory = PixelMemory(example.shape[1], recipe.relations).to(device)
             self._head = runtime.wrap(self._memory.head)
 
-    def terms_of_maps(self, m_student: Tensor, m_target: Tensor) -> dict[str, Tensor]:
-        """All terms; those of relations only where they have a weight."""
+    def terms_of_maps(self, m_student: Sequence[Tensor], m_target: Sequence[Tensor]) -> dict[str, Tensor]:
+        """All terms; those of relations, of the last layer's maps, only where they have a weight."""
         terms = super().terms_of_maps(m_student, m_target)
-        ours, theirs = gather_rows(m_student.float()), gather_rows(m_target.float())
+        ours, theirs = gather_rows(m_student[-1].float()), gather_rows(m_target[-1].float())
         settings = self._settings
         if settings.is_weight > 0:
             if settings.rows == "pairs":

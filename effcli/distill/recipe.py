@@ -134,7 +134,18 @@ class FeatureRecipe(ProgressiveRecipe):
     features_from: int = Field(
         8, ge=1, description="Rounds whose teacher has this many sampling steps or fewer compare features."
     )
-    cfd_weight: float = Field(1.0, ge=0, description="Weight of CFD, the KL divergence of pooled features.")
+    layers: Literal["last", "all"] = Field(
+        "last",
+        description="What of the feature network is compared. last: its last map, pooled, by CFD, as published; all: "
+        "the maps of all its layers, pixel by pixel, with channels of unit length, as in LPIPS. Relations are always "
+        "those of the last map.",
+    )
+    cfd_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of CFD, the KL divergence of pooled features; with layers: all of the distance of all "
+        "maps.",
+    )
     cfd_temperature: float = Field(
         0.9,
         gt=0,

@@ -8,6 +8,7 @@ import torch
 from PIL.Image import Image, fromarray
 from torch import Tensor
 
+from effcli.core.runtime import derive_seed
 from effcli.core.tensor_file import require_finite_output
 from effcli.data.image_sets import to_bytes
 from effcli.diffusion.conditioning import Guided
@@ -27,6 +28,7 @@ class Sampler:
         model = load_student(place, steps)
         self._guided = Guided(model, model.unet.to(device))
         self._device = device
+        self._n_calls = 0
 
     @torch.inference_mode()
     def __call__(
@@ -41,13 +43,20 @@ class Sampler:
         Args:
             n: number of images.
             class_labels: int64 ``[n]``, for class-conditional students; None chooses them at random.
-            generator: of the noise, on the CPU.
+            generator: of the noise, on the CPU; None: one whose seed follows from the global seed
+                (``torch.manual_seed``) and from how often this sampler was called before. The global generator is
+                not moved.
+
+        Raises:
+            InputError: the student does not have the classes.
         """
-        generator = generator or torch.Generator().manual_seed(torch.seed() % 2**63)
+        if generator is None:
+            generator = torch.Generator().manual_seed(derive_seed(torch.initial_seed(), self._n_calls))
+        self._n_calls += 1
         noise = torch.randn(n, *self._guided.sample_shape, generator=generator).to(self._device)
         condition = self._guided.random_condition(n, generator)
         if class_labels is not None:
-            condition = {"class_labels": class_labels}
+            condition = self._guided.with_labels(condition, class_labels)
         predict = self._guided.predictor(condition)
         sampled = sample(predict, ddim_scheduler(self._guided.scheduler_config), noise).cpu()
         images = to_bytes(require_finite_output(sampled, "the sampled images"))

@@ -48,6 +48,13 @@ class SmallClassifier(nn.Module):
         out: Tensor = self.body(images)
         return out
 
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """The map of every convolution, after its ReLU; the last is :meth:`feature_map`'s."""
+        maps = [images]
+        for layer in self.body:
+            maps.append(layer(maps[-1]))
+        return maps[1:]
+
     def features(self, images: Tensor) -> Tensor:
         """The map's mean, ``[B, 4 width]``."""
         return self.feature_map(images).mean((2, 3))

@@ -28,7 +28,7 @@ def feature_network(dim: int = 6) -> FeatureNetwork:
     """A random convolution to maps of 4x4."""
     torch.manual_seed(2)
     network = nn.Sequential(nn.Conv2d(1, dim, 3, 2, 1), nn.ReLU()).requires_grad_(False)
-    return FeatureNetwork("random", network)
+    return FeatureNetwork("random", network, lambda x: [network[0](x), network(x)])
 
 
 def recipe(**changes: Any) -> RddRecipe:

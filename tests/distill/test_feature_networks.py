@@ -54,6 +54,32 @@ def test_the_middle_of_the_teacher():
     assert torch.autograd.grad(found.sum(), x)[0].abs().sum() > 0
 
 
+def test_all_maps(tmp_path: Path) -> None:
+    """Every convolution of the small classifier, every block of the teacher; each last map is the one alone."""
+    x = torch.randn(2, 1, 16, 16)
+    network = load_feature_network("builtin", load_model("builtin:fashion-diffusion"), CPU)
+    maps = network.feature_maps(x)
+    assert [tuple(one.shape[1:]) for one in maps] == [
+        (24, 16, 16), (48, 8, 8), (48, 8, 8), (96, 4, 4), (96, 4, 4)
+    ]  # fmt: skip
+    assert torch.equal(maps[-1], network.feature_map(x))
+    own = load_feature_network("unet", teacher(), CPU)
+    maps = own.feature_maps(torch.randn(2, 1, 8, 8))
+    assert [tuple(one.shape[1:]) for one in maps] == [(16, 4, 4), (32, 4, 4), (32, 4, 4)]
+
+
+def test_the_teacher_with_skip_blocks_and_of_noise_levels():
+    blocks = {
+        "down_block_types": ("SkipDownBlock2D", "SkipDownBlock2D"),
+        "up_block_types": ("SkipUpBlock2D", "SkipUpBlock2D"),
+    }
+    colours = {"in_channels": 3, "out_channels": 3, "sample_size": 16, "time_embedding_type": "fourier"}
+    unet = tiny_unet(**blocks, **colours)
+    model = DiffusionModel(unet, {"_class_name": "ScoreSdeVeScheduler"}, "score")
+    found = load_feature_network("unet", model, CPU).feature_map(torch.randn(2, 3, 16, 16))
+    assert bool(torch.isfinite(found).all())
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A hub cache with the weights of one network, made at random; nothing else can be had."""
@@ -73,6 +99,8 @@ def test_a_network_of_torchvision(hub: Path):
     found = load_feature_network("torchvision:squeezenet1_1", teacher(), CPU, side=64)
     maps = found.feature_map(torch.randn(2, 1, 8, 8))
     assert maps.shape[0] == 2 and min(maps.shape[2:]) > 1
+    sides = [one.shape[-1] for one in found.feature_maps(torch.randn(2, 1, 8, 8))]
+    assert sides == [31, 15, 7, 3]
     with pytest.raises(InputError, match=r"no pixels to relate|does not take these images"):
         load_feature_network("torchvision:squeezenet1_1", teacher(), CPU)
 

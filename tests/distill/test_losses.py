@@ -11,6 +11,7 @@ from effcli.core.runtime import create_runtime
 from effcli.distill import losses
 from effcli.distill.losses import (
     cfd,
+    maps_distance,
     memory_relation_loss,
     min_snr_loss,
     pair_relation_loss,
@@ -47,6 +48,17 @@ def slow_pairs(student: torch.Tensor, target: torch.Tensor, tau: float) -> torch
             total, n_rows = total + rows.sum(), n_rows + len(rows)
     assert n_rows == len(ours) ** 2 * ours.shape[2]
     return total / n_rows
+
+
+def test_the_distance_of_all_maps_is_that_of_unit_channels():
+    ours, theirs = ([maps(2, 6, 4, seed), maps(2, 3, 2, seed)] for seed in (0, 1))
+    expected = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        cosines = F.cosine_similarity(a, b, dim=1)
+        expected += float((2 - 2 * cosines).mean())
+    assert float(maps_distance(ours, theirs)) == pytest.approx(expected, rel=1e-5)
+    scaled = [3 * one for one in ours]
+    assert float(maps_distance(scaled, ours)) == pytest.approx(0, abs=1e-6)
 
 
 def slow_memory(student, target, contrast, tau):
@@ -125,7 +137,7 @@ def test_relations_do_not_see_the_length_of_pixel_vectors():
 def test_gradients_reach_the_student_alone():
     network = nn.Conv2d(1, 6, 3, 2, 1)
     features = feature_network()
-    features = type(features)("trainable", network)
+    features = type(features)("trainable", network, lambda x: [network(x)])
     loss = RelationLoss(recipe(), features, teacher(), create_runtime(device="cpu", precision="fp32"))
     x, target = (maps(4, 1, 8, seed=s).requires_grad_() for s in (0, 1))
     terms = loss(x, target, point(4))

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from effcli.core.errors import EffcliError, InputError, UsageError
+from effcli.core.progress import NOTICE
+from effcli.core.registry import find_recipe
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
 from effcli.diffusion.models import DiffusionModel, save_folder
 from effcli.diffusion.processes import process_of
 from effcli.distill.inputs import check_teacher, load_teacher
 from effcli.distill.losses import PixelLoss
-from effcli.distill.progressive import student_config, students_of
+from effcli.distill.progressive import plan, student_config, students_of
 from effcli.distill.recipe import PdRecipe, RddRecipe
 from effcli.distill.rounds import Round, prediction_of_students, rounds_of
 from effcli.distill.sampling import Sampler
@@ -144,6 +147,9 @@ def test_teachers_that_are_refused(tmp_path):
         check_teacher(DiffusionModel(tiny_unet(in_channels=4, out_channels=4), SCHEDULER, "four"))
     with pytest.raises(InputError, match="not square grey or RGB"):
         check_teacher(DiffusionModel(tiny_unet(sample_size=(8, 16)), SCHEDULER, "wide"))
+    embedded = DiffusionModel(tiny_unet(class_embed_type="timestep"), SCHEDULER, "embedded")
+    with pytest.raises(InputError, match="class_embed_type is 'timestep'"):
+        check_teacher(embedded)
     config = student_config(SCHEDULER, "sample", [63])
     with pytest.raises(InputError, match="already a student of 1 steps"):
         check_teacher(DiffusionModel(tiny_unet(), config, "student"))
@@ -160,6 +166,14 @@ def test_numbers_of_steps_and_classes_that_are_refused(tmp_path):
     assert "no images in it" in str(refused(folder, data={"source": str(tmp_path / "empty")}))
     few = str(save_pipeline(tmp_path / "few", tiny_unet(num_class_embeds=3)))
     assert "has 10 classes, the teacher knows 3" in str(refused(few))
+    eleven = str(save_pipeline(tmp_path / "eleven", tiny_unet(num_class_embeds=11)))
+    error = refused(eleven)
+    assert "has 10 classes, the teacher knows 11" in str(error) and "means no class" in str(error.hint)
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "empty" / f"{number}.png")
+    assert "has no classes, the teacher knows 3" in str(
+        refused(few, data={"source": str(tmp_path / "empty")})
+    )
 
 
 @pytest.mark.slow
@@ -186,6 +200,17 @@ def test_another_teacher_on_resume_is_refused(tmp_path: Path):
         pytest.raises(UsageError, match="not the model that this run was started with"),
     ):
         progressive._check_same_teacher(DiffusionModel(tiny_unet(), SCHEDULER, "a", sha256="2"), run)
+
+
+def test_settings_tuned_on_clothes_are_named_on_another_teacher(tmp_path, caplog):
+    folder = str(save_pipeline(tmp_path / "model", tiny_unet()))
+    data = {"source": "builtin:fashion-images"}
+    caplog.set_level(NOTICE)
+    for changes, says in (({}, True), ({"steps": 1}, False)):
+        caplog.clear()
+        train = find_recipe("distill", "pd").train.model_dump() | changes
+        plan(PdRecipe.model_validate({"model": folder, "teacher_steps": 2, "data": data, "train": train}))
+        assert ("were tuned on grey 16x16 clothes" in caplog.text) is says
 
 
 @pytest.mark.parametrize("config", [{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 2.0},

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from effcli.core.errors import InputError
+from effcli.core.runtime import create_runtime
 from effcli.diffusion.models import DiffusionModel, save_folder
-from effcli.distill import Sampler
+from effcli.distill import Sampler, pipeline
 from effcli.distill.inputs import check_teacher
 from effcli.distill.progressive import student_config
 from effcli.distill.time_grid import TimeGrid
@@ -51,6 +52,37 @@ def test_classes(run: Path) -> None:
     sampler = Sampler(run, 4)
     assert not np.array_equal(sampled(sampler, 0), sampled(sampler, 2))
     assert len(sampler(3)) == 3  # of random classes
+    with pytest.raises(InputError, match=r"3 is not in 0..2"):
+        sampled(sampler, 3)
+    runtime = create_runtime(device="cpu", precision="fp32", threads=1)
+    images = pipeline.sample(run, 4, runtime, steps=4, classes=(0, 2))
+    others = pipeline.sample(run, 4, runtime, steps=4, classes=(0, 1))
+    assert [torch.equal(*pair) for pair in zip(images, others, strict=True)] == [True, False, True, False]
+
+
+def test_the_global_seed_is_obeyed_and_the_global_generator_not_moved(run: Path) -> None:
+    def two() -> list[np.ndarray]:
+        torch.manual_seed(7)
+        sampler = Sampler(run, 1)
+        return [np.asarray(sampler(1)[0]) for _ in range(2)]
+
+    first, second = two()
+    state = torch.get_rng_state()
+    assert np.array_equal(two()[0], first)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(7)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not np.array_equal(first, second)
+    torch.manual_seed(8)
+    assert not np.array_equal(np.asarray(Sampler(run, 1)(1)[0]), first)
+
+
+def test_classes_of_a_student_without_them(tmp_path: Path) -> None:
+    config = student_config(SCHEDULER, "sample", [63])
+    save_folder(tmp_path / "students" / "1", tiny_unet(), config)
+    runtime = create_runtime(device="cpu", precision="fp32", threads=1)
+    with pytest.raises(InputError, match="not class-conditional"):
+        pipeline.sample(tmp_path, 1, runtime, steps=1, classes=(0,))
 
 
 def test_what_is_not_a_student(run: Path) -> None:
