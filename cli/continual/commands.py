@@ -53,6 +53,8 @@ def run(
             "e2net",
             "ir",
             "frozen-ncm",
+            "ncm",
+            "ranpac",
             "sgd",
             "joint",
             "egor",
@@ -62,7 +64,8 @@ def run(
             "--method",
             help="How tasks are learned. er, derpp, er-ace, cls-er: rehearsal of kept images; clfd: er in the "
             "frequency domain, clfd-NAME: another of these; e2net: derpp with a representative subnet; "
-            "ir, frozen-ncm: prototypes, no images kept; sgd: fine-tuning; joint: all tasks at once; egor: a detector.",
+            "ir, frozen-ncm: prototypes, no images kept; ranpac, ncm: features of a trained backbone; "
+            "sgd: fine-tuning; joint: all tasks at once; egor: a detector.",
         ),
     ] = None,
     frequency: Annotated[

@@ -7,16 +7,43 @@ one they have.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from effcli.continual.augmentation import random_crop_flip
+from effcli.continual.backbones import Backbone
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.recipe import ImageAugmentSection
 from effcli.nn.resnet import ResNet18
 
 EVAL_BATCH = 256
+
+
+class RandomProjection(nn.Module):
+    """relu(x P / sqrt(D)) with fixed random signs P, ``[D, M]``: RanPAC's features.
+
+    Args:
+        dim, n: D and M.
+    """
+
+    signs: Tensor
+
+    def __init__(self, dim: int, n: int) -> None:
+        super().__init__()
+        self.register_buffer("signs", torch.empty(dim, n, dtype=torch.int8))
+
+    @torch.no_grad()
+    def draw(self, seed: int) -> None:
+        """New signs from a seed."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(2, self.signs.shape, generator=generator, dtype=torch.int8)
+        self.signs.copy_(2 * drawn - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, D]`` to ``[B, M]``."""
+        return torch.relu(x @ (self.signs.to(x.dtype) / len(self.signs) ** 0.5))
 
 
 class Classifier(nn.Module):
@@ -25,16 +52,22 @@ class Classifier(nn.Module):
     Args:
         backbone: gives ``[B, D]``.
         n_classes: of the head.
+        n_projected: random features between the two, M; None for none.
     """
 
-    def __init__(self, backbone: ResNet18, n_classes: int) -> None:
+    def __init__(self, backbone: ResNet18 | Backbone, n_classes: int, n_projected: int | None = None) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(backbone.dim, n_classes)
+        self.backbone: Any = backbone
+        self.projection = None if n_projected is None else RandomProjection(backbone.dim, n_projected)
+        self.head = nn.Linear(n_projected or backbone.dim, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, n_classes]``."""
-        out: Tensor = self.head(self.backbone(x))
+        return self.name(self.backbone(x))
+
+    def name(self, features: Tensor) -> Tensor:
+        """The same from the features of the backbone."""
+        out: Tensor = self.head(features if self.projection is None else self.projection(features))
         return out
 
     def grow(self, n_new: int) -> None:

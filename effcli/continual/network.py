@@ -10,9 +10,11 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
+from effcli.continual.backbones import Backbone, BackboneSpec, build_backbone
 from effcli.continual.learner import Classifier
 from effcli.continual.methods.clfd import FrequencyEncoder, FrequencyLearner, top_units
 from effcli.continual.methods.rehearsal import IncrementalMethod
+from effcli.core.errors import InputError
 from effcli.core.weight_file import Count, Side
 from effcli.nn.resnet import ResNet18, Widths
 from effcli.nn.wavelet_names import HAAR, WaveletName
@@ -27,21 +29,25 @@ class ClassifierSpec:
         tasks: the names of the classes, in the order of the logits, by the task that they were learned in.
         side: of the images, pixels.
         channels: of the images, 1 or 3.
-        outs, mids: channel counts of the network, as in :class:`~effcli.nn.resnet.Widths`.
+        outs, mids: channel counts of the network, as in :class:`~effcli.nn.resnet.Widths`; None with a backbone.
         is_encoded: whether frequency features go into the network.
         n_kept: how many units of the features are kept for an image (CFFS); None for all.
         wavelet: of the frequency features.
+        backbone: the trained network of a library that gives the features; None for a ResNet-18.
+        n_projected: random features behind it; None for none.
     """
 
     method: str
     tasks: tuple[tuple[str, ...], ...]
     side: Side
     channels: Literal[1, 3]
-    outs: Annotated[tuple[Count, ...], Field(min_length=4, max_length=4)]
-    mids: Annotated[tuple[Count, ...], Field(min_length=8, max_length=8)]
+    outs: Annotated[tuple[Count, ...], Field(min_length=4, max_length=4)] | None
+    mids: Annotated[tuple[Count, ...], Field(min_length=8, max_length=8)] | None
     is_encoded: bool
     n_kept: Count | None
     wavelet: WaveletName = HAAR
+    backbone: BackboneSpec | None = None
+    n_projected: Count | None = None
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
@@ -64,12 +70,13 @@ class ImageClassifier(nn.Module):
     def __init__(self, about: ClassifierSpec) -> None:
         super().__init__()
         self.about = about
-        self.register_buffer("mean", torch.zeros(about.channels, 1, 1))
-        self.register_buffer("std", torch.ones(about.channels, 1, 1))
+        channels = about.channels if about.backbone is None else len(about.backbone.mean)
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("std", torch.ones(channels, 1, 1))
         self.encoder = FrequencyEncoder(about.channels, about.wavelet) if about.is_encoded else None
         in_channels = 3 if about.is_encoded else about.channels
-        backbone = ResNet18(Widths(about.outs, about.mids), in_channels)
-        self.classifier = Classifier(backbone, len(about.classes))
+        backbone = _backbone_of(about, in_channels)
+        self.classifier = Classifier(backbone, len(about.classes), about.n_projected)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, n_classes]`` of images ``[B, channels, side, side]`` in 0..1."""
@@ -79,8 +86,7 @@ class ImageClassifier(nn.Module):
         features = self.classifier.backbone(x)
         if self.about.n_kept is not None:
             features = features * top_units(features, self.about.n_kept)
-        logits: Tensor = self.classifier.head(features)
-        return logits
+        return self.classifier.name(features)
 
     def scores(self, images: Tensor) -> Tensor:
         """The same for uint8 images."""
@@ -99,17 +105,20 @@ def classifier_of(method: IncrementalMethod, tasks: Sequence[Sequence[str]], sid
     learner, network = method.learner, method.exported()
     encoder = learner.encoder if isinstance(learner, FrequencyLearner) else None
     selection = learner.selection if isinstance(learner, FrequencyLearner) else None
-    widths = network.backbone.widths
+    backbone = network.backbone
+    widths = backbone.widths if isinstance(backbone, ResNet18) else None
     about = ClassifierSpec(
         method=name_of(method.recipe),
         tasks=tuple(map(tuple, tasks)),
         side=side,
         channels=len(learner.mean),  # type: ignore[arg-type]
-        outs=widths.outs,
-        mids=widths.mids,
+        outs=None if widths is None else widths.outs,
+        mids=None if widths is None else widths.mids,
         is_encoded=encoder is not None,
         n_kept=None if selection is None else selection.n_kept,
         wavelet=HAAR if encoder is None else encoder.wavelet,
+        backbone=backbone.about if isinstance(backbone, Backbone) else None,
+        n_projected=None if network.projection is None else network.head.in_features,
     )
     found = ImageClassifier(about)
     found.mean.copy_(learner.mean)
@@ -118,6 +127,14 @@ def classifier_of(method: IncrementalMethod, tasks: Sequence[Sequence[str]], sid
     if found.encoder is not None and encoder is not None:
         found.encoder.load_state_dict(encoder.state_dict())
     return found.eval()
+
+
+def _backbone_of(about: ClassifierSpec, in_channels: int) -> ResNet18 | Backbone:
+    if about.backbone is not None:
+        return build_backbone(about.backbone)
+    if about.outs is None or about.mids is None:
+        raise InputError("names neither a backbone nor channel counts", place=about.method)
+    return ResNet18(Widths(about.outs, about.mids), in_channels)
 
 
 def name_of(recipe: Any) -> str:

@@ -46,7 +46,8 @@ def plan_run(recipe: ContinualRecipe, directory: Path | None = None) -> Plan[lis
     """
     tasks = load_stream(recipe, () if directory is None else known_tasks(directory))
     lessons = lessons_of(recipe, tasks)
-    method = new_method(recipe, n_classes_at_first(recipe, tasks), *statistics(recipe, tasks[0]))
+    side = tasks[0].train.images.shape[-1]
+    method = new_method(recipe, n_classes_at_first(recipe, tasks), *statistics(recipe, tasks[0]), side)
     facts = {
         **describe(tasks),
         "parameters": sum(p.numel() for p in method.learner.parameters()),

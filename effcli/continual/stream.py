@@ -19,6 +19,7 @@ from effcli.continual.class_splits import (
     split_classes,
 )
 from effcli.continual.recipe import ContinualRecipe
+from effcli.continual.recipes.features import FrozenFeaturesRecipe
 from effcli.continual.recipes.rehearsal import RehearsalRecipe
 from effcli.continual.records import Known, TaskRecord, digests_of, keys_of, rows_of
 from effcli.core.errors import InputError, UsageError
@@ -31,6 +32,10 @@ LARGEST_SIDE = 64
 
 Shape = tuple[int, Literal[1, 3]]
 """Side and channels of the images."""
+
+
+LARGEST_TRAINED_SIDE = 224
+"""The same for trained backbones, most of which have learned from images of this side."""
 
 
 def load_stream(recipe: ContinualRecipe, known: Sequence[Known] = ()) -> list[ClassTask]:
@@ -144,7 +149,8 @@ def _shape_of(recipe: ContinualRecipe, known: Sequence[Known]) -> Shape:
     side, channels = settings.side, settings.channels
     if side is None or channels is None:
         own_side, own_channels = (image_shape if known else usual_shape)(settings.source, "train")
-        side = side or max(8, min(own_side, LARGEST_SIDE) // 2 * 2)
+        largest = LARGEST_TRAINED_SIDE if isinstance(recipe, FrozenFeaturesRecipe) else LARGEST_SIDE
+        side = side or max(8, min(own_side, largest) // 2 * 2)
         channels = channels or own_channels
     if isinstance(recipe, RehearsalRecipe) and recipe.is_encoded and side % 2:
         raise UsageError(

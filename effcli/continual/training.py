@@ -30,7 +30,7 @@ class Learned:
         method: with its networks and its buffer.
         rows: accuracies after each task.
         reports: what the method had to say of each task.
-        train_s: seconds in training steps, measuring not counted.
+        train_s: seconds of learning: steps, and what comes before and after them; measuring is not counted.
         n_images: new images that went through these.
     """
 
@@ -80,9 +80,11 @@ def learn_stream(
     runtime = run.runtime
     for task in tasks:
         _remember(task, tasks, statistics, run)
-    method = new_method(recipe, n_classes, *statistics, runtime.device)
+    side = tasks[0].train.images.shape[-1]
+    method = new_method(recipe, n_classes, *statistics, side, runtime.device)
     stopwatch = Stopwatch()
-    first = max((task.number for task in tasks if run.has_begun(stage_of(task.number))), default=0)
+    begun = [task.number for task in tasks if run.has_begun(stage_of(task.number))]
+    first = 0 if method.learner_is_fixed else max(begun, default=0)
     rows, reports, n_steps, n_images = [], [], 0, 0
     for task in tasks:
         if task.end_class > n_classes:
@@ -91,13 +93,15 @@ def learn_stream(
         seen = [one for one in measured if one.end_class <= task.end_class]
         if task.number >= first:
             method.enter_task(task)
-            train_task(method, task, len(tasks), n_steps, stopwatch, run)
-            end_task(method, task, run)
+            if not method.learner_is_fixed:
+                train_task(method, task, len(tasks), n_steps, stopwatch, run)
+            end_task(method, task, stopwatch, run)
+        method.prepare([one.eval.images for one in seen], run)
         row, report = run.stage(accuracy_stage(task.number), _measured, method, seen, task, run)
         rows.append(Accuracies(*row))
         reports.append(report)
         run.say(rows[-1].line(task, len(tasks)))
-        n_images += task.n_train * recipe.epochs_of(task.number)
+        n_images += task.n_train * (1 if method.learner_is_fixed else recipe.epochs_of(task.number))
         n_steps += steps_of(recipe, task)
     return Learned(method, rows, reports, stopwatch.seconds, n_images)
 
@@ -115,7 +119,7 @@ def accuracy_stage(number: int) -> str:
 def steps_of(recipe: Any, task: ClassTask) -> int:
     """Optimiser steps of a task."""
     epochs: int = recipe.epochs_of(task.number)
-    return epochs * batches_per_epoch(task.n_train, recipe.train.batch_size)
+    return epochs * batches_per_epoch(task.n_train, recipe.train.batch_size) if epochs else 0
 
 
 def train_task(
@@ -172,17 +176,21 @@ def _measured(
     return (row.class_il, row.task_il, row.pooled), report
 
 
-def end_task(method: IncrementalMethod, task: ClassTask, run: Run) -> None:
+def end_task(method: IncrementalMethod, task: ClassTask, stopwatch: Stopwatch, run: Run) -> None:
     """Let the method do what it does after a task, once: from then on the task's images are needed no more."""
 
     def ended() -> dict[str, Any]:
+        started = time.perf_counter()
+        method.prepare([task.train.images], run)
         method.end_task(task)
+        stopwatch.seconds += time.perf_counter() - started
         if type(method).end_task is IncrementalMethod.end_task:
             return {}
-        return {"method": method.state_dict(), "learner": method.learner.state_dict()}
+        found = {"method": method.state_dict(), "stopwatch": stopwatch.state_dict()}
+        return found if method.learner_is_fixed else {**found, "learner": method.learner.state_dict()}
 
     state = run.stage(learned_stage(task.number), ended)
-    for name, holder in (("method", method), ("learner", method.learner)):
+    for name, holder in (("method", method), ("learner", method.learner), ("stopwatch", stopwatch)):
         if name in state:
             holder.load_state_dict(state[name])
 

@@ -179,6 +179,10 @@ TASKS: dict[str, Task] = {
                     f"{_CONTINUAL}.methods.frozen_ncm",
                     f"{_CONTINUAL}.recipes.prototypes:FrozenNcmRecipe",
                 ),
+                Method("ncm", f"{_CONTINUAL}.methods.ncm", f"{_CONTINUAL}.recipes.features:NcmRecipe"),
+                Method(
+                    "ranpac", f"{_CONTINUAL}.methods.ranpac", f"{_CONTINUAL}.recipes.features:RanpacRecipe"
+                ),
                 Method("sgd", f"{_CONTINUAL}.methods.sgd", f"{_CONTINUAL}.recipe:SgdRecipe"),
                 Method("joint", f"{_CONTINUAL}.methods.sgd", f"{_CONTINUAL}.recipe:JointRecipe"),
                 Method(

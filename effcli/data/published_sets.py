@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
+from effcli.core.files import cache_folder
 from effcli.data.images import read_image
 from effcli.data.picture_folders import list_pictures
 
@@ -48,7 +48,7 @@ def load_published(name: str, split: Literal["train", "eval"], root: str | None 
     Raises:
         InputError: it is neither there nor can it be downloaded.
     """
-    folder = Path(root) if root else default_root()
+    folder = Path(root) if root else cache_folder("data")
     try:
         if name == "tiny-imagenet":
             return _load_tiny(folder, split)
@@ -65,12 +65,6 @@ def load_published(name: str, split: Literal["train", "eval"], root: str | None 
             place=name,
             hint="-s data.root=FOLDER names the folder that it was unpacked in",
         ) from None
-
-
-def default_root() -> Path:
-    """``effcli/data`` in ``$XDG_CACHE_HOME``, by default ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "effcli" / "data"
 
 
 def _load_cifar(name: str, folder: Path, split: str) -> PublishedSet:

@@ -44,8 +44,10 @@ def tiny_tasks(n_tasks: int = 2, per_task: int = 2, n_images: int = 16, channels
 
 def tiny_recipe(name: str, *settings: str) -> ContinualRecipe:
     """A shipped recipe for images of 8 pixels and a network of width 2; ``settings`` are ``key=value``."""
-    small = ["data.side=8", "data.channels=3", "network.width=2", "train.epochs=2", "train.batch_size=8"]
     keys = type(find_recipe("continual", name)).model_fields
+    small = ["data.side=8", "data.channels=3"]
+    if "train" in keys:
+        small += ["network.width=2", "train.epochs=2", "train.batch_size=8"]
     if "ir" in keys:
         small += ["train.first_epochs=2"]
     if "buffer" in keys:
@@ -58,7 +60,9 @@ def tiny_recipe(name: str, *settings: str) -> ContinualRecipe:
 def tiny_method(name: str, *settings: str, n_classes: int = 4) -> IncrementalMethod:
     """A new method of :func:`tiny_recipe`, before its first task."""
     recipe: Any = tiny_recipe(name, *settings)
-    return new_method(recipe, n_classes, (0.5,) * recipe.data.channels, (0.25,) * recipe.data.channels)
+    return new_method(
+        recipe, n_classes, (0.5,) * recipe.data.channels, (0.25,) * recipe.data.channels, recipe.data.side
+    )
 
 
 def learn(method: IncrementalMethod, tasks: list[ClassTask], n_epochs: int = 2, batch_size: int = 8) -> None:

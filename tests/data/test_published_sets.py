@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from effcli.core.errors import InputError
+from effcli.core.files import cache_folder
 from effcli.data import image_sets
 from effcli.data.image_sets import has_parts, image_shape, load_images
-from effcli.data.published_sets import PublishedSet, default_root, load_published
+from effcli.data.published_sets import PublishedSet, load_published
 
 
 def no_network(*arguments: object, **named: object) -> None:
@@ -75,7 +76,7 @@ def test_a_damaged_copy_is_not_downloaded_over(tmp_path: Path, monkeypatch: pyte
 
 def test_they_lie_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_root() == tmp_path / "effcli" / "data"
+    assert cache_folder("data") == tmp_path / "effcli" / "data"
 
 
 def test_a_name_is_a_published_set_unless_there_is_such_a_file(

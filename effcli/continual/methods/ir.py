@@ -50,7 +50,8 @@ class Ir(IncrementalMethod):
     @property
     def backbone(self) -> ResNet18:
         """f_t."""
-        return self.learner.classifier.backbone
+        found: ResNet18 = self.learner.classifier.backbone
+        return found
 
     # --- training -------------------------------------------------------------------------------------
 

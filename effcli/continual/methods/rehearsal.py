@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -13,6 +13,7 @@ from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import Classifier, Learner
 from effcli.continual.methods.buffer import Kept, Reservoir
 from effcli.continual.recipes.rehearsal import BufferSection
+from effcli.core.run import Run
 
 Terms: TypeAlias = Mapping[str, Tensor]
 """The terms of a loss by name, with their weights; their sum is minimised."""
@@ -33,14 +34,24 @@ class IncrementalMethod:
 
     Attributes:
         task: the one that is learned now.
+        learner_is_fixed: whether the learner's weights never change, so that checkpoints leave them out.
     """
 
     task: ClassTask
+    learner_is_fixed: ClassVar[bool] = False
 
     def __init__(self, recipe: Any, learner: Learner, buffer: Reservoir) -> None:
         self.recipe = recipe
         self.learner = learner
         self.buffer = buffer
+
+    def prepare(self, images: Sequence[Tensor], run: Run) -> None:
+        """Before a task is learned and measured: what takes long and is kept.
+
+        Args:
+            images: uint8 ``[N, C, S, S]`` each: those to learn from, and those to measure on.
+            run: shows progress, and may be asked to stop.
+        """
 
     def enter_task(self, task: ClassTask) -> None:
         """Before a task, also where a killed run goes on inside it: make what is needed, in the right shapes."""

