@@ -28,7 +28,7 @@ _HINT = (
     f"available: {LITE}, timm:NAME, torchvision:NAME, open_clip:NAME:TAG, or a classifier that effcli made"
 )
 _STEP, _LEAST = 32, 128
-"""Sides that are chosen here are multiples of the first, as networks halve their maps five times, and at least the second."""
+"""Sides that are chosen here are multiples of the first, as networks halve maps five times, and at least the second."""
 
 
 @dataclass(frozen=True)
