@@ -218,7 +218,8 @@ def export(
 ) -> None:
     """Write one file that classifies images, with preprocessing and class names inside."""
     check_extension(output, ".onnx", ".safetensors")
-    from effcli.continual.weights import export_onnx, load_classifier, save_classifier
+    from effcli.continual.prediction.onnx_classifier import export_onnx
+    from effcli.continual.weights import load_classifier, save_classifier
     from effcli.core.files import check_new_file, make_folder
 
     check_new_file(output, force=force)

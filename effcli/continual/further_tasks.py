@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from effcli.continual.recipe import ContinualRecipe, JointRecipe
-from effcli.continual.records import data_stage, known_tasks, learned_stage
+from effcli.continual.records import data_stage, details_stage, known_tasks, learned_stage
 from effcli.continual.stream import load_stream
 from effcli.continual.training import accuracy_stage, stage_of
 from effcli.core.errors import UsageError
@@ -104,8 +104,9 @@ def take_back(run: Path, shorter: ContinualRecipe) -> None:
         _unfinish(run)
         for number in numbers:
             _cut_log(run, store, number - 1)
-            for name in (stage_of(number), accuracy_stage(number), learned_stage(number), data_stage(number)):
-                store.remove(name)
+            stages = (stage_of, learned_stage, accuracy_stage, details_stage, data_stage)
+            for stage in stages:  # the record last: it says that there is something to remove
+                store.remove(stage(number))
         write_text(run / "recipe.yaml", dump_recipe(shorter))
 
 

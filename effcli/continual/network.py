@@ -21,6 +21,23 @@ from effcli.nn.wavelet_names import HAAR, WaveletName
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What the scores of a classifier are worth, found on test images.
+
+    Attributes:
+        temperature: logits are divided by it before the softmax.
+        unknown_below: a score below it is more likely of no known class, 0..1.
+        n_images: that it was found on.
+    """
+
+    temperature: Annotated[float, Field(gt=0)]
+    unknown_below: Annotated[float, Field(ge=0, le=1)]
+    n_images: Count
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
 class ClassifierSpec:
     """What a classifier is built from, and what its outputs mean.
 
@@ -62,10 +79,14 @@ class ImageClassifier(nn.Module):
 
     Args:
         about: its parts.
+
+    Attributes:
+        calibration: of its scores; None where there were no images for it.
     """
 
     mean: Tensor
     std: Tensor
+    calibration: Calibration | None = None
 
     def __init__(self, about: ClassifierSpec) -> None:
         super().__init__()

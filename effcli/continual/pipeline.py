@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from effcli.continual.assembly import new_buffer, new_method
+from effcli.continual.class_report import (
+    calibration_in,
+    class_metrics,
+    details_of,
+    draw_classes,
+    unbalance,
+    write_classes,
+)
 from effcli.continual.class_splits import ClassTask, merged
 from effcli.continual.evaluation import draw_matrix, metrics_of
 from effcli.continual.learner import Learner
@@ -15,7 +23,7 @@ from effcli.continual.methods.buffer import Reservoir
 from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.continual.network import classifier_of
 from effcli.continual.recipe import ContinualRecipe, JointRecipe
-from effcli.continual.records import known_tasks
+from effcli.continual.records import details_stage, known_tasks
 from effcli.continual.stream import describe, load_stream, statistics
 from effcli.continual.training import Learned, learn_stream, steps_of
 from effcli.continual.weights import FILE_NAME, save_classifier
@@ -74,16 +82,29 @@ def run(recipe: ContinualRecipe, tasks: list[ClassTask], run: Run) -> Result:
     )
     side = tasks[0].train.images.shape[-1]
     classifier = classifier_of(learned.method, [task.classes for task in tasks], side)
+    details = run.stage(details_stage(tasks[-1].number), details_of, classifier, tasks, runtime)
+    classifier.calibration = calibration_in(details)
     save_classifier(run.file(FILE_NAME), classifier)
-    metrics = {**metrics_of(learned.rows, tasks), **costs_of(learned, run)}
+    names = classifier.about.classes
+    metrics = {**metrics_of(learned.rows, tasks), **class_metrics(details, names), **costs_of(learned, run)}
     metrics["classes"] = [list(task.classes) for task in tasks]
-    return run.finish(metrics, lambda: draw_accuracies(metrics, tasks, run))
+    write_classes(details, names, run.file("classes.csv"))
+    if text := unbalance(details, names):
+        log.warning("%s", text)
+    return run.finish(metrics, lambda: draw(metrics, details, tasks, run))
 
 
-def draw_accuracies(metrics: dict[str, Any], tasks: list[ClassTask], run: Run) -> dict[str, str]:
-    """The accuracy matrix as a figure."""
+def draw(
+    metrics: dict[str, Any], details: Mapping[str, Any], tasks: list[ClassTask], run: Run
+) -> dict[str, str]:
+    """The accuracy matrix and the confusion matrix as figures."""
     draw_matrix(metrics, tasks, run.file("accuracy.png"))
-    return {"Accuracy on each task as more are learned (Class-IL)": "accuracy.png"}
+    names = [name for task in tasks for name in task.classes]
+    draw_classes(details, names, run.file("classes.png"))
+    return {
+        "Accuracy on each task as more are learned (Class-IL)": "accuracy.png",
+        "What each class is taken for at the end, and its accuracy": "classes.png",
+    }
 
 
 def lessons_of(recipe: ContinualRecipe, tasks: Sequence[ClassTask]) -> list[ClassTask]:

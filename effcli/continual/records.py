@@ -109,6 +109,11 @@ def learned_stage(number: int) -> str:
     return f"learned-{number}"
 
 
+def details_stage(number: int) -> str:
+    """The name of the checkpoint with what is answered for each test image, where this task is the last."""
+    return f"details-{number}"
+
+
 def digests_of(images: Tensor) -> Tensor:
     """A digest of each of some uint8 images ``[N, C, S, S]``, int64 ``[N]``."""
     found = np.empty(len(images), np.int64)

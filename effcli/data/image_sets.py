@@ -138,7 +138,7 @@ def load_images(
     """
     if source in PUBLISHED and not Path(source).exists():
         encoded = load_published(str(source), split, root)
-        squares = torch.cat([_square(part, side, channels) for part in encoded.images.split(4096)])
+        squares = torch.cat([square(part, side, channels) for part in encoded.images.split(4096)])
         return ImageSet(squares, encoded.labels, encoded.classes)
     path = _existing(source)
     if path.is_file():
@@ -253,10 +253,10 @@ def _existing(source: str | Path) -> Path:
 
 
 def _squares(images: Iterator[Tensor], side: int, channels: int) -> Tensor:
-    return torch.stack([_square(image[None], side, channels)[0] for image in images])
+    return torch.stack([square(image[None], side, channels)[0] for image in images])
 
 
-def _square(images: Tensor, side: int, channels: int) -> Tensor:
+def square(images: Tensor, side: int, channels: int) -> Tensor:
     """uint8 ``[N, 1|3, H, W]`` resized and cropped to uint8 ``[N, channels, side, side]``."""
     height, width = images.shape[-2:]
     if (height, width) != (side, side):
@@ -280,7 +280,7 @@ def _read_idx(images_file: Path, side: int, channels: int) -> ImageSet:
     labels = torch.from_numpy(read_idx(labels_file)).long()
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise InputError("images and labels do not fit together", place=str(images_file))
-    squares = torch.cat([_square(part[:, None], side, channels) for part in images.split(4096)])
+    squares = torch.cat([square(part[:, None], side, channels) for part in images.split(4096)])
     classes = tuple(str(label) for label in range(int(labels.max()) + 1))
     return ImageSet(squares, labels, classes)
 
@@ -348,7 +348,7 @@ def _read_folder(found: ClassFolders, split: Split, side: int, channels: int) ->
     images, kept, errors = [], [], []
     for file, label in zip(files, labels, strict=True):
         try:
-            images.append(_square(read_image(file)[None], side, channels)[0])
+            images.append(square(read_image(file)[None], side, channels)[0])
             kept.append(label)
         except InputError as error:
             errors.append(error)

@@ -152,6 +152,13 @@ VERBS = [
     ),
     Verb("continual eval", "stream --data classes", "text", frozenset(RESULT), wrong="stream --data nowhere"),
     Verb(
+        "continual predict",
+        "stream classes",
+        "text",
+        frozenset({"images", "failed", "unknown", "unknown_below", "images_per_s"}),
+        wrong="stream nowhere",
+    ),
+    Verb(
         "continual export",
         "stream -o OUT.safetensors",
         keys=frozenset({"output", "classes"}),

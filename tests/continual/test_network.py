@@ -10,7 +10,8 @@ import torch
 
 from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.continual.network import classifier_of
-from effcli.continual.weights import FILE_NAME, export_onnx, load_classifier, save_classifier
+from effcli.continual.prediction.onnx_classifier import export_onnx
+from effcli.continual.weights import FILE_NAME, load_classifier, save_classifier
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import save_tensors
 from tests.continual.streams import learn, tiny_method, tiny_tasks
