@@ -62,7 +62,7 @@ def predict(
         raise UsageError("--json and --csv cannot both go to stdout", place="--csv")
     if pictures.count("-") > 1:
         raise UsageError("stdin is one picture and can be named once", place="-")
-    from effcli.continual.egor.detection import is_detector
+    from effcli.continual.egor.weights import is_detector
     from effcli.continual.prediction.picture_files import pictures_of, predict_files
     from effcli.continual.prediction.predictor import load
 
