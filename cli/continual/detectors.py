@@ -14,7 +14,7 @@ from ..common.options import ForceOption, MachineOptions, RunOptions, with_optio
 from ..common.output import print_bytes, print_json, print_lines, print_note, print_result
 from ..common.session import execute, recipe_of_method, runtime_for
 from .app import app
-from .split_option import parsed_split, with_all_classes
+from .own_data import parsed_split, with_all_classes
 
 
 @app.command("train-detector")

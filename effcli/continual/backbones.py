@@ -70,7 +70,7 @@ class Backbone(nn.Module):
         """Features ``[B, D]`` of normalised images ``[B, 3, S, S]`` of any side."""
         side = self.about.side
         if x.shape[-1] != side:
-            x = F.interpolate(x, (side, side), mode="bilinear", antialias=x.shape[-1] > side)
+            x = F.interpolate(x, (side, side), mode="bicubic", antialias=x.shape[-1] > side)
         features: Tensor = self.network(x)
         return features
 

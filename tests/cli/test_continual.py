@@ -270,3 +270,28 @@ def test_a_run_goes_on_without_its_old_images(place: Path, tmp_path: Path) -> No
     assert "classes: 4 of 4 test images of task 1 are gone or changed" in done.stderr
     assert metrics_of(tmp_path / "run")["class_il"] == metrics_of(place / "run")["class_il"]
     assert "none of its test images is there any more" in refused(tmp_path, "eval", "run").stderr
+
+
+def test_own_photographs_are_learned_on_trained_features(tmp_path: Path) -> None:
+    save_classes(tmp_path / "classes", "abcd")
+    words = (
+        "--data",
+        "classes",
+        "--threads",
+        "1",
+        "-s",
+        "network.features=kept",
+        "-s",
+        "projection.size=100",
+    )
+    done = effcli("continual", *words, "--json", "-o", "run", cwd=tmp_path)
+    assert (done.code, done.json["method"]) == (0, "ranpac"), done.stderr
+    assert "method: ranpac" in done.stderr
+    assert done.json["metrics"]["class_il"] == 1
+    assert len(list((tmp_path / "kept").glob("*.sqlite"))) == 1
+    save_classes(tmp_path / "new", "xy")
+    grown = effcli("continual", "--tasks-dir", "new", "--resume", "-o", "run", cwd=tmp_path)
+    assert (grown.code, grown.lines) == (0, ["run"]), grown.stderr
+    save_classes(tmp_path / "all", "abcdxy")
+    seen = effcli("continual", "eval", "run", "--data", "all", "--json", cwd=tmp_path)
+    assert seen.json["metrics"]["class_il"] > 0.9

@@ -43,6 +43,18 @@ class Ranpac(FrozenFeatures):
             "products": with_added(self.sums["products"], one_hot_sums(h, labels, n_classes)),
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        """State for a checkpoint: of G, which is symmetric, a half."""
+        gram = self.sums["gram"]
+        return {"sums": {**self.sums, "gram": gram[torch.ones_like(gram, dtype=torch.bool).triu()]}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a checkpoint's state."""
+        gram = self.empty()["gram"]
+        gram[torch.ones_like(gram, dtype=torch.bool).triu()] = state["sums"]["gram"].to(gram.device)
+        gram = gram.triu() + gram.triu(1).T
+        super().load_state_dict({"sums": {**state["sums"], "gram": gram}})
+
     def head(self) -> tuple[Tensor, Tensor]:
         """W of the ridge regression; no bias."""
         gram, products = self.sums["gram"], self.sums["products"]

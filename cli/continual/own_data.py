@@ -1,4 +1,4 @@
-"""What ``--tasks`` means to the verbs that learn."""
+"""What the verbs that learn take for granted when the user brings data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..common.options import RunOptions
+from ..common.output import print_note
+
+_FROM_SCRATCH = ("method=", "train.", "buffer.", "frequency.", "network.width=")
+"""Keys of the methods that train a network of their own."""
 
 
 def parsed_split(tasks: str) -> Any:
@@ -23,3 +27,14 @@ def with_all_classes(options: RunOptions) -> RunOptions:
 def with_fitting_tasks(options: RunOptions) -> RunOptions:
     """The user's own classes are cut into a fitting number of tasks, unless --tasks says how."""
     return replace(options, sets=["data.tasks=auto", *(options.sets or [])])
+
+
+def on_trained_features(options: RunOptions) -> RunOptions:
+    """The best method at its cost for photographs, unless something is set that only other methods have."""
+    if options.recipe != "default" or any(one.startswith(_FROM_SCRATCH) for one in options.sets or []):
+        return options
+    if not options.quiet:
+        print_note(
+            "method: ranpac, on features of a trained network; to train one from scratch: --method clfd"
+        )
+    return replace(options, recipe="ranpac")
