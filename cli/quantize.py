@@ -66,7 +66,7 @@ def run(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="The full-precision model: a diffusers folder, a hub id, or builtin:NAME.",
+            help="The full-precision model: a diffusers folder, a single-file checkpoint, a hub id, or builtin:NAME.",
             show_default=False,
         ),
     ] = None,

@@ -26,6 +26,7 @@ from effcli.core.tensor_file import (
 )
 from effcli.core.weight_file import Header, build_network, one_line, read_weights
 from effcli.diffusion.configs import check_scheduler_config, check_unet_config, config_of, plain_config
+from effcli.diffusion.converted_files import find_converted
 from effcli.diffusion.ddim import ddim_scheduler, ends_of, timesteps_of
 from effcli.diffusion.denoisers.classes import class_of, denoiser_class, n_tokens_of, sample_shape_of
 from effcli.diffusion.folders import (
@@ -156,7 +157,7 @@ def load_model(source: str) -> DiffusionModel:
 
     Args:
         source: ``builtin:NAME``; a run directory of `effcli distill`; a folder of a diffusers pipeline, or of a network
-            alone; or a hub id ``owner/name``, which is downloaded.
+            alone; a single-file checkpoint; or a hub id ``owner/name``, which is downloaded.
 
     Raises:
         InputError: nothing is there, it has no network that denoises, or it cannot be read.
@@ -181,14 +182,18 @@ def _path_of(source: str) -> Path:
 
 
 def folder_of(source: str) -> Path | None:
-    """The folder of diffusers that a source names, downloaded if it is a hub id; None: it is one file.
+    """The folder of diffusers that a source names; None: it is one file of effcli, or one that is not read.
+
+    A hub id is downloaded, a single-file checkpoint of a whole pipeline converted.
 
     Raises:
-        InputError: nothing is there.
+        InputError: nothing is there, or a checkpoint has no configuration that it fits.
     """
     path = _path_of(source)
-    if source.startswith(BUILTIN_PREFIX) or path.is_file():
+    if source.startswith(BUILTIN_PREFIX):
         return None
+    if path.is_file():
+        return find_converted(path, source)
     return path if path.is_dir() else download(source)
 
 

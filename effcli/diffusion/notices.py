@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from effcli.core.progress import NOTICE
 
@@ -21,15 +23,24 @@ def say_once(place: str, line: str) -> None:
 
 @contextmanager
 def quiet_diffusers() -> Iterator[None]:
-    """Without the library's progress bars and warnings: what they say is checked here."""
+    """Without the library's progress bars and warnings, nor those of transformers: what they say is checked here."""
     from diffusers.utils import logging as library
 
-    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
-    library.set_verbosity_error()
-    library.disable_progress_bar()
+    libraries = [library]
+    if find_spec("transformers") is not None:
+        from transformers.utils import logging as of_texts
+
+        libraries.append(of_texts)
+    before = [(one, one.get_verbosity(), one.is_progress_bar_enabled()) for one in libraries]
+    for one in libraries:
+        one.set_verbosity_error()
+        one.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
-        library.set_verbosity(level)
-        if bars:
-            library.enable_progress_bar()
+        for one, level, bars in before:
+            one.set_verbosity(level)
+            if bars:
+                one.enable_progress_bar()

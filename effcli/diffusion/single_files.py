@@ -1,8 +1,9 @@
-"""Weight files of others that come without a configuration: refused by what they are, with the way to convert them."""
+"""Weight files of others that come without a configuration: what they are; those that are refused."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,16 +12,10 @@ from safetensors import SafetensorError, safe_open
 
 from effcli.core.errors import InputError
 
-_PICKLED = (".ckpt", ".bin", ".pt", ".pth")
+PICKLED = (".ckpt", ".bin", ".pt", ".pth")
 _LORA = re.compile(r"lora_(?:unet|te|A|B|up|down)|\.lora\.|\blokr_|\bhada_")
 _VAE = re.compile(r"(?:first_stage_model\.|vae\.)?(?:encoder|decoder)\.(?:conv_in|conv_out)\.")
-_OTHERS_PIPELINES = {
-    "xl_base": "StableDiffusionXLPipeline", "xl_refiner": "StableDiffusionXLPipeline",
-    "playground-v2-5": "StableDiffusionXLPipeline",
-    "sd3": "StableDiffusion3Pipeline", "sd35_large": "StableDiffusion3Pipeline",
-    "sd35_medium": "StableDiffusion3Pipeline", "flux-dev": "FluxPipeline", "flux-schnell": "FluxPipeline",
-}  # fmt: skip
-"""Kinds of checkpoints, as diffusers calls them, to the pipelines that convert them; others are Stable Diffusion."""
+_NETWORKS = ("model.diffusion_model.", "joint_blocks.", "double_blocks.")
 
 
 def refuse_single_file(file: Path, source: str) -> NoReturn:
@@ -35,20 +30,18 @@ def refuse_single_file(file: Path, source: str) -> NoReturn:
     """
     if file.name.startswith("diffusion_pytorch_model") and (file.parent / "config.json").is_file():
         raise InputError("is a weight file of a diffusers folder", place=source, hint="name the folder")
-    with file.open("rb") as opened:
-        start = opened.read(4)
-    if start == b"GGUF" or file.suffix == ".gguf":
+    if is_gguf(file):
         raise InputError(
             "is a GGUF file: its weights are quantized already, which is not read", place=source,
             hint="name the full-precision model",
         )  # fmt: skip
-    if file.suffix in _PICKLED:
+    if file.suffix in PICKLED:
         raise InputError(
-            f"is a single file of pickled weights ({file.suffix}), which is not read: the configuration is missing",
+            f"is a file of pickled weights ({file.suffix}), not of a whole model: the configuration is missing",
             place=source,
-            hint=_conversion("StableDiffusionPipeline", "its repository"),
+            hint="name a diffusers folder with its config.json",
         )
-    shapes, metadata = _read_names(file, source)
+    shapes, metadata = shapes_in(file, source)
     if "effcli.mpq" in metadata:
         raise InputError(
             "is a packed model of `effcli quantize`: its weights are quantized already", place=source,
@@ -63,16 +56,6 @@ def refuse_single_file(file: Path, source: str) -> NoReturn:
 def _describe(shapes: dict[str, Any]) -> tuple[str, str]:
     if any(map(_LORA.search, shapes)):
         return "a LoRA, not a model", "effcli quantize MODEL --lora FILE fuses it into the model it is for"
-    if any(name.startswith(("model.diffusion_model.", "joint_blocks.", "double_blocks.")) for name in shapes):
-        from diffusers.loaders.single_file_utils import (
-            DIFFUSERS_DEFAULT_PIPELINE_PATHS,
-            infer_diffusers_model_type,
-        )
-
-        kind = infer_diffusers_model_type(shapes)
-        origin = DIFFUSERS_DEFAULT_PIPELINE_PATHS.get(kind, {}).get("pretrained_model_name_or_path", kind)
-        pipeline = _OTHERS_PIPELINES.get(kind, "StableDiffusionPipeline")
-        return f"a single file with a whole model like {origin}", _conversion(pipeline, origin)
     if any(map(_VAE.match, shapes)):
         return "an autoencoder, not a model that denoises", "name the model that it belongs to"
     return (
@@ -81,20 +64,44 @@ def _describe(shapes: dict[str, Any]) -> tuple[str, str]:
     )
 
 
-def _conversion(pipeline: str, origin: str) -> str:
-    return (
-        f"convert it: diffusers.{pipeline}.from_single_file(FILE, config=FOLDER).save_pretrained(NEW_FOLDER); FOLDER "
-        f"is a local copy of {origin} without its weights; without config= diffusers fetches it from the hub"
+def is_gguf(file: Path) -> bool:
+    """Whether a file is of the format GGUF, by its name or its first bytes."""
+    with file.open("rb") as opened:
+        return opened.read(4) == b"GGUF" or file.suffix == ".gguf"
+
+
+def is_whole_model(shapes: Mapping[str, Any]) -> bool:
+    """Whether tensors of these names are a network that denoises, perhaps with a decoder and text encoders."""
+    return not any(map(_LORA.search, shapes)) and any(name.startswith(_NETWORKS) for name in shapes)
+
+
+def origin_of(shapes: dict[str, Any]) -> str:
+    """The repository of the hub that has the configuration of such a model, as diffusers names it."""
+    from diffusers.loaders.single_file_utils import (
+        DIFFUSERS_DEFAULT_PIPELINE_PATHS,
+        infer_diffusers_model_type,
     )
 
+    kind = infer_diffusers_model_type(shapes)
+    return str(DIFFUSERS_DEFAULT_PIPELINE_PATHS.get(kind, {}).get("pretrained_model_name_or_path", kind))
 
-def _read_names(file: Path, source: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Names with tensors of their shapes that hold nothing, and the metadata."""
+
+def shapes_in(file: Path, source: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Names with tensors of their shapes and types that hold nothing, and the metadata.
+
+    Raises:
+        InputError: it is damaged, or no safetensors file.
+    """
     try:
         with safe_open(file, framework="pt") as opened:
             names = list(opened.keys())
-            shapes = {n: torch.empty(opened.get_slice(n).get_shape(), device="meta") for n in names}
+            shapes = {name: _empty(opened.get_slice(name)) for name in names}
             return shapes, opened.metadata() or {}
     except (SafetensorError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise InputError(f"is damaged or not a safetensors file: {reason}", place=source) from None
+
+
+def _empty(stored: Any) -> torch.Tensor:
+    dtype = {"F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64}
+    return torch.empty(stored.get_shape(), dtype=dtype.get(stored.get_dtype(), torch.float32), device="meta")

@@ -25,9 +25,9 @@ XL = {
         (
             V2,
             "a whole model like stabilityai/stable-diffusion-2-1",
-            "StableDiffusionPipeline.from_single_file",
+            "stabilityai/stable-diffusion-2-1 beside it",
         ),
-        (XL, "a whole model like stabilityai/stable-diffusion-xl-base-1.0", "StableDiffusionXLPipeline"),
+        (XL, "a whole model like stabilityai/stable-diffusion-xl-base-1.0", "model_index.json"),
         ({"lora_unet_mid_block.lora_down.weight": ONE}, "is a LoRA, not a model", "--lora FILE"),
         ({"decoder.conv_in.weight": ONE}, "is an autoencoder", "the model that it belongs to"),
         ({"layer.weight": ONE}, "the configuration is missing", "config.json"),
@@ -48,7 +48,7 @@ def test_weights_are_named_by_what_they_hold(
     [
         ("model.gguf", b"GGUF\x03\0\0\0", "is a GGUF file"),
         ("model.safetensors", b"GGUF\x03\0\0\0", "is a GGUF file"),
-        ("model.ckpt", b"PK\x03\x04", r"pickled weights \(\.ckpt\)"),
+        ("model.ckpt", b"PK\x03\x04", "cannot be read as a checkpoint of tensors only"),
         ("model.safetensors", b"\x10\0\0\0\0\0\0\0{", "is damaged"),
     ],
 )

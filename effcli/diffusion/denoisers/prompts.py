@@ -213,14 +213,15 @@ def load_text_encoder(folder: Path, *, clip_alone: bool = False) -> nn.Module:
     weights = find_weights(folder, of_diffusers=False)
     weights.check()
     try:
-        encoder, info = encoder_class.from_pretrained(
-            folder,
-            local_files_only=True,
-            dtype=torch.float32,
-            variant=weights.variant,
-            use_safetensors=weights.kind == "safetensors",
-            output_loading_info=True,
-        )
+        with quiet_diffusers():
+            encoder, info = encoder_class.from_pretrained(
+                folder,
+                local_files_only=True,
+                dtype=torch.float32,
+                variant=weights.variant,
+                use_safetensors=weights.kind == "safetensors",
+                output_loading_info=True,
+            )
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"the text encoder cannot be loaded: {one_line(error)}", place=str(folder)) from None
     lacking = sorted(info["missing_keys"])
