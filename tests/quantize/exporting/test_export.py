@@ -79,12 +79,18 @@ def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 @needs_gguf
 @pytest.mark.parametrize(
-    ("bits", "rule", "type"), [("w4", "uniform", "Q4_1"), ("w4", "error", "Q5_1"), ("w8", "uniform", "Q8_0")]
+    ("bits", "rule", "codes", "type"),
+    [
+        ("w4", "uniform", "affine", "Q4_1"),
+        ("w4", "error", "affine", "Q5_1"),
+        ("w8", "uniform", "affine", "Q8_0"),
+        ("w3", "uniform", "codebook", "Q8_0"),
+    ],
 )
-def test_diffusers_reads_the_gguf_file(bits: str, rule: str, type: str, tmp_path: Path) -> None:
+def test_diffusers_reads_the_gguf_file(bits: str, rule: str, codes: str, type: str, tmp_path: Path) -> None:
     from diffusers import FluxTransformer2DModel, GGUFQuantizationConfig
 
-    packed = pack(flux(), tmp_path / "packed", bits, allocation={"rule": rule})
+    packed = pack(flux(), tmp_path / "packed", bits, allocation={"rule": rule}, weights={"codes": codes})
     rows = export(tmp_path / "packed", tmp_path / "out", "fp16", to="gguf")
     folder = tmp_path / "out" / "transformer"
     theirs = FluxTransformer2DModel.from_single_file(
@@ -106,11 +112,11 @@ def test_diffusers_reads_the_gguf_file(bits: str, rule: str, type: str, tmp_path
 
 
 @needs_torchao
-@pytest.mark.parametrize("bits", ["w4", "w8"])
-def test_diffusers_reads_the_torchao_folder(bits: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bits", "codes"), [("w4", "affine"), ("w8", "affine"), ("w3", "codebook")])
+def test_diffusers_reads_the_torchao_folder(bits: str, codes: str, tmp_path: Path) -> None:
     from diffusers import FluxTransformer2DModel
 
-    packed = pack(flux(), tmp_path / "packed", bits)
+    packed = pack(flux(), tmp_path / "packed", bits, weights={"codes": codes})
     rows = export(tmp_path / "packed", tmp_path / "out", "fp32", to="torchao")
     theirs = FluxTransformer2DModel.from_pretrained(
         tmp_path / "out", subfolder="transformer", torch_dtype=torch.float32
