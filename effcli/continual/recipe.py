@@ -6,7 +6,7 @@ Those of the families of methods are in :mod:`effcli.continual.recipes`, those o
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -65,8 +65,9 @@ class TaskStreamSection(Section):
         "classes and ten of 5; "
         "a list of sizes; or a list of lists of class names.",
     )
-    order_seed: int | None = Field(
-        None, ge=0, description="Seed of a random order of the classes; null keeps the order of the data."
+    order_seed: Annotated[int, Field(ge=0)] | Literal["seed"] | None = Field(
+        None,
+        description="Seed of a random order of the classes; seed: the recipe's; null keeps the order of the data.",
     )
     more: tuple[str, ...] = Field(
         (),

@@ -58,7 +58,8 @@ def load_stream(recipe: ContinualRecipe, known: Sequence[Known] = ()) -> list[Cl
         if records and len(records) == records[0].n_siblings:
             tasks += _found_again(recipe, place, shape, records, tasks)
         elif source == 0:
-            split = recipe.data.tasks, recipe.data.order_seed
+            order = recipe.seed if recipe.data.order_seed == "seed" else recipe.data.order_seed
+            split = recipe.data.tasks, order
             tasks += split_classes(*_load(recipe, place, shape), *split)
         else:
             tasks.append(_further(recipe, place, shape, tasks, source))

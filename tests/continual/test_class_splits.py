@@ -16,8 +16,10 @@ from effcli.continual.class_splits import (
     parse_split,
     split_classes,
 )
+from effcli.continual.stream import load_stream
 from effcli.core.errors import UsageError
 from effcli.data.image_sets import ImageSet
+from tests.continual.streams import tiny_recipe
 
 NAMES = ("ant", "bee", "cat", "dog", "elk", "fox")
 
@@ -193,3 +195,12 @@ def test_all_tasks_together_are_the_set() -> None:
         NAMES[int(image[0, 0, 0])] == whole.classes[label]
         for image, label in zip(whole.images, whole.labels.tolist(), strict=True)
     )
+
+
+def test_the_order_may_follow_the_seed_of_the_recipe() -> None:
+    def order(seed: int, setting: str) -> list[str]:
+        recipe = tiny_recipe("sgd", f"seed={seed}", f"data.order_seed={setting}", "data.train_per_class=2")
+        return [name for task in load_stream(recipe) for name in task.classes]
+
+    assert order(0, "seed") == order(5, "0")
+    assert order(5, "seed") == order(0, "5") != order(0, "0")
