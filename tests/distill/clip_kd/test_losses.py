@@ -216,7 +216,7 @@ def test_all_terms_with_a_wider_teacher() -> None:
     assert all(
         one is not None and one.grad is not None and bool(one.grad.isfinite().all()) for one in student[:3]
     )
-    assert all(one.grad is None for one in teacher)
+    assert all(one is None or one.grad is None for one in teacher)
     assert all(weight.grad is not None for weight in loss.parameters())
 
 
