@@ -1,4 +1,4 @@
-"""``effcli distill``: run (default), sample, eval, train."""
+"""``effcli distill``: run (default), reinforce, sample, eval, train."""
 
 from __future__ import annotations
 
@@ -168,6 +168,38 @@ def run(
         "relations.queue": ("--compat-queue", "mixed" if compat_queue else None),
     }
     execute("run", "distill", recipe_of_method("distill", options, method), shorthands)
+
+
+@app.command()
+@with_options(recipe="reinforce")
+def reinforce(
+    options: RunOptions,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATA]", help="Images with captions, as for CLIP-KD.", show_default=False),
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--teacher", metavar="MODEL", help="A CLIP of open_clip; repeatable, for several teachers."
+        ),
+    ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            "--views", min=1, help="Crops of each image whose embeddings are stored; 1 is the whole image."
+        ),
+    ] = None,
+) -> None:
+    """CLIP-KD: write pairs with the teacher's embeddings as shards, from which students learn without the teacher."""
+    teachers = teacher or []
+    shorthands = {
+        "data.source": ("DATA", data),
+        "model": ("--teacher", teachers[0] if teachers else None),
+        "more_teachers": ("--teacher", teachers[1:] or None),
+        "views": ("--views", views),
+    }
+    execute("reinforce", "distill", options, shorthands)
 
 
 @app.command()

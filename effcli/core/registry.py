@@ -143,6 +143,13 @@ TASKS: dict[str, Task] = {
                 Method("pd", f"{_DISTILL}.pd", f"{_DISTILL}.recipe:PdRecipe"),
                 Method("clip-kd", f"{_DISTILL}.clip_kd.pipeline", f"{_DISTILL}.clip_kd.recipe:ClipKdRecipe"),
                 Method(
+                    "reinforce",
+                    f"{_DISTILL}.clip_kd.reinforced.pipeline",
+                    f"{_DISTILL}.clip_kd.recipe:ReinforceRecipe",
+                    verb="reinforce",
+                    pipeline=f"{_DISTILL}.clip_kd.reinforced.pipeline",
+                ),
+                Method(
                     "teacher", f"{_DISTILL}.trained.teacher", f"{_DISTILL}.recipe:TeacherRecipe", verb="train"
                 ),
                 Method(

@@ -142,6 +142,12 @@ VERBS = [
         keys=frozenset({"output", "images"}),
         wrong="students --steps 8 -o OUT/x.png",
     ),
+    Verb(
+        "distill reinforce",
+        "classes --views 1 -s cache_dir=reinforced-cache -o OUT",
+        keys=frozenset(RESULT),
+        wrong="nowhere -o deep/er/OUT",
+    ),
     Verb("distill eval", "students -n 4", "text", frozenset(RESULT), wrong="model -n 4"),
     Verb("distill train", "-r teacher.yaml -o OUT", keys=frozenset(RESULT), wrong="--data no -o deep/er/OUT"),
     Verb(

@@ -20,6 +20,7 @@ from effcli.data.epochs import draws_of, item_of
 from effcli.distill.clip.clip_model import Tokenizer
 from effcli.distill.clip.views import Preprocess, crop_box
 from effcli.distill.clip_kd.captions.caption_set import CaptionSet
+from effcli.distill.clip_kd.reinforced.reading import box_of
 
 _ORDER_STREAM, _CAPTION_STREAM = 7, 8
 _TEXTS_KEPT = 1 << 18
@@ -75,9 +76,12 @@ class ImageViews:
             InputError: the image cannot be read.
         """
         picture = self.pairs.image(image)
+        stored = self.pairs.stored[image] if self.pairs.stored else None
         if self.whole:
             return [one.whole(picture) for one in preprocesses]
-        box = crop_box(picture, image, view)
+        box = crop_box(picture, image, view) if stored is None else box_of(stored, view)
+        if box is None:
+            return [one.whole(picture) for one in preprocesses]
         return [one.crop(picture, box) for one in preprocesses]
 
 

@@ -12,11 +12,18 @@ from effcli.core.registry import find_recipe
 from effcli.data.unreadable_pictures import allow_unreadable, find_unreadable
 from effcli.distill.clip_kd.captions.caption_set import CaptionSet, hold_out
 from effcli.distill.clip_kd.captions.sources import has_split, load_captions
-from effcli.distill.clip_kd.recipe import ClipEvalSection, ClipPairsSection, ClipRecipe
+from effcli.distill.clip_kd.recipe import (
+    STORED,
+    ClipEvalSection,
+    ClipKdRecipe,
+    ClipPairsSection,
+    ClipRecipe,
+)
 
 log = logging.getLogger(__name__)
 
 _MOST_NAMED = 5
+_STORED_HINT = "`effcli distill reinforce DATA --teacher MODEL` stores them"
 _SHIPPED = {"clip-kd": "clip-kd", "lit": "twemoji-clip"}
 _TUNED = ("epochs", "batch_size", "warmup_steps")
 
@@ -37,8 +44,12 @@ def load_inputs(recipe: ClipRecipe) -> ClipInputs:
         InputError: something is not there, or too many of the listed images cannot be used.
     """
     settings = recipe.data
-    train = _load(settings, settings.source, "train")
-    check_left_out(train, settings)
+    train = load_pairs(settings)
+    if uses_stored(recipe):
+        if not train.stored:
+            raise InputError("holds no teacher's embeddings", place=settings.source, hint=_STORED_HINT)
+    else:
+        train = replace(train, stored=())
     if recipe.eval.data is not None:
         held = load_eval(recipe.eval.data, settings)
     elif has_split(settings.source, "eval"):
@@ -52,6 +63,22 @@ def load_inputs(recipe: ClipRecipe) -> ClipInputs:
             hint="choose a smaller batch: -s train.batch_size=N",
         )
     return ClipInputs(train, held, load_zero_shot(recipe.eval, held))
+
+
+def load_pairs(settings: ClipPairsSection) -> CaptionSet:
+    """Pairs to learn from, or to embed; what is left out is said.
+
+    Raises:
+        InputError: nothing is there, or too much cannot be used.
+    """
+    pairs = _load(settings, settings.source, "train")
+    check_left_out(pairs, settings)
+    return pairs
+
+
+def uses_stored(recipe: ClipRecipe) -> bool:
+    """Whether the teacher's embeddings are those that reinforced data hold."""
+    return isinstance(recipe, ClipKdRecipe) and recipe.model == STORED
 
 
 def load_eval(source: str, settings: ClipPairsSection | None = None) -> CaptionSet:

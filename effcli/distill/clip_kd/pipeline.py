@@ -30,9 +30,11 @@ from effcli.distill.clip_kd.inputs import (
     load_inputs,
     load_zero_shot,
     say_what_was_tuned,
+    uses_stored,
 )
 from effcli.distill.clip_kd.losses import ClipKdLoss, Embeddings, SeveralTeachersLoss
 from effcli.distill.clip_kd.recipe import ClipKdRecipe
+from effcli.distill.clip_kd.reinforced.format import ReinforcedHeader, read_header, reinforced_folder
 from effcli.distill.clip_kd.soft_targets import SoftTargets
 from effcli.distill.clip_kd.students import new_student
 from effcli.distill.clip_kd.teacher_cache import CachedItems
@@ -42,6 +44,7 @@ from effcli.distill.clip_kd.teacher_embeddings import (
     needs_teacher,
     not_computed,
     open_cache,
+    stored_embeddings_of,
     teacher_embeddings_of,
 )
 from effcli.distill.clip_kd.training import StepLoss, Terms, Towers, fit, new_optimizer, total_steps
@@ -49,21 +52,24 @@ from effcli.distill.clip_kd.training import StepLoss, Terms, Towers, fit, new_op
 
 @dataclass(frozen=True)
 class ClipModelsAndPairs:
-    """What a run of CLIP-KD works on."""
+    """What a run of CLIP-KD works on; where the data hold the teachers' embeddings, what they say of them."""
 
     inputs: ClipInputs
     teachers: tuple[ClipModel, ...]
     student: ClipModel
+    header: ReinforcedHeader | None = None
 
 
 def plan(recipe: ClipKdRecipe) -> Plan[ClipModelsAndPairs]:
     """Pairs, teachers and student, and what :func:`distill` would do with them."""
     inputs, teachers = load_inputs(recipe), tuple(map(load_clip, recipe.teachers))
     say_what_was_tuned(recipe, len(inputs.train))
-    student = new_student(recipe, teachers[0])
+    folder = reinforced_folder(recipe.data.source) if uses_stored(recipe) else None
+    header = None if folder is None else read_header(folder)
+    student = new_student(recipe, teachers[0] if teachers else None)
     Towers(student.network, recipe.loss.mask_ratio if recipe.loss.mfd else None)
     planned: dict[str, Any] = {
-        "teacher_parameters": sum(map(_n_parameters, teachers)),
+        "teacher_parameters": sum(map(_n_parameters, teachers)) if header is None else None,
         "student_parameters": _n_parameters(student),
         "learned_parameters": sum(p.numel() for p in student.network.parameters() if p.requires_grad),
         "train_images": len(inputs.train),
@@ -72,7 +78,10 @@ def plan(recipe: ClipKdRecipe) -> Plan[ClipModelsAndPairs]:
         "left_out": len(inputs.train.left_out),
         "steps": total_steps(recipe, len(inputs.train)),
     }
-    if recipe.n_views is not None and needs_teacher(recipe):
+    if header is not None:
+        planned["teachers_in_the_data"] = [one.source for one in header.teachers]
+        planned["views"] = header.views
+    elif recipe.n_views is not None and needs_teacher(recipe):
         caches = [open_cache(recipe, one, inputs.train) for one in teachers]
         items = [
             CachedItems("captions", planned["train_captions"], not_computed),
@@ -82,7 +91,7 @@ def plan(recipe: ClipKdRecipe) -> Plan[ClipModelsAndPairs]:
         planned["teacher_cache_bytes"] = sum(cache.size_bytes(n_items) for cache in caches)
         planned["teacher_cache"] = ", ".join(str(cache.folder) for cache in caches)
         planned["teacher_cache_is_there"] = all(cache.is_there(one) for cache in caches for one in items)
-    return Plan(planned, ClipModelsAndPairs(inputs, teachers, student))
+    return Plan(planned, ClipModelsAndPairs(inputs, teachers, student, header))
 
 
 def distill(recipe: ClipKdRecipe, loaded: ClipModelsAndPairs, run: Run) -> Result:
@@ -92,10 +101,14 @@ def distill(recipe: ClipKdRecipe, loaded: ClipModelsAndPairs, run: Run) -> Resul
         teacher.network.to(runtime.device).requires_grad_(False)
     student.network.to(runtime.device)
     unreadable = UnreadableImages(inputs.train, recipe.data)
-    embed = None
-    if needs_teacher(recipe):
+    embed, n_views = None, recipe.n_views
+    if loaded.header is not None:
+        n_views = loaded.header.views
+        embed = stored_embeddings_of(loaded.header, inputs.train, runtime.device)
+    elif needs_teacher(recipe):
         embed = teacher_embeddings_of(recipe, loaded.teachers, inputs.train, run, unreadable)
-    measured = train(student, embed, inputs.train, recipe, run, unreadable)
+    embed = embed if needs_teacher(recipe) else None
+    measured = train(student, embed, inputs.train, recipe, run, unreadable, n_views)
     models = {**dict(zip(teacher_names(recipe), loaded.teachers, strict=True)), "student": student}
     metrics, figures = compare_for_report(models, inputs, recipe.eval, run)
     runtime.on_main(lambda: save_clip(run.path / "model", student))
@@ -107,7 +120,7 @@ def distill(recipe: ClipKdRecipe, loaded: ClipModelsAndPairs, run: Run) -> Resul
 
 def teacher_names(recipe: ClipKdRecipe) -> list[str]:
     """``teacher``, ``teacher_2``, …: what the teachers are called in results."""
-    return ["teacher", *(f"teacher_{n}" for n in range(2, len(recipe.teachers) + 1))]
+    return ["teacher", *(f"teacher_{n}" for n in range(2, len(recipe.teachers) + 1))][: len(recipe.teachers)]
 
 
 def train(
@@ -117,6 +130,7 @@ def train(
     recipe: ClipKdRecipe,
     run: Run,
     unreadable: UnreadableImages,
+    n_views: int | None,
 ) -> dict[str, float]:
     """Train ``student`` in place; without ``embed`` by its own contrastive loss only. Returns what was measured."""
     runtime, settings = run.runtime, recipe.loss
@@ -143,7 +157,7 @@ def train(
 
     batches = PairBatches(
         pairs,
-        recipe.n_views,
+        n_views,
         recipe.train.batch_size,
         runtime,
         (student.preprocess, student.tokenize),

@@ -9,6 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from effcli.core.recipe import CompatRecipe, Section, Switch
 from effcli.distill.recipe import DistillRecipe
 
+STORED = "data"
+"""The teacher whose embeddings the data hold."""
+
 
 class ClipPairsSection(Section):
     """Images and captions."""
@@ -216,7 +219,8 @@ class ClipKdRecipe(ClipRecipe, CompatRecipe):
     method: Literal["clip-kd"] = Field("clip-kd", description="The method.")
     model: str = Field(
         "builtin:twemoji-clip",
-        description="The teacher: NAME:TAG or NAME:FILE of open_clip, a folder, hf-hub:OWNER/NAME, or builtin:NAME.",
+        description="The teacher: NAME:TAG or NAME:FILE of open_clip, a folder, hf-hub:OWNER/NAME, or builtin:NAME; "
+        "data: the embeddings that reinforced data hold.",
     )
     more_teachers: tuple[str, ...] = Field(
         (), description="Further teachers, named as model; each has losses of its own, which are averaged."
@@ -234,11 +238,49 @@ class ClipKdRecipe(ClipRecipe, CompatRecipe):
 
     @model_validator(mode="after")
     def _one_weight_per_teacher(self) -> Self:
-        if self.teacher_weights is not None and len(self.teacher_weights) != len(self.teachers):
+        if self.model == STORED:
+            if self.more_teachers:
+                raise ValueError("more_teachers: reinforced data hold the embeddings of all teachers already")
+        elif self.teacher_weights is not None and len(self.teacher_weights) != len(self.teachers):
             raise ValueError(
                 f"teacher_weights: {len(self.teacher_weights)} weights for {len(self.teachers)} teachers"
             )
         return self
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The names of all teachers to load; none where the data hold their embeddings."""
+        return () if self.model == STORED else (self.model, *self.more_teachers)
+
+
+class ReinforceRecipe(DistillRecipe):
+    """Storing the embeddings of pairs with them."""
+
+    method: Literal["reinforce"] = Field("reinforce", description="The method.")
+    model: str = Field(
+        "builtin:twemoji-clip",
+        description="The teacher: NAME:TAG or NAME:FILE of open_clip, a folder, hf-hub:OWNER/NAME, or builtin:NAME.",
+    )
+    more_teachers: tuple[str, ...] = Field(
+        (), description="Further teachers, named as model; their embeddings are stored side by side."
+    )
+    data: ClipPairsSection = Field(ClipPairsSection(), description="Images and captions.")
+    views: int = Field(
+        8,
+        ge=1,
+        description="Crops of each image whose embeddings are stored; 1: the whole image. More vary more and need more "
+        "space.",
+    )
+    shard_images: int = Field(1000, ge=1, description="Images of a shard, at most.")
+    cache_dir: str | None = Field(
+        None,
+        description="Folder of the kept teacher embeddings; null: effcli/clip in the user's cache.",
+    )
+
+    @property
+    def n_views(self) -> int:
+        """Number of fixed views of each image."""
+        return self.views
 
     @property
     def teachers(self) -> tuple[str, ...]:

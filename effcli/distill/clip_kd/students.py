@@ -46,7 +46,9 @@ def _started(recipe: ClipKdRecipe, teacher: ClipModel | None) -> ClipModel:
             "a CoCa can teach, but not learn", place=name, hint="name its CLIP, such as ViT-B-32"
         )
     if teacher is None and (init.image == "teacher" or init.text != "new"):
-        raise UsageError("the data hold embeddings only, no towers to start from", place="init")
+        raise UsageError(
+            "the data hold embeddings only, no towers to start from", place="init.image or init.text"
+        )
     changes = _changes(recipe, student, teacher)
     if changes:
         student = rebuilt(student, changes)

@@ -22,7 +22,9 @@ from effcli.distill.clip_kd.captions.caption_set import CaptionSet
 from effcli.distill.clip_kd.captions.checksums import checksum
 from effcli.distill.clip_kd.inputs import UnreadableImages
 from effcli.distill.clip_kd.losses import Embeddings
-from effcli.distill.clip_kd.recipe import ClipKdRecipe, ClipRecipe
+from effcli.distill.clip_kd.recipe import ClipKdRecipe, ClipRecipe, ReinforceRecipe
+from effcli.distill.clip_kd.reinforced.format import ReinforcedHeader
+from effcli.distill.clip_kd.reinforced.reading import stored_rows
 from effcli.distill.clip_kd.teacher_cache import CachedItems, TeacherCache, unit_rows
 
 CHECKSUMS = "checksums"
@@ -84,8 +86,30 @@ def look_up(
     )
 
 
+def stored_embeddings_of(
+    header: ReinforcedHeader, pairs: CaptionSet, device: torch.device
+) -> TeacherEmbeddings:
+    """Those that reinforced data hold."""
+    _, first = pairs.texts()
+    scales = [torch.tensor(one.scale, device=device) for one in header.teachers]
+
+    def of_batch(batch: PairBatch) -> list[Embeddings]:
+        images, numbers, captions = (np.asarray(one) for one in batch.rows)
+        stored = [pairs.stored[i] for i in images]
+        own = captions - first[images]
+        v = stored_rows([one.views for one in stored], numbers.tolist(), header.dims, device)
+        s = stored_rows([one.captions for one in stored], own.tolist(), header.dims, device)
+        return [Embeddings(*three) for three in zip(v, s, scales, strict=True)]
+
+    return TeacherEmbeddings(of_batch, header.dims)
+
+
 def cached(
-    recipe: ClipKdRecipe, teacher: ClipModel, pairs: CaptionSet, run: Run, unreadable: UnreadableImages
+    recipe: ClipKdRecipe | ReinforceRecipe,
+    teacher: ClipModel,
+    pairs: CaptionSet,
+    run: Run,
+    unreadable: UnreadableImages,
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """The teacher's embeddings of all views ``[N, D]`` each, and of all captions ``[M, D]``; made where missing."""
     runtime, n_views = run.runtime, recipe.n_views
@@ -122,7 +146,7 @@ def stack_views(
     return torch.stack(images)
 
 
-def open_cache(recipe: ClipKdRecipe, teacher: ClipModel, pairs: CaptionSet) -> TeacherCache:
+def open_cache(recipe: ClipKdRecipe | ReinforceRecipe, teacher: ClipModel, pairs: CaptionSet) -> TeacherCache:
     """The folder for this teacher, these pairs and this kind of view."""
     root = cache_root(recipe)
     key = {
@@ -133,7 +157,7 @@ def open_cache(recipe: ClipKdRecipe, teacher: ClipModel, pairs: CaptionSet) -> T
     return TeacherCache(root, key, teacher.dim, about={"teacher": teacher.source, "data": recipe.data.source})
 
 
-def cache_root(recipe: ClipRecipe) -> Path:
+def cache_root(recipe: ClipRecipe | ReinforceRecipe) -> Path:
     """The folder of all caches of teacher embeddings."""
     return Path(recipe.cache_dir) if recipe.cache_dir else cache_folder("clip")
 

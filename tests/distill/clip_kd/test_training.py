@@ -132,7 +132,7 @@ def test_the_teacher_is_left_as_it_is(tmp_path: Path, cache: str) -> None:
         pairs = load_inputs(recipe).train
         unreadable = UnreadableImages(pairs, recipe.data)
         embed = teacher_embeddings_of(recipe, [teacher], pairs, run, unreadable)
-        train(student, embed, pairs, recipe, run, unreadable)
+        train(student, embed, pairs, recipe, run, unreadable, recipe.n_views)
     assert teacher.fingerprint() == before and not teacher.network.training
     assert all(p.grad is None for p in teacher.network.parameters())
 

@@ -15,6 +15,7 @@ from PIL import Image
 from effcli.core.errors import InputError
 from effcli.data.images import read_rgb
 from effcli.data.stored_files import StoredFile
+from effcli.distill.clip_kd.reinforced.format import StoredEmbeddings
 
 CLASS_CAPTION = "a photo of a {}"
 """The caption of an image that has a class and nothing else."""
@@ -33,6 +34,7 @@ class CaptionSet:
         classes: the names of the classes.
         left_out: what was listed and cannot be used, one line each: missing images, empty captions, rows that do not
             fit.
+        stored: where the embeddings of each image and its captions are, of reinforced data; else empty.
         class_template: the sentence about a class, with {} for its name, that is like these captions.
     """
 
@@ -41,6 +43,7 @@ class CaptionSet:
     labels: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    stored: tuple[StoredEmbeddings, ...] = ()
     class_template: str = CLASS_CAPTION
 
     def __len__(self) -> int:
@@ -63,6 +66,7 @@ class CaptionSet:
             images=tuple(self.images[i] for i in indices),
             captions=tuple(self.captions[i] for i in indices),
             labels=tuple(self.labels[i] for i in indices) if self.labels else (),
+            stored=tuple(self.stored[i] for i in indices) if self.stored else (),
         )
 
     def texts(self) -> tuple[list[str], np.ndarray]:

@@ -17,6 +17,8 @@ from effcli.distill.clip_kd.captions.folders import has_own_part, read_folder, r
 from effcli.distill.clip_kd.captions.lists import has_parts
 from effcli.distill.clip_kd.captions.packed import has_split_in, read_npz
 from effcli.distill.clip_kd.captions.tars import has_part_in, read_tars, shards_of
+from effcli.distill.clip_kd.reinforced.format import reinforced_folder
+from effcli.distill.clip_kd.reinforced.reading import read_reinforced
 
 _LISTS = {".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson"}
 _HINT = (
@@ -37,6 +39,7 @@ def load_captions(
             ``NAME.caption`` beside each image, or with sub-folders that are classes; an .npz with
             ``<split>_png``/``_jpeg``, ``<split>_offsets`` and ``<split>_captions`` or ``<split>_labels``; or
             ``builtin:NAME``.
+            Reinforced data, too, or a run that wrote them.
         split: which part; a source without parts is used whole.
         image_column, caption_column: of a table or list; found by their usual names where they are None.
 
@@ -46,6 +49,8 @@ def load_captions(
     name = str(source)
     if name.startswith(BUILTIN_PREFIX):
         name = str(files("effcli.assets") / f"{name.removeprefix(BUILTIN_PREFIX)}.npz")
+    if folder := reinforced_folder(name):
+        return read_reinforced(folder)
     shards = shards_of(name)
     path = Path(name)
     if not shards and not path.exists():
@@ -72,6 +77,8 @@ def has_split(source: str | Path, split: Split) -> bool:
     path = Path(name)
     if name.startswith(BUILTIN_PREFIX):
         return True
+    if reinforced_folder(name):
+        return False
     if path.suffix == ".npz" and path.is_file():
         return has_split_in(path, split)
     if path.is_dir():

@@ -30,7 +30,7 @@ from effcli.distill.clip_kd.captions.text_files import captions_of, decoded, rea
 CLASS_NAMES_FILE = "classnames.txt"
 """Beside the shards or above them: the name of class n in line n, as clip_benchmark's sets have it."""
 
-_USED = {".txt", ".json", ".caption", ".cls"}
+_USED = {".txt", ".json", ".caption", ".cls", ".npy"}
 _Members: TypeAlias = Mapping[str, StoredFile]
 
 

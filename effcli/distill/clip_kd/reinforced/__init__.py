@@ -1,0 +1,1 @@
+"""Reinforced data: pairs stored with the embeddings that teachers give them."""
