@@ -96,11 +96,12 @@ def run(
         ),
     ] = None,
     method: Annotated[
-        Literal["rdd", "rcfd", "pd", "clip-kd"] | None,
+        Literal["rdd", "rcfd", "pd", "cd", "shortcut", "clip-kd"] | None,
         typer.Option(
             "--method",
             help="What students learn from in the last rounds: features and their relations (rdd), features (rcfd), "
-            "pixels (pd); or clip-kd, a small CLIP.",
+            "pixels (pd); one training for any number of steps: consistency distillation (cd) or a shortcut model "
+            "(shortcut); or clip-kd, a small CLIP.",
         ),
     ] = None,
     data: DataOption = None,

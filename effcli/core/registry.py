@@ -141,6 +141,12 @@ TASKS: dict[str, Task] = {
                 Method("rdd", f"{_DISTILL}.rdd", f"{_DISTILL}.recipe:RddRecipe"),
                 Method("rcfd", f"{_DISTILL}.rcfd", f"{_DISTILL}.recipe:RcfdRecipe"),
                 Method("pd", f"{_DISTILL}.pd", f"{_DISTILL}.recipe:PdRecipe"),
+                Method("cd", f"{_DISTILL}.any_steps.consistency", f"{_DISTILL}.any_steps.recipe:CdRecipe"),
+                Method(
+                    "shortcut",
+                    f"{_DISTILL}.any_steps.shortcut",
+                    f"{_DISTILL}.any_steps.recipe:ShortcutRecipe",
+                ),
                 Method("clip-kd", f"{_DISTILL}.clip_kd.pipeline", f"{_DISTILL}.clip_kd.recipe:ClipKdRecipe"),
                 Method(
                     "reinforce",

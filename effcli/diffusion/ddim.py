@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.diffusion.processes import ProcessScheduler, process_of
-from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
+from effcli.diffusion.processes import ProcessScheduler, Stepped, process_of
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, RENEWS_NOISE, ddim_config
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
-Scheduler = Union["DDIMScheduler", ProcessScheduler]
+Scheduler = Union["DDIMScheduler", ProcessScheduler, "RenewingScheduler"]
 
 Predict = Callable[[Tensor, float], Tensor]
 """What the network predicts at (x_t ``[B, C, H, W]``, t): noise, clean image or velocity, as the scheduler expects."""
@@ -51,7 +51,10 @@ def ddim_scheduler(config: Mapping[str, Any], steps: int | None = None) -> Sched
             f"this model was distilled for {len(distilled)} steps, not for {n_steps}", place="sampler.steps"
         )
     if process is not None:
-        return ProcessScheduler(process, n_steps, distilled)
+        steps_of_process = ProcessScheduler(process, n_steps, distilled)
+        if config.get(RENEWS_NOISE):
+            return RenewingScheduler(steps_of_process, *steps_of_process.levels_after)
+        return steps_of_process
     settings = ddim_config(config)
     try:
         scheduler: DDIMScheduler = DDIMScheduler.from_config(settings)
@@ -63,7 +66,55 @@ def ddim_scheduler(config: Mapping[str, Any], steps: int | None = None) -> Sched
     if distilled:
         scheduler.timesteps = torch.tensor(distilled)
         scheduler.step = functools.partial(scheduler.step, use_clipped_model_output=True)
+        if config.get(RENEWS_NOISE):
+            return RenewingScheduler(scheduler, *_levels_after(scheduler))
     return scheduler
+
+
+class RenewingScheduler:
+    """Multistep sampling of a consistency model: each step ends at its image x^ with fresh noise, the last at x^.
+
+    Song et al., "Consistency Models", ICML 2023, Algorithm 1.
+
+    Args:
+        inner: the scheduler whose x^ is taken.
+        alphas, sigmas: of the levels after each step, ``[steps]``.
+
+    Attributes:
+        timesteps, init_noise_sigma: as of ``inner``.
+    """
+
+    def __init__(self, inner: DDIMScheduler | ProcessScheduler, alphas: Tensor, sigmas: Tensor) -> None:
+        self._inner, self._alphas, self._sigmas = inner, alphas.tolist(), sigmas.tolist()
+        self.timesteps, self.init_noise_sigma = inner.timesteps, inner.init_noise_sigma
+        self._positions = {t: i for i, t in enumerate(self.timesteps.tolist())}
+
+    def step(
+        self,
+        prediction: Tensor,
+        t: float,
+        z: Tensor,
+        *,
+        eta: float = 0.0,
+        variance_noise: Tensor | None = None,
+    ) -> Stepped:
+        """x^ with ``variance_noise`` at the next level; all noise is fresh, whatever ``eta``."""
+        x: Tensor = self._inner.step(prediction, t, z).pred_original_sample
+        i = self._positions[float(t)]
+        if i == len(self._alphas) - 1 or variance_noise is None:
+            return Stepped(x, x)
+        return Stepped(self._alphas[i] * x + self._sigmas[i] * variance_noise, x)
+
+
+def _levels_after(scheduler: DDIMScheduler) -> tuple[Tensor, Tensor]:
+    following = scheduler.timesteps[1:].long()
+    levels = torch.cat([scheduler.alphas_cumprod[following], scheduler.final_alpha_cumprod.reshape(1)])
+    return levels.sqrt(), (1 - levels).sqrt()
+
+
+def needs_noise(scheduler: Scheduler, eta: float) -> bool:
+    """Whether sampling takes fresh noise in its steps."""
+    return eta > 0 or isinstance(scheduler, RenewingScheduler)
 
 
 def _check_levels(scheduler: DDIMScheduler) -> None:
@@ -82,9 +133,10 @@ def _check_levels(scheduler: DDIMScheduler) -> None:
 
 def ends_of(config: Mapping[str, Any], steps: int | None) -> tuple[float, float]:
     """Share of the image's variance at the first of ``steps`` levels, and of the noise's after the last step."""
-    scheduler = ddim_scheduler(config, steps)
+    scheduler = ddim_scheduler({key: value for key, value in config.items() if key != RENEWS_NOISE}, steps)
     if isinstance(scheduler, ProcessScheduler):
         return scheduler.ends
+    assert not isinstance(scheduler, RenewingScheduler)
     return float(scheduler.alphas_cumprod[-1]), 1 - float(scheduler.final_alpha_cumprod)
 
 
@@ -112,11 +164,12 @@ def trajectory(
         generator: where the noise of eta > 0 comes from.
     """
     x = noise * scheduler.init_noise_sigma
+    is_random = needs_noise(scheduler, eta)
     for t in timesteps_of(scheduler):
         prediction = predict(x, t)
         yield t, x, prediction
         fresh = None
-        if eta > 0:
+        if is_random:
             fresh = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
         x = scheduler.step(prediction, t, x, eta=eta, variance_noise=fresh).prev_sample
     yield -1, x, x

@@ -42,7 +42,7 @@ from effcli.diffusion.folders import (
 from effcli.diffusion.hub import download
 from effcli.diffusion.notices import quiet_diffusers, say_once
 from effcli.diffusion.processes import IMAGE_TOKENS, clips_images, describe
-from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, notices
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, RENEWS_NOISE, notices
 from effcli.diffusion.single_files import refuse_single_file
 
 FORMAT = "effcli.diffusion"
@@ -286,7 +286,7 @@ def save_configs(
         make_folder(folder / name)
     unet_class = type(unet).__name__
     pipeline = "DDIMPipeline" if unet_class == "UNet2DModel" else "DiffusionPipeline"
-    own = (DISTILLED_TIMESTEPS, IMAGE_TOKENS)
+    own = (DISTILLED_TIMESTEPS, RENEWS_NOISE, IMAGE_TOKENS)
     scheduler = {key: value for key, value in scheduler_config.items() if key not in own}
     contents = {
         f"{part}/config.json": {"_class_name": unet_class, **config_of(unet), **more},
@@ -299,6 +299,8 @@ def save_configs(
     }
     if DISTILLED_TIMESTEPS in scheduler_config:
         contents[STUDENT_FILE] = {"timesteps": list(scheduler_config[DISTILLED_TIMESTEPS])}
+        if scheduler_config.get(RENEWS_NOISE):
+            contents[STUDENT_FILE][RENEWS_NOISE] = True
     for name, content in contents.items():
         write_text(folder / name, json.dumps(content, indent=2) + "\n")
 
@@ -351,7 +353,8 @@ def say_what_is_read(model: DiffusionModel, parts: Folder) -> None:
         lines.append(f"takes the scheduler of the pipeline around it, {parts.scheduler}")
     if is_latent(parts.pipeline) and clips_images(scheduler):
         lines.append("its scheduler's clip_sample is true: latents are clipped, as it says")
-    levels = {key: value for key, value in scheduler.items() if key != DISTILLED_TIMESTEPS}
+    own = (DISTILLED_TIMESTEPS, RENEWS_NOISE)
+    levels = {key: value for key, value in scheduler.items() if key not in own}
     level, rest = ends_of(levels, 1)
     if level > _MUCH_SIGNAL:
         lines.append(

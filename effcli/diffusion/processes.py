@@ -27,7 +27,13 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
-from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, PROCESS_CLASSES, ddim_config, describe_levels
+from effcli.diffusion.schedulers import (
+    DISTILLED_TIMESTEPS,
+    PROCESS_CLASSES,
+    RENEWS_NOISE,
+    ddim_config,
+    describe_levels,
+)
 
 IMAGE_TOKENS = "image_tokens"
 """Our key in a scheduler's configuration: the length of the image's sequence, for shifts that depend on it."""
@@ -39,6 +45,7 @@ _KNOWN = {
     "max_image_seq_len", "shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
     "time_shift_type", "sigma_min", "sigma_max", "sigma_data", "sigma_schedule", "prediction_type", "rho",
     "final_sigmas_type", "clip_sample", IMAGE_TOKENS, DISTILLED_TIMESTEPS,
+    RENEWS_NOISE,
     # of solvers, which the step here replaces
     "solver_order", "algorithm_type", "solver_type", "lower_order_final", "euler_at_final", "snr", "correct_steps",
     "sampling_eps",
@@ -245,9 +252,10 @@ def to_clean(
 
 
 class Stepped(NamedTuple):
-    """What a step gives: z at the next level."""
+    """What a step gives: z at the next level, and the clean image x^ that it was made with."""
 
     prev_sample: Tensor
+    pred_original_sample: Tensor
 
 
 class ProcessScheduler:
@@ -283,6 +291,11 @@ class ProcessScheduler:
         }[process.kind]
 
     @property
+    def levels_after(self) -> tuple[Tensor, Tensor]:
+        """alpha and sigma after each step, ``[steps]``."""
+        return self._alpha[1:], self._sigma[1:]
+
+    @property
     def ends(self) -> tuple[float, float]:
         """Share of the image's variance at the first level, and of the noise's at the last."""
         alpha, sigma = self._alpha.double() * self.process.data_std, self._sigma.double()
@@ -309,11 +322,11 @@ class ProcessScheduler:
             x = x.clamp(-1, 1)
         eps = (z - alpha * x) / sigma
         if eta == 0 or variance_noise is None:
-            return Stepped(to_alpha * x + to_sigma * eps)
+            return Stepped(to_alpha * x + to_sigma * eps, x)
         kept = (alpha * to_sigma / (to_alpha * sigma)).square()
         fresh = eta * to_sigma * (1 - kept).clamp(min=0).sqrt()
         rest = (to_sigma.square() - fresh.square()).clamp(min=0).sqrt()
-        return Stepped(to_alpha * x + rest * eps + fresh * variance_noise)
+        return Stepped(to_alpha * x + rest * eps + fresh * variance_noise, x)
 
 
 def prediction_of(config: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from effcli.core.progress import progress_bar
 from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import require_finite_output
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.ddim import ddim_scheduler, sample
+from effcli.diffusion.ddim import ddim_scheduler, needs_noise, sample
 from effcli.diffusion.sampler_settings import SamplerSettings
 
 
@@ -64,7 +64,7 @@ def sample_images(
                 continue
             rows = slice(start, start + batch_size)
             predict = guided.predictor({name: value[rows] for name, value in condition.items()})
-            fresh = runtime.generator("fresh", start) if sampler.eta > 0 else None
+            fresh = runtime.generator("fresh", start) if needs_noise(scheduler, sampler.eta) else None
             with tuner.step(len(noise[rows])), runtime.autocast():
                 images = sample(
                     predict, scheduler, noise[rows].to(guided.device), eta=sampler.eta, generator=fresh

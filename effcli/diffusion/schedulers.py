@@ -15,6 +15,9 @@ from effcli.core.errors import InputError
 DISTILLED_TIMESTEPS = "distilled_timesteps"
 """Our key in a scheduler's configuration: the timesteps that a few-step student was trained at, the noisiest first."""
 
+RENEWS_NOISE = "renews_noise"
+"""Our key beside it: after each step but the last the student's image gets fresh noise (consistency models)."""
+
 _DDIM: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -96,7 +99,7 @@ _NO_EFFECT = {
     # of early diffusers
     "tensor_format", "timestep_values",
 }  # fmt: skip
-_KNOWN = {*_DDIM, *_VALUES, *_OWN_GRID, *_NO_EFFECT, "predict_epsilon", DISTILLED_TIMESTEPS}
+_KNOWN = {*_DDIM, *_VALUES, *_OWN_GRID, *_NO_EFFECT, "predict_epsilon", DISTILLED_TIMESTEPS, RENEWS_NOISE}
 
 
 def ddim_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from effcli.diffusion.configs import config_of
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.processes import process_of
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
-from effcli.distill.recipe import ProgressiveRecipe
+from effcli.distill.recipe import ProgressiveRecipe, StudentsRecipe
 from effcli.distill.rounds import rounds_of
 from effcli.distill.time_grid import TimeGrid
 
 
-def load_teacher(recipe: ProgressiveRecipe) -> tuple[DiffusionModel, ImageSet]:
+def load_teacher(recipe: StudentsRecipe) -> tuple[DiffusionModel, ImageSet]:
     """The model and images of its size.
 
     Raises:
@@ -30,13 +30,17 @@ def load_teacher(recipe: ProgressiveRecipe) -> tuple[DiffusionModel, ImageSet]:
     TimeGrid(model.scheduler_config, torch.device("cpu")).check_steps(
         recipe.student_steps, recipe.teacher_steps
     )
-    if not rounds_of(recipe, model):
+    if recipe.student_steps == recipe.teacher_steps and not _converts(recipe, model):
         raise UsageError("the student has as many steps as the teacher: nothing to do", place="student_steps")
     images = load_images(recipe.data.source, "train", side=side, channels=1 if channels == 1 else 3)
     n_classes = config_of(model.unet).get("num_class_embeds")
     if n_classes is not None:
         _check_classes(images, n_classes, recipe.data.source)
     return model, images
+
+
+def _converts(recipe: StudentsRecipe, model: DiffusionModel) -> bool:
+    return isinstance(recipe, ProgressiveRecipe) and bool(rounds_of(recipe, model))
 
 
 def _check_classes(images: ImageSet, n_classes: int, place: str) -> None:

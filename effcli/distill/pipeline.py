@@ -25,7 +25,7 @@ from effcli.diffusion.models import load_model
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import sample_images
 from effcli.distill.evaluation import compare, with_real_images
-from effcli.distill.recipe import DistillRecipe, ProgressiveRecipe
+from effcli.distill.recipe import DistillRecipe, StudentsRecipe
 from effcli.distill.weights import load_student, steps_in
 from effcli.metrics.distance_settings import DistanceSettings
 
@@ -120,7 +120,7 @@ def evaluate(
     if not students:
         raise InputError("holds no students", place=str(run), hint="name a run directory of `effcli distill`")
     recipe: Any = recipe_of_run("distill", run)
-    assert isinstance(recipe, ProgressiveRecipe)
+    assert isinstance(recipe, StudentsRecipe)
     teacher = load_model(recipe.model)
     metrics, _ = compare(
         teacher,

@@ -17,11 +17,12 @@ import torch
 from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result
 from effcli.core.plan import Plan
+from effcli.core.recipe import shipped_recipes
 from effcli.core.registry import find_recipe
 from effcli.core.run import Run
 from effcli.data.image_sets import ImageSet
 from effcli.diffusion.configs import plain_config
-from effcli.diffusion.ddim import ddim_scheduler
+from effcli.diffusion.ddim import RenewingScheduler, ddim_scheduler
 from effcli.diffusion.models import DiffusionModel, describe_model, save_folder
 from effcli.diffusion.notices import say_once
 from effcli.diffusion.processes import ProcessScheduler, process_of
@@ -30,7 +31,7 @@ from effcli.distill.evaluation import compare, save_pictures, with_real_images
 from effcli.distill.feature_networks import FeatureNetwork
 from effcli.distill.inputs import load_teacher
 from effcli.distill.losses import PixelLoss, RoundLoss
-from effcli.distill.recipe import ProgressiveRecipe
+from effcli.distill.recipe import ProgressiveRecipe, StudentsRecipe
 from effcli.distill.rounds import (
     FEW_STEPS,
     Round,
@@ -74,7 +75,7 @@ def plan(
 ) -> Plan[TeacherInputs]:
     """Teacher, images and feature network, and what :func:`distill` would do with them."""
     model, images = load_teacher(recipe)
-    _say_whose_settings(recipe)
+    say_whose_settings(recipe)
     choose_features(recipe.eval, model.sample_shape)
     features = None if load_features is None else load_features(model)
     rounds = rounds_of(recipe, model)
@@ -93,18 +94,18 @@ def plan(
     return Plan(facts, TeacherInputs(model, images, features))
 
 
-def _say_whose_settings(recipe: ProgressiveRecipe) -> None:
+def say_whose_settings(recipe: StudentsRecipe) -> None:
     """Say so where the optimisation tuned on 16x16 clothes is used on another teacher."""
-    tuned = find_recipe("distill", "default")
-    assert isinstance(tuned, ProgressiveRecipe)
+    shipped = recipe.method if recipe.method in shipped_recipes("distill") else "default"
+    tuned = find_recipe("distill", shipped)
+    assert isinstance(tuned, StudentsRecipe)
     if recipe.model == tuned.model or recipe.train != tuned.train:
         return
-    train = recipe.train
     say_once(
         recipe.model,
-        f"{train.steps} to {2 * train.last_rounds_steps} steps per round at learning rate {train.learning_rate:g} were "
-        "tuned on grey 16x16 clothes; RDD's paper has 10,000 to 40,000 at 5e-05: set train.steps, "
-        "train.last_rounds_steps and train.learning_rate",
+        f"steps and learning rate ({recipe.train.learning_rate:g}) were tuned on grey 16x16 clothes; papers have tens "
+        "of thousands of optimiser steps at 5e-05: set train.steps and train.learning_rate (rounds: and "
+        "train.last_rounds_steps)",
     )
 
 
@@ -120,7 +121,7 @@ def distill(
         make_loss: of the method; None for one that has only the pixel loss.
     """
     model, images, _ = inputs.to(run.runtime.device)
-    _check_same_teacher(model, run)
+    check_same_teacher(model, run)
     log.info("teacher: %s: %s", model.source, "; ".join(f"{k} {v}" for k, v in describe_model(model).items()))
     students: dict[int, DiffusionModel] = {}
     for student, one in students_of(model, images, recipe, run, make_loss):
@@ -131,9 +132,16 @@ def distill(
         save_folder(run.path / "model", student.unet, student.scheduler_config)
     run.runtime.barrier()
     few = {steps: one for steps, one in students.items() if steps <= FEW_STEPS}
+    return measure(model, few or students, recipe, run)
+
+
+def measure(
+    model: DiffusionModel, students: Mapping[int, DiffusionModel], recipe: StudentsRecipe, run: Run
+) -> Result:
+    """Compare the students, by their sampling steps, with their teacher, and finish the run."""
     metrics, pictures = compare(
         model,
-        few or students,
+        students,
         recipe.teacher_steps,
         with_real_images(recipe.eval, model, recipe.data.source),
         run.runtime,
@@ -178,7 +186,7 @@ def student_config(config: Mapping[str, Any], prediction: str, timesteps: list[f
     if process_of(config) is not None:
         return {**plain_config(config), "clip_sample": True, DISTILLED_TIMESTEPS: timesteps}
     scheduler = ddim_scheduler(config, 1)
-    assert not isinstance(scheduler, ProcessScheduler)
+    assert not isinstance(scheduler, ProcessScheduler | RenewingScheduler)
     full = plain_config(scheduler.config)
     changes = {
         "_class_name": "DDIMScheduler",
@@ -190,7 +198,12 @@ def student_config(config: Mapping[str, Any], prediction: str, timesteps: list[f
     return {**full, **changes, DISTILLED_TIMESTEPS: timesteps}
 
 
-def _check_same_teacher(model: DiffusionModel, run: Run) -> None:
+def check_same_teacher(model: DiffusionModel, run: Run) -> None:
+    """Refuse to resume a run with another teacher.
+
+    Raises:
+        UsageError: it is another one.
+    """
     now = {"sha256": model.sha256 or "", "parameters": sum(p.numel() for p in model.unet.parameters())}
     before = run.stage("teacher", lambda: now)
     if before != now:

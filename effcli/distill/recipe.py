@@ -60,17 +60,9 @@ class DistillImagesSection(Section):
     )
 
 
-class RoundsSection(Section):
-    """The optimisation of each round."""
+class StudentTrainSection(Section):
+    """The optimisation of students."""
 
-    steps: int = Field(
-        500, ge=1, description="Optimiser steps of each round whose student has 8 sampling steps or more."
-    )
-    last_rounds_steps: int = Field(
-        500,
-        ge=1,
-        description="Optimiser steps of the round from 8 to 4 sampling steps; those to 2 and to 1 have twice as many.",
-    )
     conversion_steps: int = Field(
         500,
         ge=1,
@@ -85,8 +77,8 @@ class RoundsSection(Section):
     )
 
 
-class ProgressiveRecipe(DistillRecipe):
-    """Of the methods that halve the sampling steps of a diffusion model round by round."""
+class StudentsRecipe(DistillRecipe):
+    """Of the methods whose students are a diffusion model's, of fewer sampling steps."""
 
     model: str = Field(
         "builtin:fashion-diffusion",
@@ -102,6 +94,26 @@ class ProgressiveRecipe(DistillRecipe):
     student_steps: int = Field(
         1, ge=1, description="Sampling steps of the last student; a power of two, below teacher_steps."
     )
+    train: StudentTrainSection = Field(StudentTrainSection(), description="The optimisation.")
+    eval: DistanceSettings = Field(DistanceSettings(), description="What is measured at the end.")
+
+
+class RoundsSection(StudentTrainSection):
+    """The optimisation of each round."""
+
+    steps: int = Field(
+        500, ge=1, description="Optimiser steps of each round whose student has 8 sampling steps or more."
+    )
+    last_rounds_steps: int = Field(
+        500,
+        ge=1,
+        description="Optimiser steps of the round from 8 to 4 sampling steps; those to 2 and to 1 have twice as many.",
+    )
+
+
+class ProgressiveRecipe(StudentsRecipe):
+    """Of the methods that halve the sampling steps of a diffusion model round by round."""
+
     prediction: Literal["auto", "sample", "v_prediction"] = Field(
         "auto",
         description="What students predict: the image (sample) or the velocity (v_prediction); a teacher that predicts "
@@ -109,7 +121,6 @@ class ProgressiveRecipe(DistillRecipe):
         "that is noise, because noise cannot be turned into an image in one step.",
     )
     train: RoundsSection = Field(RoundsSection(), description="The optimisation of each round.")
-    eval: DistanceSettings = Field(DistanceSettings(), description="What is measured at the end.")
 
 
 class PdRecipe(ProgressiveRecipe):

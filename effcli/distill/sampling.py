@@ -58,7 +58,9 @@ class Sampler:
         if class_labels is not None:
             condition = self._guided.with_labels(condition, class_labels)
         predict = self._guided.predictor(condition)
-        sampled = sample(predict, ddim_scheduler(self._guided.scheduler_config), noise).cpu()
+        sampled = sample(
+            predict, ddim_scheduler(self._guided.scheduler_config), noise, generator=generator
+        ).cpu()
         images = to_bytes(require_finite_output(sampled, "the sampled images"))
         grey = images.shape[1] == 1
         return [

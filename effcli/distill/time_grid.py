@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import UsageError
-from effcli.diffusion.ddim import ddim_scheduler
+from effcli.diffusion.ddim import RenewingScheduler, ddim_scheduler
 from effcli.diffusion.processes import Process, ProcessScheduler, levels_at, process_of, sigmas_at
 
 _ONE = torch.ones(())
@@ -64,7 +64,7 @@ class TimeGrid:
             return
         self._data_std = _ONE.to(device)
         scheduler = ddim_scheduler(scheduler_config, 1)
-        assert not isinstance(scheduler, ProcessScheduler)
+        assert not isinstance(scheduler, ProcessScheduler | RenewingScheduler)
         levels = scheduler.alphas_cumprod.double()
         n_levels = len(levels)
         has_clean_entry = is_power_of_two(n_levels - 1) and not scheduler.config["set_alpha_to_one"]
@@ -79,8 +79,9 @@ class TimeGrid:
         self._alpha = alpha.float().to(device)
         self._sigma = sigma.float().to(device)
 
-    def at(self, k: Tensor, steps: int) -> Point:
-        """Step ``k``, int64 ``[B]`` in 0..steps, of ``steps`` steps."""
+    def at(self, k: Tensor, steps: int | Tensor) -> Point:
+        """Step ``k``, int64 ``[B]`` in 0..steps, of ``steps`` steps, one number for all or ``[B]``."""
+        steps = steps.double() if isinstance(steps, Tensor) else steps
         entry = (k.double() * (self.span / steps)).round().long()
         alpha, sigma = (table[entry][:, None, None, None] for table in (self._alpha, self._sigma))
         return Point(self._t[entry], alpha, sigma, self._data_std)

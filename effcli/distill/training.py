@@ -15,7 +15,7 @@ from effcli.diffusion.configs import config_of
 from effcli.diffusion.models import DiffusionModel
 from effcli.diffusion.processes import clips_images
 from effcli.distill.losses import RoundLoss
-from effcli.distill.recipe import ProgressiveRecipe
+from effcli.distill.recipe import StudentsRecipe
 from effcli.distill.rounds import Round, prediction_type_of
 from effcli.distill.targets import Denoiser, two_step_target
 from effcli.distill.time_grid import TimeGrid
@@ -29,7 +29,7 @@ def fit_round(
     loss: RoundLoss,
     grid: TimeGrid,
     images: ImageSet,
-    recipe: ProgressiveRecipe,
+    recipe: StudentsRecipe,
     run: Run,
 ) -> None:
     """Train the student in place: Adam, a cosine to learning rate 0, no dropout, no averaged weights."""
@@ -79,14 +79,34 @@ class RoundBatch:
 
 
 def batch_of(
-    one: Round, step: int, images: ImageSet, teacher: DiffusionModel, recipe: ProgressiveRecipe, run: Run
+    one: Round, step: int, images: ImageSet, teacher: DiffusionModel, recipe: StudentsRecipe, run: Run
 ) -> RoundBatch:
-    """Images, noise and sampling steps of optimiser step ``step``; all ranks together have those of one process."""
+    """The batch of a round; see :func:`make_batch`."""
+    return make_batch(one.name, one.student_steps, step, images, teacher, recipe, run)
+
+
+def make_batch(
+    stage: str,
+    n_steps: int,
+    step: int,
+    images: ImageSet,
+    teacher: DiffusionModel,
+    recipe: StudentsRecipe,
+    run: Run,
+) -> RoundBatch:
+    """Images, noise and sampling steps of optimiser step ``step``; all ranks together have those of one process.
+
+    Args:
+        stage: whose randomness it is.
+        n_steps: the largest sampling step.
+        step: of the optimiser.
+        images, teacher, recipe, run: as of the run.
+    """
     runtime, size = run.runtime, recipe.train.batch_size
-    seed = derive_seed(recipe.seed, one.name)
+    seed = derive_seed(recipe.seed, stage)
     x, labels = images.batch(step, size, runtime, seed=seed, flip=recipe.augment.flip)
-    generator = runtime.generator(one.name, step)
-    k = torch.randint(1, one.student_steps + 1, (size,), generator=generator)
+    generator = runtime.generator(stage, step)
+    k = torch.randint(1, n_steps + 1, (size,), generator=generator)
     noise = torch.randn(size, *x.shape[1:], generator=generator)
     own = slice(runtime.rank * len(x), (runtime.rank + 1) * len(x))
     device = runtime.device

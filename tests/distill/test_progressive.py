@@ -194,12 +194,12 @@ def test_another_teacher_on_resume_is_refused(tmp_path: Path):
     runtime = create_runtime(device="cpu", precision="fp32", threads=1)
     recipe = PdRecipe(teacher_steps=2)
     with open_run(tmp_path / "run", recipe, runtime, verb="run", recipe_name="test") as run:
-        progressive._check_same_teacher(DiffusionModel(tiny_unet(), SCHEDULER, "a", sha256="1"), run)
+        progressive.check_same_teacher(DiffusionModel(tiny_unet(), SCHEDULER, "a", sha256="1"), run)
     with (
         open_run(tmp_path / "run", recipe, runtime, verb="run", recipe_name="test", resume=True) as run,
         pytest.raises(UsageError, match="not the model that this run was started with"),
     ):
-        progressive._check_same_teacher(DiffusionModel(tiny_unet(), SCHEDULER, "a", sha256="2"), run)
+        progressive.check_same_teacher(DiffusionModel(tiny_unet(), SCHEDULER, "a", sha256="2"), run)
 
 
 def test_settings_tuned_on_clothes_are_named_on_another_teacher(tmp_path, caplog):
@@ -208,7 +208,8 @@ def test_settings_tuned_on_clothes_are_named_on_another_teacher(tmp_path, caplog
     caplog.set_level(NOTICE)
     for changes, says in (({}, True), ({"steps": 1}, False)):
         caplog.clear()
-        train = find_recipe("distill", "pd").train.model_dump() | changes
+        tuned: Any = find_recipe("distill", "pd")
+        train = tuned.train.model_dump() | changes
         plan(PdRecipe.model_validate({"model": folder, "teacher_steps": 2, "data": data, "train": train}))
         assert ("were tuned on grey 16x16 clothes" in caplog.text) is says
 
