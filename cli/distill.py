@@ -82,8 +82,9 @@ def run(
         typer.Option(
             "--student",
             metavar="MODEL",
-            help="CLIP-KD: the student, a model name of open_clip or a .json configuration, which start from new "
-            "weights, or NAME:TAG or NAME:CHECKPOINT with trained ones.",
+            help="The students' network: width=0.5, layers=1, both with a comma, or a config.json of a UNet2DModel "
+            "(default: the teacher's); CLIP-KD: a model name of open_clip or a .json configuration, which start from "
+            "new weights, or NAME:TAG or NAME:CHECKPOINT with trained ones.",
         ),
     ] = None,
     teacher_cache: Annotated[

@@ -14,6 +14,7 @@ from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
 from effcli.distill.recipe import ProgressiveRecipe, StudentsRecipe
 from effcli.distill.rounds import rounds_of
 from effcli.distill.time_grid import TimeGrid
+from effcli.distill.trained.student import check_student
 
 
 def load_teacher(recipe: StudentsRecipe) -> tuple[DiffusionModel, ImageSet]:
@@ -32,6 +33,7 @@ def load_teacher(recipe: StudentsRecipe) -> tuple[DiffusionModel, ImageSet]:
     )
     if recipe.student_steps == recipe.teacher_steps and not _converts(recipe, model):
         raise UsageError("the student has as many steps as the teacher: nothing to do", place="student_steps")
+    check_student(recipe.student, model)
     images = load_images(recipe.data.source, "train", side=side, channels=1 if channels == 1 else 3)
     n_classes = config_of(model.unet).get("num_class_embeds")
     if n_classes is not None:

@@ -7,7 +7,6 @@ Conversion of noise-predicting teachers.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -39,6 +38,7 @@ from effcli.distill.rounds import (
     rounds_of,
 )
 from effcli.distill.time_grid import TimeGrid
+from effcli.distill.trained.student import starting_network
 from effcli.distill.training import fit_round
 from effcli.distill.weights import STUDENTS
 from effcli.metrics.features import choose_features
@@ -149,8 +149,11 @@ def measure(
         check_stop=run.check_stop,
         show_progress=run.show_progress,
     )
-    parameters = sum(p.numel() for p in model.unet.parameters())
-    return run.finish({"parameters": parameters, **metrics}, lambda: save_pictures(pictures, run))
+    parameters = {
+        "parameters": sum(p.numel() for p in model.unet.parameters()),
+        "parameters_student": sum(p.numel() for p in students[min(students)].unet.parameters()),
+    }
+    return run.finish({**parameters, **metrics}, lambda: save_pictures(pictures, run))
 
 
 def students_of(
@@ -165,9 +168,9 @@ def students_of(
     teacher = model
     prediction = prediction_of_students(recipe, model)
     for one in rounds_of(recipe, model):
-        unet = copy.deepcopy(teacher.unet).requires_grad_(True)
+        unet = starting_network(recipe.student if teacher is model else None, teacher, recipe.seed)
         config = student_config(model.scheduler_config, prediction, grid.timesteps(one.student_steps))
-        student = DiffusionModel(unet.eval(), config, f"{model.source}, {one.student_steps} steps")
+        student = DiffusionModel(unet, config, f"{model.source}, {one.student_steps} steps")
         loss = make_loss() if one.has_features and make_loss is not None else PixelLoss()
         fit_round(one, student, teacher, loss, grid, images, recipe, run)
         unet.requires_grad_(False)

@@ -88,6 +88,12 @@ class StudentsRecipe(DistillRecipe):
     augment: DistillAugmentSection = Field(
         DistillAugmentSection(), description="Random changes of the training images."
     )
+    student: str | None = Field(
+        None,
+        description="The students' network. null: the teacher's; width=SHARE: its channels times this, above 0 to 1; "
+        "layers=N: so many residual blocks per level; both with a comma; or a config.json of a UNet2DModel. A new "
+        "network first learns for train.conversion_steps at the teacher's number of steps.",
+    )
     teacher_steps: int = Field(
         64, ge=1, description="Sampling steps of the teacher, which the first round halves; a power of two."
     )

@@ -60,10 +60,10 @@ def prediction_type_of(model: DiffusionModel) -> str:
 
 
 def rounds_of(recipe: ProgressiveRecipe, teacher: DiffusionModel) -> list[Round]:
-    """The rounds in order; the first converts the prediction where the teacher's is another than the students'."""
+    """The rounds in order; the first is for a network or a prediction other than the teacher's."""
     rounds = []
     teacher_steps, settings = recipe.teacher_steps, recipe.train
-    if prediction_type_of(teacher) != prediction_of_students(recipe, teacher):
+    if recipe.student is not None or prediction_type_of(teacher) != prediction_of_students(recipe, teacher):
         rounds.append(Round(teacher_steps, teacher_steps, settings.conversion_steps))
     while teacher_steps > recipe.student_steps:
         student_steps = teacher_steps // 2

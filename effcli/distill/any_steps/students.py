@@ -27,6 +27,7 @@ from effcli.distill.losses import PixelLoss
 from effcli.distill.progressive import TeacherInputs, measure, say_whose_settings, student_config
 from effcli.distill.rounds import FEW_STEPS, Round, prediction_type_of
 from effcli.distill.time_grid import TimeGrid
+from effcli.distill.trained.student import starting_network
 from effcli.distill.training import fit_round
 from effcli.distill.weights import STUDENTS
 from effcli.metrics.features import choose_features
@@ -47,7 +48,7 @@ def plan(
     say_whose_settings(recipe)
     choose_features(recipe.eval, model.sample_shape)
     features = None if load_features is None else load_features(model)
-    converts = prediction_of_students(model) != prediction_type_of(model)
+    converts = recipe.student is not None or prediction_of_students(model) != prediction_type_of(model)
     facts = {
         "parameters": sum(p.numel() for p in model.unet.parameters()),
         **describe_model(model),
@@ -76,13 +77,13 @@ def prediction_of_students(teacher: DiffusionModel) -> str:
 def teacher_to_follow(
     model: DiffusionModel, images: ImageSet, grid: TimeGrid, recipe: AnyStepsRecipe, run: Run
 ) -> DiffusionModel:
-    """The teacher, converted to what students predict where it predicts something else."""
+    """The teacher, or the network that takes its place: one of the students' own, or one that predicts velocity."""
     prediction = prediction_of_students(model)
-    if prediction == prediction_type_of(model):
+    if recipe.student is None and prediction == prediction_type_of(model):
         return model
     steps = recipe.teacher_steps
     config = student_config(model.scheduler_config, prediction, grid.timesteps(steps))
-    unet = copy.deepcopy(model.unet).requires_grad_(True).eval()
+    unet = starting_network(recipe.student, model, recipe.seed)
     student = DiffusionModel(unet, config, f"{model.source}, converted")
     one = Round(steps, steps, recipe.train.conversion_steps)
     fit_round(one, student, model, PixelLoss(), grid, images, recipe, run)
