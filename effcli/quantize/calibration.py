@@ -202,11 +202,20 @@ def set_activation_range(layer: QuantizedLayer, x: Tensor, method: RangeMethod) 
         layer.act_zero.fill_(zero.item())
 
 
-def set_uniform_rows(layer: QuantizedLayer, bits: int, method: RangeMethod) -> None:
-    """Give every row ``bits`` bits and the range, or the codebook, of its smoothed weights."""
+def set_uniform_rows(
+    layer: QuantizedLayer, bits: int, method: RangeMethod, importance: Tensor | None = None
+) -> None:
+    """Give every row ``bits`` bits and the range, or the codebook, of its smoothed weights.
+
+    Args:
+        layer: smoothed.
+        bits: of each row.
+        method: how ranges are found.
+        importance: of the input channels, for codebooks, ``[c_in]``.
+    """
     with torch.no_grad():
         rows = layer.smoothed_weight().flatten(1)
-        found = find_format(rows, bits, "codebook" if layer.has_codebooks else "affine", method)
+        found = find_format(rows, bits, "codebook" if layer.has_codebooks else "affine", method, importance)
         layer.set_rows(uniform_bits(len(rows), bits), found.scale, found.zero, found.table)
 
 

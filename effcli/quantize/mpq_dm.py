@@ -35,6 +35,7 @@ from effcli.quantize.calibration import (
     set_uniform_rows,
     wrap_layers,
 )
+from effcli.quantize.fake_quantization.codebooks import column_scale
 from effcli.quantize.fake_quantization.layers import (
     EDGE_BITS,
     QuantizedLayer,
@@ -115,13 +116,16 @@ def start_layer(layer: QuantizedLayer, x: Tensor, recipe: MpqDmRecipe) -> dict[s
     bits = EDGE_BITS if layer.is_edge else recipe.widths.weights
     if settings.smoothing and not layer.is_edge and layer.activation_bits is not None:
         layer.in_scale.copy_(_smoothing_of(layer.layer, x))
+    if layer.has_codebooks and layer.activation_bits is None:
+        layer.in_scale.copy_(column_scale(layer.layer.weight))
     set_activation_range(layer, x, settings.range_method)
+    importance = _mean_squares(layer, x) if layer.has_codebooks else None
     if layer.is_edge or not 2 <= bits <= 7:
-        set_uniform_rows(layer, bits, settings.range_method)
+        set_uniform_rows(layer, bits, settings.range_method, importance)
         return {"rows": {str(bits): len(layer.row_bits)}}
     rows = layer.smoothed_weight().flatten(1)
     codes, method = recipe.weights.codes, settings.range_method
-    formats = {b: find_format(rows, b, codes, method) for b in (bits - 1, bits, bits + 1)}
+    formats = {b: find_format(rows, b, codes, method, importance) for b in (bits - 1, bits, bits + 1)}
     errors = row_errors(layer, x, formats, quantize_input=recipe.allocation.search == "half")
     row_bits = allocate(rows, errors, bits, recipe.allocation)
     chosen = mixed(formats, row_bits)
@@ -177,6 +181,12 @@ def row_errors(
         w = row_format.quantized(weight.flatten(1)).view_as(weight)
         errors[b] = (apply_layer(module, seen, w) - target).square().sum(others)
     return errors
+
+
+def _mean_squares(layer: QuantizedLayer, x: Tensor) -> Tensor:
+    """Of the layer's smoothed input, by channel, ``[c_in]``."""
+    axis = 1 if isinstance(layer.layer, nn.Conv2d) else x.ndim - 1
+    return x.square().mean([a for a in range(x.ndim) if a != axis]) * layer.in_scale.square()
 
 
 def _smoothing_of(module: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from effcli.core.runtime import DTYPES
 from effcli.quantize.allocation import total_error, uniform_bits
-from effcli.quantize.fake_quantization.layers import EDGE_BITS, FoundLayer, find_layers
+from effcli.quantize.fake_quantization.codebooks import column_scale
+from effcli.quantize.fake_quantization.layers import EDGE_BITS, FoundLayer, find_layers, per_input
 from effcli.quantize.fake_quantization.row_formats import Codes, RowFormat, find_format, mixed
 from effcli.quantize.integer.bit_packing import row_bytes
 from effcli.quantize.mpq_dm import allocate
@@ -85,27 +86,35 @@ def quantize_weight(
         recipe: the settings.
     """
     bits = EDGE_BITS if found.is_edge else recipe.widths.weights
-    rows = weight.flatten(1)
     codes: Codes = "affine" if found.is_edge else recipe.weights.codes
+    in_scale = column_scale(weight) if codes == "codebook" else torch.ones(weight.shape[1])
+    rows = (weight / per_input(in_scale, weight)).flatten(1)
+    importance = in_scale.square()
     method = recipe.calibration.range_method
     row: dict[str, Any] = {}
     if found.is_edge or not 2 <= bits <= 7 or recipe.allocation.rule == "uniform":
         row_bits = uniform_bits(len(rows), bits)
-        chosen = find_format(rows, bits, codes, method)
+        chosen = find_format(rows, bits, codes, method, importance)
     else:
-        formats = {b: find_format(rows, b, codes, method) for b in (bits - 1, bits, bits + 1)}
-        errors = {b: (one.quantized(rows) - rows).square().sum(1) for b, one in formats.items()}
+        formats = {b: find_format(rows, b, codes, method, importance) for b in (bits - 1, bits, bits + 1)}
+        by_column = importance.repeat_interleave(rows.shape[1] // len(importance))
+        errors = {b: ((one.quantized(rows) - rows).square() * by_column).sum(1) for b, one in formats.items()}
         row_bits = allocate(rows, errors, bits, recipe.allocation)
         chosen = mixed(formats, row_bits)
         uniform = total_error(uniform_bits(len(rows), bits), errors)
         row["error_to_uniform"] = total_error(row_bits, errors) / max(uniform, 1e-30)
-    layer = _layer_codes(found.layer, chosen.codes(rows), row_bits, chosen, bias)
+    layer = _layer_codes(found.layer, chosen.codes(rows), row_bits, chosen, in_scale, bias)
     row["rows"] = {str(bits): n for bits, n in layer.rows.counts().items()}
     return layer, row
 
 
 def _layer_codes(
-    layer: nn.Conv2d | nn.Linear, codes: Tensor, row_bits: Tensor, chosen: RowFormat, bias: Tensor | None
+    layer: nn.Conv2d | nn.Linear,
+    codes: Tensor,
+    row_bits: Tensor,
+    chosen: RowFormat,
+    in_scale: Tensor,
+    bias: Tensor | None,
 ) -> LayerCodes:
     none = torch.zeros(0)
     return LayerCodes(
@@ -113,7 +122,7 @@ def _layer_codes(
         rows=PackedRows.of_codes(codes, row_bits, tuple(layer.weight.shape), chosen.table),
         scale=chosen.scale,
         zero=chosen.zero,
-        in_scale=torch.ones(layer.weight.shape[1]),
+        in_scale=in_scale,
         activation_bits=None,
         act_scale=none,
         act_zero=none,

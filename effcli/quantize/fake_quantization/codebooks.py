@@ -24,12 +24,33 @@ MOST_BITS = 5
 _LARGEST = 127
 
 
-def find_codebook(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+_LEAST_IMPORTANCE = 1e-3
+"""Of an input channel, against the mean."""
+
+
+def column_scale(weight: Tensor) -> Tensor:
+    """delta of layers without quantized activations: how large an input channel's weights are in rows of equal size.
+
+    Args:
+        weight: ``[c_out, c_in, ...]``.
+
+    Returns:
+        ``[c_in]``, of mean square 1; 1 for a channel without weights.
+    """
+    squares = weight.detach().flatten(2).square().mean(2) if weight.ndim > 2 else weight.detach().square()
+    by_row = squares.mean(1, keepdim=True)
+    scale = torch.where(by_row > 0, squares / by_row, 0).mean(0).sqrt()
+    return torch.where(scale > 0, scale, 1)
+
+
+def find_codebook(rows: Tensor, bits: int, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The table and scale of each row: the levels of least squared error, rounded to 8 bits.
 
     Args:
         rows: ``[R, K]``.
         bits: b, 1 to :data:`MOST_BITS`.
+        importance: of the input channels, ``[c_in]``, which errors are weighted by; None: all are equal. K is a
+            multiple of c_in.
 
     Returns:
         t, uint8 ``[R, 2^b]``, ascending; d, float32 ``[R]``, at least 1e-8.
@@ -38,7 +59,12 @@ def find_codebook(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
     n_rows, n_columns = rows.shape
     plain = rows.detach().to("cpu", torch.float32).contiguous()
-    levels = best_levels(plain, torch.ones(n_columns), torch.full((n_rows,), 2**bits)).to(rows.device)
+    weights = torch.ones(n_columns)
+    if importance is not None:
+        shares = importance.detach().to("cpu", torch.float32)
+        shares = (shares / shares.mean().clamp(min=1e-30)).clamp(min=_LEAST_IMPORTANCE)
+        weights = shares.repeat_interleave(n_columns // len(shares)).contiguous()
+    levels = best_levels(plain, weights, torch.full((n_rows,), 2**bits)).to(rows.device)
     scale = (levels.abs().amax(1) / _LARGEST).clamp(min=SMALLEST_SCALE)
     table = (levels / scale[:, None]).round() + MIDDLE
     return table.to(torch.uint8), scale

@@ -55,7 +55,9 @@ class RowFormat:
         return fake_quantize(rows, self.scale[:, None], self.zero[:, None], self.top[:, None])
 
 
-def find_format(rows: Tensor, bits: int, codes: Codes, method: RangeMethod) -> RowFormat:
+def find_format(
+    rows: Tensor, bits: int, codes: Codes, method: RangeMethod, importance: Tensor | None = None
+) -> RowFormat:
     """The format of rows ``[R, K]`` at one width.
 
     Args:
@@ -63,11 +65,12 @@ def find_format(rows: Tensor, bits: int, codes: Codes, method: RangeMethod) -> R
         bits: of all rows.
         codes: equal steps, or a codebook for each row.
         method: how the ranges of equal steps are found.
+        importance: of the input channels, for codebooks; see :func:`find_codebook`.
     """
     top = top_code(bits).expand(len(rows)).to(rows.device)
     if codes == "affine":
         return RowFormat(*find_range(rows, top, method), top)
-    table, scale = find_codebook(rows, bits)
+    table, scale = find_codebook(rows, bits, importance)
     return RowFormat(scale, torch.full_like(scale, MIDDLE), top, table)
 
 

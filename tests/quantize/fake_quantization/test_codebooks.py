@@ -11,6 +11,7 @@ from torch import Tensor
 from effcli.quantize.fake_quantization.best_levels import best_levels
 from effcli.quantize.fake_quantization.codebooks import (
     MIDDLE,
+    column_scale,
     find_codebook,
     nearest_places,
     quantize_by_table,
@@ -90,6 +91,32 @@ def test_a_codebook_is_closer_than_equal_steps(bits: int) -> None:
     levels = best_levels(rows, torch.ones(576), torch.full((8,), 2**bits))
     exact = sum(error_of(row, torch.ones(576), own) for row, own in zip(rows, levels, strict=True))
     assert float((codebook - rows).square().sum()) < 1.01 * exact  # entries have 8 bits
+
+
+def test_columns_of_any_size_cost_no_levels() -> None:
+    weight = torch.randn(16, 12, 3, 3, generator=GENERATOR)
+    sizes = torch.linspace(0.1, 4, 12)
+    weight *= sizes[:, None, None] * torch.logspace(-1, 1, 16)[:, None, None, None]
+    scale = column_scale(weight)
+    torch.testing.assert_close(scale / scale.mean(), sizes / sizes.mean(), rtol=0.25, atol=0)
+    delta = scale[:, None, None]
+
+    def error(found: Tensor) -> float:
+        return float((found.view_as(weight) - weight).square().sum())
+
+    plain = find_format(weight.flatten(1), 3, "codebook", "mse").quantized(weight.flatten(1))
+    rows = (weight / delta).flatten(1)
+    scaled = find_format(rows, 3, "codebook", "mse", scale.square()).quantized(rows).view_as(weight) * delta
+    assert error(scaled) < 0.85 * error(plain)
+    assert torch.equal(column_scale(torch.zeros(4, 3)), torch.ones(3))
+
+
+def test_errors_are_weighed_by_input_channel() -> None:
+    rows = torch.randn(4, 120, generator=GENERATOR)
+    importance = torch.tensor([50.0, 1.0, 0.0])
+    found = find_format(rows, 2, "codebook", "mse", importance).quantized(rows)
+    plain = find_format(rows, 2, "codebook", "mse").quantized(rows)
+    assert float((found - rows)[:, :40].square().sum()) < 0.95 * float((plain - rows)[:, :40].square().sum())
 
 
 @pytest.mark.parametrize("value", [0.0, 3.7, -1e-6, 1e20])
