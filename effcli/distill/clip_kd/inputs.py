@@ -10,7 +10,7 @@ from typing import Any
 from effcli.core.errors import InputError
 from effcli.core.registry import find_recipe
 from effcli.data.unreadable_pictures import allow_unreadable, find_unreadable
-from effcli.distill.clip_kd.captions.caption_set import CaptionSet, hold_out
+from effcli.distill.clip_kd.captions.caption_set import CaptionSet, hold_out, part_of_set
 from effcli.distill.clip_kd.captions.sources import has_split, load_captions
 from effcli.distill.clip_kd.recipe import (
     STORED,
@@ -56,6 +56,8 @@ def load_inputs(recipe: ClipRecipe) -> ClipInputs:
         held = _load(settings, settings.source, "eval", decides=True)
     else:
         train, held = hold_out(train, recipe.eval.hold_out)
+    if settings.part is not None:
+        train = part_of_set(train, settings.part)
     if len(train) < recipe.train.batch_size:
         raise InputError(
             f"has {len(train)} images, fewer than a batch of {recipe.train.batch_size}",

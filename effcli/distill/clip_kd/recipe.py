@@ -21,6 +21,12 @@ class ClipPairsSection(Section):
         description="Pairs to learn from: a CSV, WebDataset .tar shards, a folder of images with captions, an .npz, or "
         "builtin:NAME.",
     )
+    part: str | None = Field(
+        None,
+        pattern=r"^[1-9][0-9]*/[1-9][0-9]*$",
+        description="K/N: of the images to learn from the K-th of N parts, which share none; null: all. For a teacher "
+        "and a student that learn from different images.",
+    )
     image_column: str | None = Field(
         None, description="Column of a CSV with the paths of images; null: one of the usual names."
     )
@@ -36,6 +42,15 @@ class ClipPairsSection(Section):
     workers: int = Field(
         0, ge=0, description="Processes that decode images ahead of time; 0: the main process decodes."
     )
+
+    @field_validator("part")
+    @classmethod
+    def _is_one_of_them(cls, value: str | None) -> str | None:
+        if value is not None:
+            number, _, n_parts = value.partition("/")
+            if int(number) > int(n_parts):
+                raise ValueError(f"there are {n_parts} parts, 1/{n_parts} to {n_parts}/{n_parts}")
+        return value
 
 
 class ClipEvalSection(Section):

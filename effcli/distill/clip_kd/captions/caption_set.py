@@ -158,6 +158,20 @@ def hold_out(pairs: CaptionSet, share: float) -> tuple[CaptionSet, CaptionSet]:
     return pairs.select(kept), pairs.select([i for i, one in enumerate(held) if one])
 
 
+def part_of_set(pairs: CaptionSet, part: str) -> CaptionSet:
+    """One of ``N`` parts that share no image, about as large as each other; which ones follows from their places and
+    captions.
+
+    Args:
+        pairs: the set.
+        part: ``K/N``, from ``1/N`` to ``N/N``.
+    """
+    number, n_parts = map(int, part.split("/"))
+    return pairs.select(
+        [i for i in range(len(pairs)) if int(_unit(f"part\0{_key_of(pairs, i)}") * n_parts) == number - 1]
+    )
+
+
 def _key_of(pairs: CaptionSet, index: int) -> str:
     image = pairs.images[index]
     name = image.path.name if isinstance(image, StoredFile) and image.member is None else str(index)

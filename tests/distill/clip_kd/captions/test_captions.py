@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from effcli.core.errors import InputError
-from effcli.distill.clip_kd.captions.caption_set import CaptionSet, hold_out
+from effcli.distill.clip_kd.captions.caption_set import CaptionSet, hold_out, part_of_set
 from effcli.distill.clip_kd.captions.sources import has_split, load_captions
+from effcli.distill.clip_kd.recipe import ClipPairsSection
 
 
 def picture(path: Path, grey: int, size: tuple[int, int] = (6, 4)) -> Path:
@@ -187,3 +188,14 @@ def test_hold_out_is_the_same_each_time_and_leaves_something(tmp_path: Path) -> 
     assert kept == again and len(kept) + len(held) == 40 and 3 < len(held) < 20
     assert not set(kept.captions) & set(held.captions)
     assert len(hold_out(pairs.select([0, 1]), 0.0001)[1]) == 1
+
+
+def test_parts_share_no_image_and_are_the_whole(tmp_path: Path) -> None:
+    pairs = load_captions("builtin:twemoji-captions", "train")
+    parts = [part_of_set(pairs, f"{k}/3") for k in (1, 2, 3)]
+    assert sum(map(len, parts)) == len(pairs) and all(380 < len(part) < 510 for part in parts)
+    assert len({image for part in parts for image in part.images}) == len(set(pairs.images))
+    assert part_of_set(pairs, "2/3") == parts[1] and part_of_set(pairs, "1/1") == pairs
+    for wrong in ("3/2", "0/2", "a"):
+        with pytest.raises(ValueError, match="part"):
+            ClipPairsSection(part=wrong)

@@ -72,7 +72,7 @@ def test_what_is_written_is_the_pairs_and_their_embeddings(tmp_path: Path) -> No
 
 def test_other_programs_read_it_with_tarfile_and_numpy(tmp_path: Path) -> None:
     with tarfile.open(written(tmp_path) / "data" / "shard-00000.tar") as archive:
-        data = {name: archive.extractfile(name).read() for name in archive.getnames()[:5]}  # type: ignore[union-attr]
+        data = {name: archive.extractfile(name).read() for name in archive.getnames()[:5]}
     assert list(data) == [f"000000000.{end}" for end in ("png", "txt", "json", "views.npy", "captions.npy")]
     about = json.loads(data["000000000.json"])
     assert len(about["views"]) == 2 and data["000000000.txt"].decode().splitlines() == about["captions"]
