@@ -16,12 +16,13 @@ from effcli.core.errors import InputError
 from effcli.core.files import read_json
 from effcli.diffusion.configs import config_of
 from effcli.diffusion.ddim import Predict
-from effcli.diffusion.denoisers.classes import Condition, denoiser_class
+from effcli.diffusion.denoisers.classes import Condition, denoiser_class, predicts_variances
 from effcli.diffusion.denoisers.given_inputs import read_inputs
 from effcli.diffusion.denoisers.needs import NeededInput, n_classes_of, needs_of
 from effcli.diffusion.denoisers.prompts import embed_prompts
 from effcli.diffusion.models import DiffusionModel
 from effcli.diffusion.processes import process_of
+from effcli.diffusion.schedulers import LEARNED_VARIANCES
 
 _EMBEDDED_GUIDANCE = ("timestep_cond", "guidance")
 """Inputs that the guidance scale itself is: the network is then called once."""
@@ -57,6 +58,7 @@ class Guided:
         inputs: str | None = None,
     ) -> None:
         check_time(model)
+        check_variance(model)
         needs = needs_of(model.unet, model.source)
         self.unet = unet
         self.scheduler_config = model.scheduler_config
@@ -173,6 +175,23 @@ def check_time(model: DiffusionModel) -> None:
     if config_of(model.unet).get("time_embedding_type") == "fourier" and not is_told_levels:
         raise InputError(
             "the UNet's time_embedding_type is 'fourier': it is told noise levels, not timesteps",
+            place=model.source,
+        )
+
+
+def check_variance(model: DiffusionModel) -> None:
+    """Refuse a scheduler that reads variances from a network of which it is not clear where they are.
+
+    Raises:
+        InputError: it is one.
+    """
+    kind = model.scheduler_config.get("variance_type")
+    if kind in LEARNED_VARIANCES and not predicts_variances(model.unet):
+        config = config_of(model.unet)
+        raise InputError(
+            f"its scheduler's variance_type is {kind!r}, but its network's out_channels is "
+            f"{config.get('out_channels')} for in_channels {config.get('in_channels')}: which of them are "
+            "variances is not known",
             place=model.source,
         )
 

@@ -64,6 +64,8 @@ CLASSES: dict[str, dict[str, Any]] = {
 }
 """Class -> in what its defaults differ from those of `DDIMScheduler`; what a class does without an option counts."""
 
+_CONSISTENCY_CLASSES = ("CMStochasticIterativeScheduler", "ConsistencyDecoderScheduler", "SCMScheduler")
+
 PROCESS_CLASSES = (
     "FlowMatchEulerDiscreteScheduler",
     "FlowMatchHeunDiscreteScheduler",
@@ -73,12 +75,22 @@ PROCESS_CLASSES = (
 )
 """Classes of other processes that are understood: `processes.py`."""
 
+LEARNED_VARIANCES = ("learned", "learned_range")
+"""Values of ``variance_type`` of networks that predict variances beside the noise, which DDIM has no use for."""
+
 _VALUES: dict[str, tuple[Any, ...]] = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
     "prediction_type": ("epsilon", "sample", "v_prediction"),
     "timestep_spacing": ("leading", "trailing", "linspace"),
     "final_sigmas_type": ("zero", "sigma_min"),
-    "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
+    "variance_type": (
+        None,
+        "fixed_small",
+        "fixed_small_log",
+        "fixed_large",
+        "fixed_large_log",
+        *LEARNED_VARIANCES,
+    ),
     "timestep_type": ("discrete",),
     "use_flow_sigmas": (False, None),
     "use_dynamic_shifting": (False, None),
@@ -130,9 +142,12 @@ def notices(config: Mapping[str, Any]) -> list[str]:
     name = str(config.get("_class_name"))
     if name in PROCESS_CLASSES:
         return []
-    return [
+    lines = [
         f"{name}'s {key} is not used: DDIM steps at its own timesteps" for key in _OWN_GRID if config.get(key)
     ]
+    if config.get("variance_type") in LEARNED_VARIANCES:
+        lines.append("the variances that its network predicts are left out: DDIM steps need none")
+    return lines
 
 
 def describe_levels(config: Mapping[str, Any]) -> str:
@@ -148,6 +163,12 @@ def _class_of(config: Mapping[str, Any]) -> str:
     name = config.get("_class_name")
     if name is None:
         raise InputError("the configuration has no _class_name", place="scheduler")
+    if name in _CONSISTENCY_CLASSES:
+        raise InputError(
+            f"{name} is not supported: consistency models predict the image itself from any level in one call, and "
+            "have no steps from one level to the next",
+            place="scheduler",
+        )
     if name not in CLASSES:
         raise InputError(
             f"{name} is not supported: its noise levels are not known here",
@@ -162,11 +183,6 @@ def _check_keys(name: str, config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if key.startswith("_") or (value is None and key not in _VALUES):
             continue
-        if key == "variance_type" and str(value).startswith("learned"):
-            raise InputError(
-                f"{name}'s variance_type is {value!r}: this model predicts variances too, which DDIM has no use for",
-                place="scheduler",
-            )
         if key in _VALUES and value not in _VALUES[key]:
             known = ", ".join(repr(one) for one in _VALUES[key] if one is not None)
             raise InputError(

@@ -8,6 +8,7 @@ from effcli.core.errors import InputError, UsageError
 from effcli.data.image_sets import ImageSet, load_images
 from effcli.diffusion.checking import check_forward
 from effcli.diffusion.configs import config_of
+from effcli.diffusion.denoisers.classes import predicts_variances
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.processes import process_of
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
@@ -78,6 +79,12 @@ def check_teacher(model: DiffusionModel) -> None:
     if type(model.unet).__name__ != "UNet2DModel":
         raise InputError(
             f"is a {type(model.unet).__name__}; only a UNet2DModel can be distilled", place=model.source
+        )
+    if predicts_variances(model.unet):
+        raise InputError(
+            "its UNet predicts variances beside the noise, which students would have to learn; such models cannot be "
+            "distilled",
+            place=model.source,
         )
     kind = config_of(model.unet).get("class_embed_type")
     if kind is not None:

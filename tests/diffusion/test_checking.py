@@ -65,8 +65,8 @@ def conditional(**changes):
             "m: the UNet's time_embedding_type is 'fourier': it is told noise levels, not timesteps",
         ),
         (
-            lambda: tiny_unet(out_channels=2),
-            "m: the UNet's out_channels is 2 for in_channels 1: models that predict variances too are not supported",
+            lambda: tiny_unet(out_channels=3),
+            "m: the UNet's out_channels is 3 for in_channels 1: neither as many, nor a variance for each",
         ),
     ],
 )
@@ -112,3 +112,17 @@ def test_embeddings_of_another_width_are_found(monkeypatch):
         InputError, match=r"encoder_hidden_states 1x6x12 \(in_channels 4, sample_size 8, cross_attent"
     ):
         check_forward(model, guided)
+
+
+def test_a_predicted_variance_is_left_out():
+    scheduler = {**SCHEDULER, "_class_name": "DDPMScheduler", "variance_type": "learned_range"}
+    unet = tiny_unet(out_channels=2)
+    model = DiffusionModel(unet, scheduler, "m")
+    check_forward(model)
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(Guided(model, unet).call(x, 7, {}), unet(x, 7).sample[:, :1])
+    with pytest.raises(
+        InputError, match="variance_type is 'learned_range', but its network's out_channels is 1"
+    ):
+        check_forward(DiffusionModel(tiny_unet(), scheduler, "m"))

@@ -48,9 +48,9 @@ def test_noise_of_eta_comes_from_the_generator():
     assert not torch.equal(draw(1), draw(2))
 
 
-def test_a_model_that_predicts_variances_is_refused():
-    with pytest.raises(InputError, match="predicts variances"):
-        ddim_scheduler(SCHEDULER | {"variance_type": "learned_range"}, 4)
+def test_predicted_variances_change_no_step():
+    ours, plain = (ddim_scheduler(SCHEDULER | more, 4) for more in ({"variance_type": "learned_range"}, {}))
+    assert timesteps_of(ours) == timesteps_of(plain)
 
 
 def test_more_steps_than_noise_levels_are_refused():

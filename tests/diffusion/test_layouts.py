@@ -331,9 +331,10 @@ def test_single_files_of_others_are_named(tmp_path, unet):
     file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     assert refusal(file) == ("P: is a weight file of a diffusers folder", "name the folder")
     (tmp_path / "sd.ckpt").write_bytes(b"")
+    assert refusal(tmp_path / "sd.ckpt")[0].startswith("P: cannot be read as a checkpoint of tensors only")
+    torch.save({"layer.weight": torch.zeros(1)}, tmp_path / "sd.ckpt")
     text, hint = refusal(tmp_path / "sd.ckpt")
     assert (
-        text
-        == "P: is a single file of pickled weights (.ckpt), which is not read: the configuration is missing"
+        text == "P: is a file of pickled weights (.ckpt), not of a whole model: the configuration is missing"
     )
-    assert "from_single_file" in hint
+    assert "config.json" in hint

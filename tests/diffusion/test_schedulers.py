@@ -98,7 +98,7 @@ def test_euler_steps_at_the_same_timesteps_end_at_the_same_image():
         ({"_class_name": "KarrasVeScheduler"}, "KarrasVeScheduler is not supported"),
         (
             {"_class_name": "CMStochasticIterativeScheduler"},
-            "CMStochasticIterativeScheduler is not supported",
+            "CMStochasticIterativeScheduler is not supported: consistency models predict the image itself",
         ),
         (
             {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction"},
@@ -137,7 +137,7 @@ def test_euler_steps_at_the_same_timesteps_end_at_the_same_image():
             "rescale_betas_zero_snr does not go with prediction_type 'epsilon'",
         ),
         ({"_class_name": "DDIMScheduler", "beta_end": 2.0}, "its betas are 0.0001 to 2, not within 0 to 1"),
-        ({"_class_name": "DDPMScheduler", "variance_type": "learned_range"}, "predicts variances too"),
+        ({"_class_name": "DDPMScheduler", "variance_type": "guessed"}, "variance_type is 'guessed'"),
     ],
 )
 def test_what_is_not_understood_is_named(config, message):

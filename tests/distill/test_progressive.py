@@ -147,6 +147,8 @@ def test_teachers_that_are_refused(tmp_path):
         check_teacher(DiffusionModel(tiny_unet(in_channels=4, out_channels=4), SCHEDULER, "four"))
     with pytest.raises(InputError, match="not square grey or RGB"):
         check_teacher(DiffusionModel(tiny_unet(sample_size=(8, 16)), SCHEDULER, "wide"))
+    with pytest.raises(InputError, match="predicts variances"):
+        check_teacher(DiffusionModel(tiny_unet(out_channels=2), SCHEDULER, "variances"))
     embedded = DiffusionModel(tiny_unet(class_embed_type="timestep"), SCHEDULER, "embedded")
     with pytest.raises(InputError, match="class_embed_type is 'timestep'"):
         check_teacher(embedded)

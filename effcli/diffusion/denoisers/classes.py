@@ -32,15 +32,15 @@ _FLUX_SIDE = 128
 
 
 def call_unet(network: nn.Module, x: Tensor, t: Any, given: Condition) -> Tensor:
-    """A UNet: what is beside the channels of the image is put there."""
-    arguments = dict(given)
+    """A UNet: what is beside the channels of the image is put there; a predicted variance is left out."""
+    arguments, channels = dict(given), x.shape[1]
     if CHANNELS in arguments:
         x = torch.cat([x, arguments.pop(CHANNELS)], 1)
     text: dict[str, Any] = {}
     if "encoder_hidden_states" in _arguments_of(network) and "encoder_hidden_states" not in arguments:
         text["encoder_hidden_states"] = None  # which a UNet conditioned on images alone makes itself
     out: Tensor = network(x, t, **text, **nested(arguments), return_dict=False)[0]
-    return out
+    return out[:, :channels] if out.shape[1] == 2 * channels else out
 
 
 def call_by_keyword(network: nn.Module, x: Tensor, t: Any, given: Condition) -> Tensor:
@@ -168,6 +168,13 @@ def class_of(name: str, place: str) -> Callable[..., Any]:
 def is_unet(network: nn.Module) -> bool:
     """Whether it is one of the UNets that were quantized first: their edge layers are the first three and the last."""
     return class_name_of(network) in ("UNet2DModel", "UNet2DConditionModel")
+
+
+def predicts_variances(network: nn.Module) -> bool:
+    """Whether a network returns a variance for each channel beside what it predicts, which is left out here."""
+    config = config_of(network)
+    n_in, n_out = config.get("in_channels"), config.get("out_channels")
+    return isinstance(n_in, int) and n_out == 2 * n_in
 
 
 def sample_shape_of(network: nn.Module, place: str) -> tuple[int, int, int]:

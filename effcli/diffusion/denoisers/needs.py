@@ -19,6 +19,7 @@ from effcli.diffusion.denoisers.classes import (
     class_name_of,
     denoiser_class,
     is_unet,
+    predicts_variances,
     sample_shape_of,
 )
 
@@ -91,10 +92,9 @@ def needs_of(network: nn.Module, place: str) -> list[NeededInput]:
 
 def _of_unet(network: nn.Module, config: dict[str, Any], place: str) -> list[NeededInput]:
     n_in, n_out = config["in_channels"], config["out_channels"]
-    if n_out > n_in:
-        reason = "models that predict variances too" if n_out == 2 * n_in else "such models"
+    if n_out > n_in and not predicts_variances(network):
         raise InputError(
-            f"the UNet's out_channels is {n_out} for in_channels {n_in}: {reason} are not supported",
+            f"the UNet's out_channels is {n_out} for in_channels {n_in}: neither as many, nor a variance for each",
             place=place,
         )
     needs = []
