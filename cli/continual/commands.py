@@ -58,6 +58,7 @@ def run(
             "sgd",
             "joint",
             "egor",
+            "branch",
         ]
         | None,
         typer.Option(
@@ -65,7 +66,8 @@ def run(
             help="How tasks are learned. er, derpp, er-ace, cls-er: rehearsal of kept images; clfd: er in the "
             "frequency domain, clfd-NAME: another of these; e2net: derpp with a representative subnet; "
             "ir, frozen-ncm: prototypes, no images kept; ranpac, ncm: features of a trained backbone; "
-            "sgd: fine-tuning; joint: all tasks at once; egor: a detector.",
+            "sgd: fine-tuning; joint: all tasks at once; egor: a detector; "
+            "branch: a frozen detector with a branch for new classes.",
         ),
     ] = None,
     frequency: Annotated[
@@ -102,8 +104,9 @@ def run(
         str | None,
         typer.Option(
             "--detector",
-            metavar="RUN|FILE",
-            help="For egor: the detector that learns new classes (default: one is trained).",
+            metavar="RUN|FILE|builtin:nanodet-m",
+            help="For egor and branch: the detector that learns new classes (default: for egor one is trained, for "
+            "branch builtin:nanodet-m).",
         ),
     ] = None,
     references: Annotated[
@@ -164,7 +167,7 @@ def run(
     if tasks_dir is not None or undo:
         change_tasks(options, tasks_dir, shorthands)
         return
-    if inner == "egor" and tasks is None and (data is not None or detector is not None):
+    if inner in ("egor", "branch") and tasks is None and (data is not None or detector is not None):
         options = with_all_classes(options)
     elif data is not None and tasks is None and options.recipe == "default":
         options = with_fitting_tasks(options)

@@ -13,7 +13,7 @@ from pydantic import Field
 from effcli.core.recipe import Recipe, Section
 from effcli.core.recipe_changes import Renamed
 
-DETECTORS = ("egor", "detector")
+DETECTORS = ("egor", "branch", "detector")
 
 RENAMED = (
     Renamed("data.hold_out", "eval.hold_out"),

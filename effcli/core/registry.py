@@ -205,6 +205,12 @@ TASKS: dict[str, Task] = {
                     pipeline=f"{_EGOR}.pipeline",
                 ),
                 Method(
+                    "branch",
+                    f"{_EGOR}.detectors.branched",
+                    f"{_EGOR}.recipe:BranchRecipe",
+                    pipeline=f"{_EGOR}.branching",
+                ),
+                Method(
                     "detector",
                     f"{_EGOR}.detectors.gfl",
                     f"{_EGOR}.recipe:DetectorRecipe",

@@ -120,6 +120,24 @@ def test_references_and_pseudo_labels(place: Path, tmp_path: Path) -> None:
     assert metrics["abs_gap"] == pytest.approx(joint - metrics["ap"]["all"], abs=1e-5)
 
 
+def test_a_branch_leaves_the_old_detector_alone(place: Path, tmp_path: Path) -> None:
+    words = ("--method", "branch", "--detector", "first", "--data", "squares", "--epochs", "2", *TRAIN, *FAST)
+    done = effcli("continual", *words, "-s", "branch.channels=8", "-o", tmp_path / "run", "--json", cwd=place)
+    assert done.code == 0, done.stderr
+    metrics = done.json["metrics"]
+    assert metrics["ap"]["old"] == metrics["before"]["ap"]["all"]
+    assert metrics["ap_by_class"].keys() == {"red", "green", "blue", "white"}
+    assert 0 < metrics["parameters_new"] < 0.01 * metrics["parameters"]
+    shown = []
+    for detector in (place / "first", tmp_path / "run"):
+        words = ("detect", detector, "squares/eval", "--score", "0.01")
+        lines = [json.loads(line) for line in effcli("continual", *words, *FAST, cwd=place).lines]
+        shown.append([[o for o in one["objects"] if o["class"] in ("red", "green")] for one in lines])
+    assert shown[0] == shown[1] and any(shown[0])
+    egor = ("--method", "egor", "--detector", tmp_path / "run", "--data", "squares")
+    assert "has a branch, and learns no classes in its old network" in refused(place, *egor).stderr
+
+
 def test_detect_writes_lines_and_pictures(place: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     shutil.copytree(place / "squares" / "eval", folder)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from effcli.continual.egor.data.class_groups import ClassGroup, ClassGroups, load_groups
 from effcli.continual.egor.data.detection_sets import DetectionSet, ScaledImages
+from effcli.continual.egor.detectors.branched import BranchedDetector
 from effcli.continual.egor.detectors.detector import Detector
 from effcli.continual.egor.detectors.gfl import Gfl, resnet50_config, tiny_config
 from effcli.continual.egor.detectors.released_weights import load_backbone
@@ -152,10 +153,21 @@ def _begin(recipe: EgorRecipe) -> tuple[KnownDetector | None, ClassGroups]:
 
 
 def named_detector(recipe: EgorRecipe) -> KnownDetector:
-    """The detector that the recipe names."""
+    """The detector that the recipe names.
+
+    Raises:
+        UsageError: it has a branch.
+    """
     assert recipe.detector is not None
     sides = (recipe.data.longest_side, recipe.data.shortest_side)
-    return KnownDetector(*load_detector(recipe.detector, recipe.detector_classes, sides))
+    known = KnownDetector(*load_detector(recipe.detector, recipe.detector_classes, sides))
+    if isinstance(known.detector, BranchedDetector):
+        raise UsageError(
+            "has a branch, and learns no classes in its old network",
+            place=recipe.detector,
+            hint="--method branch gives it another one",
+        )
+    return known
 
 
 def _check_joint(groups: ClassGroups, known: KnownDetector | None) -> None:

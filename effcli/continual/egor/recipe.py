@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -312,3 +313,37 @@ class EgorRecipe(DetectionRecipe, CompatRecipe):
                 "data.tasks: say which classes the first detector learns, as in 5+5, or name a detector"
             )
         return self
+
+
+class BranchSection(Section):
+    """The network that is added for new classes: a head on the frozen detector's pyramid."""
+
+    channels: int = Field(
+        64, ge=8, multiple_of=8, description="Channels of its convolutions, a multiple of 8."
+    )
+    convolutions: int = Field(2, ge=0, description="Number of its depthwise-separable convolutions.")
+
+
+class BranchRecipe(DetectionRecipe):
+    """A frozen detector, and a branch for each group of new classes."""
+
+    method: Literal["branch"] = Field("branch", description="The method.")
+    data: DetectionDataSection = Field(DetectionDataSection(cooccur=True), description="Images with boxes.")
+    detector: str = Field(
+        "builtin:nanodet-m",
+        description="The detector that gets a branch: a run, a file or builtin:nanodet-m.",
+    )
+    detector_classes: tuple[str, ...] = Field(
+        (), description="Its class names, where it is a state dict of torchvision's FCOS or RetinaNet."
+    )
+    branch: BranchSection = Field(BranchSection(), description="The network for new classes.")
+    train: DetectorTrainSection = Field(DetectorTrainSection(), description="Training on new classes.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learns_beside_known_classes(cls, data: Any) -> Any:
+        """Objects of known classes do no harm: the branch alone learns."""
+        section = data.get("data") if isinstance(data, Mapping) else None
+        if not isinstance(section, Mapping):
+            return data
+        return {**data, "data": {"cooccur": True, **section}}

@@ -9,10 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import ConfigDict, Json, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, Json, TypeAdapter, ValidationError
+from torch import Tensor
 
+from effcli.continual.egor.detectors.branched import BranchedDetector
 from effcli.continual.egor.detectors.detector import Detector
 from effcli.continual.egor.detectors.gfl import Gfl, GflConfig
 from effcli.continual.egor.detectors.nanodet import NanoDetM
@@ -23,9 +25,11 @@ from effcli.core.errors import InputError, UsageError
 from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file, has_format, save_tensors
 from effcli.core.weight_file import Count, Header, Side, build_network, first_mistake, read_weights
 
+T = TypeVar("T")
+
 FORMAT, VERSION = "effcli-detector", "1"
 FILE_NAME = "model/detector.safetensors"
-NANODET = "nanodet-m"
+NANODET, BRANCHED = "nanodet-m", "branched"
 BUILTIN = "builtin:nanodet-m"
 """The detector in the package: 80 classes of COCO."""
 
@@ -58,6 +62,27 @@ class ObjectDetectorHeader(Header):
     about: Json[DetectorSpec]
 
 
+@dataclass(frozen=True)
+class NanoDetConfig:
+    """What a NanoDet-m is built from."""
+
+    n_classes: Count
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class BranchConfig:
+    """What the branch of a detector is built from; see :class:`BranchedDetector`."""
+
+    width: Count
+    n_new: Count
+    channels: Annotated[int, Field(ge=8, le=2**12, multiple_of=8)]
+    n_convs: Annotated[int, Field(ge=0, le=64)]
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+
 UNKNOWN_RATIOS = AspectHistogram((-2.0, -1.5, 1.0, 1.5), (1, 1, 2, 1))
 """Where nothing is known of a class's boxes: from twice as high to twice as wide as the other side."""
 
@@ -88,6 +113,9 @@ def _config_of(detector: Detector) -> dict[str, Any]:
         return {"kind": "gfl", **asdict(detector.config)}
     if isinstance(detector, NanoDetM):
         return {"kind": NANODET, "n_classes": detector.n_classes}
+    if isinstance(detector, BranchedDetector):
+        own = BranchConfig(detector.width, detector.n_new, detector.channels, detector.n_convs)
+        return {"kind": BRANCHED, "old": _config_of(detector.old), **asdict(own)}
     return {"kind": next(kind for kind, (own, _) in KINDS.items() if isinstance(detector, own))}
 
 
@@ -127,17 +155,7 @@ def load_detector(
 
 def _ours(file: Path, place: str) -> tuple[Detector, DetectorSpec]:
     header, tensors = read_weights(file, place, ObjectDetectorHeader)
-    kind = header.config.get("kind")
-    detector: Detector
-    if kind == "gfl":
-        config = _gfl_config(header.config, place)
-        detector = build_network(lambda: Gfl(config), tensors, place)
-    elif kind == NANODET:
-        detector = build_network(lambda: NanoDetM(_n_classes(header.config, place)), tensors, place)
-    elif isinstance(kind, str) and kind in KINDS:
-        detector = from_state_dict(tensors, place)
-    else:
-        raise InputError(f"unknown kind of detector {kind!r}", place=place)
+    detector = _built(header.config, tensors, place)
     n_named = (len(header.about.classes), len(header.about.histograms))
     if n_named != (detector.n_classes, detector.n_classes):
         what = f"names {n_named[0]} classes with {n_named[1]} histograms, and detects {detector.n_classes}"
@@ -148,19 +166,34 @@ def _ours(file: Path, place: str) -> tuple[Detector, DetectorSpec]:
     return detector.eval(), header.about
 
 
-def _n_classes(content: Mapping[str, Any], place: str) -> int:
-    try:
-        return TypeAdapter(Count).validate_python(content.get("n_classes"), strict=True)
-    except ValidationError as error:
-        raise InputError(
-            f"its metadata are damaged: config.n_classes{first_mistake(error)}", place=place
-        ) from None
+def _built(content: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str) -> Detector:
+    """The network that a file's metadata describe, with its weights."""
+    kind = content.get("kind")
+    settings = {key: value for key, value in content.items() if key not in ("kind", "old")}
+    if kind == "gfl":
+        config = _checked(GflConfig, settings, place)
+        return build_network(lambda: Gfl(config), tensors, place)
+    if kind == NANODET:
+        n_classes = _checked(NanoDetConfig, settings, place).n_classes
+        return build_network(lambda: NanoDetM(n_classes), tensors, place)
+    if kind == BRANCHED and isinstance(content.get("old"), Mapping):
+        branch = _checked(BranchConfig, settings, place)
+        inside = "old.net." if content["old"].get("kind") in KINDS else "old."
+        frozen = {key.removeprefix(inside): one for key, one in tensors.items() if key.startswith(inside)}
+        old = _built(content["old"], frozen, place)
+        return build_network(
+            lambda: BranchedDetector(old, branch.width, branch.n_new, branch.channels, branch.n_convs),
+            tensors,
+            place,
+        )
+    if isinstance(kind, str) and kind in KINDS:
+        return from_state_dict(tensors, place)
+    raise InputError(f"unknown kind of detector {kind!r}", place=place)
 
 
-def _gfl_config(content: Mapping[str, Any], place: str) -> GflConfig:
-    settings = {key: value for key, value in content.items() if key != "kind"}
+def _checked(config: type[T], settings: Mapping[str, Any], place: str) -> T:
     try:
-        return TypeAdapter(GflConfig).validate_json(json.dumps(settings))
+        return TypeAdapter(config).validate_json(json.dumps(settings))
     except ValidationError as error:
         raise InputError(f"its metadata are damaged: config.{first_mistake(error)}", place=place) from None
 

@@ -23,11 +23,15 @@ class Raw:
         logits: of the classes, float32 ``[B, N, C]``.
         edges: what boxes are decoded from, float32 ``[B, N, E]``.
         features: of the classification tower, one ``[B, F, H, W]`` a level.
+        pyramid: what the towers see, one ``[B, P, H, W]`` a level.
+        frozen: what the frozen detector says whose features are used; None where there is none.
     """
 
     logits: Tensor
     edges: Tensor
     features: tuple[Tensor, ...]
+    pyramid: tuple[Tensor, ...] = ()
+    frozen: Raw | None = None
 
 
 @dataclass(frozen=True)
@@ -164,13 +168,17 @@ class Detector(nn.Module, ABC):
             sizes: height and width of each without padding; boxes are clipped to them.
             threshold: least score.
         """
-        raw = self(images)
+        return self.detections(
+            self(images), sizes or [(images.shape[-2], images.shape[-1])] * len(images), threshold
+        )
+
+    def detections(self, raw: Raw, sizes: Sequence[tuple[int, int]], threshold: float) -> list[Detections]:
+        """What :meth:`detect` makes of the outputs for images of these heights and widths."""
         scores, boxes, levels = self.scores(raw), self.boxes(raw), self.level_sizes(raw)
         require_finite_output(scores, "the scores of boxes")
         found = []
         for row, image_scores in enumerate(scores):
-            height, width = sizes[row] if sizes is not None else images.shape[-2:]
-            found.append(_best(image_scores, boxes[row], levels, threshold, (height, width)))
+            found.append(_best(image_scores, boxes[row], levels, threshold, sizes[row]))
         return found
 
 

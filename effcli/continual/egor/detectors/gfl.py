@@ -209,14 +209,14 @@ class Gfl(EdgeDistributions):
     def forward(self, images: Tensor) -> Raw:
         """Look at normalised images ``[B, 3, H, W]``."""
         names = [str(i) for i in range(len(self.backbone.OUT))]
-        levels = self.fpn(OrderedDict(zip(names, self.backbone(images), strict=True))).values()
+        levels = tuple(self.fpn(OrderedDict(zip(names, self.backbone(images), strict=True))).values())
         logits, edges, features = [], [], []
         for scale, level in zip(self.scales, levels, strict=True):
             tower = self.cls_tower(level)
             features.append(tower)
             logits.append(by_place(self.gfl_cls(tower)))
             edges.append(by_place(self.gfl_reg(self.reg_tower(level)).float() * scale))
-        return Raw(torch.cat(logits, 1).float(), torch.cat(edges, 1), tuple(features))
+        return Raw(torch.cat(logits, 1).float(), torch.cat(edges, 1), tuple(features), levels)
 
 
 def _tower(channels: int, n_convs: int) -> nn.Sequential:

@@ -55,12 +55,13 @@ class NanoDetM(EdgeDistributions):
     def forward(self, images: Tensor) -> Raw:
         """Look at normalised images ``[B, 3, H, W]``, whose sides are multiples of 32."""
         logits, edges, features = [], [], []
-        for i, level in enumerate(self.pyramid(images)):
+        levels = self.pyramid(images)
+        for i, level in enumerate(levels):
             tower = self.towers[i](level)
             features.append(tower)
             logits.append(by_place(self.cls[i](tower)))
             edges.append(by_place(self.reg[i](tower)))
-        return Raw(torch.cat(logits, 1).float(), torch.cat(edges, 1).float(), tuple(features))
+        return Raw(torch.cat(logits, 1).float(), torch.cat(edges, 1).float(), tuple(features), tuple(levels))
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """Features of strides 8, 16 and 32, 96 channels each: added from the coarsest down, then back up."""

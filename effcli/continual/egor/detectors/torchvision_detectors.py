@@ -59,7 +59,7 @@ class TorchvisionDetector(Detector):
         head = self.net.head.classification_head
         towers = tuple(head.conv(level) for level in levels)
         logits = [self._by_anchor(head.cls_logits(tower)) for tower in towers]
-        return Raw(torch.cat(logits, 1).float(), self._edges(levels).float(), towers)
+        return Raw(torch.cat(logits, 1).float(), self._edges(levels).float(), towers, tuple(levels))
 
     def _edges(self, levels: list[Tensor]) -> Tensor:
         """What boxes are decoded from."""
