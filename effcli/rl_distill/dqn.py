@@ -17,6 +17,7 @@ from torch import Tensor
 from effcli.core.runtime import Runtime
 from effcli.rl_distill.group import Policy, PolicyGroup, observations_of
 from effcli.rl_distill.losses import q_distance, td_error
+from effcli.rl_distill.network.encoders import count_in, share_statistics
 from effcli.rl_distill.network.policies import QNetwork
 from effcli.rl_distill.network.stack import NetworkStack, stacks_of
 from effcli.rl_distill.opd_da import Peers, centred, mean_decisions, ramp_up
@@ -81,9 +82,10 @@ class DqnGroup(PolicyGroup):
         self.members = policies
         adam = partial(torch.optim.Adam, lr=recipe.dqn.learning_rate, fused=True)
         super().__init__(recipe, runtime, policies, adam, together)
-        self.targets = stacks_of(
-            [deepcopy(policy.network) for policy in policies], runtime, together=together
-        )
+        targets = [deepcopy(policy.network) for policy in policies]
+        for policy, target in zip(policies, targets, strict=True):
+            share_statistics(policy.network, target)
+        self.targets = stacks_of(targets, runtime, together=together)
 
     @property
     def steps_per_update(self) -> int:
@@ -128,6 +130,7 @@ class DqnGroup(PolicyGroup):
             q = stack(observations_of(policies, self.runtime.device))[1]
             actions = torch.where(greedy, q.argmax(-1).cpu(), actions)
         for policy, own_actions in zip(policies, actions.numpy(), strict=True):
+            count_in(policy.network, torch.from_numpy(policy.observations).to(self.runtime.device))
             step, rewards = policy.step(own_actions)
             policy.replay.add(own_actions, rewards, step)
 

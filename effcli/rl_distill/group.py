@@ -18,6 +18,7 @@ from effcli.rl_distill.network.stack import NetworkStack, stacks_of
 from effcli.rl_distill.opd_da import DecisionAttention, Peers, disagreement
 from effcli.rl_distill.recipe import OpdSection, RlDistillRecipe
 from effcli.rl_distill.returns import Returns
+from effcli.rl_distill.reward_scale import RewardScale
 
 
 class Policy:
@@ -41,10 +42,14 @@ class Policy:
         self.number, self.runtime = number, runtime
         self.env: Environments = environments_of(recipe)
         torch.manual_seed(seed)
-        made = network(self.env.observed, self.env.actions, recipe.policies[number])
+        normalises = recipe.env.normalise_observations
+        size = recipe.policies[number]
+        made = network(self.env.observed, self.env.actions, size, normalises=normalises)
         self.network = made.to(runtime.device)
         self._clips = recipe.env.clip_rewards
         self.returns = Returns(recipe.env.copies)
+        is_scaled = recipe.env.normalise_rewards
+        self.scale = RewardScale(recipe.env.copies, recipe.discount) if is_scaled else None
         self.generator = torch.Generator().manual_seed(seed)
         self.reset(0)
 
@@ -52,22 +57,35 @@ class Policy:
         """Start new episodes; their seeds follow from the update."""
         self.observations = self.env.reset(derive_seed(self.runtime.seed, "env", self.number, update) % 2**31)
         self.returns.restart()
+        if self.scale is not None:
+            self.scale.restart()
 
     def step(self, actions: np.ndarray) -> tuple[Step, np.ndarray]:
         """Act once in all copies; returns the step and the rewards to learn from, float32 ``[E]``."""
         step = self.env.step(actions)
         self.returns.add(step)
         self.observations = step.shown
-        return step, np.sign(step.rewards) if self._clips else step.rewards
+        rewards = np.sign(step.rewards) if self._clips else step.rewards
+        return step, rewards if self.scale is None else self.scale.scaled(rewards, step)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the network, and the environments, which start new episodes."""
-        return {"generator": self.generator.get_state(), "returns": self.returns.state_dict()}
+        statistics = {name: value.clone() for name, value in self.network.named_buffers()}
+        return {
+            "generator": self.generator.get_state(),
+            "returns": self.returns.state_dict(),
+            **({"statistics": statistics} if statistics else {}),
+            **({"scale": self.scale.state_dict()} if self.scale is not None else {}),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
         self.generator.set_state(state["generator"])
         self.returns.load_state_dict(state["returns"])
+        for name, value in state.get("statistics", {}).items():
+            self.network.get_buffer(name).copy_(value)
+        if self.scale is not None:
+            self.scale.load_state_dict(state["scale"])
 
 
 class PolicyGroup:

@@ -80,6 +80,10 @@ def plan_run(recipe: RlDistillRecipe) -> Plan[None]:
     for size in set(recipe.policies):
         encoder(seen, size)
     _warn_of_single_peer(recipe)
+    if recipe.env.normalise_observations and not any(part.kind == "numbers" for part in seen.parts):
+        raise UsageError(
+            "env.normalise_observations: its observations have no numbers to normalise", place=recipe.env.id
+        )
     if seen.left_out:
         log.warning("no policy reads %s of the observations: texts are left out", ", ".join(seen.left_out))
     groups = ["group", *recipe.compared_groups]
@@ -160,6 +164,7 @@ def save_policies(trained: TrainedGroup, recipe: RlDistillRecipe, best: int, run
             policy.returns.recent_or_so_far(recipe.eval.window),
             *described(policy.env),
             env_kwargs=dict(recipe.env.kwargs) or None,
+            normalises=recipe.env.normalise_observations,
         )
         save_policy(run.file(f"model/policy-{i + 1}.safetensors"), policy.network, about)
 

@@ -21,6 +21,7 @@ from effcli.rl_distill.decisions import draw, log_prob, noise_of
 from effcli.rl_distill.environments.copies import Step
 from effcli.rl_distill.group import Policy, PolicyGroup, observations_of
 from effcli.rl_distill.losses import decision_divergence, feature_distance, ppo_terms
+from effcli.rl_distill.network.encoders import count_in
 from effcli.rl_distill.network.policies import ActorCritic
 from effcli.rl_distill.network.stack import NetworkStack
 from effcli.rl_distill.opd_da import Peers, mean_decisions, ramp_up
@@ -122,6 +123,9 @@ class PpoGroup(PolicyGroup):
                 for name in terms[0]:
                     now = torch.cat([one[name].detach() for one in terms]).sum().cpu()
                     sums[name] = sums.get(name, torch.zeros(())) + now
+        for rollout, stack in zip(rollouts, self.stacks, strict=True):
+            for network, seen, valid in zip(stack.networks, rollout.observations, rollout.valid, strict=True):
+                count_in(network, seen[valid > 0])
         n_terms = settings.epochs * settings.minibatches * n
         means = {name: float(value) / n_terms for name, value in sums.items()}
         return {**means, "disagreement": self.disagreement(views) if n > 1 else 0.0}

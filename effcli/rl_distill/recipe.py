@@ -45,6 +45,16 @@ class EnvironmentSection(Section):
         description="0 steps the copies of a policy in turn; 1 or more steps each in a process of its own, or all of "
         "them in this many threads for Atari. The result is the same.",
     )
+    normalise_observations: bool = Field(
+        False,
+        description="true subtracts from numbers in observations their running mean and divides by the standard "
+        "deviation, of each policy; the statistics are part of the policy. Pictures and choices stay.",
+    )
+    normalise_rewards: bool = Field(
+        False,
+        description="true divides the rewards that are learned from by the running standard deviation of discounted "
+        "returns. Reported returns stay as they are.",
+    )
     clip_rewards: bool = Field(
         False,
         description="true learns from the sign of each reward (-1, 0, 1), as is usual for Atari; false from the "
@@ -186,6 +196,12 @@ class RlDistillRecipe(Recipe):
     def named_code(self) -> tuple[str, str] | None:
         """The environment, where it is ``module:function``."""
         return ("env.id", self.env.id) if ":" in self.env.id else None
+
+    @property
+    def discount(self) -> float:
+        """gamma of the algorithm."""
+        section: PpoSection | DqnSection = getattr(self, "dqn", None) or getattr(self, "ppo", PpoSection())
+        return section.gamma
 
     @property
     def distillation(self) -> OpdSection:

@@ -172,8 +172,13 @@ class OneHot(nn.Module):
 class Normaliser(nn.Module):
     """``(x - mean) / standard deviation``, cut off at 10, by statistics of all observations so far.
 
+    One observation of mean 0 and variance 1 is counted from the start.
+
     Args:
         n: numbers of an observation.
+
+    Attributes:
+        counts: what passes through is counted in.
     """
 
     mean: Tensor
@@ -184,25 +189,43 @@ class Normaliser(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n))
         self.register_buffer("variance", torch.ones(n))
-        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("count", torch.ones(()))
+        self.counts = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised."""
+        if self.counts:
+            self.add(x)
         return normalised(x, self.mean, self.variance)
 
     def add(self, x: Tensor) -> None:
         """Count observations ``[B, n]`` in (Chan et al. 1979)."""
-        n, total = float(len(x)), float(self.count) + len(x)
-        x = x.double()
-        mean, variance = x.mean(0), x.var(0, unbiased=False)
-        apart = mean - self.mean
-        if float(self.count):
-            share = n / total
-            both = self.variance * (1 - share) + variance * share + apart.square() * share * (1 - share)
-            mean, variance = self.mean + apart * share, both
-        self.mean.copy_(mean)
-        self.variance.copy_(variance)
+        total = float(self.count) + len(x)
+        share, x = len(x) / total, x.double()
+        apart = x.mean(0) - self.mean
+        spread = self.variance * (1 - share) + x.var(0, unbiased=False) * share
+        self.variance.copy_(spread + apart.square() * share * (1 - share))
+        self.mean += apart * share
         self.count.fill_(total)
+
+
+@torch.no_grad()
+def count_in(network: nn.Module, observations: Tensor) -> None:
+    """Count observations ``[B, ...]`` in the statistics of a network, if it has any."""
+    found = [module for module in network.modules() if isinstance(module, Normaliser)]
+    for module in found:
+        module.counts = True
+    if found and len(observations):
+        network(observations.float())
+    for module in found:
+        module.counts = False
+
+
+def share_statistics(network: nn.Module, other: nn.Module) -> None:
+    """Let another network of the same shape normalise by the statistics of the first, as they change."""
+    for name, module in network.named_modules():
+        if isinstance(module, Normaliser):
+            other.get_submodule(name)._buffers = module._buffers
 
 
 def normalised(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
