@@ -23,7 +23,7 @@ from .common.output import print_metrics, print_result
 from .common.session import execute, recipe_of_method, runtime_for
 
 if TYPE_CHECKING:
-    from effcli.rl_distill.chosen_environment import ChosenEnvironment
+    from effcli.rl_distill.environments.chosen import ChosenEnvironment
 
 app = typer.Typer(
     cls=DefaultVerbGroup,
@@ -93,6 +93,13 @@ def run(
             help="0 steps the environments of a policy in turn, 1 or more in processes (Atari: in N threads).",
         ),
     ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            help="Also write what is logged for TensorBoard, to tensorboard/ in the run directory.",
+        ),
+    ] = False,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -110,6 +117,7 @@ def run(
         "policies": ("--policies", ["normal"] * policies if policies is not None else None),
         "opd.targets": ("--targets", targets),
         "train.env_steps": ("--steps", None if steps is None else _number(steps)),
+        "train.tensorboard": ("--tensorboard", tensorboard or None),
         "compare": ("--compare", None if compare is None else [one for one in compare.split(",") if one]),
     }
     if policy is not None:
@@ -237,7 +245,7 @@ def export(
 def _chosen(env: str | None, kwargs: str | None) -> ChosenEnvironment:
     import json
 
-    from effcli.rl_distill.chosen_environment import ChosenEnvironment
+    from effcli.rl_distill.environments.chosen import ChosenEnvironment
 
     if kwargs is None:
         return ChosenEnvironment(env)

@@ -20,7 +20,7 @@ from effcli.rl_distill.losses import q_distance, td_error
 from effcli.rl_distill.network.encoders import count_in, share_statistics
 from effcli.rl_distill.network.policies import QNetwork
 from effcli.rl_distill.network.stack import NetworkStack, stacks_of
-from effcli.rl_distill.opd_da import Peers, centred, mean_decisions, ramp_up
+from effcli.rl_distill.opd_da import Peers, centred, mean_decisions, weight_at
 from effcli.rl_distill.recipe import DqnRecipe, OpdDaDqnRecipe
 from effcli.rl_distill.replay import Replay
 
@@ -156,7 +156,7 @@ class DqnGroup(PolicyGroup):
         peers: Sequence[Peers | None] = [None] * len(seen)
         if self.distils:
             peers = self.peers(views) if self.caches_peers else self.live_peers(seen)
-        weight = ramp_up(step, self.recipe.train.env_steps, self.opd.ramp)
+        weight = weight_at(step, self.recipe.train.env_steps, self.opd)
         terms = [self.terms(i, *one, weight) for i, one in enumerate(zip(batches, peers, strict=True))]
         self.descend(terms, settings.grad_clip)
         sums = {name: float(torch.cat([one[name].detach() for one in terms]).sum()) / n for name in terms[0]}

@@ -13,12 +13,12 @@ from effcli.core.runtime import Runtime, derive_seed
 from effcli.nn.schedules import set_rate
 from effcli.rl_distill.environments.copies import Environments, Step
 from effcli.rl_distill.environments.making import environments_of
+from effcli.rl_distill.environments.reward_scale import RewardScale
 from effcli.rl_distill.network.policies import ActorCritic, QNetwork
 from effcli.rl_distill.network.stack import NetworkStack, stacks_of
 from effcli.rl_distill.opd_da import DecisionAttention, Peers, disagreement
 from effcli.rl_distill.recipe import OpdSection, RlDistillRecipe
 from effcli.rl_distill.returns import Returns
-from effcli.rl_distill.reward_scale import RewardScale
 
 
 class Policy:

@@ -149,6 +149,19 @@ def ramp_up(step: int, total_steps: int, share: float) -> float:
     return math.exp(-RAMP_SHARPNESS * (1 - min(1.0, step / (share * total_steps))) ** 2)
 
 
+def weight_at(step: int, total_steps: int, settings: OpdSection) -> float:
+    """w(t) of a recipe: the ramp, and after it what ``schedule`` says.
+
+    See docs/methods/opd-da.md, Ramp-up.
+    """
+    weight = ramp_up(step, total_steps, settings.ramp)
+    begins = settings.ramp * total_steps
+    if settings.schedule == "constant" or step <= begins:
+        return weight
+    progress = (step - begins) / (total_steps - begins)
+    return 1 - progress if settings.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+
+
 def disagreement(decisions: Sequence[Tensor], kind: str, actions: Actions | None = None) -> float:
     """Mean disagreement over pairs of policies on the same states, 0..1 (docs/methods/opd-da.md, Evaluation).
 

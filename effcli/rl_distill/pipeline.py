@@ -6,6 +6,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +15,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result, result_of_verb
@@ -22,8 +23,8 @@ from effcli.core.run import Run
 from effcli.core.runtime import Runtime, derive_seed
 from effcli.data.moving_pictures import write_video
 from effcli.nn.onnx_file import save_onnx
-from effcli.rl_distill.chosen_environment import ChosenEnvironment
 from effcli.rl_distill.decisions import best as best_actions
+from effcli.rl_distill.environments.chosen import ChosenEnvironment
 from effcli.rl_distill.environments.copies import Environments
 from effcli.rl_distill.environments.making import environments_of
 from effcli.rl_distill.environments.pictures import picture_of
@@ -31,6 +32,7 @@ from effcli.rl_distill.evaluation import MOST_STEPS, Games, play, summarise, wit
 from effcli.rl_distill.figures import draw_curves, draw_group
 from effcli.rl_distill.network.encoders import encoder
 from effcli.rl_distill.network.exported import ExportedPolicy
+from effcli.rl_distill.progress_evaluation import check_board, decisions_of
 from effcli.rl_distill.recipe import RlDistillRecipe
 from effcli.rl_distill.returns import bootstrap_interval
 from effcli.rl_distill.training import Group, TrainedGroup, train_group
@@ -68,6 +70,7 @@ def plan_run(recipe: RlDistillRecipe) -> Plan[None]:
     Raises:
         UsageError: the environment is unknown or its spaces are not supported.
     """
+    check_board(recipe.train.tensorboard)
     env = environments_of(recipe.model_copy(update={"env": recipe.env.model_copy(update={"workers": 0})}))
     seen, decides = env.observed, env.actions
     env.close()
@@ -126,6 +129,11 @@ def run(recipe: RlDistillRecipe, _: None, run: Run) -> Result:
     }
     if own.record.attention:
         metrics["attention"] = own.record.attention[-1][1]
+    if own.record.best.points:
+        metrics["evaluations"] = [
+            {"env_steps": steps, "returns": found} for steps, found in own.record.best.points
+        ]
+        metrics["best_evaluations"] = own.record.best.returns
     if recipe.eval.episodes:
         metrics["play"] = run.stage("play", _played, own, recipe, run)
     metrics["compare"] = {name: with_gains(summary, summaries[name]) for name in recipe.compared_groups}
@@ -167,6 +175,11 @@ def save_policies(trained: TrainedGroup, recipe: RlDistillRecipe, best: int, run
             normalises=recipe.env.normalise_observations,
         )
         save_policy(run.file(f"model/policy-{i + 1}.safetensors"), policy.network, about)
+        if trained.record.best.returns:
+            at_best = deepcopy(policy.network)
+            at_best.load_state_dict(trained.record.best.weights[i])
+            known = replace(about, mean_return=trained.record.best.returns[i])
+            save_policy(run.file(f"model/best/policy-{i + 1}.safetensors"), at_best, known)
 
 
 def draw_figures(trained: dict[str, TrainedGroup], recipe: RlDistillRecipe, run: Run) -> dict[str, str]:
@@ -183,7 +196,7 @@ def _played(trained: TrainedGroup, recipe: RlDistillRecipe, run: Run) -> dict[st
     found = []
     make = partial(environments_of, recipe)
     for i, policy in enumerate(trained.group.policies):
-        decide = partial(_decisions, policy.network)
+        decide = partial(decisions_of, policy)
         found.append(play(decide, make, recipe.eval.episodes, run.runtime, f"policy {i + 1}", run.check_stop))
     return {
         "episodes": recipe.eval.episodes,
@@ -197,11 +210,6 @@ def _cut_off(found: Sequence[Games]) -> dict[str, Any]:
     """How many games of each policy were cut off, and are counted with their return so far, where one was."""
     counts = [one.n_cut_off for one in found]
     return {"cut_off_games": counts, "cut_off_after_steps": MOST_STEPS} if any(counts) else {}
-
-
-def _decisions(network: nn.Module, observations: Tensor) -> Tensor:
-    decisions: Tensor = network(observations.float())[1]
-    return decisions
 
 
 def _warn_of_single_peer(recipe: RlDistillRecipe) -> None:

@@ -24,7 +24,7 @@ from effcli.rl_distill.losses import decision_divergence, feature_distance, ppo_
 from effcli.rl_distill.network.encoders import count_in
 from effcli.rl_distill.network.policies import ActorCritic
 from effcli.rl_distill.network.stack import NetworkStack
-from effcli.rl_distill.opd_da import Peers, mean_decisions, ramp_up
+from effcli.rl_distill.opd_da import Peers, mean_decisions, weight_at
 from effcli.rl_distill.recipe import OpdDaRecipe, PpoRecipe
 from effcli.rl_distill.rollout import Rollout, advantages_of
 
@@ -111,7 +111,7 @@ class PpoGroup(PolicyGroup):
         rollouts = [self.collect(stack) for stack in self.stacks]
         views = self._views(rollouts) if n > 1 else []
         peers = self.peers(views) if self.caches_peers else None
-        weight = ramp_up(update, self.n_updates, self.opd.ramp)
+        weight = weight_at(update, self.n_updates, self.opd)
         sums: dict[str, Tensor] = {}
         self.set_rate(settings.learning_rate * (1 - update / self.n_updates))
         for _ in range(settings.epochs):

@@ -71,6 +71,10 @@ class RlTrainSection(Section):
         description="Environment steps of each policy, 1 or more: one action in one copy. An Atari step is four "
         "frames. A group of three takes three times as many in total.",
     )
+    tensorboard: bool = Field(
+        False,
+        description="true also writes what is logged for TensorBoard, to tensorboard/ in the run directory.",
+    )
 
 
 class OpdSection(Section):
@@ -104,6 +108,11 @@ class OpdSection(Section):
         le=1,
         description="Share of the training, 0 to 1, during which both weights rise to their full size; 0 starts with "
         "the full size.",
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="What both weights do once they have risen: constant keeps them, linear and cosine let them fall "
+        "to 0 at the end of the training. Falling is not part of the published method.",
     )
     aggregate: Literal["logits", "probs"] = Field(
         "logits",
@@ -170,6 +179,17 @@ class RlEvalSection(Section):
         20,
         ge=0,
         description="Episodes that each policy plays at the end with its most likely actions; 0 plays none.",
+    )
+    every: int = Field(
+        0,
+        ge=0,
+        description="Environment steps of each policy between two evaluations during the training, which keep the "
+        "best weights so far in model/best/; 0 evaluates at the end only.",
+    )
+    every_episodes: int = Field(
+        10,
+        ge=1,
+        description="Episodes that each policy plays in an evaluation during the training, 1 or more.",
     )
     window: int = Field(
         100,

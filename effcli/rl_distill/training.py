@@ -15,6 +15,7 @@ from effcli.core.registry import load_method
 from effcli.core.run import Run, Stateful
 from effcli.rl_distill.environments.copies import EnvironmentFailure
 from effcli.rl_distill.group import Policy
+from effcli.rl_distill.progress_evaluation import BestSoFar, Board
 from effcli.rl_distill.recipe import RlDistillRecipe
 
 PROGRESS_LINES = 10
@@ -61,6 +62,7 @@ class TrainingRecord:
         failure: the message of an exception that an environment raised; None so far.
         disagreement: (update, disagreement) pairs.
         attention: (update, mean weights) pairs; the weights are ``[T][T]``, row policy to column policy.
+        best: what evaluations during the training found.
     """
 
     def __init__(self) -> None:
@@ -68,6 +70,7 @@ class TrainingRecord:
         self.failure: str | None = None
         self.disagreement: list[tuple[int, float]] = []
         self.attention: list[tuple[int, list[list[float]]]] = []
+        self.best = BestSoFar()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but a failure."""
@@ -75,6 +78,7 @@ class TrainingRecord:
             "seconds": self.seconds,
             "disagreement": list(self.disagreement),
             "attention": list(self.attention),
+            "best": self.best.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -82,6 +86,8 @@ class TrainingRecord:
         self.seconds = float(state["seconds"])
         self.disagreement = [(int(update), float(value)) for update, value in state["disagreement"]]
         self.attention = [(int(update), rows) for update, rows in state["attention"]]
+        if "best" in state:  # not in version 0.1
+            self.best.load_state_dict(state["best"])
 
 
 @dataclass(frozen=True)
@@ -104,12 +110,13 @@ def train_group(recipe: RlDistillRecipe, name: str, run: Run) -> TrainedGroup:
     record = TrainingRecord()
     begun = run.has_begun(name)
     every = -(-group.n_updates // PROGRESS_LINES)
-    is_first = True
+    board: Board | None = None
     for update in _guarded(run, name, group, record, recipe.env.workers):
-        if is_first and begun and update:
-            group.restart(update)
-            run.say(f"{name}: resumed with new episodes")
-        is_first = False
+        if board is None:
+            board = Board(run, recipe.train.tensorboard, steps_of(group))
+            if begun and update:
+                group.restart(update)
+                run.say(f"{name}: resumed with new episodes")
         started = time.perf_counter()
         try:
             values = group.update(update)
@@ -122,10 +129,33 @@ def train_group(recipe: RlDistillRecipe, name: str, run: Run) -> TrainedGroup:
         returns = [policy.returns.recent(recipe.eval.window) for policy in group.policies]
         _check_finite(returns, name, run)
         known = {f"return_{i + 1}": value for i, value in enumerate(returns) if value is not None}
-        run.log(name, update, every=max(1, group.n_updates // 1000), **values, **known)
+        n_logged = max(1, group.n_updates // 1000)
+        run.log(name, update, every=n_logged, **values, **known)
+        if update % n_logged == 0:
+            board.add(name, {**values, **known}, steps_of(group))
+        if _evaluates(recipe, group, update):
+            record.best.evaluate(group.policies, recipe, run, steps_of(group))
+            found = dict(enumerate(record.best.points[-1][1], 1))
+            board.add(name, {f"evaluation_{i}": value for i, value in found.items()}, steps_of(group))
         if (update + 1) % every == 0 or update + 1 == group.n_updates:
             run.say(_progress_line(name, group, returns, record, values))
+    if board is not None:
+        board.close()
     return TrainedGroup(group, record)
+
+
+def steps_of(group: Group) -> int:
+    """Environment steps of each policy so far."""
+    return sum(policy.returns.n_steps for policy in group.policies) // len(group.policies)
+
+
+def _evaluates(recipe: RlDistillRecipe, group: Group, update: int) -> bool:
+    """Whether an evaluation is due after an update: the last ends the training, and is one."""
+    if not recipe.eval.every:
+        return False
+    per_update = recipe.train.env_steps / group.n_updates
+    is_due = (update + 1) * per_update // recipe.eval.every > update * per_update // recipe.eval.every
+    return bool(is_due) or update + 1 == group.n_updates
 
 
 def _note(record: TrainingRecord, group: Group, update: int, values: dict[str, float]) -> None:

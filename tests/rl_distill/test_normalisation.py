@@ -13,11 +13,11 @@ from effcli.core.runtime import create_runtime
 from effcli.rl_distill import load
 from effcli.rl_distill.dqn import DqnGroup
 from effcli.rl_distill.environments.copies import Step
+from effcli.rl_distill.environments.reward_scale import RewardScale
 from effcli.rl_distill.network.encoders import Normaliser
 from effcli.rl_distill.pipeline import export, save_policies
 from effcli.rl_distill.ppo import PpoGroup
 from effcli.rl_distill.recipe import DqnSection, OpdDaDqnRecipe, OpdDaRecipe, PpoSection
-from effcli.rl_distill.reward_scale import RewardScale
 from effcli.rl_distill.training import TrainedGroup, TrainingRecord
 from tests.rl_distill.small_envs import CORRIDOR
 

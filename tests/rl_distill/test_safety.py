@@ -12,8 +12,8 @@ from effcli.core.recipe import Override
 from effcli.core.registry import find_recipe
 from effcli.core.runtime import Runtime, create_runtime
 from effcli.rl_distill import pipeline
-from effcli.rl_distill.chosen_environment import ChosenEnvironment
 from effcli.rl_distill.environments.actions import single_choice
+from effcli.rl_distill.environments.chosen import ChosenEnvironment
 from effcli.rl_distill.environments.observations import observed_of_shape
 from effcli.rl_distill.network.policies import ActorCritic
 from effcli.rl_distill.weights import PolicyDescription, save_policy
