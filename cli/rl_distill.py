@@ -76,6 +76,14 @@ def run(
             "itself.",
         ),
     ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--teacher",
+            metavar="FILE",
+            help="Trained policy that also teaches: a policy file, a run, or a zip of Stable-Baselines3. Repeatable.",
+        ),
+    ] = None,
     steps: Annotated[
         str | None,
         typer.Option(
@@ -116,6 +124,7 @@ def run(
         "env.workers": ("--workers", workers),
         "policies": ("--policies", ["normal"] * policies if policies is not None else None),
         "opd.targets": ("--targets", targets),
+        "opd.teachers": ("--teacher", teacher or None),
         "train.env_steps": ("--steps", None if steps is None else _number(steps)),
         "train.tensorboard": ("--tensorboard", tensorboard or None),
         "compare": ("--compare", None if compare is None else [one for one in compare.split(",") if one]),

@@ -58,6 +58,7 @@ class DqnPolicy(Policy):
         """Restore it."""
         super().load_state_dict(state)
         self.replay.load_state_dict(state["replay"])
+        self.replay.continue_from(self.observations)
 
 
 class DqnGroup(PolicyGroup):

@@ -62,9 +62,8 @@ def draw_group(
     if attention:
         x = [update for update, _ in attention]
         matrices = np.array([rows for _, rows in attention])
-        n = matrices.shape[1]
-        for m in range(n):
-            for b in range(n):
+        for m in range(matrices.shape[1]):
+            for b in range(matrices.shape[2]):
                 if matrices[:, m, b].any():
                     right.plot(x, matrices[:, m, b], label=f"{m + 1} to {b + 1}")
         right.legend(fontsize="small", ncols=2)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from effcli.core.errors import UsageError
 from effcli.core.runtime import Runtime, derive_seed
 from effcli.nn.schedules import set_rate
 from effcli.rl_distill.environments.copies import Environments, Step
@@ -19,6 +20,7 @@ from effcli.rl_distill.network.stack import NetworkStack, stacks_of
 from effcli.rl_distill.opd_da import DecisionAttention, Peers, disagreement
 from effcli.rl_distill.recipe import OpdSection, RlDistillRecipe
 from effcli.rl_distill.returns import Returns
+from effcli.rl_distill.teachers.teacher import Teacher, load_teachers
 
 
 class Policy:
@@ -29,6 +31,9 @@ class Policy:
         recipe: the settings.
         runtime: device, precision and seed.
         network: makes the network from what is observed, the actions and a size.
+
+    Attributes:
+        continues: its episodes go on where a checkpoint left them.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Policy:
         is_scaled = recipe.env.normalise_rewards
         self.scale = RewardScale(recipe.env.copies, recipe.discount) if is_scaled else None
         self.generator = torch.Generator().manual_seed(seed)
+        self.continues = False
         self.reset(0)
 
     def reset(self, update: int) -> None:
@@ -69,11 +75,15 @@ class Policy:
         return step, rewards if self.scale is None else self.scale.scaled(rewards, step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the network, and the environments, which start new episodes."""
+        """Everything but the network; environments whose state is not known start new episodes."""
+        episodes = self.env.state_dict()
+        if episodes is not None:
+            episodes["observations"] = torch.from_numpy(self.observations.copy())
         statistics = {name: value.clone() for name, value in self.network.named_buffers()}
         return {
             "generator": self.generator.get_state(),
             "returns": self.returns.state_dict(),
+            **({"episodes": episodes} if episodes is not None else {}),
             **({"statistics": statistics} if statistics else {}),
             **({"scale": self.scale.state_dict()} if self.scale is not None else {}),
         }
@@ -86,6 +96,9 @@ class Policy:
             self.network.get_buffer(name).copy_(value)
         if self.scale is not None:
             self.scale.load_state_dict(state["scale"])
+        self.continues = "episodes" in state and self.env.load_state_dict(state["episodes"])
+        if self.continues:
+            self.observations = state["episodes"]["observations"].numpy().copy()
 
 
 class PolicyGroup:
@@ -102,9 +115,10 @@ class PolicyGroup:
         actions: what policies decide on.
         stacks: the networks of the policies.
         optimizers: one per stack.
+        teachers: trained policies that also teach.
         attention: decision attention of the group.
-        attention_means: mean attention weights of the last update, ``[T, T]``; None before the first, or without
-            attention.
+        attention_means: mean attention weights of the last update, ``[T, T + K]`` with K teachers; None before the
+            first, or without attention.
     """
 
     kind: str
@@ -119,19 +133,32 @@ class PolicyGroup:
     ) -> None:
         self.opd, self.window, self.runtime = recipe.distillation, recipe.eval.window, runtime
         self.policies, self.actions = policies, policies[0].env.actions
-        self.stacks = stacks_of([policy.network for policy in policies], runtime, together=together)
+        networks = [policy.network for policy in policies]
+        self.teachers = self._load_teachers(runtime) if self.opd.targets != "none" else []
+        widths = [one.n_features for one in (*networks, *self.teachers)]
+        if len(set(widths)) > 1 and self.opd.attention_input == "feature" and self.opd.targets == "attention":
+            raise UsageError(
+                "features of policies and teachers have several sizes",
+                hint="add -s opd.attention_input=decision",
+            )
+        mixed = bool(self.teachers) and len(set(widths)) > 1
+        self.stacks = stacks_of(networks, runtime, together=together and not mixed)
         self.optimizers = [adam([stack.weights]) for stack in self.stacks]
         torch.manual_seed(derive_seed(runtime.seed, "attention"))
-        widths = [policy.network.n_features for policy in policies]
         attention = DecisionAttention(widths, policies[0].env.n_actions, self.opd)
         self.attention = attention.to(runtime.device)
         self.attention_optimizer = adam(self.attention.parameters())
         self.attention_means: Tensor | None = None
 
+    def _load_teachers(self, runtime: Runtime) -> list[Teacher]:
+        env, first = self.policies[0].env, len(self.policies)
+        return load_teachers(self.opd.teachers, self.kind, env, runtime.device, first=first)
+
     def restart(self, update: int) -> None:
-        """Start new episodes, after an interruption."""
+        """Start new episodes, after an interruption, where those of before do not continue."""
         for policy in self.policies:
-            policy.reset(update)
+            if not policy.continues:
+                policy.reset(update)
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of all optimisers."""
@@ -140,9 +167,10 @@ class PolicyGroup:
 
     @property
     def distils(self) -> bool:
-        """Whether policies learn from each other."""
+        """Whether policies learn from each other, or from teachers."""
         weight = self.opd.decision_weight + self.opd.feature_weight
-        return self.opd.targets != "none" and len(self.policies) > 1 and weight > 0
+        has_any = bool(self.teachers) or (self.opd.peers and len(self.policies) > 1)
+        return self.opd.targets != "none" and has_any and weight > 0
 
     @property
     def caches_peers(self) -> bool:
@@ -165,20 +193,21 @@ class PolicyGroup:
             if decided is not None and len(one) == 1 and self.opd.attention_self == "exclude":
                 own = (self.stacks[i], decided[i])
             with torch.no_grad():
-                found.append(views_of(self.stacks, one, own))
+                found.append(views_of([*self.stacks, *self.teachers], one, own))
         return found
 
     def peers(self, views: Sequence[tuple[list[Tensor], list[Tensor]]]) -> list[Peers]:
         """The peers of each stack's policies, from :meth:`views`."""
-        returns = standardised([policy.returns.recent(self.window) for policy in self.policies])
+        known = [policy.returns.recent(self.window) for policy in self.policies]
+        returns = standardised([*known, *(teacher.mean_return for teacher in self.teachers)])
         return [
-            peers_from(stack.members, *one, returns, self.opd)
+            peers_from(stack.members, *one, returns, self.opd, len(self.teachers))
             for stack, one in zip(self.stacks, views, strict=True)
         ]
 
     def live_peers(self, observations: Sequence[Tensor]) -> list[Peers]:
         """The peers of each stack's policies on states ``[T, B, ...]`` of each, with gradient."""
-        return self.peers([views_of(self.stacks, one) for one in observations])
+        return self.peers([views_of([*self.stacks, *self.teachers], one) for one in observations])
 
     def descend(self, terms: Sequence[dict[str, Tensor]], largest: float | None) -> None:
         """One optimiser step of every policy and of the attention on the sum of the terms.
@@ -196,13 +225,16 @@ class PolicyGroup:
 
     def disagreement(self, views: Sequence[tuple[list[Tensor], list[Tensor]]]) -> float:
         """Mean disagreement of the policies on each other's states, 0..1."""
-        return float(np.mean([disagreement(decisions, self.kind, self.actions) for _, decisions in views]))
+        n = len(self.policies)
+        apart = [disagreement(decisions[:n], self.kind, self.actions) for _, decisions in views]
+        return float(np.mean(apart))
 
     def weights_of(self, stack: NetworkStack, features: Tensor, decisions: Tensor, peers: Peers) -> Tensor:
         """alpha of a stack's policies, ``[T, B, P]``; its means go to :attr:`attention_means`."""
         alpha = self.attention.weights(features, decisions, peers)
         n = len(self.policies)
-        matrix = torch.zeros(n, n) if self.attention_means is None else self.attention_means
+        empty = torch.zeros(n, n + len(self.teachers))
+        matrix = empty if self.attention_means is None else self.attention_means
         now = alpha.detach().mean(1).cpu()
         for i, m in enumerate(stack.members):
             matrix[m, list(peers.members[i])] = now[i]
@@ -238,7 +270,9 @@ def observations_of(policies: Sequence[Policy], device: torch.device) -> Tensor:
 
 
 def views_of(
-    stacks: Sequence[NetworkStack], observations: Tensor, own: tuple[NetworkStack, Tensor] | None = None
+    stacks: Sequence[NetworkStack | Teacher],
+    observations: Tensor,
+    own: tuple[NetworkStack, Tensor] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Features and decisions of all policies, in order, on states ``[T, N, ...]`` of some: each ``[T, N, ...]``.
 
@@ -262,9 +296,11 @@ def views_of(
     return [found[m][0] for m in sorted(found)], [found[m][1] for m in sorted(found)]
 
 
-def peers_of(m: int, n: int, attention_self: str) -> tuple[int, ...]:
-    """Indices of the peers of policy m in a group of n."""
-    return tuple(b for b in range(n) if b != m or attention_self == "include")
+def peers_of(m: int, n: int, settings: OpdSection, n_teachers: int = 0) -> tuple[int, ...]:
+    """Indices of those that policy m learns from in a group of n, the last of which are teachers."""
+    policies = range(n - n_teachers) if settings.peers else ()
+    found = [b for b in policies if b != m or settings.attention_self == "include"]
+    return (*found, *range(n - n_teachers, n))
 
 
 def peers_from(
@@ -273,6 +309,7 @@ def peers_from(
     decisions: Sequence[Tensor],
     returns: Tensor,
     settings: OpdSection,
+    n_teachers: int = 0,
 ) -> Peers:
     """The peers of the policies ``rows``, from features and decisions of all policies on the states of each of them.
 
@@ -282,8 +319,9 @@ def peers_from(
         decisions: of every policy, ``[T, N, A]``.
         returns: of every policy, standardised.
         settings: `opd` of the recipe.
+        n_teachers: how many of the last of "all policies" are teachers.
     """
-    members = tuple(peers_of(m, len(features), settings.attention_self) for m in rows)
+    members = tuple(peers_of(m, len(features), settings, n_teachers) for m in rows)
     of_peers = torch.stack([torch.stack([decisions[b][i] for b in of], 1) for i, of in enumerate(members)])
     chosen: Tensor | tuple[Tensor, ...]
     if len({one.shape[-1] for one in features}) == 1:

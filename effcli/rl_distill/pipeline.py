@@ -35,6 +35,7 @@ from effcli.rl_distill.network.exported import ExportedPolicy
 from effcli.rl_distill.progress_evaluation import check_board, decisions_of
 from effcli.rl_distill.recipe import RlDistillRecipe
 from effcli.rl_distill.returns import bootstrap_interval
+from effcli.rl_distill.teachers.teacher import load_teachers
 from effcli.rl_distill.training import Group, TrainedGroup, train_group
 from effcli.rl_distill.weights import (
     PolicyDescription,
@@ -73,6 +74,8 @@ def plan_run(recipe: RlDistillRecipe) -> Plan[None]:
     check_board(recipe.train.tensorboard)
     env = environments_of(recipe.model_copy(update={"env": recipe.env.model_copy(update={"workers": 0})}))
     seen, decides = env.observed, env.actions
+    kind = "dqn" if hasattr(recipe, "dqn") else "ppo"
+    teachers = load_teachers(recipe.distillation.teachers, kind, env, torch.device("cpu"))
     env.close()
     if hasattr(recipe, "dqn") and not decides.is_discrete:
         raise UsageError(
@@ -98,6 +101,7 @@ def plan_run(recipe: RlDistillRecipe) -> Plan[None]:
         ),
         "actions": decides.n_decisions if decides.kind == "choices" else f"{decides.n_numbers} continuous",
         "policies": len(recipe.policies),
+        **({"teachers": len(teachers)} if teachers else {}),
         "groups": groups,
         "steps_per_policy": n_steps,
         "env_steps": n_steps * len(recipe.policies) * len(groups),
@@ -214,7 +218,8 @@ def _cut_off(found: Sequence[Games]) -> dict[str, Any]:
 
 def _warn_of_single_peer(recipe: RlDistillRecipe) -> None:
     opd = recipe.distillation
-    if opd.targets == "attention" and len(recipe.policies) == 2 and opd.attention_self == "exclude":
+    is_alone = len(recipe.policies) == 2 and opd.attention_self == "exclude" and not opd.teachers
+    if opd.targets == "attention" and is_alone:
         log.warning(
             "with two policies each has one peer, so attention makes no difference; use three or more policies"
         )

@@ -82,8 +82,8 @@ class PpoGroup(PolicyGroup):
         values.append(stack(observations_of(policies, device))[2].cpu())
         all_values, all_actions = torch.stack(values), torch.from_numpy(np.stack(taken))
         all_decisions = torch.stack(decided)
-        outcome = [torch.from_numpy(one) for one in (rewards, terminated, done)]
-        advantages = advantages_of(outcome[0], all_values, *outcome[1:], settings.gamma, settings.gae_lambda)
+        given, *ends = (torch.from_numpy(one) for one in (rewards, terminated, done))
+        advantages = advantages_of(given, all_values, ends[0], ends[1], settings.gamma, settings.gae_lambda)
         parts = (
             torch.from_numpy(seen),
             all_actions,
@@ -109,7 +109,7 @@ class PpoGroup(PolicyGroup):
         """Collect, then learn; returns means of the terms over policies and minibatches."""
         settings, n = self.recipe.ppo, len(self.policies)
         rollouts = [self.collect(stack) for stack in self.stacks]
-        views = self._views(rollouts) if n > 1 else []
+        views = self._views(rollouts) if n > 1 or self.distils else []
         peers = self.peers(views) if self.caches_peers else None
         weight = weight_at(update, self.n_updates, self.opd)
         sums: dict[str, Tensor] = {}

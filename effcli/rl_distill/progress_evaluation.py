@@ -78,7 +78,7 @@ class Board:
             from torch.utils.tensorboard import SummaryWriter
 
             place = str(run.path / "tensorboard")
-            self._writer = SummaryWriter(place, purge_step=n_steps or None)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(place, purge_step=n_steps or None)
 
     def add(self, group: str, values: dict[str, float], n_steps: int) -> None:
         """Write values at a number of environment steps of a policy."""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from effcli.core.recipe import Recipe, Section
 from effcli.core.recipe_changes import Renamed
+from effcli.rl_distill.environments.settings import EnvironmentSection
 
 Size = Literal["small", "normal", "large"]
 
@@ -16,50 +17,6 @@ RENAMED = (
     Renamed("method", "method", {"ppo": "opd-da", "dqn": "opd-da-dqn"}, when="opd"),
     Renamed("steps", "train.env_steps"),
 )
-
-
-class EnvironmentSection(Section):
-    """Where policies act."""
-
-    id: str = Field(
-        "CartPole-v1",
-        description="The environment: a gymnasium id, MinAtar/NAME-v1, ALE/NAME-v5, package:ID, or module:function.",
-    )
-    kwargs: dict[str, Any] = Field(
-        {}, description="Arguments for the environment, by name, such as map_name: 8x8 of FrozenLake-v1."
-    )
-    action_bounds: Literal["clip", "squash"] = Field(
-        "clip",
-        description="How continuous actions are kept within their bounds: clip cuts them off, squash bends them with "
-        "tanh. Both map -1..1 to the range of the environment.",
-    )
-    copies: int = Field(
-        8,
-        ge=1,
-        description="Environments of each policy that step side by side, 1 or more. A policy collects this many "
-        "transitions per step.",
-    )
-    workers: int = Field(
-        0,
-        ge=0,
-        description="0 steps the copies of a policy in turn; 1 or more steps each in a process of its own, or all of "
-        "them in this many threads for Atari. The result is the same.",
-    )
-    normalise_observations: bool = Field(
-        False,
-        description="true subtracts from numbers in observations their running mean and divides by the standard "
-        "deviation, of each policy; the statistics are part of the policy. Pictures and choices stay.",
-    )
-    normalise_rewards: bool = Field(
-        False,
-        description="true divides the rewards that are learned from by the running standard deviation of discounted "
-        "returns. Reported returns stay as they are.",
-    )
-    clip_rewards: bool = Field(
-        False,
-        description="true learns from the sign of each reward (-1, 0, 1), as is usual for Atari; false from the "
-        "reward itself. Reported returns are never clipped.",
-    )
 
 
 class RlTrainSection(Section):
@@ -80,6 +37,14 @@ class RlTrainSection(Section):
 class OpdSection(Section):
     """Online policy distillation with decision attention; see docs/methods/opd-da.md."""
 
+    teachers: tuple[str, ...] = Field(
+        (),
+        description="Trained policies that also teach: policy files, run directories (their best policy), or zips of "
+        "Stable-Baselines3.",
+    )
+    peers: bool = Field(
+        True, description="Whether policies teach each other: false learns from the teachers alone."
+    )
     targets: Literal["attention", "mean", "none"] = Field(
         "attention",
         description="How peers are weighted: attention learns weights per state, mean weights all peers alike, none "
@@ -220,8 +185,8 @@ class RlDistillRecipe(Recipe):
     @property
     def discount(self) -> float:
         """gamma of the algorithm."""
-        section: PpoSection | DqnSection = getattr(self, "dqn", None) or getattr(self, "ppo", PpoSection())
-        return section.gamma
+        section = getattr(self, "dqn", None) or getattr(self, "ppo", None)
+        return section.gamma if isinstance(section, PpoSection | DqnSection) else PpoSection().gamma
 
     @property
     def distillation(self) -> OpdSection:
@@ -272,16 +237,19 @@ class OpdRecipe(RlDistillRecipe):
     @model_validator(mode="before")
     @classmethod
     def _compare_decisions_where_sizes_differ(cls, data: Any) -> Any:
-        """Features of different widths have no common query, so the default there is `decision`."""
-        if not isinstance(data, Mapping) or not isinstance(sizes := data.get("policies"), list | tuple):
+        """Features of different widths, as those of teachers, have no common query: the default is `decision`."""
+        if not isinstance(data, Mapping) or not isinstance(opd := data.get("opd", {}), Mapping):
             return data
-        opd = data.get("opd", {})
-        if all(size == sizes[0] for size in sizes) or not isinstance(opd, Mapping):
+        sizes = data.get("policies")
+        is_mixed = isinstance(sizes, list | tuple) and any(size != sizes[0] for size in sizes)
+        if not is_mixed and not opd.get("teachers"):
             return data
         return {**data, "opd": {"attention_input": "decision", **opd}}
 
     @model_validator(mode="after")
     def _features_have_one_size(self) -> OpdRecipe:
+        if not self.opd.peers and not self.opd.teachers and self.opd.targets != "none":
+            raise ValueError("opd.peers: without peers there must be opd.teachers")
         is_mixed = len(set(self.policies)) > 1
         if is_mixed and self.opd.attention_input == "feature" and self.opd.targets == "attention":
             raise ValueError(

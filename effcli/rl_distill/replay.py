@@ -64,6 +64,10 @@ class Replay:
         row = self.n_added % self._rows
         self._write(row, observations, np.ones(self._copies, bool))
 
+    def continue_from(self, observations: np.ndarray) -> None:
+        """Go on after the newest observations, which are stored already."""
+        self._shown = observations
+
     def add(self, actions: np.ndarray, rewards: np.ndarray, step: Step) -> None:
         """Store one transition per copy, from the newest observations.
 

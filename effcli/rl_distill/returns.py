@@ -69,13 +69,21 @@ class Returns:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything counted so far."""
-        return {"ends": list(self.ends), "values": list(self.values), "n_steps": self.n_steps}
+        return {
+            "ends": list(self.ends),
+            "values": list(self.values),
+            "n_steps": self.n_steps,
+            "running": self.running.tolist(),
+            "running_steps": self.running_steps.tolist(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore it, with new episodes."""
+        """Restore it; :meth:`restart` is due where new episodes begin."""
         self.ends, self.values = list(state["ends"]), list(state["values"])
         self.n_steps = int(state["n_steps"])
         self.restart()
+        if "running" in state:  # not in version 0.1
+            self.running[:], self.running_steps[:] = state["running"], state["running_steps"]
 
 
 def curve(

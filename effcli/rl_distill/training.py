@@ -45,7 +45,7 @@ class Group(Protocol):
         """Act and learn once; returns the means of the loss terms."""
 
     def restart(self, update: int) -> None:
-        """Start new episodes, after an interruption."""
+        """Start new episodes, after an interruption, where those of before do not continue."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that training changes."""
@@ -116,7 +116,8 @@ def train_group(recipe: RlDistillRecipe, name: str, run: Run) -> TrainedGroup:
             board = Board(run, recipe.train.tensorboard, steps_of(group))
             if begun and update:
                 group.restart(update)
-                run.say(f"{name}: resumed with new episodes")
+                is_exact = all(policy.continues for policy in group.policies)
+                run.say(f"{name}: resumed {'in the middle of its' if is_exact else 'with new'} episodes")
         started = time.perf_counter()
         try:
             values = group.update(update)

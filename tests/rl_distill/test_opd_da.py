@@ -243,4 +243,4 @@ def test_members_of_other_sizes_are_compared_after_an_adapter() -> None:
     assert isinstance(peers.features, tuple)
     alpha = attention.weights(features[0], decisions[0], peers)
     assert attention.mean_features(alpha, peers, 0).shape == (1, B, 4)
-    assert peers_of(1, 3, "exclude") == (0, 2)
+    assert peers_of(1, 3, OpdSection()) == (0, 2)

@@ -46,7 +46,7 @@ def test_a_run_of_the_old_version_is_resumed(tmp_path: Path) -> None:
 
     recipe = find_recipe("rl-distill", "opd-da-dqn")
     old = dump_recipe(recipe, comments=False).replace("method: opd-da-dqn", "method: dqn")
-    old = old.replace("train:\n  env_steps: 500000", "steps: 500000")
+    old = old.replace("train:\n  env_steps: 500000\n  tensorboard: false", "steps: 500000")
     (tmp_path / "recipe.yaml").write_text(old)
     (tmp_path / "log.txt").touch()
     lock = claim_directory(tmp_path, recipe, resume=True)

@@ -46,7 +46,10 @@ class ChosenEnvironment:
         elif self.env is None:
             check_registered(name, None, place)
         bounds = about.decides.bounds
-        env = make_environments(name, copies, render=render, kwargs=kwargs, bounds=bounds, exactly=False)
+        hidden = [part.name for part in about.seen.parts if part.kind == "hidden"]
+        env = make_environments(
+            name, copies, render=render, kwargs=kwargs, bounds=bounds, hidden=hidden, exactly=False
+        )
         if (env.shape, env.n_actions) != (about.shape, about.n_actions) or not _alike(env, about):
             env.close()
             raise UsageError(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from effcli.core.errors import UsageError
 from effcli.rl_distill.environments.actions import Actions, actions_of
 from effcli.rl_distill.environments.observations import MASK, observed_of, with_axis
+from effcli.rl_distill.environments.state import restore_state, state_of
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Environments:
         name: of the environment, for messages.
         stacked: it stacks frames over time, as ``[K, H, W]``.
         bounds: how continuous actions are kept within theirs.
+        hidden: names of parts that policies do not see.
 
     Attributes:
         observed: what observations are.
@@ -71,12 +75,19 @@ class Environments:
     """
 
     def __init__(
-        self, env: Any, name: str, *, stacked: bool = False, bounds: Literal["clip", "squash"] = "clip"
+        self,
+        env: Any,
+        name: str,
+        *,
+        stacked: bool = False,
+        bounds: Literal["clip", "squash"] = "clip",
+        hidden: Sequence[str] = (),
     ) -> None:
         self._env, self.name = env, name
         self.actions: Actions = actions_of(env.single_action_space, name, bounds)
         n_masked = self._n_masked()
-        self.observed = observed_of(env.single_observation_space, name, n_masked, stacked=stacked)
+        observed = observed_of(env.single_observation_space, name, n_masked, stacked=stacked)
+        self.observed = observed.without(hidden, name)
         if self.observed.mask is not None:
             self._check_mask(self.observed.parts[-1].n_values)
         mode = env.metadata.get("autoreset_mode") if isinstance(env.metadata, dict) else None
@@ -192,6 +203,16 @@ class Environments:
         if isinstance(finals, tuple):
             return tuple(Environments._batch_of_one(one, copy) for one in finals)
         return with_axis(finals[copy])
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Everything about the episodes in progress; None where the environment's state is not known."""
+        state = state_of(self._env)
+        return None if state is None else {"env": state, "was_done": torch.from_numpy(self._was_done.copy())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Restore it; False where it does not fit, and :meth:`reset` is due."""
+        self._was_done = state["was_done"].numpy().copy()
+        return restore_state(self._env, state["env"])
 
     def rendered(self) -> np.ndarray:
         """The first copy as the environment draws it."""

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ def environments_of(recipe: RlDistillRecipe, copies: int | None = None) -> Envir
         workers=0 if copies else env.workers,
         kwargs=env.kwargs,
         bounds=env.action_bounds,
+        hidden=env.hidden,
         exactly=copies is None,
     )
 
@@ -54,6 +55,7 @@ def make_environments(
     render: bool = False,
     kwargs: Mapping[str, Any] | None = None,
     bounds: Literal["clip", "squash"] = "clip",
+    hidden: Sequence[str] = (),
     exactly: bool = True,
 ) -> Environments:
     """Make copies of an environment.
@@ -69,6 +71,7 @@ def make_environments(
         render: whether :meth:`Environments.rendered` will be called.
         kwargs: handed to the environment when it is made.
         bounds: how continuous actions are kept within their bounds.
+        hidden: names of parts of observations that policies do not see.
         exactly: refuse a function that makes a vector environment of another number of copies.
 
     Raises:
@@ -84,10 +87,12 @@ def make_environments(
     try:
         with _explained(name):
             if name.startswith(f"{_ATARI}/"):
-                return Environments(_atari(name, copies, workers, more), name, stacked=True, bounds=bounds)
+                return Environments(
+                    _atari(name, copies, workers, more), name, stacked=True, bounds=bounds, hidden=hidden
+                )
             _register(name)
             if _FUNCTION.match(name):
-                env: Any = _of_function(_function(name), copies, workers, more, name)
+                env = _of_function(_function(name), copies, workers, more, name)
                 if exactly and env.num_envs != copies:
                     raise UsageError(
                         f"makes {env.num_envs} copies, not {copies}",
@@ -96,7 +101,7 @@ def make_environments(
                     )
             else:
                 env = _of_id(_imported(name), copies, workers, render, more)
-            return Environments(env, name, stacked=_stacks_frames(env), bounds=bounds)
+            return Environments(env, name, stacked=_stacks_frames(env), bounds=bounds, hidden=hidden)
     except gymnasium.error.DependencyNotInstalled as error:
         raise UsageError(
             f"needs a package that is not installed: {' '.join(str(error).split())}", place=name

@@ -7,8 +7,8 @@ are. An observation of several parts (Dict, Tuple) becomes one array with the pa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ MASK = "action_mask"
 """The part, or the entry of ``info``, that says which actions are allowed."""
 MOST_CHOICES = 2**16
 
-Kind = Literal["numbers", "choices", "picture", "planes", "mask"]
+Kind = Literal["numbers", "choices", "picture", "planes", "mask", "hidden"]
 Layout = Literal["chw", "hwc", "hw", "shwc"]
 _Side = Annotated[int, Field(ge=1, le=2**24)]
 
@@ -34,7 +34,8 @@ class Part:
     Attributes:
         name: its keys in a Dict or Tuple, joined by dots; empty where it is all there is.
         kind: ``numbers`` are read as they are; ``choices`` are numbers of things, read one-hot; ``picture`` is read by
-            convolutions; ``planes`` are small grids ``[H, W, C]``; ``mask`` says which actions are allowed.
+            convolutions; ``planes`` are small grids ``[H, W, C]``; ``mask`` says which actions are allowed;
+            ``hidden`` parts are seen by teachers alone.
         shape: as the environment gives it, without the copies; a single number has ``(1,)``.
         dtype: of NumPy.
         layout: of a picture: ``s`` are frames over time, ``h``, ``w`` and ``c`` height, width and channels.
@@ -75,6 +76,22 @@ class Observed:
     left_out: tuple[str, ...] = ()
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+    def without(self, names: Sequence[str], place: str) -> Observed:
+        """The same, with parts hidden.
+
+        Raises:
+            UsageError: there is no such part, or none is left.
+        """
+        known = [part.name for part in self.parts if part.kind != "mask"]
+        unknown = [name for name in names if name not in known]
+        if unknown or (names and len(set(names)) == len(known)):
+            problem = f"no part {unknown[0]!r}" if unknown else "no part is left"
+            raise UsageError(
+                f"env.hidden: {problem}", place=place, hint=f"available: {', '.join(map(repr, known))}"
+            )
+        parts = [replace(part, kind="hidden") if part.name in names else part for part in self.parts]
+        return replace(self, parts=tuple(parts))
 
     @property
     def is_single(self) -> bool:

@@ -34,8 +34,9 @@ class RewardScale:
             self.variance = spread + apart**2 * share * (1 - share)
             self.mean, self.count = self.mean + apart * share, self.count + len(seen)
         self._running[step.done | ~step.valid] = 0.0
-        scaled = np.clip(rewards / np.sqrt(self.variance + 1e-8), -LARGEST, LARGEST)
-        return scaled.astype(np.float32)
+        scaled: np.ndarray = np.clip(rewards / np.sqrt(self.variance + 1e-8), -LARGEST, LARGEST)
+        small: np.ndarray = scaled.astype(np.float32)
+        return small
 
     def restart(self) -> None:
         """Discard the episodes in progress."""
@@ -43,9 +44,14 @@ class RewardScale:
 
     def state_dict(self) -> dict[str, Any]:
         """The statistics."""
-        return {"count": self.count, "mean": self.mean, "variance": self.variance}
+        return {
+            "count": self.count,
+            "mean": self.mean,
+            "variance": self.variance,
+            "running": self._running.tolist(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore them, with new episodes."""
+        """Restore them; :meth:`restart` is due where new episodes begin."""
         self.count, self.mean, self.variance = (float(state[name]) for name in ("count", "mean", "variance"))
-        self.restart()
+        self._running[:] = state["running"]

@@ -29,10 +29,11 @@ def encoder(observed: Observed, size: str, *, normalises: bool = False) -> tuple
     times = SIZES[size]
     if observed.is_single:
         return _of_part(observed.parts[0], times, normalises)
-    read = [part for part in observed.parts if part.kind != "mask"]
-    parts = [_of_part(part, times, normalises) for part in read]
-    ends = list(accumulate(part.n_values for part in read))
-    inside = Parts([one for one, _ in parts], read, [0, *ends])
+    ends = [0, *accumulate(part.n_values for part in observed.parts)]
+    read = [i for i, part in enumerate(observed.parts) if part.kind not in ("mask", "hidden")]
+    parts = [_of_part(observed.parts[i], times, normalises) for i in read]
+    places = [(ends[i], ends[i + 1]) for i in read]
+    inside = Parts([one for one, _ in parts], [observed.parts[i].shape for i in read], places)
     width = round((512 if has_pictures(observed) else 64) * times)
     return nn.Sequential(inside, linear(sum(n for _, n in parts), width), nn.Tanh()), width
 
@@ -238,17 +239,19 @@ class Parts(nn.Module):
 
     Args:
         encoders: one per part.
-        parts: what they read.
-        ends: where each part begins in an observation, and the end of the last.
+        shapes: of the parts that they read.
+        places: where each part begins and ends in an observation.
     """
 
-    def __init__(self, encoders: list[nn.Sequential], parts: list[Part], ends: list[int]) -> None:
+    def __init__(
+        self, encoders: list[nn.Sequential], shapes: list[tuple[int, ...]], places: list[tuple[int, int]]
+    ) -> None:
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
-        self._shapes, self._ends = [part.shape for part in parts], ends
+        self._shapes, self._places = shapes, places
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, N]`` to ``[B, sum of features]``."""
-        pieces = zip(self.encoders, self._shapes, self._ends, self._ends[1:], strict=False)
-        found = [one(x[:, first:end].unflatten(1, shape)) for one, shape, first, end in pieces]
+        pieces = zip(self.encoders, self._shapes, self._places, strict=True)
+        found = [one(x[:, first:end].unflatten(1, shape)) for one, shape, (first, end) in pieces]
         return torch.cat(found, 1)
