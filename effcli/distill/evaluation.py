@@ -19,7 +19,7 @@ from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import sample_images
 from effcli.distill.time_grid import TimeGrid
 from effcli.metrics.distance_settings import DistanceSettings
-from effcli.metrics.features import choose_features, real_moments
+from effcli.metrics.features import Moments, choose_features, real_features
 from effcli.metrics.frechet import frechet_distance
 
 N_PICTURES = 32
@@ -52,9 +52,10 @@ def compare(
 
     Returns:
         the metrics: ``fd_by_steps`` and ``fd_ddim_by_steps`` of students and teacher, ``fd_teacher``,
-        ``mse_to_teacher_by_steps`` (pixels in -1..1), ``s_per_image_by_steps``, network calls, how many fewer of
-        them the last student needs and how much faster it is; and pictures by caption. Distances are None without real
-        images.
+        ``mse_to_teacher_by_steps`` (pixels in -1..1), ``s_per_image_by_steps``, and of images that the settings name
+        ``kid_by_steps``, ``precision_by_steps``, ``recall_by_steps`` and the same ``_teacher``; network calls, how many
+        fewer of them the last student needs and how much faster it is; and pictures by caption. Distances are None
+        without real images.
     """
     runs = {f"teacher-{teacher_steps}": (_at_steps(teacher, teacher_steps), teacher_steps)}
     runs |= {f"ddim-{steps}": (_at_steps(teacher, steps), steps) for steps in sorted(students, reverse=True)}
@@ -121,17 +122,20 @@ def _metrics(
 ) -> dict[str, Any]:
     space = choose_features(settings, teacher.sample_shape)
     reference = sampled[f"teacher-{teacher_steps}"]
-    real = real_moments(settings, space, reference["images"])
+    features = {name: space.features(one["images"]) for name, one in sampled.items()}
+    real = real_features(settings, space, reference["images"])
+    moments = space.reference if real is None else Moments.of(real)
 
     def fd(name: str) -> float | None:
-        return None if real is None else frechet_distance(space.features(sampled[name]["images"]), real)
+        return None if moments is None else frechet_distance(features[name], moments)
 
     def mse(name: str) -> float:
         difference = sampled[name]["images"].float() - reference["images"].float()
         return float((difference / 127.5).square().mean())
 
     last = min(few)
-    return {
+    compared = {} if real is None else _against_images(features, real, few, teacher_steps)
+    return compared | {
         "fd_by_steps": {str(steps): fd(f"student-{steps}") for steps in few},
         "fd_ddim_by_steps": {str(steps): fd(f"ddim-{steps}") for steps in few},
         "fd_teacher": fd(f"teacher-{teacher_steps}"),
@@ -146,6 +150,56 @@ def _metrics(
         "faster": reference["seconds"] / sampled[f"student-{last}"]["seconds"],
         "eval_images": len(reference["images"]),
     }
+
+
+def _against_images(
+    features: Mapping[str, Tensor], real: Tensor, few: list[int], teacher_steps: int
+) -> dict[str, Any]:
+    """``kid``, ``precision`` and ``recall`` ``_by_steps`` of students and ``_teacher``, against features ``[N, D]``."""
+    chosen = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
+    real = real[chosen[: len(next(iter(features.values())))]]
+    own = {str(steps): features[f"student-{steps}"] for steps in few}
+    of_teacher = features[f"teacher-{teacher_steps}"]
+    measures: dict[str, Callable[[Tensor, Tensor], float | None]] = {
+        "kid": kernel_distance,
+        "precision": share_within,
+        "recall": lambda one, other: share_within(other, one),
+    }
+    found: dict[str, Any] = {}
+    for name, measure in measures.items():
+        found[f"{name}_by_steps"] = {steps: measure(one, real) for steps, one in own.items()}
+        found[f"{name}_teacher"] = measure(of_teacher, real)
+    return found
+
+
+def kernel_distance(features: Tensor, others: Tensor) -> float | None:
+    """KID without subsets: unbiased MMD^2 with the kernel (x . y / D + 1)^3 (Binkowski et al., ICLR 2018).
+
+    Args:
+        features, others: ``[N, D]``; of the larger set as many rows are used as the smaller has.
+
+    Returns:
+        None for sets of one.
+    """
+    from torchmetrics.image.kid import poly_mmd
+
+    n = min(len(features), len(others))
+    return None if n < 2 else float(poly_mmd(features[:n].double(), others[:n].double()))
+
+
+def share_within(features: Tensor, others: Tensor, k: int = 3) -> float:
+    """Share of ``features`` within the manifold of ``others``, 0 to 1 (Kynkaanniemi et al., NeurIPS 2019, Algorithm 1).
+
+    Of samples in the manifold of real images that is precision; of real images in that of samples, recall.
+
+    Args:
+        features: ``[N, D]``.
+        others: ``[M, D]``; each is the centre of a ball that reaches its ``k``-th neighbour.
+        k: at most M - 1 neighbours are used.
+    """
+    k = min(k, len(others) - 1)
+    radii = torch.cdist(others, others).kthvalue(k + 1, dim=1).values  # the nearest is the point itself
+    return float((torch.cdist(features, others) <= radii).any(1).float().mean())
 
 
 def _pictures(

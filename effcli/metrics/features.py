@@ -125,11 +125,17 @@ def choose_features(settings: DistanceSettings, sample_shape: tuple[int, int, in
 
 def real_moments(settings: DistanceSettings, space: FeatureSpace, like: Tensor) -> Moments | None:
     """Moments of real images of the size of ``like`` ``[N, C, S, S]``; None where there are none."""
+    features = real_features(settings, space, like)
+    return space.reference if features is None else Moments.of(features)
+
+
+def real_features(settings: DistanceSettings, space: FeatureSpace, like: Tensor) -> Tensor | None:
+    """Features ``[N, D]`` of ``data``, at the size of ``like`` ``[N, C, S, S]``; None where the settings have none."""
     if settings.data is None:
-        return space.reference
+        return None
     channels, side = like.shape[1], like.shape[-1]
     real = load_images(settings.data, "train", side=side, channels=1 if channels == 1 else 3)
-    return Moments.of(space.features(real.images))
+    return space.features(real.images)
 
 
 def build_classifier(kind: str, **settings: Any) -> Classifier:
