@@ -231,8 +231,8 @@ def further_task(
         len(before),
         new,
         len(known),
-        _renamed(train, names),
-        _renamed(evaluated, names),
+        renamed(train, names),
+        renamed(evaluated, names),
         source=source,
         n_before=tuple(counts.tolist()) if more else (),
     )
@@ -290,7 +290,7 @@ def _of_classes(images: ImageSet, old: Sequence[int], start: int) -> ImageSet:
     return ImageSet(images.images[chosen], labels[chosen], tuple(images.classes[one] for one in old))
 
 
-def _renamed(images: ImageSet, names: Sequence[str]) -> ImageSet:
+def renamed(images: ImageSet, names: Sequence[str]) -> ImageSet:
     """The images of the classes ``names``, labelled by their place there."""
     new = torch.tensor(
         [names.index(name) if name in names else -1 for name in images.classes], dtype=torch.long

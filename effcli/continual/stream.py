@@ -15,6 +15,7 @@ from effcli.continual.class_splits import (
     further_task,
     hold_out,
     limit_per_class,
+    renamed,
     seen_keys,
     split_classes,
 )
@@ -170,10 +171,22 @@ def _read(recipe: ContinualRecipe, source: str, shape: Shape) -> tuple[ImageSet,
     load = partial(
         load_images, source, side=shape[0], channels=shape[1], root=recipe.data.root, with_classes=True
     )
-    train = load("train")
+    train, evaluated = load("train"), load("eval") if has_parts(source) else None
+    train, evaluated = _with_images(train, evaluated)
     if len(train.classes) < 2 and source == recipe.data.source:
         raise UsageError("has no classes", place=source, hint="give a folder with one sub-folder per class")
-    return train, load("eval") if has_parts(source) else None
+    return train, evaluated
+
+
+def _with_images(train: ImageSet, evaluated: ImageSet | None) -> tuple[ImageSet, ImageSet | None]:
+    """Both parts without the classes that have no image in either, as where labels begin with 1."""
+    parts = [train] if evaluated is None else [train, evaluated]
+    every = dict.fromkeys(name for part in parts for name in part.classes)
+    if not all(name.isdigit() for name in every):  # a name that one part lacks is a mistake
+        return train, evaluated
+    there = {part.classes[label] for part in parts for label in part.labels.unique().tolist()}
+    names = tuple(name for name in every if name in there)
+    return renamed(train, names), None if evaluated is None else renamed(evaluated, names)
 
 
 def _load(recipe: ContinualRecipe, source: str, shape: Shape) -> tuple[ImageSet, ImageSet]:

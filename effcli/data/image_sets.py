@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,10 +30,11 @@ from effcli.core.errors import InputError
 from effcli.core.progress import NOTICE
 from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import BUILTIN_PREFIX
+from effcli.data.array_sets import array_names, read_arrays, read_labels
 from effcli.data.epochs import draws_of, item_of
 from effcli.data.images import identify, read_image
 from effcli.data.picture_folders import ClassFolders, class_folders, has_part, need_classes
-from effcli.data.published_sets import PUBLISHED, load_published
+from effcli.data.published_sets import PUBLISHED, load_published, published_source
 from effcli.data.stored_files import Split
 from effcli.data.unreadable_pictures import allow_unreadable
 
@@ -136,8 +137,8 @@ def load_images(
         InputError: nothing is there, it has no classes where it needs some, or it cannot be read. Of the pictures of a
             folder to learn from a few may be damaged: they are left out and named in the log.
     """
-    if source in PUBLISHED and not Path(source).exists():
-        encoded = load_published(str(source), split, root)
+    if published := published_source(source, root):
+        encoded = load_published(published, split)
         squares = torch.cat([square(part, side, channels) for part in encoded.images.split(4096)])
         return ImageSet(squares, encoded.labels, encoded.classes)
     path = _existing(source)
@@ -170,10 +171,14 @@ def image_shape(source: str | Path, split: Split) -> tuple[int, Literal[1, 3]]:
     Raises:
         InputError: nothing is there, or it cannot be read.
     """
-    if source in PUBLISHED and not Path(source).exists():
-        return PUBLISHED[str(source)], 3
+    if published := published_source(source):
+        return PUBLISHED[published.name], 3
     path = _existing(source)
     if path.is_file():
+        with _opened_npz(path) as content:
+            if array_names(content, split):
+                images = read_arrays(content, split, str(path))[0]
+                return min(images.shape[2:]), 3 if images.shape[1] == 3 else 1
         encoded = _npz_part(path, split)[0]
         some = [_decode(path, row, encoded[row]) for row in _three_of(len(encoded))]
     elif idx := _idx_files(path, split):
@@ -191,7 +196,7 @@ def usual_shape(source: str | Path, split: Split) -> tuple[int, Literal[1, 3]]:
         InputError: nothing is there, or none can be read.
     """
     side, channels = image_shape(source, split)
-    path = None if source in PUBLISHED and not Path(source).exists() else _existing(source)
+    path = None if published_source(source) else _existing(source)
     if path is None or path.is_file() or _idx_files(path, split):
         return side, channels
     files = class_folders(path, split).files
@@ -232,12 +237,13 @@ def _whole(files: Iterable[Path]) -> Iterator[Tensor]:
 
 def has_parts(source: str | Path) -> bool:
     """Whether a source has a part of its own to measure on."""
-    if source in PUBLISHED and not Path(source).exists():
+    if published_source(source):
         return True
     path = _existing(source)
     if path.is_file():
-        with np.load(path, allow_pickle=False) as content:
-            return any(f"{name}_offsets" in content.files for name in _NPZ_NAMES["eval"])
+        with _opened_npz(path) as content:
+            encoded = any(f"{name}_offsets" in content for name in _NPZ_NAMES["eval"])
+            return encoded or bool(array_names(content, "eval"))
     return bool(_idx_files(path, "eval")) or has_part(path, "eval")
 
 
@@ -305,20 +311,27 @@ def read_idx(file: Path) -> np.ndarray:
 
 
 def _read_npz(file: Path, split: Split, side: int, channels: int) -> ImageSet:
+    with _opened_npz(file) as content:
+        if array_names(content, split):
+            arrays, numbers, names = read_arrays(content, split, str(file))
+            squares = torch.cat(
+                [square(part, side, channels) for part in torch.from_numpy(arrays).split(4096)]
+            )
+            zeros = np.zeros(len(arrays), np.int64)
+            return ImageSet(squares, torch.from_numpy(zeros if numbers is None else numbers), names)
     encoded, labels, classes = _npz_part(file, split)
     images = _squares(itertools.starmap(partial(_decode, file), enumerate(encoded)), side, channels)
-    numbers = (
-        torch.zeros(len(images), dtype=torch.long) if labels is None else torch.from_numpy(labels).long()
-    )
-    return ImageSet(images, numbers, classes or tuple(map(str, range(int(numbers.max()) + 1))))
+    if labels is None:
+        return ImageSet(images, torch.zeros(len(images), dtype=torch.long), classes or ("0",))
+    known = None if classes is None else len(classes)
+    chosen = torch.from_numpy(read_labels(labels, len(images), f"{file}, labels", known))
+    return ImageSet(images, chosen, classes or tuple(map(str, range(int(chosen.max()) + 1))))
 
 
 def _npz_part(file: Path, split: Split) -> tuple[list[bytes], np.ndarray | None, tuple[str, ...] | None]:
     """Encoded images, their labels, and the names of the classes."""
-    if not zipfile.is_zipfile(file):
-        raise InputError("is no .npz file", place=str(file), hint=_LAYOUT_HINT)
     try:
-        with np.load(file, allow_pickle=False) as content:
+        with _opened_npz(file) as content:
             prefix = next((name for name in _NPZ_NAMES[split] if f"{name}_offsets" in content), None)
             kind = next((k for k in ("jpeg", "png") if f"{prefix}_{k}" in content), None)
             if prefix is None or kind is None:
@@ -330,6 +343,20 @@ def _npz_part(file: Path, split: Split) -> tuple[list[bytes], np.ndarray | None,
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"cannot be read as .npz: {error}", place=str(file), hint=_LAYOUT_HINT) from None
     return [data[start:end] for start, end in itertools.pairwise(offsets)], labels, classes
+
+
+def _opened_npz(file: Path) -> Any:
+    """An open .npz: a context manager, and a mapping of its arrays.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not zipfile.is_zipfile(file):
+        raise InputError("is no .npz file", place=str(file), hint=_LAYOUT_HINT)
+    try:
+        return np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"cannot be read as .npz: {error}", place=str(file), hint=_LAYOUT_HINT) from None
 
 
 def _decode(file: Path, number: int, encoded: bytes) -> Tensor:

@@ -267,3 +267,14 @@ def test_an_interrupted_task_needs_its_own_images(place: Path, monkeypatch: pyte
     (place / "new" / "x" / "other-name.png").rename(place / "new" / "x" / "0.png")
     learn(place / "copy", longer)
     assert weights(place / "run") == weights(place / "copy")
+
+
+def test_numbered_classes_without_images_do_not_exist(tmp_path: Path) -> None:
+    """Labels that begin with 1, or of which one is missing."""
+    draws = np.random.default_rng(0)
+    labels = np.array([1, 2, 4, 5] * 3)
+    arrays = {name: draws.integers(0, 256, (12, 8, 8), dtype=np.uint8) for name in ("x_train", "x_test")}
+    np.savez(tmp_path / "x.npz", **arrays, y_train=labels, y_test=labels)
+    tasks = load_stream(recipe_for(tmp_path / "x.npz"))
+    assert [task.classes for task in tasks] == [("1", "2"), ("4", "5")]
+    assert sorted(tasks[1].train.labels.tolist()) == [2, 2, 2, 3, 3, 3]

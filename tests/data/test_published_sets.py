@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +15,7 @@ from effcli.core.errors import InputError
 from effcli.core.files import cache_folder
 from effcli.data import image_sets
 from effcli.data.image_sets import has_parts, image_shape, load_images
-from effcli.data.published_sets import PublishedSet, load_published
+from effcli.data.published_sets import PublishedSet, PublishedSource, load_published, published_source
 
 
 def no_network(*arguments: object, **named: object) -> None:
@@ -39,8 +41,43 @@ def tiny(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def source_in(root: Path, name: str = "tiny-imagenet") -> PublishedSource:
+    found = published_source(name, str(root))
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """CIFAR-10 in its layout, with two images per file; checksums are not looked at."""
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *arguments: True)
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for number, name in enumerate([*(f"data_batch_{one}" for one in range(1, 6)), "test_batch"]):
+        images = np.full((2, 3072), number, np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": images, "labels": [number, 0]}))
+    names = [f"class-{one}" for one in range(10)]
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    return folder
+
+
+def test_cifar_in_its_own_folder(cifar: Path) -> None:
+    renamed = cifar.rename(cifar.with_name("unpacked"))
+    for folder in (renamed, renamed.rename(cifar), cifar.parent):
+        train = load_images(folder, "train", side=32, channels=3)
+        assert len(train) == 10 and train.labels.tolist() == [0, 0, 1, 0, 2, 0, 3, 0, 4, 0]
+        assert train.classes[9] == "class-9" and int(train.images[4, 0, 0, 0]) == 2
+        assert len(load_images(folder, "eval", side=32, channels=3)) == 2
+        assert has_parts(folder) and image_shape(folder, "train") == (32, 3)
+
+
+def test_tiny_imagenet_in_its_own_folder(tiny: Path) -> None:
+    for folder in (tiny, tiny / "tiny-imagenet-200"):
+        assert load_images(folder, "eval", side=64, channels=3).labels.tolist() == [1, 0, 1]
+
+
 def test_tiny_imagenet(tiny: Path) -> None:
-    train, measured = (load_published("tiny-imagenet", part, str(tiny)) for part in ("train", "eval"))
+    train, measured = (load_published(source_in(tiny), part) for part in ("train", "eval"))
     assert train.classes == measured.classes == ("n01", "n02")
     assert train.labels.tolist() == [0, 0, 1, 1] and measured.labels.tolist() == [1, 0, 1]
     is_red = measured.images[:, 0].float().mean((1, 2)) > 128
@@ -53,7 +90,7 @@ def test_an_empty_folder_of_it_is_refused(tiny: Path) -> None:
     for file in (tiny / "tiny-imagenet-200" / "train").rglob("*.JPEG"):
         file.unlink()
     with pytest.raises(InputError, match="no images in it"):
-        load_published("tiny-imagenet", "train", str(tiny))
+        load_published(source_in(tiny), "train")
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "tiny-imagenet"])
@@ -62,7 +99,7 @@ def test_what_is_neither_there_nor_to_be_had(
 ) -> None:
     monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", no_network)
     with pytest.raises(InputError, match=r"is not in .* and cannot be downloaded") as caught:
-        load_published(name, "train", str(tmp_path / "data"))
+        load_published(source_in(tmp_path / "data", name), "train")
     assert caught.value.hint is not None and "data.root" in caught.value.hint
 
 
@@ -71,7 +108,7 @@ def test_a_damaged_copy_is_not_downloaded_over(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"half")
     with pytest.raises(InputError, match="cifar10"):
-        load_published("cifar10", "train", str(tmp_path))
+        load_published(source_in(tmp_path, "cifar10"), "train")
 
 
 def test_they_lie_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -85,7 +122,7 @@ def test_a_name_is_a_published_set_unless_there_is_such_a_file(
     monkeypatch.chdir(tmp_path)
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     wanted = PublishedSet(images, torch.tensor([1, 0]), ("a", "b"))
-    monkeypatch.setattr(image_sets, "load_published", lambda name, split, root: wanted)
+    monkeypatch.setattr(image_sets, "load_published", lambda source, split: wanted)
     found = load_images("cifar10", "train", side=8, channels=3)
     assert found.images.shape == (2, 3, 8, 8) and found.classes == ("a", "b")
     assert has_parts("cifar10") and image_shape("cifar10", "train") == (32, 3)

@@ -1,0 +1,85 @@
+"""Plain arrays in an .npz: MedMNIST, Keras, and what is wrong with others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from effcli.core.errors import InputError
+from effcli.data.image_sets import has_parts, image_shape, load_images
+
+
+def images(n: int, *shape: int, first: int = 0) -> np.ndarray:
+    """Each image has its number as its value."""
+    numbers = np.arange(first, first + n, dtype=np.uint8)
+    return np.broadcast_to(numbers.reshape(-1, *[1] * len(shape)), (n, *shape)).copy()
+
+
+def save(file: Path, **arrays: Any) -> Path:
+    np.savez(file, **arrays)
+    return file
+
+
+def test_medmnist(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parts = {"train": 6, "val": 3, "test": 2}
+    arrays = {f"{name}_images": images(n, 28, 28, 3) for name, n in parts.items()}
+    arrays |= {f"{name}_labels": np.arange(n)[:, None] % 4 for name, n in parts.items()}
+    file = save(tmp_path / "pathmnist.npz", **arrays)
+    train, measured = (load_images(file, part, side=28, channels=3) for part in ("train", "eval"))
+    assert train.images.shape == (6, 3, 28, 28) and train.labels.tolist() == [0, 1, 2, 3, 0, 1]
+    assert train.images[:, 0, 0, 0].tolist() == list(range(6))
+    assert len(measured) == 3 and measured.classes == train.classes == ("0", "1", "2", "3")
+    assert "val_images is used to measure on, not test_images" in caplog.text
+    assert has_parts(file) and image_shape(file, "train") == (28, 3)
+
+
+def test_keras(tmp_path: Path) -> None:
+    arrays = {"x_train": images(4, 20, 20), "y_train": np.array([5, 0, 4, 1], np.uint8)}
+    file = save(tmp_path / "mnist.npz", **arrays, x_test=images(2, 20, 20, first=9), y_test=np.array([7, 2]))
+    train, measured = (load_images(file, part, side=10, channels=1) for part in ("train", "eval"))
+    assert train.images.shape == (4, 1, 10, 10) and train.labels.tolist() == [5, 0, 4, 1]
+    assert measured.images[:, 0, 5, 5].tolist() == [9, 10] and measured.labels.tolist() == [7, 2]
+    assert train.classes == measured.classes == tuple("01234567")
+    assert image_shape(file, "train") == (20, 1)
+
+
+def test_channels_first_and_a_set_without_a_part_to_measure_on(tmp_path: Path) -> None:
+    file = save(tmp_path / "x.npz", x_train=images(4, 3, 16, 16), y_train=np.array([0, 1, 0, 1]))
+    assert load_images(file, "train", side=16, channels=3).images.shape == (4, 3, 16, 16)
+    assert not has_parts(file)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"x_train": images(4, 8, 8).astype(np.float32)}, "images of float32; supported: uint8"),
+        ({"x_train": images(4, 8, 8, 8)}, r"images of shape \(4, 8, 8, 8\)"),
+        ({"y_train": np.array([0, 1, 2])}, r"labels of shape \(3,\) for 4 images"),
+        ({"y_train": np.zeros((4, 14), int)}, "several labels per image are not supported"),
+        ({"y_train": np.array([0.0, 1, 0, 1])}, "labels of float64; supported: integers"),
+        ({"y_train": np.array([0, 1, -1, 1])}, "label -1 of image 2"),
+    ],
+)
+def test_what_does_not_fit_is_named(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    arrays = {"x_train": images(4, 8, 8), "y_train": np.array([0, 1, 0, 1]), **changed}
+    with pytest.raises(InputError, match=message):
+        load_images(save(tmp_path / "x.npz", **arrays), "train", side=8, channels=1)
+
+
+def test_labels_beyond_the_names_of_classes_are_named(tmp_path: Path) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    stream = BytesIO()
+    Image.new("L", (8, 8)).save(stream, "PNG")
+    data = np.frombuffer(stream.getvalue() * 2, np.uint8)
+    offsets = np.array([0, 1, 2]) * len(stream.getvalue())
+    arrays = {"train_png": data, "train_offsets": offsets, "classes": np.array(["a", "b"])}
+    with pytest.raises(InputError, match="label 7 of image 1; there are 2 names of classes"):
+        load_images(
+            save(tmp_path / "x.npz", **arrays, train_labels=np.array([0, 7])), "train", side=8, channels=1
+        )
