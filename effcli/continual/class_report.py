@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from effcli.continual.class_splits import ClassTask
-from effcli.continual.evaluation import scores_of
-from effcli.continual.network import Calibration, ImageClassifier
+from effcli.continual.evaluation import Scores, scores_of
+from effcli.continual.network import Calibration
 from effcli.continual.prediction.calibration import calibrate
 from effcli.core.evidence.figures import save_figure
 from effcli.core.files import write_text
@@ -26,19 +26,26 @@ _MOST_NAMED = 40
 _MOST_CONFUSED = 5
 
 
-def details_of(classifier: ImageClassifier, tasks: Sequence[ClassTask], runtime: Runtime) -> dict[str, Any]:
-    """What the classifier answers for each test image, as a checkpoint keeps it.
+def details_of(
+    scores: Scores, network: nn.Module, tasks: Sequence[ClassTask], n_classes: int, runtime: Runtime
+) -> dict[str, Any]:
+    """What is answered for each test image, as a checkpoint keeps it.
+
+    Args:
+        scores: of images.
+        network: put into evaluation mode.
+        tasks: all that were learned.
+        n_classes: K.
+        runtime: where.
 
     Returns:
         ``labels`` and ``answers`` of all test images, int64 ``[N]``; ``n_train``, the training images of each class,
         int64 ``[K]``; and the fields of its ``calibration``, None without test images.
     """
-    n_classes = len(classifier.about.classes)
-    classifier.to(runtime.device)
-    logits = torch.cat(
-        [scores_of(classifier.scores, task.eval, runtime, n_classes)[:, :n_classes] for task in tasks]
-    )
-    classifier.to(torch.device("cpu"))
+    network.eval()
+    with torch.no_grad():
+        found_scores = [scores_of(scores, task.eval, runtime, n_classes)[:, :n_classes] for task in tasks]
+    logits = torch.cat(found_scores)
     labels = torch.cat([task.eval.labels for task in tasks])
     n_train = torch.bincount(torch.cat([task.train_labels for task in tasks]), minlength=n_classes)
     found = vars(calibrate(logits, labels)) if len(labels) else None

@@ -82,10 +82,12 @@ def run(recipe: ContinualRecipe, tasks: list[ClassTask], run: Run) -> Result:
     )
     side = tasks[0].train.images.shape[-1]
     classifier = classifier_of(learned.method, [task.classes for task in tasks], side)
-    details = run.stage(details_stage(tasks[-1].number), details_of, classifier, tasks, runtime)
+    names, method = classifier.about.classes, learned.method
+    details = run.stage(
+        details_stage(tasks[-1].number), details_of, method.scores, method.learner, tasks, len(names), runtime
+    )
     classifier.calibration = calibration_in(details)
     save_classifier(run.file(FILE_NAME), classifier)
-    names = classifier.about.classes
     metrics = {**metrics_of(learned.rows, tasks), **class_metrics(details, names), **costs_of(learned, run)}
     metrics["classes"] = [list(task.classes) for task in tasks]
     write_classes(details, names, run.file("classes.csv"))

@@ -273,7 +273,9 @@ def test_numbered_classes_without_images_do_not_exist(tmp_path: Path) -> None:
     """Labels that begin with 1, or of which one is missing."""
     draws = np.random.default_rng(0)
     labels = np.array([1, 2, 4, 5] * 3)
-    arrays = {name: draws.integers(0, 256, (12, 8, 8), dtype=np.uint8) for name in ("x_train", "x_test")}
+    arrays: dict[str, Any] = {
+        name: draws.integers(0, 256, (12, 8, 8), dtype=np.uint8) for name in ("x_train", "x_test")
+    }
     np.savez(tmp_path / "x.npz", **arrays, y_train=labels, y_test=labels)
     tasks = load_stream(recipe_for(tmp_path / "x.npz"))
     assert [task.classes for task in tasks] == [("1", "2"), ("4", "5")]

@@ -62,8 +62,10 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_cifar_in_its_own_folder(cifar: Path) -> None:
-    renamed = cifar.rename(cifar.with_name("unpacked"))
-    for folder in (renamed, renamed.rename(cifar), cifar.parent):
+    renamed = cifar.with_name("unpacked")
+    for folder in (cifar, cifar.parent, renamed):
+        if folder == renamed:
+            cifar.rename(renamed)
         train = load_images(folder, "train", side=32, channels=3)
         assert len(train) == 10 and train.labels.tolist() == [0, 0, 1, 0, 2, 0, 3, 0, 4, 0]
         assert train.classes[9] == "class-9" and int(train.images[4, 0, 0, 0]) == 2

@@ -12,7 +12,8 @@ from effcli.continual.backbones import Backbone, open_backbone
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.methods.frozen_features import FrozenFeatures
 from effcli.continual.network import classifier_of
-from effcli.continual.weights import export_onnx, load_classifier, save_classifier
+from effcli.continual.prediction.onnx_classifier import export_onnx
+from effcli.continual.weights import load_classifier, save_classifier
 from tests.continual.streams import tiny_method, tiny_tasks
 
 TINY = "timm:test_resnet.r160_in1k"
