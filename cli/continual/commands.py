@@ -201,11 +201,11 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a classifier: accuracy over all classes, within each task, and per class; or a detector: AP."""
-    from effcli.continual import evaluation
     from effcli.continual.egor import evaluation as detector_evaluation
     from effcli.continual.egor.weights import is_detector
+    from effcli.continual.evaluation import measuring
 
-    measure = (detector_evaluation if is_detector(place) else evaluation).evaluate_run
+    measure = (detector_evaluation if is_detector(place) else measuring).evaluate_run
     result = measure(place, data, runtime_for(options))
     if options.as_json:
         print_result(result.to_json(), [], as_json=True)

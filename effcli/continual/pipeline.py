@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from effcli.continual.assembly import new_buffer, new_method
-from effcli.continual.class_report import (
+from effcli.continual.class_splits import ClassTask, merged
+from effcli.continual.evaluation.class_report import (
     calibration_in,
     class_metrics,
     details_of,
@@ -16,8 +17,7 @@ from effcli.continual.class_report import (
     unbalance,
     write_classes,
 )
-from effcli.continual.class_splits import ClassTask, merged
-from effcli.continual.evaluation import draw_matrix, metrics_of
+from effcli.continual.evaluation.measuring import draw_matrix, metrics_of
 from effcli.continual.learner import Learner
 from effcli.continual.methods.buffer import Reservoir
 from effcli.continual.methods.rehearsal import IncrementalMethod

@@ -11,7 +11,7 @@ import torch
 
 from effcli.continual.assembly import new_method
 from effcli.continual.class_splits import ClassTask
-from effcli.continual.evaluation import Accuracies, measure
+from effcli.continual.evaluation.measuring import Accuracies, measure
 from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.continual.records import data_stage, learned_stage
 from effcli.continual.stream import check_same_data, fingerprint, record_task

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from effcli.continual import evaluation
+from effcli.continual.evaluation import measuring
 from effcli.continual.further_tasks import begin_task, longer_recipe, shorter_recipe, take_back
 from effcli.continual.pipeline import plan_run, run
 from effcli.continual.recipe import ContinualRecipe
@@ -206,7 +206,7 @@ def test_old_images_are_needed_only_to_measure_again(
     assert gone["accuracy_matrix"][2][:2] == [None, None]
     assert gone["accuracy_matrix"][2][2] == there["accuracy_matrix"][2][2]
     runtime = create_runtime(device="cpu", precision="fp32", seed=0, threads=1)
-    measured = evaluation.evaluate_run(tmp_path / "run-gone", None, runtime).metrics
+    measured = measuring.evaluate_run(tmp_path / "run-gone", None, runtime).metrics
     assert measured["per_class"].keys() == {"x", "y"}
 
 

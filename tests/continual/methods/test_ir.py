@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from effcli.continual.accuracy_matrix import forgetting
 from effcli.continual.class_splits import ClassTask
+from effcli.continual.evaluation.accuracy_matrix import forgetting
 from effcli.continual.methods.ir import Ir, class_means, compensated, linear_layer, space_distance
 from effcli.continual.training import Learned, learn_stream
 from effcli.core.errors import EffcliError

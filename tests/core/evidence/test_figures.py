@@ -57,7 +57,7 @@ def test_curves_of_the_report(shown: list[str]) -> None:
 
 def test_accuracy_of_tasks(tmp_path: Path, shown: list[str]) -> None:
     from effcli.continual.class_splits import ClassTask
-    from effcli.continual.evaluation import draw_matrix
+    from effcli.continual.evaluation.measuring import draw_matrix
     from effcli.data.image_sets import ImageSet
 
     images = ImageSet(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from effcli.continual.class_report import (
+from effcli.continual.evaluation.class_report import (
     class_metrics,
     confusion_of,
     draw_classes,

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effcli.continual.accuracy_matrix import (
+from effcli.continual.class_splits import ClassTask
+from effcli.continual.evaluation.accuracy_matrix import (
     average_incremental,
     backward_transfer,
     forgetting,
     last_average,
     stability_plasticity,
 )
-from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import EVAL_BATCH
 from effcli.continual.network import ImageClassifier
 from effcli.continual.records import known_tasks

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from effcli.continual.class_splits import ClassTask
-from effcli.continual.evaluation import Scores, scores_of
+from effcli.continual.evaluation.measuring import Scores, scores_of
 from effcli.continual.network import Calibration
 from effcli.continual.prediction.calibration import calibrate
 from effcli.core.evidence.figures import save_figure

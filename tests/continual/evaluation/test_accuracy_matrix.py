@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from effcli.continual.accuracy_matrix import (
+from effcli.continual.evaluation.accuracy_matrix import (
     average_incremental,
     backward_transfer,
     forgetting,
