@@ -55,6 +55,10 @@ def run(
             "frozen-ncm",
             "ncm",
             "ranpac",
+            "lwf",
+            "ewc",
+            "icarl",
+            "wa",
             "sgd",
             "joint",
             "egor",
@@ -66,7 +70,7 @@ def run(
             help="How tasks are learned. er, derpp, er-ace, cls-er: rehearsal of kept images; clfd: er in the "
             "frequency domain, clfd-NAME: another of these; e2net: derpp with a representative subnet; "
             "ir, frozen-ncm: prototypes, no images kept; ranpac, ncm: features of a trained backbone; "
-            "sgd: fine-tuning; joint: all tasks at once; egor: a detector; "
+            "lwf, ewc, icarl, wa: baselines of the field; sgd: fine-tuning; joint: all tasks at once; egor: a detector; "
             "branch: a frozen detector with a branch for new classes.",
         ),
     ] = None,

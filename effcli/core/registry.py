@@ -192,9 +192,25 @@ TASKS: dict[str, Task] = {
                     f"{_CONTINUAL}.methods.frozen_ncm",
                     f"{_CONTINUAL}.recipes.prototypes:FrozenNcmRecipe",
                 ),
-                Method("ncm", f"{_CONTINUAL}.methods.ncm", f"{_CONTINUAL}.recipes.features:NcmRecipe"),
+                Method("ncm", f"{_CONTINUAL}.methods.frozen.ncm", f"{_CONTINUAL}.recipes.features:NcmRecipe"),
                 Method(
-                    "ranpac", f"{_CONTINUAL}.methods.ranpac", f"{_CONTINUAL}.recipes.features:RanpacRecipe"
+                    "ranpac",
+                    f"{_CONTINUAL}.methods.frozen.ranpac",
+                    f"{_CONTINUAL}.recipes.features:RanpacRecipe",
+                ),
+                Method(
+                    "lwf", f"{_CONTINUAL}.methods.baselines.lwf", f"{_CONTINUAL}.recipes.baselines:LwfRecipe"
+                ),
+                Method(
+                    "ewc", f"{_CONTINUAL}.methods.baselines.ewc", f"{_CONTINUAL}.recipes.baselines:EwcRecipe"
+                ),
+                Method(
+                    "icarl",
+                    f"{_CONTINUAL}.methods.baselines.icarl",
+                    f"{_CONTINUAL}.recipes.baselines:IcarlRecipe",
+                ),
+                Method(
+                    "wa", f"{_CONTINUAL}.methods.baselines.wa", f"{_CONTINUAL}.recipes.baselines:WaRecipe"
                 ),
                 Method("sgd", f"{_CONTINUAL}.methods.sgd", f"{_CONTINUAL}.recipe:SgdRecipe"),
                 Method("joint", f"{_CONTINUAL}.methods.sgd", f"{_CONTINUAL}.recipe:JointRecipe"),

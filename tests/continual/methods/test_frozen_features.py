@@ -10,7 +10,7 @@ import torch
 
 from effcli.continual.backbones import Backbone, open_backbone
 from effcli.continual.class_splits import ClassTask
-from effcli.continual.methods.frozen_features import FrozenFeatures
+from effcli.continual.methods.frozen.frozen_features import FrozenFeatures
 from effcli.continual.network import classifier_of
 from effcli.continual.prediction.onnx_classifier import export_onnx
 from effcli.continual.weights import load_classifier, save_classifier
@@ -66,7 +66,8 @@ def test_ranpac_is_ridge_regression_on_all_images(weights: str, tmp_path: Path) 
     method = learned("ranpac", tasks, weights, tmp_path, "projection.size=40", "projection.ridge=0.5")
     f = torch.cat([method.kept.of(task.train.images) for task in tasks])
     y = torch.nn.functional.one_hot(torch.cat([task.train.labels for task in tasks])).double()
-    signs = method.learner.classifier.projection.signs.double()
+    projection: Any = method.learner.classifier.projection
+    signs = projection.signs.double()
     h = torch.relu(f.double() @ signs / f.shape[1] ** 0.5)
     strength = 0.5 * (h.T @ h).diagonal().mean()
     stacked = torch.cat([h, strength.sqrt() * torch.eye(40, dtype=torch.double)])

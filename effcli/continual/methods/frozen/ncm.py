@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from effcli.continual.methods.frozen_features import FrozenFeatures, one_hot_sums, with_added
+from effcli.continual.methods.frozen.frozen_features import FrozenFeatures, one_hot_sums, with_added
 from effcli.continual.methods.ir import linear_layer
 from effcli.continual.recipes.features import NcmRecipe
 

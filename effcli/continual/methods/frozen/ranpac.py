@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effcli.continual.methods.frozen_features import FrozenFeatures, one_hot_sums, with_added
+from effcli.continual.methods.frozen.frozen_features import FrozenFeatures, one_hot_sums, with_added
 from effcli.continual.recipes.features import RanpacRecipe
 
 

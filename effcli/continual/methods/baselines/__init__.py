@@ -1,0 +1,1 @@
+"""Well-known methods that others are compared with."""

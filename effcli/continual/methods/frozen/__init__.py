@@ -1,0 +1,1 @@
+"""Methods on the features of a frozen, trained backbone."""
