@@ -70,8 +70,8 @@ def run(
             help="How tasks are learned. er, derpp, er-ace, cls-er: rehearsal of kept images; clfd: er in the "
             "frequency domain, clfd-NAME: another of these; e2net: derpp with a representative subnet; "
             "ir, frozen-ncm: prototypes, no images kept; ranpac, ncm: features of a trained backbone; "
-            "lwf, ewc, icarl, wa: baselines of the field; sgd: fine-tuning; joint: all tasks at once; egor: a detector; "
-            "branch: a frozen detector with a branch for new classes.",
+            "lwf, ewc, icarl, wa: baselines of the field; sgd: fine-tuning; joint: all tasks at once; "
+            "egor: a detector; branch: a frozen detector with a branch for new classes.",
         ),
     ] = None,
     frequency: Annotated[
