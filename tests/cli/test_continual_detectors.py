@@ -130,8 +130,8 @@ def test_a_branch_leaves_the_old_detector_alone(place: Path, tmp_path: Path) -> 
     assert 0 < metrics["parameters_new"] < 0.01 * metrics["parameters"]
     shown = []
     for detector in (place / "first", tmp_path / "run"):
-        words = ("detect", detector, "squares/eval", "--score", "0.01")
-        lines = [json.loads(line) for line in effcli("continual", *words, *FAST, cwd=place).lines]
+        done = effcli("continual", "detect", detector, "squares/eval", "--score", "0.01", *FAST, cwd=place)
+        lines = [json.loads(line) for line in done.lines]
         shown.append([[o for o in one["objects"] if o["class"] in ("red", "green")] for one in lines])
     assert shown[0] == shown[1] and any(shown[0])
     egor = ("--method", "egor", "--detector", tmp_path / "run", "--data", "squares")

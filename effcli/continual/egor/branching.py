@@ -72,7 +72,7 @@ def run(recipe: BranchRecipe, inputs: BranchInputs, run: Run) -> Result:
         known = _with_branch(known, inputs.width, group, recipe, run, f"train-{number}")
         learned.append(group.classes)
         history.append(measure(known, groups, learned, run, f"ap-{number}"))
-        run.say(line_of(history[-1], number, len(groups.groups)))
+        run.say(f"{line_of(history[-1], number, len(groups.groups))}; old classes are found as before")
     save_detector(run.file(FILE_NAME), known.detector, known.about)
     metrics = {
         **history[-1],
