@@ -23,7 +23,9 @@ from effcli.distill.clip_kd.recipe import (
 log = logging.getLogger(__name__)
 
 _MOST_NAMED = 5
-_STORED_HINT = "`effcli distill reinforce DATA --teacher MODEL` stores them"
+_STORED_HINT = (
+    "`effcli distill reinforce DATA --teacher MODEL` stores them; a teacher in a folder called data is ./data"
+)
 _SHIPPED = {"clip-kd": "clip-kd", "lit": "twemoji-clip"}
 _TUNED = ("epochs", "batch_size", "warmup_steps")
 
