@@ -70,6 +70,19 @@ def test_mixed_bits_keep_the_mean_and_lower_the_error(tmp_path: Path) -> None:
     assert mixed["weight_error_relative"] < uniform["weight_error_relative"]
 
 
+def test_codebooks_have_the_size_of_the_plan_and_lower_the_error(tmp_path: Path) -> None:
+    network = tiny_denoiser("dit")
+    save_folder(tmp_path / "model", network, LATENTS)
+    mse: dict[str, Any] = {"bits": "w3", "calibration": {"range_method": "mse"}}
+    affine = packed(tmp_path / "model", tmp_path / "a", **mse)[1].metrics
+    codebook = packed(tmp_path / "model", tmp_path / "b", **mse, weights={"codes": "codebook"})[1].metrics
+    assert codebook["weight_error_relative"] < 0.8 * affine["weight_error_relative"]
+    tensors = load_file(find_packed(tmp_path / "b"))
+    n_bytes = sum(value.numel() * value.element_size() for value in tensors.values())
+    recipe = MpqDmRecipe.model_validate({"bits": "w3", "weights": {"codes": "codebook"}})
+    assert packed_bytes(network, recipe) == pytest.approx(n_bytes, rel=0.01)
+
+
 def test_a_network_that_is_not_known_by_name(tmp_path: Path) -> None:
     from diffusers import SanaTransformer2DModel
 

@@ -124,9 +124,11 @@ def test_diffusers_reads_the_torchao_folder(bits: str, codes: str, tmp_path: Pat
     whole = dequantize(packed)
     with torch.no_grad():
         ours, read = whole(**inputs_of_flux())[0], theirs(**inputs_of_flux())[0]
-    assert distance(read, ours) < 1e-5
-    assert {row["format"] for row in rows} <= {f"int{b} per row" for b in (4, 5, 8)} | {"fp32"}
-    assert max(row["max_relative_error"] for row in rows) < 1e-6
+    anew = "int8 per 32 inputs, rounded anew"  # of codebooks, whose input channels have factors
+    assert (anew in {row["format"] for row in rows}) == (codes == "codebook")
+    assert distance(read, ours) < (1e-2 if codes == "codebook" else 1e-5)
+    assert {row["format"] for row in rows} <= {f"int{b} per row" for b in (4, 5, 8)} | {"fp32", anew}
+    assert max(row["max_relative_error"] for row in rows if row["format"] != anew) < 1e-6
 
 
 @needs_torchao
