@@ -40,7 +40,7 @@ SHORTENED = {
     "effcli quantize --bits": f"effcli quantize {_SMALL} --bits",
     "effcli quantize my-diffusers-folder/": f"effcli quantize my-diffusers-folder/ {_SMALL}",
     "effcli continual -o": f"effcli continual {_SHORT} -o",
-    "effcli continual --data animals/ --tasks 5": f"effcli continual --data animals/ --tasks 2 {_SHORT}",
+    "effcli continual --data animals/ -o": "effcli continual --data animals/ -s network.features=kept -o",
     "effcli continual --method egor -o": f"effcli continual --method egor --data boxes/ --tasks 2+2 {_BRIEF} "
     "-s base.epochs=1 -o",
     "effcli continual train-detector --data boxes/": "effcli continual train-detector --data boxes/ --tasks 2+2 "
@@ -76,7 +76,7 @@ def home(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draws.integers(0, brightest, (48, 64, 3), dtype=np.uint8)).save(path)
 
-    for name in ("night.png", "night.jpg", "photos/a.png", "photos/deep/b.jpg"):
+    for name in ("night.png", "night.jpg", "photo.jpg", "photos/a.png", "photos/deep/b.jpg"):
         picture(name)
     assert list(write_sequence(tmp_path / "kitti", "0000", Drive(1, 4)))
     for pair in ("1.png", "2.png"):
