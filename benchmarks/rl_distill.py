@@ -23,8 +23,9 @@ from typing import Any
 import torch
 
 from effcli.core.runtime import create_runtime
+from effcli.rl_distill.environments.settings import EnvironmentSection
 from effcli.rl_distill.ppo import PpoGroup
-from effcli.rl_distill.recipe import EnvironmentSection, OpdDaRecipe, OpdSection, PpoSection, RlTrainSection
+from effcli.rl_distill.recipe import OpdDaRecipe, OpdSection, PpoSection, RlTrainSection
 
 CARTPOLE = PpoSection(
     rollout=32,

@@ -55,13 +55,18 @@ class Policy:
         self.returns = Returns(recipe.env.copies)
         is_scaled = recipe.env.normalise_rewards
         self.scale = RewardScale(recipe.env.copies, recipe.discount) if is_scaled else None
-        self.generator = torch.Generator().manual_seed(seed)
+        own_seed = derive_seed(seed, "rank", runtime.rank) if runtime.rank else seed
+        self.generator = torch.Generator().manual_seed(own_seed)
         self.continues = False
         self.reset(0)
 
     def reset(self, update: int) -> None:
         """Start new episodes; their seeds follow from the update."""
-        self.observations = self.env.reset(derive_seed(self.runtime.seed, "env", self.number, update) % 2**31)
+        rank = [self.runtime.rank] if self.runtime.rank else []
+        seed = derive_seed(self.runtime.seed, "env", self.number, update, *rank)
+        if self.runtime.world > 1 and update:  # the checkpoint has the generator of the first process alone
+            self.generator.manual_seed(derive_seed(seed, "generator"))
+        self.observations = self.env.reset(seed % 2**31)
         self.returns.restart()
         if self.scale is not None:
             self.scale.restart()
@@ -96,7 +101,8 @@ class Policy:
             self.network.get_buffer(name).copy_(value)
         if self.scale is not None:
             self.scale.load_state_dict(state["scale"])
-        self.continues = "episodes" in state and self.env.load_state_dict(state["episodes"])
+        is_alone = self.runtime.world == 1  # the checkpoint has the episodes of the first process alone
+        self.continues = is_alone and "episodes" in state and self.env.load_state_dict(state["episodes"])
         if self.continues:
             self.observations = state["episodes"]["observations"].numpy().copy()
 
@@ -218,10 +224,24 @@ class PolicyGroup:
         """
         self.attention_optimizer.zero_grad(set_to_none=True)
         torch.cat([value for one in terms for value in one.values()]).sum().backward()
+        for parameter in self.attention.parameters():
+            if parameter.grad is not None:
+                self._average(parameter.grad)
         for stack, optimizer in zip(self.stacks, self.optimizers, strict=True):
-            stack.take_gradient(largest)
+            stack.take_gradient(largest, self._average)
             optimizer.step()
         self.attention_optimizer.step()
+
+    def _average(self, gradient: Tensor) -> None:
+        """Replace a gradient by its mean over the processes."""
+        if self.runtime.world > 1:
+            torch.distributed.all_reduce(gradient)
+            gradient /= self.runtime.world
+
+    def share_returns(self) -> None:
+        """Let every process know the episodes that ended, and the steps, of all."""
+        for policy in self.policies:
+            policy.returns.add_others(self.runtime.gather(policy.returns.take_new()), self.runtime.rank)
 
     def disagreement(self, views: Sequence[tuple[list[Tensor], list[Tensor]]]) -> float:
         """Mean disagreement of the policies on each other's states, 0..1."""

@@ -111,10 +111,10 @@ def plan_run(recipe: RlDistillRecipe) -> Plan[None]:
 
 def run(recipe: RlDistillRecipe, _: None, run: Run) -> Result:
     """Train the group and those to compare with, write the policies to ``model/``, play."""
-    if run.runtime.world > 1:
+    if run.runtime.world > 1 and hasattr(recipe, "dqn"):
         raise UsageError(
-            f"a group is trained by one process, not by {run.runtime.world}",
-            hint="start several seeds or recipes side by side instead",
+            f"a group of DQN is trained by one process, not by {run.runtime.world}",
+            hint="start several seeds or recipes side by side instead, or choose --method opd-da or ppo",
         )
     arms = {"group": recipe} | {name: arm_of(recipe, name) for name in recipe.compared_groups}
     trained = {name: train_group(one, name, run) for name, one in arms.items()}
@@ -124,7 +124,7 @@ def run(recipe: RlDistillRecipe, _: None, run: Run) -> Result:
     }
     own, summary = trained["group"], summaries["group"]
     best = int(np.argmax([value if value is not None else -np.inf for value in summary["returns"]]))
-    save_policies(own, recipe, best, run)
+    run.runtime.on_main(lambda: save_policies(own, recipe, best, run))
     metrics = {
         **summary,
         "best_policy": best + 1,

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from effcli.core.errors import UsageError
 from effcli.core.runtime import Runtime
 from effcli.rl_distill.decisions import draw, log_prob, noise_of
-from effcli.rl_distill.environments.copies import Step
+from effcli.rl_distill.environments.copies import EnvironmentFailure, Step
 from effcli.rl_distill.group import Policy, PolicyGroup, observations_of
 from effcli.rl_distill.losses import decision_divergence, feature_distance, ppo_terms
 from effcli.rl_distill.network.encoders import count_in
@@ -33,6 +34,28 @@ _COMPARED_STATES = 128
 """States of a rollout that the disagreement is measured on, where peers are not evaluated on all of them."""
 
 
+def share_of_process(recipe: PpoRecipe | OpdDaRecipe, world: int) -> PpoRecipe | OpdDaRecipe:
+    """The recipe with the environments of one of several processes.
+
+    Raises:
+        UsageError: they cannot be shared out evenly, or statistics would have to be.
+    """
+    if world == 1:
+        return recipe
+    if recipe.env.copies % world:
+        raise UsageError(
+            f"{recipe.env.copies} environments cannot be shared out evenly over {world} processes",
+            place="env.copies",
+            hint=f"choose a multiple of {world}",
+        )
+    if recipe.env.normalise_observations or recipe.env.normalise_rewards:
+        raise UsageError(
+            "statistics for normalisation are not shared by processes", hint="train in one process"
+        )
+    env = recipe.env.model_copy(update={"copies": recipe.env.copies // world})
+    return recipe.model_copy(update={"env": env})
+
+
 class PpoGroup(PolicyGroup):
     """Policies that learn side by side with PPO.
 
@@ -45,7 +68,8 @@ class PpoGroup(PolicyGroup):
     kind = "ppo"
 
     def __init__(self, recipe: PpoRecipe | OpdDaRecipe, runtime: Runtime, *, together: bool = True) -> None:
-        self.recipe = recipe
+        self.world = runtime.world
+        recipe = self.recipe = share_of_process(recipe, runtime.world)
         policies = [Policy(number, recipe, runtime, ActorCritic) for number in range(len(recipe.policies))]
         adam = partial(torch.optim.Adam, lr=recipe.ppo.learning_rate, eps=ADAM_EPS, fused=True)
         super().__init__(recipe, runtime, policies, adam, together)
@@ -53,7 +77,8 @@ class PpoGroup(PolicyGroup):
     @property
     def n_updates(self) -> int:
         """Of the whole training."""
-        return -(-self.recipe.train.env_steps // (self.recipe.ppo.rollout * self.recipe.env.copies))
+        n_steps = self.recipe.ppo.rollout * self.recipe.env.copies * self.world
+        return -(-self.recipe.train.env_steps // n_steps)
 
     @torch.no_grad()
     def collect(self, stack: NetworkStack) -> Rollout:
@@ -108,7 +133,7 @@ class PpoGroup(PolicyGroup):
     def update(self, update: int) -> dict[str, float]:
         """Collect, then learn; returns means of the terms over policies and minibatches."""
         settings, n = self.recipe.ppo, len(self.policies)
-        rollouts = [self.collect(stack) for stack in self.stacks]
+        rollouts = self._rollouts()
         views = self._views(rollouts) if n > 1 or self.distils else []
         peers = self.peers(views) if self.caches_peers else None
         weight = weight_at(update, self.n_updates, self.opd)
@@ -128,7 +153,21 @@ class PpoGroup(PolicyGroup):
                 count_in(network, seen[valid > 0])
         n_terms = settings.epochs * settings.minibatches * n
         means = {name: float(value) / n_terms for name, value in sums.items()}
-        return {**means, "disagreement": self.disagreement(views) if n > 1 else 0.0}
+        means["disagreement"] = self.disagreement(views) if n > 1 else 0.0
+        return self.runtime.mean_over_ranks(means)
+
+    def _rollouts(self) -> list[Rollout]:
+        """A rollout of each stack; where the environment of one process fails, all stop."""
+        failure, rollouts = None, []
+        try:
+            rollouts = [self.collect(stack) for stack in self.stacks]
+        except EnvironmentFailure as error:
+            failure = error
+        if self.runtime.any_rank(failure is not None):
+            raise failure or EnvironmentFailure("in another process")
+        if self.world > 1:
+            self.share_returns()
+        return rollouts
 
     def _views(self, rollouts: list[Rollout]) -> list[tuple[list[Tensor], list[Tensor]]]:
         """Features and decisions of all policies on all states, or on some where only the disagreement needs them."""

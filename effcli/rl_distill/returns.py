@@ -32,6 +32,7 @@ class Returns:
         self.ends: list[int] = []
         self.values: list[float] = []
         self.n_steps = 0
+        self._shared = (0, 0)
 
     def add(self, step: Step) -> None:
         """Count one step of all copies."""
@@ -42,6 +43,27 @@ class Returns:
             self.ends.append(self.n_steps)
             self.values.append(float(self.running[copy]))
             self.running[copy], self.running_steps[copy] = 0.0, 0
+
+    def take_new(self) -> tuple[int, list[float]]:
+        """Steps and returns of episodes since the last call, which other processes are to know."""
+        steps, values = self.n_steps - self._shared[0], self.values[self._shared[1] :]
+        self._shared = (self.n_steps, len(self.values))
+        return steps, values
+
+    def add_others(self, new: Sequence[tuple[int, list[float]]], own: int) -> None:
+        """Count in what all processes found since the last call, in their order, so that all count the same.
+
+        Args:
+            new: from :meth:`take_new` of each.
+            own: index of this process.
+        """
+        n_before = len(self.values) - len(new[own][1])
+        self.n_steps += sum(steps for i, (steps, _) in enumerate(new) if i != own)
+        del self.values[n_before:], self.ends[n_before:]
+        for _, values in new:
+            self.values += values
+        self.ends += [self.n_steps] * (len(self.values) - n_before)
+        self._shared = (self.n_steps, len(self.values))
 
     def restart(self) -> None:
         """Discard the episodes in progress."""
@@ -81,6 +103,7 @@ class Returns:
         """Restore it; :meth:`restart` is due where new episodes begin."""
         self.ends, self.values = list(state["ends"]), list(state["values"])
         self.n_steps = int(state["n_steps"])
+        self._shared = (self.n_steps, len(self.values))
         self.restart()
         if "running" in state:  # not in version 0.1
             self.running[:], self.running_steps[:] = state["running"], state["running_steps"]

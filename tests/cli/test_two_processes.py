@@ -164,3 +164,20 @@ def test_enhance_keeps_every_good_picture_though_one_share_is_all_broken(
         "6.png",
     ]
     assert done.stderr.count("1.png: not an image") == 1
+
+
+def test_rl_distill_shares_environments_and_averages_gradients(tmp_path: Path) -> None:
+    words = "rl-distill --steps 512 --policies 2 --policy small,small -s ppo.epochs=1 -s ppo.rollout=32"
+    words += f" -s eval.episodes=2 -s env.copies=4 --compare= {SAME}"
+    done = two_ranks(*words.split(), "-o", "two", "--json", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    metrics = done.json["metrics"]
+    one = effcli(*words.split(), "-o", "one", "--json", cwd=tmp_path).json["metrics"]
+    assert len(metrics["returns"]) == 2
+    assert abs(metrics["env_steps"] - one["env_steps"]) < 100  # of both processes; resets are not counted
+    assert len(read_metrics(tmp_path / "two/metrics.jsonl")) == len(
+        read_metrics(tmp_path / "one/metrics.jsonl")
+    )
+    refused = two_ranks(*words.replace("copies=4", "copies=3").split(), "-o", "three", cwd=tmp_path)
+    assert refused.code == 2
+    assert "cannot be shared out evenly over 2 processes" in refused.stderr

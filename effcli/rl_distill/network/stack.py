@@ -6,7 +6,7 @@ one array, clipping takes one norm and Adam one step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -90,12 +90,20 @@ class NetworkStack:
             return (x * weight).sum(-1, keepdim=True) + bias[:, None]
         return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
 
-    def take_gradient(self, largest: float | None = None) -> None:
-        """Move the gradients of a backward pass to :attr:`weights`, each network's clipped to the norm ``largest``."""
+    def take_gradient(
+        self, largest: float | None = None, average: Callable[[Tensor], None] = lambda gradient: None
+    ) -> None:
+        """Move the gradients of a backward pass to :attr:`weights`.
+
+        Args:
+            largest: norm that the gradient of each network is clipped to; None does not clip.
+            average: changes the gradients of all before, in place, to their mean over several processes.
+        """
         grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves]
         grad = torch.cat([*(one.reshape(len(self), -1) for one in grads), self._rest], 1)
         for leaf in self._leaves:
             leaf.grad = None
+        average(grad)
         if largest is not None:
             grad *= (largest / (grad.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1.0)
         self.weights.grad = grad
