@@ -82,7 +82,7 @@ def plan(recipe: ClipKdRecipe) -> Plan[ClipModelsAndPairs]:
         planned["teachers_in_the_data"] = [one.source for one in header.teachers]
         planned["views"] = header.views
     elif recipe.n_views is not None and needs_teacher(recipe):
-        caches = [open_cache(recipe, one, inputs.train) for one in teachers]
+        caches = [open_cache(recipe, one, inputs.train, remember=False) for one in teachers]
         items = [
             CachedItems("captions", planned["train_captions"], not_computed),
             *items_of_views(recipe.n_views, len(inputs.train)),

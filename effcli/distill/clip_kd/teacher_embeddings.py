@@ -146,12 +146,14 @@ def stack_views(
     return torch.stack(images)
 
 
-def open_cache(recipe: ClipKdRecipe | ReinforceRecipe, teacher: ClipModel, pairs: CaptionSet) -> TeacherCache:
-    """The folder for this teacher, these pairs and this kind of view."""
+def open_cache(
+    recipe: ClipKdRecipe | ReinforceRecipe, teacher: ClipModel, pairs: CaptionSet, *, remember: bool = True
+) -> TeacherCache:
+    """The folder for this teacher, these pairs and this kind of view; a plan does not remember their checksum."""
     root = cache_root(recipe)
     key = {
         "weights": teacher.fingerprint(),
-        "pairs": checksum(pairs, root / CHECKSUMS),
+        "pairs": checksum(pairs, root / CHECKSUMS, remember=remember),
         "precision": recipe.precision,
     }
     return TeacherCache(root, key, teacher.dim, about={"teacher": teacher.source, "data": recipe.data.source})

@@ -23,12 +23,13 @@ _SETTLED_NS = 2 * 10**9
 _LENGTH = 64
 
 
-def checksum(pairs: CaptionSet, memory: Path | None = None) -> str:
+def checksum(pairs: CaptionSet, memory: Path | None = None, *, remember: bool = True) -> str:
     """A checksum of all bytes of all images and captions, in their order.
 
     Args:
         pairs: the set.
         memory: folder of remembered checksums; None: nothing is remembered.
+        remember: whether to write to it, and not only to look there.
 
     Raises:
         InputError: an image cannot be read.
@@ -42,7 +43,7 @@ def checksum(pairs: CaptionSet, memory: Path | None = None) -> str:
     for image, captions in zip(pairs.images, pairs.captions, strict=True):
         digest.update(hashlib.sha256(image if isinstance(image, bytes) else image.read()).digest())
         digest.update(_joined(captions))
-    if file is not None:
+    if file is not None and remember:
         make_folder(file.parent)
         write_text(file, digest.hexdigest() + "\n")
     return digest.hexdigest()

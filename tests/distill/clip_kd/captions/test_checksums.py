@@ -56,6 +56,8 @@ def test_what_is_remembered_is_forgotten_when_a_file_changes(
     first = of(tmp_path / "a", tmp_path / "memory")
     assert not (tmp_path / "memory").exists()  # the files are too new
     monkeypatch.setattr(checksums, "_SETTLED_NS", -1)
+    assert checksum(load_captions(tmp_path / "a", "train"), tmp_path / "memory", remember=False) == first
+    assert not (tmp_path / "memory").exists()
     assert of(tmp_path / "a", tmp_path / "memory") == first
     (file,) = (tmp_path / "memory").iterdir()
     file.write_text("0" * 64)
