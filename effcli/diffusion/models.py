@@ -50,7 +50,7 @@ VERSION = "1"
 UNET_FILE = "unet.safetensors"
 """What :func:`save_file` writes is called in the folder `model/` of a run."""
 
-_DECODER_CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny", "AsymmetricAutoencoderKL")
+_DECODER_CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderDC")
 _MUCH_SIGNAL = 0.1
 """Share of the variance that is the image's at the last noise level, above which a model is called into question."""
 

@@ -106,15 +106,38 @@ def test_what_does_not_fit_is_named(tensors: dict[str, torch.Tensor], message: s
     assert message in str(caught.value)
 
 
-def test_a_network_without_a_row_is_not_called() -> None:
-    from diffusers import SanaTransformer2DModel
+def test_networks_without_a_row_are_not_called() -> None:
+    import diffusers
 
-    network = SanaTransformer2DModel(
-        in_channels=4, out_channels=4, num_attention_heads=1, attention_head_dim=8, num_layers=1,
-        num_cross_attention_heads=1, cross_attention_head_dim=8, cross_attention_dim=8, caption_channels=8,
-        sample_size=8, patch_size=1,
+    lumina = diffusers.Lumina2Transformer2DModel(
+        sample_size=8, in_channels=4, hidden_size=16, num_layers=1, num_refiner_layers=1, num_attention_heads=1,
+        num_kv_heads=1, axes_dim_rope=(4, 4, 8), axes_lens=(8, 8, 8), cap_feat_dim=8,
     )  # fmt: skip
-    with pytest.raises(
-        InputError, match="is a SanaTransformer2DModel: what it must be given and how it is told"
+    qwen = diffusers.QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=1,
+        joint_attention_dim=8, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    other = diffusers.PriorTransformer(
+        num_attention_heads=1, attention_head_dim=8, num_layers=1, embedding_dim=8, num_embeddings=2
+    )
+    for network, reason in (
+        (lumina, "is a Lumina2Transformer2DModel: it is told how far the image is"),
+        (qwen, "is a QwenImageTransformer2DModel: it is given shapes of images"),
+        (
+            other,
+            "is a PriorTransformer: what it must be given and how it is told the time are not known here",
+        ),
     ):
+        with pytest.raises(InputError, match=reason):
+            Guided(DiffusionModel(network, SCHEDULER, "m"), network)
+
+
+def test_sana_sprint_is_not_taken_for_sana() -> None:
+    network = tiny_denoiser("sana")
+    with pytest.raises(
+        InputError, match=r"needs encoder_hidden_states \[images, N, 8\], embeddings .* by Gemma"
+    ):
+        Guided(DiffusionModel(network, SCHEDULER, "m"), network)
+    network.register_to_config(timestep_scale=1000.0)
+    with pytest.raises(InputError, match=r"timestep_scale is 1000\.0: Sana-Sprint is not supported"):
         Guided(DiffusionModel(network, SCHEDULER, "m"), network)

@@ -81,8 +81,19 @@ def _aura_flow() -> nn.Module:
     )  # fmt: skip
 
 
+def _sana() -> nn.Module:
+    from diffusers import SanaTransformer2DModel
+
+    return SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=1, attention_head_dim=8, num_layers=2,
+        num_cross_attention_heads=1, cross_attention_head_dim=8, cross_attention_dim=8, caption_channels=8,
+        sample_size=8, patch_size=1,
+    )  # fmt: skip
+
+
 MAKERS = {
     "sdxl": _sdxl, "dit": _dit, "pixart": _pixart, "sd3": _sd3, "flux": _flux, "aura-flow": _aura_flow,
+    "sana": _sana,
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,12 @@ from effcli.quantize.calibration import initialise
 from effcli.quantize.fake_quantization.layers import quantized_layers
 from effcli.quantize.fake_quantization.quantizer import top_code
 from effcli.quantize.mpq_dm import start_layer, wrap_for
-from effcli.quantize.packed.model import PackedModel
-from effcli.quantize.pipeline import pack
+from effcli.quantize.packed.model import PackedModel, about_unet
+from effcli.quantize.pipeline import about_of, pack
 from effcli.quantize.recipe import MpqDmRecipe
+from effcli.quantize.unread_models import UnreadModel
+from effcli.quantize.weights import load_packed, save_packed
+from effcli.quantize.weights_only import pack_weights
 from tests.diffusion.tiny_models import SCHEDULER, tiny_unet
 
 STEPS = 4
@@ -68,7 +72,7 @@ def rounded(
         bits: of the recipe.
         unet: tiny_unet() where none is given.
         model: whose UNet is taken instead.
-        call: further inputs of the network.
+        call: further inputs of the network, and ``timestep``, where it is not 47.
     """
     recipe = recipe_of(bits, packing={"other_dtype": "fp32"})
     model = model or DiffusionModel((unet or tiny_unet()).requires_grad_(False), SCHEDULER, "tiny")
@@ -82,12 +86,25 @@ def rounded(
         scale = (high - low).clamp(min=1e-6) / top_code(row_bits)
         layer.set_rows(row_bits, scale, (-low / scale).round())
     generator = torch.Generator().manual_seed(0)
-    student(torch.randn(4, *model.sample_shape, generator=generator), 47, **call)
+    timestep = call.pop("timestep", 47)
+    student(torch.randn(4, *model.sample_shape, generator=generator), timestep, **call)
     for _, layer in quantized_layers(student):
         smallest, largest = ranges[layer]
         layer.act_scale.fill_((largest - smallest) / layer.act_top)
         layer.act_zero.copy_((-smallest / layer.act_scale).round())
     return pack(student, model, recipe)
+
+
+def pack_weights_into(place: Path, network: nn.Module, bits: str = "w4", **changes: Any) -> PackedModel:
+    """A network's weights alone packed into a folder, and read from it; ``changes`` are sections of the recipe."""
+    recipe = MpqDmRecipe.model_validate(
+        {"bits": bits, "fast": True, "calibration": {"range_method": "max"}, **changes}
+    )
+    source = UnreadModel(DiffusionModel(network, SCHEDULER, "tiny"), network.state_dict().__getitem__)
+    packed = pack_weights(source, recipe)
+    about = about_of(source.model, recipe)
+    save_packed(place, PackedModel(about, packed.layers, packed.others, **about_unet(network, SCHEDULER)))
+    return load_packed(place)
 
 
 def _range(x: torch.Tensor) -> tuple[float, float]:

@@ -127,6 +127,7 @@ DENOISERS: dict[str, DenoiserClass] = {
     "AuraFlowTransformer2DModel": DenoiserClass(
         pipeline="AuraFlowPipeline", text=("encoder_hidden_states",), time_scale=1e-3, joins_tokens=True
     ),
+    "SanaTransformer2DModel": DenoiserClass(),
 }
 PARTS = ("unet", "transformer")
 """Folders of a pipeline where the network may be."""

@@ -82,8 +82,9 @@ def needs_of(network: nn.Module, place: str) -> list[NeededInput]:
     config = config_of(network)
     name = class_name_of(network)
     if name not in _NEEDS:
+        reason = _NOT_CALLED.get(name, "what it must be given and how it is told the time are not known here")
         raise InputError(
-            f"is a {name}: what it must be given and how it is told the time are not known here",
+            f"is a {name}: {reason}",
             place=place,
             hint=f"--fast quantizes its weights alone; known are {', '.join(_NEEDS)}",
         )
@@ -208,6 +209,28 @@ def _of_aura_flow(network: nn.Module, config: dict[str, Any], place: str) -> lis
     return [NeededInput("encoder_hidden_states", (None, width), "text", "embeddings of the prompt")]
 
 
+def _of_sana(network: nn.Module, config: dict[str, Any], place: str) -> list[NeededInput]:
+    for key, plain in (("guidance_embeds", False), ("timestep_scale", 1.0)):
+        if config.get(key, plain) != plain:
+            raise InputError(
+                f"the SanaTransformer2DModel's {key} is {config[key]!r}: Sana-Sprint is not supported",
+                place=place,
+            )
+    what = "embeddings of the prompt by Gemma, which are not computed here"
+    return [
+        NeededInput("encoder_hidden_states", (None, config["caption_channels"]), "file", what),
+        NeededInput("encoder_attention_mask", (None,), "file", "which tokens of the prompt count"),
+    ]
+
+
+_NOT_CALLED = {
+    "Lumina2Transformer2DModel": "it is told how far the image is, not the noise, and predicts the negative of the "
+    "flow; its text encoder (Gemma) is not read here",
+    "QwenImageTransformer2DModel": "it is given shapes of images beside packed patches; its decoder (of videos) and "
+    "text encoder (Qwen2.5-VL) are not read here",
+}
+"""Classes whose weights can be quantized, and what is missing to call them."""
+
 _NEEDS: dict[str, Callable[[nn.Module, dict[str, Any], str], list[NeededInput]]] = {
     "UNet2DModel": _of_unet,
     "UNet2DConditionModel": _of_text_unet,
@@ -216,6 +239,7 @@ _NEEDS: dict[str, Callable[[nn.Module, dict[str, Any], str], list[NeededInput]]]
     "SD3Transformer2DModel": _of_joint_transformer,
     "FluxTransformer2DModel": _of_joint_transformer,
     "AuraFlowTransformer2DModel": _of_aura_flow,
+    "SanaTransformer2DModel": _of_sana,
 }
 
 

@@ -7,6 +7,7 @@ packed file, read and checked as by `load`.
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +117,10 @@ class PackedQuantizer(DiffusersQuantizer):  # type: ignore[misc]
 
         packed = self._packed()
         clock = StepClock(packed.about["timesteps"])
+        others = chain(model.parameters(), model.buffers())  # some networks have none beside their layers
+        device = next((value.device for value in others), torch.device("cpu"))
         put_layers(model, packed, clock, integer=unsupported_reason(packed) is None, dtype=self.dtype)
-        finish(model.requires_grad_(False), packed, clock, next(model.parameters()).device)
+        finish(model.requires_grad_(False), packed, clock, device)
         self.packed = None
         model.is_quantized = False  # to diffusers this means that a cast is an error, which it is not here
         return model

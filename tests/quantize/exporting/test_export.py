@@ -11,17 +11,11 @@ import torch
 from torch import nn
 
 from effcli.core.errors import InputError, UsageError
-from effcli.diffusion.models import DiffusionModel
 from effcli.quantize.exporting.export import Format, export
-from effcli.quantize.packed.model import PackedModel, about_unet
 from effcli.quantize.packed_unet import dequantize
-from effcli.quantize.pipeline import about_of
-from effcli.quantize.recipe import MpqDmRecipe
-from effcli.quantize.unread_models import UnreadModel
 from effcli.quantize.weights import load_packed, save_packed
-from effcli.quantize.weights_only import pack_weights
-from tests.diffusion.tiny_models import SCHEDULER, tiny_unet
-from tests.quantize.quantized_tiny import rounded
+from tests.diffusion.tiny_models import tiny_unet
+from tests.quantize.quantized_tiny import pack_weights_into, rounded
 
 needs_gguf = pytest.mark.skipif(find_spec("gguf") is None, reason="the package gguf is not installed")
 needs_torchao = pytest.mark.skipif(
@@ -59,20 +53,6 @@ def inputs_of_flux() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def pack(network: nn.Module, place: Path, bits: str = "w4", **changes: Any) -> PackedModel:
-    """A network's weights packed into a folder."""
-    recipe = MpqDmRecipe.model_validate(
-        {"bits": bits, "fast": True, "calibration": {"range_method": "max"}, **changes}
-    )
-    source = UnreadModel(DiffusionModel(network, SCHEDULER, "tiny"), network.state_dict().__getitem__)
-    packed = pack_weights(source, recipe, lambda: None)
-    model = PackedModel(
-        about_of(source.model, recipe), packed.layers, packed.others, **about_unet(network, SCHEDULER)
-    )
-    save_packed(place, model)
-    return load_packed(place)
-
-
 def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
@@ -90,7 +70,9 @@ def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_diffusers_reads_the_gguf_file(bits: str, rule: str, codes: str, type: str, tmp_path: Path) -> None:
     from diffusers import FluxTransformer2DModel, GGUFQuantizationConfig
 
-    packed = pack(flux(), tmp_path / "packed", bits, allocation={"rule": rule}, weights={"codes": codes})
+    packed = pack_weights_into(
+        tmp_path / "packed", flux(), bits, allocation={"rule": rule}, weights={"codes": codes}
+    )
     rows = export(tmp_path / "packed", tmp_path / "out", "fp16", to="gguf")
     folder = tmp_path / "out" / "transformer"
     theirs = FluxTransformer2DModel.from_single_file(
@@ -116,7 +98,7 @@ def test_diffusers_reads_the_gguf_file(bits: str, rule: str, codes: str, type: s
 def test_diffusers_reads_the_torchao_folder(bits: str, codes: str, tmp_path: Path) -> None:
     from diffusers import FluxTransformer2DModel
 
-    packed = pack(flux(), tmp_path / "packed", bits, weights={"codes": codes})
+    packed = pack_weights_into(tmp_path / "packed", flux(), bits, weights={"codes": codes})
     rows = export(tmp_path / "packed", tmp_path / "out", "fp32", to="torchao")
     theirs = FluxTransformer2DModel.from_pretrained(
         tmp_path / "out", subfolder="transformer", torch_dtype=torch.float32
@@ -177,7 +159,7 @@ def test_what_diffusers_does_not_read_from_gguf_is_refused(tmp_path: Path) -> No
     save_packed(tmp_path / "unet", rounded("w4a8"))
     with pytest.raises(InputError, match="diffusers reads no GGUF file of a UNet2DModel"):
         export(tmp_path / "unet", tmp_path / "out", "fp16", to="gguf")
-    pack(flux(), tmp_path / "flux")
+    pack_weights_into(tmp_path / "flux", flux())
     with pytest.raises(UsageError, match="bf16 is not possible with --to gguf"):
         export(tmp_path / "flux", tmp_path / "out", "bf16", to="gguf")
     assert not (tmp_path / "out").exists()

@@ -15,11 +15,14 @@ from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
 import effcli.quantize
 from effcli.core.errors import InputError
+from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.models import DiffusionModel
 from effcli.quantize.loaded.network import PackedNetwork
 from effcli.quantize.weights import FILE_NAME, OLD_FILE_NAME, load_packed, save_packed
+from tests.diffusion.tiny_denoisers import save_inputs, tiny_denoiser
 from tests.diffusion.tiny_models import SCHEDULER
 from tests.quantize.loaded.test_network import answer
-from tests.quantize.quantized_tiny import rounded
+from tests.quantize.quantized_tiny import pack_weights_into, rounded
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,40 @@ def test_it_gives_what_load_gives(fixture: str, request: pytest.FixtureRequest, 
     assert torch.equal(answer(network), answer(effcli.quantize.load(place)))
     network.save_pretrained(tmp_path)
     assert (tmp_path / FILE_NAME).read_bytes() == (place / FILE_NAME).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["dit", "sd3", "flux", "pixart", "sana"])
+def test_transformers_load_too(name: str, tmp_path: Path) -> None:
+    network: Any = tiny_denoiser(name)
+    pack_weights_into(tmp_path / "transformer", network)
+    read = type(network).from_pretrained(tmp_path, subfolder="transformer")
+    assert isinstance(read, PackedNetwork)
+    file = save_inputs(tmp_path / "inputs.safetensors", network)
+    guided = Guided(DiffusionModel(network, SCHEDULER, name), network, inputs=file and str(file))
+    condition = guided.random_condition(2, torch.Generator().manual_seed(0))
+    x = torch.randn(2, *guided.sample_shape, generator=torch.Generator().manual_seed(1))
+    loaded = effcli.quantize.load(tmp_path)
+    with torch.no_grad():
+        ours, theirs = (guided.with_unet(one).call(x, 7.0, condition) for one in (read, loaded))
+        exact = guided.call(x, 7.0, condition)
+    assert torch.equal(ours, theirs)
+    assert 0 < float((ours - exact).norm() / exact.norm()) < 0.5
+    read.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / FILE_NAME).read_bytes() == (
+        tmp_path / "transformer" / FILE_NAME
+    ).read_bytes()
+
+
+def test_a_transformer_with_quantized_activations_loads_too(tmp_path: Path) -> None:
+    network: Any = tiny_denoiser("dit")
+    labels = torch.tensor([0, 1, 2, 3])
+    t = torch.full((4,), 47)
+    save_packed(tmp_path, rounded("w4a8", network, class_labels=labels, timestep=t))
+    read, loaded = type(network).from_pretrained(tmp_path), effcli.quantize.load(tmp_path)
+    x = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours, theirs = (one(x, t, labels).sample for one in (read, loaded))
+    assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
