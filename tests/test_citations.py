@@ -42,6 +42,7 @@ def test_there_is_a_page_for_each_method() -> None:
     names = {
         "walmafa",
         "mpq-dm",
+        "ranpac",
         "rdd",
         "cd",
         "shortcut",
