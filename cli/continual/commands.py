@@ -22,7 +22,7 @@ from ..common.output import print_metrics, print_result
 from ..common.session import execute, recipe_of_method, runtime_for
 from .app import app
 from .further_tasks import change_tasks, plan_of
-from .own_data import on_trained_features, parsed_split, with_all_classes, with_fitting_tasks
+from .own_data import on_trained_features, parsed_split, saying_so, with_all_classes, with_fitting_tasks
 
 HOSTS = ("er", "derpp", "er-ace", "cls-er")
 WRAPPED = {f"clfd-{name}": name for name in HOSTS}
@@ -175,10 +175,13 @@ def run(
         options = with_all_classes(options)
     elif data is not None and tasks is None and options.recipe == "default":
         options = with_fitting_tasks(options)
+    plan = plan_of(options)
     if data is not None and (method, detector, frequency, epochs, buffer) == (None,) * 5:
-        options = on_trained_features(options)
+        chosen = on_trained_features(options)
+        plan = plan if chosen is options or options.quiet else saying_so(plan)
+        options = chosen
     options = recipe_of_method("continual", options, inner)
-    execute("run", "continual", options, shorthands, plan_with=plan_of(options))
+    execute("run", "continual", options, shorthands, plan_with=plan)
 
 
 PlaceArgument = Annotated[

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..common.options import RunOptions
 from ..common.output import print_note
+
+if TYPE_CHECKING:
+    from effcli.core.plan import Plan
+    from effcli.core.recipe import Recipe
 
 _FROM_SCRATCH = ("method=", "train.", "buffer.", "frequency.", "network.width=")
 """Keys of the methods that train a network of their own."""
@@ -33,8 +38,17 @@ def on_trained_features(options: RunOptions) -> RunOptions:
     """The best method at its cost for photographs, unless something is set that only other methods have."""
     if options.recipe != "default" or any(one.startswith(_FROM_SCRATCH) for one in options.sets or []):
         return options
-    if not options.quiet:
+    return replace(options, recipe="ranpac")
+
+
+def saying_so(plan: Callable[[Recipe], Plan[Any]]) -> Callable[[Recipe], Plan[Any]]:
+    """The plan function, which says afterwards what was taken for granted."""
+
+    def said(recipe: Recipe) -> Plan[Any]:
+        found = plan(recipe)
         print_note(
             "method: ranpac, on features of a trained network; to train one from scratch: --method clfd"
         )
-    return replace(options, recipe="ranpac")
+        return found
+
+    return said
