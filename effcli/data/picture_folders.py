@@ -186,6 +186,20 @@ def say_left_out(found: FoundPictures, *, used: Collection[str] = ()) -> None:
         say_once(f"{found.folder}: left out: {text}")
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures in a folder, at any depth, in order; what is left out is said.
+
+    Raises:
+        InputError: there is none, or a folder may not be searched.
+    """
+    found = list_pictures(folder)
+    if not found.files:
+        text = left_out_text(found.left_out)
+        raise InputError("no images in it" + (f" (left out: {text})" if text else ""), place=str(folder))
+    say_left_out(found)
+    return list(found.files)
+
+
 @cache
 def say_once(text: str) -> None:
     """Log a warning the first time that it is given."""

@@ -12,7 +12,7 @@ import torch
 from effcli.continual.prediction.predictor import Answer, Predictor
 from effcli.core.errors import EffcliError, InputError
 from effcli.data.images import read_image
-from effcli.data.picture_folders import left_out_text, list_pictures, say_left_out
+from effcli.data.picture_folders import pictures_in
 
 PIPE = "-"
 """Stands for a picture on standard input."""
@@ -30,12 +30,7 @@ def pictures_of(places: Sequence[str]) -> list[str]:
         if place == PIPE or path.is_file():
             files.append(place)
         elif path.is_dir():
-            found = list_pictures(path)
-            if not found.files:
-                text = left_out_text(found.left_out)
-                raise InputError("no images in it" + (f" (left out: {text})" if text else ""), place=place)
-            say_left_out(found)
-            files += map(str, found.files)
+            files += map(str, pictures_in(path))
         else:
             raise InputError("no such file or folder", place=place)
     return files

@@ -13,7 +13,7 @@ from effcli.core.files import check_new_file, check_writable
 from effcli.data.image_opening import Source
 from effcli.data.moving_pictures import ENDINGS as FILM_ENDINGS
 from effcli.data.moving_pictures import check_video
-from effcli.data.picture_folders import left_out_text, list_pictures, say_left_out
+from effcli.data.picture_folders import pictures_in
 from effcli.data.video.names import is_video_name
 
 Format: TypeAlias = Literal["drawn", "coco", "yolo"]
@@ -59,21 +59,12 @@ def find_inputs(places: Sequence[str], pipe: bytes | None) -> list[DetectInput]:
         if place == PIPE:
             found.append(DetectInput(pipe or b"", "stdin", Path("stdin.png")))
         elif path.is_dir():
-            found += _in_folder(path)
+            found += [DetectInput(file, str(file), file.relative_to(path)) for file in pictures_in(path)]
         elif path.is_file():
             found.append(DetectInput(path, place, Path(path.name)))
         else:
             raise InputError("no such file or folder", place=place)
     return found
-
-
-def _in_folder(folder: Path) -> list[DetectInput]:
-    listed = list_pictures(folder)
-    if not listed.files:
-        text = left_out_text(listed.left_out)
-        raise InputError("no images in it" + (f" (left out: {text})" if text else ""), place=str(folder))
-    say_left_out(listed)
-    return [DetectInput(file, str(file), file.relative_to(folder)) for file in listed.files]
 
 
 def check_outputs(
