@@ -40,6 +40,12 @@ def _detector(source: str) -> nn.Module:
     return load_detector(source).network
 
 
+def _egor(source: str) -> nn.Module:
+    from effcli.continual.egor.weights import load_detector
+
+    return load_detector(source)[0]
+
+
 def _clip(source: str) -> nn.Module:
     from effcli.distill.clip.models import load_clip
 
@@ -51,6 +57,7 @@ READERS: dict[str, Callable[[str], nn.Module]] = {
     "effcli.classifier": _classifier,
     "effcli.diffusion": _diffusion,
     "effcli-streamdsgn": _detector,
+    "effcli-detector": _egor,
     "effcli.clip": _clip,
 }
 

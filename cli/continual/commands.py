@@ -142,14 +142,7 @@ def run(
 ) -> None:
     """Learn one task after another, and measure what is remembered (default)."""
     inner = WRAPPED.get(method or "", method)
-    is_clfd = method == "clfd" or method in WRAPPED
-    if frequency is not None and not is_clfd and inner not in (None, *HOSTS):
-        raise UsageError(f"supported by {', '.join(HOSTS)}, not by {method}", place="--frequency")
-    if is_clfd and frequency == "off":
-        host = "er" if method == "clfd" else inner
-        raise UsageError(
-            f"{method} learns in the frequency domain", place="--frequency", hint=f"--method {host}"
-        )
+    _check_frequency(method, frequency)
     if method is None and frequency == "off" and options.recipe == "default":
         inner = "er"  # the default recipe is clfd
     is_on: bool | None = None if frequency is None or inner == "clfd" else frequency == "on"
@@ -182,6 +175,18 @@ def run(
         options = chosen
     options = recipe_of_method("continual", options, inner)
     execute("run", "continual", options, shorthands, plan_with=plan)
+
+
+def _check_frequency(method: str | None, frequency: str | None) -> None:
+    """Refuse ``--frequency`` beside a method that has no other choice."""
+    inner, is_clfd = WRAPPED.get(method or "", method), method == "clfd" or method in WRAPPED
+    if frequency is not None and not is_clfd and inner not in (None, *HOSTS):
+        raise UsageError(f"supported by {', '.join(HOSTS)}, not by {method}", place="--frequency")
+    if is_clfd and frequency == "off":
+        host = "er" if method == "clfd" else inner
+        raise UsageError(
+            f"{method} learns in the frequency domain", place="--frequency", hint=f"--method {host}"
+        )
 
 
 PlaceArgument = Annotated[

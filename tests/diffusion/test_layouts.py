@@ -286,8 +286,8 @@ def test_decoders_that_are_not_understood_are_refused(tmp_path):
     model = load_model(str(folder))
     with pytest.raises(InputError, match=r"latents_mean and latents_std are not 4 numbers each"):
         load_decoder(model, torch.device("cpu"))
-    (folder / "vae" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderDC"}))
-    with pytest.raises(InputError, match="holds a AutoencoderDC, not one of AutoencoderKL"):
+    (folder / "vae" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderOobleck"}))
+    with pytest.raises(InputError, match="holds a AutoencoderOobleck, not one of AutoencoderKL"):
         load_decoder(model, torch.device("cpu"))
 
 

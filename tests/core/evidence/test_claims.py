@@ -56,6 +56,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[ToyRecipe, R
     """The toy as a task; its function is the last one in the list."""
     functions: list[Callable[[ToyRecipe, Run], Any]] = [score]
     monkeypatch.setitem(TASKS, "toy", Task("toy", "", (Method("sgd", "toy_task", "toy_task:ToyRecipe"),)))
+    monkeypatch.setattr(Task, "recipe_module", "toy_task")
     monkeypatch.setattr(Task, "plan_function", lambda self, recipe: lambda recipe: Plan({}, None))
     monkeypatch.setattr(
         Task, "run_function", lambda self, recipe: lambda recipe, inputs, run: functions[-1](recipe, run)
