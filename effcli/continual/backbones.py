@@ -8,8 +8,7 @@ open_clip:NAME:TAG, or :NAME:FILE   the image tower of a CLIP model
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,14 +18,14 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
-from effcli.core.errors import EffcliError, InputError, UsageError
+from effcli.core.errors import InputError, UsageError
+from effcli.core.library_errors import as_input_errors
 from effcli.core.tensor_file import read_pickled_tensors, read_tensors, require_finite
-from effcli.core.weight_file import Side, check_tensors, one_line
+from effcli.core.weight_file import Side, check_tensors
 from effcli.nn.efficientnet_lite import LITE, TIMM_NAME, lite_weights
 
-_HINT = (
-    f"available: {LITE}, timm:NAME, torchvision:NAME, open_clip:NAME:TAG, or a classifier that effcli made"
-)
+_HINT = f"available: {LITE}, timm:NAME, torchvision:NAME, open_clip:NAME:TAG"
+_OFFLINE = "the weights are downloaded the first time; or name a file with them after another colon"
 _STEP, _LEAST = 32, 128
 """Sides that are chosen here are multiples of the first, as networks halve maps five times, and at least the second."""
 
@@ -84,7 +83,7 @@ def open_backbone(name: str, side: int | None, image_side: int) -> Backbone:
         image_side: of the images there are.
 
     Raises:
-        InputError: there is no such backbone, or its weights cannot be had.
+        InputError: the name is unknown, or its weights cannot be loaded.
         UsageError: it takes images of its own side alone.
     """
     library, _, rest = name.partition(":")
@@ -93,7 +92,7 @@ def open_backbone(name: str, side: int | None, image_side: int) -> Backbone:
         library, model, weights = "timm", TIMM_NAME, LITE
     if library not in _LIBRARIES or not model:
         raise InputError("no such backbone", place=name, hint=_HINT)
-    with _failures_of(name):
+    with as_input_errors(name, offline=_OFFLINE):
         found, is_fixed = _LIBRARIES[library](model, weights or None, trained=True)
     return _resized(found, is_fixed, side, image_side).eval()
 
@@ -104,7 +103,7 @@ def build_backbone(about: BackboneSpec) -> Backbone:
     Raises:
         InputError: its library does not know the network.
     """
-    with _failures_of(f"{about.library}:{about.name}"):
+    with as_input_errors(f"{about.library}:{about.name}"):
         found, _ = _LIBRARIES[about.library](about.name, None, trained=False)
     return Backbone(about, found.network, found.dim)
 
@@ -201,20 +200,6 @@ def _fill(network: nn.Module, weights: str, head: str) -> None:
     needed = {name: value for name, value in bare.items() if not name.startswith(f"{head}.")}
     check_tensors(network.state_dict(), needed, weights)
     network.load_state_dict(needed)
-
-
-@contextlib.contextmanager
-def _failures_of(place: str) -> Iterator[None]:
-    """What libraries and hubs raise, as one line."""
-    try:
-        yield
-    except EffcliError:
-        raise
-    except ImportError as error:
-        raise InputError(f"needs {error.name}, which is not installed", place=place) from None
-    except Exception as error:  # hubs and builders fail in any way
-        hint = "the weights are downloaded once: this needs the network; or name a file with them after another colon"
-        raise InputError(f"cannot be loaded: {one_line(error)}", place=place, hint=hint) from None
 
 
 def _nearest(name: str, known: Sequence[str]) -> str | None:

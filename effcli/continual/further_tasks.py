@@ -71,7 +71,7 @@ def shorter_recipe(run: Path) -> ContinualRecipe:
     """The recipe of a run without its last further task.
 
     Raises:
-        InputError: there is no such run.
+        InputError: the run is not there.
         UsageError: it has no further task.
     """
     recipe = _recipe_of(run)

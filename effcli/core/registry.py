@@ -278,7 +278,7 @@ def find_recipe(task: str, name_or_file: str, overrides: Sequence[Override] = ()
     """Read a task's recipe by shipped name or path and resolve it.
 
     Raises:
-        UsageError: there is no such task or recipe, or a file names code that no option names.
+        UsageError: the task or recipe is unknown, or a file names code that no option names.
         RecipeError: the recipe or an override is wrong; all mistakes at once.
     """
     from effcli.core.recipe import load_recipe, read_recipe

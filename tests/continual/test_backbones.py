@@ -63,11 +63,13 @@ def test_a_transformer_takes_its_own_side_alone(tmp_path: Path) -> None:
 def test_torchvision_loses_its_head_and_keeps_its_features(tmp_path: Path) -> None:
     from torchvision import models
 
+    torch.manual_seed(0)
     network = models.get_model("shufflenet_v2_x0_5", weights=None, num_classes=3).eval()
     file = tmp_path / "shuffle.pth"
     torch.save(network.state_dict(), file)
     backbone = open_backbone(f"torchvision:shufflenet_v2_x0_5:{file}", None, 16)
-    x = torch.rand(2, 3, 32, 32)
+    assert backbone.about.side == 128
+    x = torch.rand(2, 3, 128, 128)
     with torch.no_grad():
         torch.testing.assert_close(network.fc(backbone(x)), network(x))
     assert build_backbone(backbone.about).dim == backbone.dim == 1024

@@ -7,15 +7,11 @@ A model in the package is one safetensors file; see `compact.py`.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -23,6 +19,7 @@ from torch import nn
 
 from effcli.core.errors import InputError
 from effcli.core.files import make_folder, read_json, write_text
+from effcli.core.library_errors import as_input_errors, short
 from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file, require_finite, save_tensors
 from effcli.core.weight_file import check_tensors, make_within
 from effcli.distill.clip.clip_model import ClipModel, Tokenizer
@@ -162,7 +159,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     try:
         network: nn.Module = _class_of(settings, is_custom)(**settings)
     except Exception as error:  # sizes that do not fit together fail in any way, deep in open_clip and timm
-        raise InputError(f"not a CLIP configuration: {_short(error)}", place="config") from None
+        raise InputError(f"not a CLIP configuration: {short(error)}", place="config") from None
     return network.eval()
 
 
@@ -192,7 +189,7 @@ def _tokenizer(config: Mapping[str, Any], folder: Path | None) -> Tokenizer:
     length = int(text.get("context_length", DEFAULT_CONTEXT_LENGTH))
     if name := text.get("hf_tokenizer_name"):
         place = folder if folder is not None and (folder / "tokenizer_config.json").is_file() else name
-        with _as_input_errors(str(place)):
+        with as_input_errors(str(place)):
             tokenizer: Tokenizer = HFTokenizer(
                 str(place),
                 context_length=length,
@@ -243,7 +240,7 @@ def _load_named(name: str, weights: str, source: str) -> ClipModel:
         raise InputError(
             f"{weights!r} is neither a file nor a tag", place=source, hint=f"{hint}; or name a checkpoint"
         )
-    with _as_input_errors(source):
+    with as_input_errors(source):
         network = open_clip.create_model(name, pretrained=weights)
     return ClipModel(
         network.eval(),
@@ -256,7 +253,7 @@ def _load_named(name: str, weights: str, source: str) -> ClipModel:
 
 def _load_hub(source: str) -> ClipModel:
     open_clip = _open_clip()
-    with _as_input_errors(source):
+    with as_input_errors(source):
         network = open_clip.create_model(source, require_pretrained=True)
         config = open_clip.get_model_config(source)
         tokenize = open_clip.get_tokenizer(source)
@@ -270,7 +267,7 @@ def _load_weights(network: nn.Module, file: Path) -> None:
     from open_clip.factory import load_checkpoint, load_state_dict
     from open_clip.model import resize_pos_embed, resize_text_pos_embed
 
-    with _as_input_errors(str(file)):
+    with as_input_errors(str(file)):
         try:
             load_checkpoint(network, str(file), strict=True, weights_only=True)
         except RuntimeError as error:
@@ -303,30 +300,6 @@ def _open_clip() -> Any:
     if "ViT-T-16" not in open_clip.list_models():
         open_clip.add_model_config(folder)
     return open_clip
-
-
-@contextlib.contextmanager
-def _as_input_errors(place: str) -> Iterator[None]:
-    """What open_clip, timm and the hub raise, as one line; what they print and warn is dropped."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    except UnpicklingError:
-        raise InputError("not a checkpoint of tensors only", place=place) from None
-    except Exception as error:  # files that are not what they claim to be fail in any way, deep in open_clip
-        reason = _short(error)
-        hint = "it needs the network the first time" if "onnect" in reason or "resolve" in reason else None
-        raise InputError(f"cannot be loaded: {reason}", place=place, hint=hint) from None
-    finally:
-        root.setLevel(level)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _part(content: Mapping[str, Any], key: str, folder: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def new_student(recipe: ClipKdRecipe, teacher: ClipModel | None) -> ClipModel:
         teacher: the first one, whose towers may be inherited or kept; None where there is none.
 
     Raises:
-        InputError: there is no such model, or its parts do not fit.
+        InputError: the model is unknown, or its parts do not fit.
         UsageError: it needs a teacher, or cannot be trained.
     """
     with torch.random.fork_rng(devices=[]):

@@ -81,7 +81,7 @@ class Observed:
         """The same, with parts hidden.
 
         Raises:
-            UsageError: there is no such part, or none is left.
+            UsageError: a part is unknown, or none is left.
         """
         known = [part.name for part in self.parts if part.kind != "mask"]
         unknown = [name for name in names if name not in known]

@@ -28,7 +28,7 @@ def read_coco(data: bytes, place: str, find: FindFile) -> Labels:
         find: the images.
 
     Raises:
-        InputError: it is no such file; the tool whose own format it is, is named.
+        InputError: the file is not COCO's; if it is in another tool's own format, that tool is named.
     """
     content = _parsed(data, place)
     names = _categories(content["categories"], place)
