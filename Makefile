@@ -54,8 +54,9 @@ format: $(VENV)/.installed  ## ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.installed  ## the page with every command's help
+docs: $(VENV)/.installed  ## the pages that are made: every command's help, and the results
 	$(BIN)/python docs/make_commands.py
+	$(BIN)/python docs/make_results.py
 
 clean:
 	rm -rf $(VENV) build dist demo bench htmlcov .coverage* *.egg-info
