@@ -9,6 +9,7 @@ open_clip:NAME:TAG, or :NAME:FILE   the image tower of a CLIP model
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError, UsageError
-from effcli.core.library_errors import as_input_errors
+from effcli.core.library_errors import as_input_errors, hub_asked_once
 from effcli.core.tensor_file import read_pickled_tensors, read_tensors, require_finite
 from effcli.core.weight_file import Side, check_tensors
 from effcli.nn.efficientnet_lite import LITE, TIMM_NAME, lite_weights
@@ -127,7 +128,9 @@ def _from_timm(name: str, weights: str | None, *, trained: bool) -> tuple[Backbo
 
     if not timm.is_model(name):
         raise InputError("timm has no such model", place=name, hint=_nearest(name, timm.list_models()))
-    network: Any = timm.create_model(name, pretrained=trained and weights is None, num_classes=0)
+    from_hub = trained and weights is None
+    with hub_asked_once(f"timm:{name}", hint=_OFFLINE) if from_hub else nullcontext():
+        network: Any = timm.create_model(name, pretrained=from_hub, num_classes=0)
     if weights == LITE:
         network.load_state_dict(lite_weights())
     elif weights is not None:
@@ -170,7 +173,9 @@ def _from_open_clip(name: str, weights: str | None, *, trained: bool) -> tuple[B
         raise InputError(
             "which weights is not said", place=name, hint=f"open_clip:{name}:TAG or :FILE; tags: {tags}"
         )
-    visual = open_clip.create_model(name, pretrained=weights, weights_only=True).visual
+    from_hub = weights is not None and not Path(weights).is_file()
+    with hub_asked_once(f"open_clip:{name}:{weights}", hint=_OFFLINE) if from_hub else nullcontext():
+        visual = open_clip.create_model(name, pretrained=weights, weights_only=True).visual
     colours = visual.preprocess_cfg
     side = max(visual.image_size) if isinstance(visual.image_size, tuple | list) else visual.image_size
     about = BackboneSpec("open_clip", name, side, tuple(colours["mean"]), tuple(colours["std"]))

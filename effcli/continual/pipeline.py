@@ -88,7 +88,9 @@ def run(recipe: ContinualRecipe, tasks: list[ClassTask], run: Run) -> Result:
     )
     classifier.calibration = calibration_in(details)
     save_classifier(run.file(FILE_NAME), classifier)
-    metrics = {**metrics_of(learned.rows, tasks), **class_metrics(details, names), **costs_of(learned, run)}
+    of_tasks, of_classes = metrics_of(learned.rows, tasks), class_metrics(details, names)
+    beside = {"class_il": of_tasks["class_il"], "per_class_mean": of_classes["per_class_mean"]}
+    metrics = {**beside, **of_tasks, **of_classes, **costs_of(learned, run)}
     metrics["classes"] = [list(task.classes) for task in tasks]
     write_classes(details, names, run.file("classes.csv"))
     if text := unbalance(details, names):

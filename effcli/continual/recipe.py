@@ -6,7 +6,7 @@ Those of the families of methods are in :mod:`effcli.continual.recipes`, those o
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -142,6 +142,11 @@ class SgdTrainSection(Section):
 class ContinualRecipe(Recipe):
     """What the recipes of all methods have; a method adds its own keys."""
 
+    absent: ClassVar = {
+        "train": "nothing is trained by gradients, so there are no epochs",
+        "buffer": "no image is kept",
+        "frequency": "er, derpp, er-ace and cls-er learn in the frequency domain",
+    }
     task: Literal["continual"] = Field("continual", description="The command this recipe is for.")
     data: TaskStreamSection = Field(TaskStreamSection(), description="What is learned from.")
     eval: TaskEvalSection = Field(TaskEvalSection(), description="What accuracy is measured on.")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import socket
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from pickle import UnpicklingError
+from urllib.parse import urlsplit
 
 from effcli.core.errors import EffcliError, InputError
 
@@ -46,6 +49,52 @@ def as_input_errors(place: str, *, offline: str = "it needs the network the firs
     finally:
         for one, level in zip(loggers, levels, strict=True):
             one.setLevel(level)
+
+
+@contextlib.contextmanager
+def hub_asked_once(place: str, *, hint: str = "it needs the network the first time") -> Iterator[None]:
+    """Inside, models of the Hugging Face hub come from its cache alone where its host has no address.
+
+    The hub's library would ask six times and wait half a minute before it said so, and again for the next file name.
+
+    Raises:
+        InputError: the host has no address, and a model is not in the cache.
+    """
+    from huggingface_hub import constants
+
+    host = str(urlsplit(constants.ENDPOINT).hostname)
+    before = constants.HF_HUB_OFFLINE
+    is_away = not before and not _has_address(host)
+    constants.HF_HUB_OFFLINE = before or is_away
+    try:
+        yield
+    except Exception as error:
+        if not (is_away and _is_of_offline_mode(error)):
+            raise
+        raise InputError(
+            f"not in the cache of the hub, and {host} cannot be reached", place=place, hint=hint
+        ) from None
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _is_of_offline_mode(error: BaseException) -> bool:
+    """Whether the hub's library raised it, or what a library around it raised instead."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        return True
+    return error.__context__ is not None and _is_of_offline_mode(error.__context__)
+
+
+def _has_address(host: str) -> bool:
+    """Whether a host is known; true where a proxy would look it up."""
+    if urllib.request.getproxies().keys() & {"https", "http", "all"}:
+        return True
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
 
 
 def short(error: Exception) -> str:

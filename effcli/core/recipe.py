@@ -58,7 +58,13 @@ def load_yaml(text: str) -> Any:
 
 
 class Section(BaseModel):
-    """A group of settings: frozen, strict about unknown keys, numbers finite."""
+    """A group of settings: frozen, strict about unknown keys, numbers finite.
+
+    Attributes:
+        absent: keys that other methods of a task have, and why this one has not: what an error says of them.
+    """
+
+    absent: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -397,6 +403,9 @@ def _explain(
     key, value = ".".join(path) or "recipe", item["input"]
     if (reason := explanation(key, value, method, renamed)) is not None:
         return where, f"{key}: {reason}"
+    if item["type"] == "extra_forbidden" and path[0] in model.absent.keys() - model.model_fields.keys():
+        given = max((one for one in places if one[: len(path)] == path), key=len, default=path)
+        return where, f"{'.'.join(given)}: not a setting of this method: {model.absent[path[0]]}"
     if item["type"] == "extra_forbidden":
         near = _nearest(path, list(_keys(model)))
         return where, f"{key}: unknown key" + (f", did you mean {near!r}?" if near else "")

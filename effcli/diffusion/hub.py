@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from effcli.core.errors import InputError
+from effcli.core.library_errors import hub_asked_once
 from effcli.diffusion.denoisers.classes import PARTS
 from effcli.diffusion.weight_files import choose_weights
 
+_CHECK = "check the name and the network; a folder that was downloaded before works offline"
 _NUMBERS = ("", "_2", "_3")
 _WITH_WEIGHTS = {
     **dict.fromkeys((*PARTS, "vae", "vqvae"), True),
@@ -36,11 +38,12 @@ def download(source: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(source, allow_patterns=_DESCRIPTIONS))
-        weights = weights_to_fetch(_names_at(source), source)
-        if weights:
-            snapshot_download(source, allow_patterns=weights, revision=folder.name)
-        return folder
+        with hub_asked_once(source, hint=_CHECK):
+            folder = Path(snapshot_download(source, allow_patterns=_DESCRIPTIONS))
+            weights = weights_to_fetch(_names_at(source), source)
+            if weights:
+                snapshot_download(source, allow_patterns=weights, revision=folder.name)
+            return folder
     except HFValidationError:
         raise InputError("no such folder, and not a hub id either", place=source) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -48,7 +51,7 @@ def download(source: str) -> Path:
         raise InputError(
             f"is not a local folder, and the hub did not give it: {reason}",
             place=source,
-            hint="check the name and the network; a folder that was downloaded before works offline",
+            hint=_CHECK,
         ) from None
 
 

@@ -131,9 +131,17 @@ def test_a_task_is_added_only_where_a_run_is_and_with_new_classes(place: Path, t
 def test_eval_of_the_own_stream_finds_what_the_run_found(place: Path) -> None:
     done = effcli("continual", "eval", "run", "--json", cwd=place)
     found, before = done.json["metrics"], metrics_of(place / "run")
-    assert [found[name] for name in ("class_il", "task_il", "pooled")] == [
-        before[name] for name in ("class_il", "task_il", "pooled")
-    ]
+    same = ("class_il", "task_il", "pooled", "per_class_mean")
+    assert [found[name] for name in same] == pytest.approx([before[name] for name in same])
+    assert list(before)[:2] == ["class_il", "per_class_mean"]
+
+
+def test_a_setting_that_a_method_has_not_says_why(place: Path) -> None:
+    done = refused(place, "--data", "classes", "--method", "ncm", "--epochs", "2")
+    assert done.stderr.splitlines()[-1] == (
+        "error: --epochs: train.epochs: not a setting of this method: nothing is trained by gradients, so there are no "
+        "epochs"
+    )
 
 
 def test_eval_leaves_classes_out_that_it_does_not_know(place: Path, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import secrets
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
@@ -154,3 +156,41 @@ def test_killed_and_resumed_until_it_is_done(name: str, place: Path, tmp_path: P
         for file in (*products, Path("metrics.jsonl"), Path("recipe.yaml")):
             assert (killed / file).read_bytes() == (whole / file).read_bytes(), f"{file}, seed {seed}"
         assert not list(killed.rglob(".part-*"))
+
+
+def n_kept(folder: Path) -> int:
+    """Rows of the files with features in a folder."""
+    found = 0
+    for file in folder.glob("*.sqlite"):
+        with (
+            contextlib.closing(sqlite3.connect(file)) as database,
+            contextlib.suppress(sqlite3.OperationalError),
+        ):
+            found += database.execute("SELECT count(*) FROM features").fetchone()[0]
+    return found
+
+
+def test_killed_in_the_middle_of_computing_features(tmp_path: Path) -> None:
+    draws = np.random.default_rng(3)
+    for name in "ab":
+        (tmp_path / "many" / name).mkdir(parents=True)
+        for number in range(160):
+            values = draws.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(values).save(tmp_path / "many" / name / f"{number}.png")
+    command = ["continual", "--method", "ranpac", "--data", "many", "--tasks", "2", *SAME]
+    command += set_(projection__size=20)
+    killed = (*command, "-s", "network.features=kept", "-o", "killed", "--resume")
+    process = start(tmp_path, *killed, cwd=tmp_path)
+    while process.is_alive() and n_kept(tmp_path / "kept") < 64:
+        time.sleep(0.01)
+    process.kill()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert 64 <= n_kept(tmp_path / "kept") < 320
+    assert not (tmp_path / "killed" / "result.json").exists()
+    for words in (killed, (*command, "-s", "network.features=other", "-o", "whole")):
+        done = effcli(*words, cwd=tmp_path)
+        assert done.code == 0, done.stderr
+    assert n_kept(tmp_path / "kept") == 320
+    file = Path("model", "classifier.safetensors")
+    assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 from hypothesis import given
@@ -332,3 +332,35 @@ def test_shipped_claim_is_valid_and_its_arms_resolve_and_differ(task: str, name:
             (tmp_path / file).touch()
     recipes = [arm_recipe(claim, arm, 0, tmp_path) for arm in claim.arms]
     assert len({dump_recipe(recipe) for recipe in recipes}) == len(recipes)
+
+
+class Trained(Section):
+    steps: int = 3
+
+
+class General(Recipe):
+    absent: ClassVar = {"train": "nothing is trained", "keep": "nothing is kept"}
+
+
+class Training(General):
+    train: Trained = Trained()
+
+
+@pytest.mark.parametrize(
+    ("model", "override", "message"),
+    [
+        (
+            General,
+            Override("--steps", "train.steps", 3),
+            "--steps: train.steps: not a setting of this method",
+        ),
+        (General, Override("-s", "keep", 3), "-s: keep: not a setting of this method: nothing is kept"),
+        (Training, Override("-s", "train.foo", 3), "-s: train.foo: unknown key"),
+    ],
+)
+def test_a_key_that_other_methods_have_says_why_this_one_has_not(
+    model: type[Recipe], override: Override, message: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(model, "task: toy\nmethod: toy", "x.yaml", [override])
+    assert str(caught.value).startswith(message)

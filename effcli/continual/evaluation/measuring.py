@@ -208,13 +208,13 @@ def _metrics(
         n += len(answers)
     seconds = time.perf_counter() - started
     names = classifier.about.classes
+    per_class = {names[k]: float(right[k] / n_images[k]) for k in range(len(names)) if bool(n_images[k])}
     return {
         "class_il": last_average(matrix([row.class_il])),
         "task_il": last_average(matrix([row.task_il])),
         "pooled": row.pooled,
-        "per_class": {
-            names[k]: float(right[k] / n_images[k]) for k in range(len(names)) if bool(n_images[k])
-        },
+        "per_class_mean": mean_of(list(per_class.values())),
+        "per_class": per_class,
         "images": n,
         "images_per_s": round(n / seconds, 1),
         "parameters": sum(p.numel() for p in classifier.parameters()),

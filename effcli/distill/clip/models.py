@@ -19,7 +19,7 @@ from torch import nn
 
 from effcli.core.errors import InputError
 from effcli.core.files import make_folder, read_json, write_text
-from effcli.core.library_errors import as_input_errors, short
+from effcli.core.library_errors import as_input_errors, hub_asked_once, short
 from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file, require_finite, save_tensors
 from effcli.core.weight_file import check_tensors, make_within
 from effcli.distill.clip.clip_model import ClipModel, Tokenizer
@@ -240,7 +240,7 @@ def _load_named(name: str, weights: str, source: str) -> ClipModel:
         raise InputError(
             f"{weights!r} is neither a file nor a tag", place=source, hint=f"{hint}; or name a checkpoint"
         )
-    with as_input_errors(source):
+    with as_input_errors(source), hub_asked_once(source):
         network = open_clip.create_model(name, pretrained=weights)
     return ClipModel(
         network.eval(),
@@ -253,7 +253,7 @@ def _load_named(name: str, weights: str, source: str) -> ClipModel:
 
 def _load_hub(source: str) -> ClipModel:
     open_clip = _open_clip()
-    with as_input_errors(source):
+    with as_input_errors(source), hub_asked_once(source):
         network = open_clip.create_model(source, require_pretrained=True)
         config = open_clip.get_model_config(source)
         tokenize = open_clip.get_tokenizer(source)
