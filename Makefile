@@ -8,7 +8,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test test-fast coverage wheel claims bench lint format docs clean
+.PHONY: demo test test-fast coverage wheel claims bench lint format docs site clean
 
 $(VENV)/.installed: pyproject.toml
 	@$(or $(PYTHON),false) -c '$(IS_USABLE)' 2>/dev/null || { \
@@ -54,9 +54,14 @@ format: $(VENV)/.installed  ## ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.installed  ## the pages that are made: every command's help, and the results
+docs: $(VENV)/.installed  ## the pages that are made: every command's help, every recipe key, the results
 	$(BIN)/python docs/make_commands.py
+	$(BIN)/python docs/make_recipe_keys.py
 	$(BIN)/python docs/make_results.py
 
+site: $(VENV)/.installed  ## the documentation as a site, in site/; needs no network, and any broken link or anchor fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "site/index.html; with search: $(BIN)/python -m http.server -d site"
+
 clean:
-	rm -rf $(VENV) build dist demo bench htmlcov .coverage* *.egg-info
+	rm -rf $(VENV) build dist demo bench site htmlcov .coverage* *.egg-info

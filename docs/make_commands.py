@@ -1,4 +1,4 @@
-"""Write docs/commands.md: the help of every command, as the command prints it.
+"""Write docs/reference/commands.md: the help of every command, as the command prints it.
 
 python docs/make_commands.py            # writes the page
 python docs/make_commands.py --check    # exit code 1 when it is stale
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import typer
 
-PAGE = Path(__file__).with_name("commands.md")
+PAGE = Path(__file__).parent / "reference" / "commands.md"
 HEADER = """# Commands
 
 Every command with its options, as `--help` prints them. Written by `python docs/make_commands.py`; a test compares.

@@ -121,9 +121,9 @@ def test_a_shortened_command_is_in_the_readme() -> None:
 
 
 @pytest.mark.slow
-def test_the_page_of_commands_is_up_to_date() -> None:
-    script = ROOT / "docs" / "make_commands.py"
-    done = subprocess.run([sys.executable, script, "--check"], cwd=ROOT)
+@pytest.mark.parametrize("script", ["make_commands.py", "make_recipe_keys.py"])
+def test_pages_written_from_the_code_are_up_to_date(script: str) -> None:
+    done = subprocess.run([sys.executable, ROOT / "docs" / script, "--check"], cwd=ROOT)
     assert done.returncode == 0, "run `make docs`"
 
 

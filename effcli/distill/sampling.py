@@ -20,7 +20,8 @@ class Sampler:
     """Images from a student, in its few steps.
 
     Args:
-        place, steps: as of :func:`effcli.distill.weights.load_student`.
+        place: a run directory or a model folder.
+        steps: which student of a run, by its number of sampling steps; None: the last.
         device: where to compute.
     """
 

@@ -57,7 +57,8 @@ class Enhancer:
     Args:
         weights: a weight file of WalMaFa (ours or a released checkpoint), ``builtin:NAME``, a network, or any function
             that brightens a tensor.
-        device, precision: as the options of the command line; ignored when ``runtime`` is given.
+        device: as the option of the command line; ignored when ``runtime`` is given.
+        precision: the same.
         brightness: the level to reach: ``auto``, a mean grey level, or stops such as ``+1EV``; of weights with an
             exposure head alone.
         strength: blend of the result with the input, 0..1: 0 is the input, 1 the result alone.

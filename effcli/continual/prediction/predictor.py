@@ -126,7 +126,8 @@ def load(
 
     Args:
         place: a run directory, a classifier's ``.safetensors`` file, or an exported ``.onnx`` file.
-        device, precision: as the options of the command line; ignored when ``runtime`` is given.
+        device: as the option of the command line; ignored when ``runtime`` is given.
+        precision: the same.
         runtime: where it is computed.
 
     Raises:

@@ -93,7 +93,7 @@ def open_sequence(path: Path, calibration: str | None) -> StereoSequence:
         "is neither a sequence of KITTI Tracking nor a folder with left/ and right/",
         place=str(path),
         hint="name ROOT/0000, a folder with left/, right/ and calib.txt, or two folders and --calib FILE; "
-        "docs/detect-stream.md lists the layouts that are read",
+        "docs/tasks/detect-stream.md lists the layouts that are read",
     )
 
 

@@ -117,6 +117,6 @@ def _calibration(name: SourceName) -> StereoCalibration:
         raise UsageError(
             "needs a calibration",
             place=name.source,
-            hint="--calib FILE: lines P2: and P3: of 12 numbers, or another form of docs/detect-stream.md",
+            hint="--calib FILE: lines P2: and P3: of 12 numbers, or another form of docs/tasks/detect-stream.md",
         )
     return read_calibration(Path(name.calibration))

@@ -168,7 +168,7 @@ def test_a_detector_that_needs_the_cameras_motion_is_refused(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("size", [(375, 1242), (480, 640), (128, 416), (96, 320)])
 def test_the_page_prepares_pictures_as_streams_do(size: tuple[int, int]) -> None:
-    page = (Path(__file__).resolve().parents[3] / "docs/detect-stream.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[3] / "docs/tasks/detect-stream.md").read_text(encoding="utf-8")
     shown = re.search(r"^def prepared.*?\n\n", page, re.DOTALL | re.MULTILINE)
     assert shown is not None
     known: dict[str, Any] = {"np": np, "Image": Image, "height": TINY.height, "width": TINY.width}
