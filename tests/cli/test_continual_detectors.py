@@ -71,6 +71,34 @@ def test_images_with_old_classes_teach_nothing_unless_asked(place: Path) -> None
     assert with_old["train_images"][0] == plan["train_images"][0] + 3
 
 
+def test_forgetting_is_measured_where_the_new_data_show_no_old_class(place: Path, tmp_path: Path) -> None:
+    save_squares(tmp_path / "new", names=("blue", "white"))
+    words = ("--data", tmp_path / "new", *EGOR, "-s", "composition.enabled=false")
+    done = effcli("continual", "--detector", "first", *words, "-o", tmp_path / "kept", "--json", cwd=place)
+    assert done.code == 0, done.stderr
+    first = metrics_of(place / "first")
+    assert done.json["metrics"]["before"]["ap_by_class"] == first["ap_by_class"]
+    source = {"source": "the images that first held out", "images": 12, "classes": 2}
+    assert done.json["metrics"]["old_measured_on"] == [source]
+    assert "old classes are measured: 2 on the images that first held out (12 images)" in done.stderr
+    again = effcli("continual", "eval", tmp_path / "kept", "--json", cwd=place).json["metrics"]
+    assert again["ap_by_class"] == done.json["metrics"]["ap_by_class"]
+
+    shutil.copy(place / "first" / "model" / "detector.safetensors", tmp_path / "only.safetensors")
+    alone = ("--detector", tmp_path / "only.safetensors", *words)
+    done = effcli("continual", *alone, "-o", tmp_path / "alone", "--json", cwd=place)
+    assert done.code == 0, done.stderr
+    (source,) = done.json["metrics"]["old_measured_on"]
+    assert source["source"] == "objects synthesised from the old detector" and 2 <= source["images"] <= 4
+    assert done.json["metrics"]["ap50"]["old"] is not None and not done.json["metrics"]["inversions"]
+    named = ("-s", f"eval.old_data={place / 'squares'}", "-o", tmp_path / "named")
+    done = effcli("continual", *alone, *named, cwd=place)
+    assert done.code == 0, done.stderr
+    assert metrics_of(tmp_path / "named")["before"]["ap_by_class"] == first["ap_by_class"]
+    shows_none = refused(place, *alone, "-s", f"eval.old_data={tmp_path / 'new'}")
+    assert "shows none of the old classes that are to be measured: red, green" in shows_none.stderr
+
+
 def test_it_trains_the_first_detector_itself_and_resumes_to_the_same_end(place: Path, tmp_path: Path) -> None:
     words = ["--data", str(place / "squares"), "--tasks", "2+1+1", *EGOR, *BASE, "-s", "data.cooccur=true"]
     done = effcli("continual", *words, "-o", "whole", cwd=tmp_path)

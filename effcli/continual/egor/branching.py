@@ -10,6 +10,7 @@ from torch import Tensor
 from effcli.continual.egor.data.class_groups import ClassGroup, ClassGroups, load_groups
 from effcli.continual.egor.detectors.branched import BranchedDetector, pyramid_width
 from effcli.continual.egor.inversion import aspect_histogram
+from effcli.continual.egor.old_classes import describe, say_what_is_measured, with_old_images
 from effcli.continual.egor.pipeline import (
     KnownDetector,
     boxes_by_class,
@@ -48,6 +49,7 @@ def plan_run(recipe: BranchRecipe) -> Plan[BranchInputs]:
     sides = (recipe.data.longest_side, recipe.data.shortest_side)
     known = KnownDetector(*load_detector(recipe.detector, recipe.detector_classes, sides))
     groups = load_groups(recipe, known.about.classes)
+    groups = with_old_images(groups, recipe.eval.old_data, recipe.detector, known.about.classes)
     width = pyramid_width(known.detector)
     facts = {
         **groups.describe(),
@@ -65,6 +67,7 @@ def run(recipe: BranchRecipe, inputs: BranchInputs, run: Run) -> Result:
     known, groups = inputs.known, inputs.groups
     known.detector.to(run.runtime.device)
     learned = [known.about.classes]
+    say_what_is_measured(groups, known.about.classes, run)
     before = measure(known, groups, learned, run, "ap-0")
     run.say(f"old detector: AP50 {percent(before['ap50']['all'])}")
     history = [before]
@@ -77,6 +80,7 @@ def run(recipe: BranchRecipe, inputs: BranchInputs, run: Run) -> Result:
     metrics = {
         **history[-1],
         "before": before,
+        "old_measured_on": describe(groups, inputs.known.about.classes),
         "history": [one["ap"] for one in history],
         "parameters": sum(p.numel() for p in known.detector.parameters()),
         "parameters_new": sum(p.numel() for p in known.detector.parameters())

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from effcli.continual.egor.average_precision import FoundBoxes, average_precision, mean_of
-from effcli.continual.egor.data.class_groups import load_parts
+from effcli.continual.egor.data.class_groups import ClassGroups, load_parts
 from effcli.continual.egor.data.detection_sets import DetectionSet, ScaledImages
 from effcli.continual.egor.data.sources import load_detection
 from effcli.continual.egor.detectors.detector import SCORE_THRESHOLD, Detections, Detector
+from effcli.continual.egor.old_classes import describe, with_old_images
 from effcli.continual.egor.training import stack
-from effcli.continual.egor.weights import load_detector
+from effcli.continual.egor.weights import DetectorSpec, load_detector
 from effcli.core.errors import InputError, UsageError
 from effcli.core.evidence.result import Result, result_of_verb
 from effcli.core.registry import recipe_of_run
@@ -67,6 +68,24 @@ def precision_by_class(found: Sequence[Detections], true: DetectionSet) -> dict[
         ],
         len(true.classes),
     )
+
+
+def precision_on(
+    detector: Detector, about: DetectorSpec, groups: ClassGroups, runtime: Runtime, run: Run | None = None
+) -> dict[str, np.ndarray]:
+    """What :func:`precision_by_class` gives of all images to measure on; old classes may have images of their own."""
+
+    def measured(images: DetectionSet) -> dict[str, np.ndarray]:
+        whole = images.of_classes(about.classes, with_empty=True)
+        found = find(detector, ScaledImages(whole, about.longest, about.shortest), runtime, run=run)
+        return precision_by_class(found, whole)
+
+    precision = measured(groups.eval)
+    for old in groups.old:
+        rows = [about.classes.index(name) for name in old.classes]
+        for name, values in measured(old.images).items():
+            precision[name][rows] = values[rows]
+    return precision
 
 
 def of_groups(
@@ -125,22 +144,25 @@ def evaluate_run(place: str, data: str | None, runtime: Runtime) -> Result:
     if data is None:
         recipe: Any = recipe_of_run("continual", place)
         _, whole = load_parts(recipe)
+        groups = ClassGroups((), whole, whole)
+        detector_before = getattr(recipe, "detector", None)
+        groups = with_old_images(groups, recipe.eval.old_data, detector_before, about.classes)
     else:
         whole = load_detection(data, "eval")
+        groups = ClassGroups((), whole, whole)
     known = [name for name in about.classes if name in whole.classes]
     if not known:
         names = ", ".join(whole.classes[:5])
         raise InputError(f"none of its classes is known to the detector: {names}", place=str(data or place))
-    images = whole.of_classes(about.classes, with_empty=True)
-    found = find(detector, ScaledImages(images, about.longest, about.shortest), runtime)
-    metrics = of_groups(precision_by_class(found, images), [about.classes], about.classes)
+    metrics = of_groups(precision_on(detector, about, groups, runtime), [about.classes], about.classes)
+    metrics["measured_on"] = describe(groups, about.classes)
     return result_of_verb(
         "continual",
         "eval",
         "detector",
         recipe=Path(place).stem,
         output=place,
-        metrics={"images": len(images), "classes": known, **metrics},
+        metrics={"images": len(whole), "classes": known, **metrics},
         runtime=runtime,
         total_s=time.perf_counter() - started,
     )

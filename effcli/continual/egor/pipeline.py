@@ -19,9 +19,16 @@ from effcli.continual.egor.detectors.detector import Detector
 from effcli.continual.egor.detectors.gfl import Gfl, resnet50_config, tiny_config
 from effcli.continual.egor.detectors.released_weights import load_backbone
 from effcli.continual.egor.egor import learn_increment
-from effcli.continual.egor.evaluation import find, of_groups, precision_by_class
+from effcli.continual.egor.evaluation import of_groups, precision_on
 from effcli.continual.egor.inversion import aspect_histogram
 from effcli.continual.egor.objects import GeneratedObjects, generate_objects
+from effcli.continual.egor.old_classes import (
+    can_be_measured,
+    describe,
+    say_what_is_measured,
+    with_old_images,
+    with_synthesised,
+)
 from effcli.continual.egor.recipe import (
     DetectionRecipe,
     DetectorRecipe,
@@ -86,6 +93,8 @@ def plan_run(recipe: EgorRecipe) -> Plan[tuple[KnownDetector | None, ClassGroups
         "generated_images": [recipe.inversion.per_class * n if recipe.needs_objects else 0 for n in n_old],
         "steps": [n_steps_of(recipe.train, len(group.train)) for group in increments],
     }
+    if known is not None:
+        facts["old_measured_on"] = describe(groups, known.about.classes) or "objects that are synthesised"
     return Plan(facts, (known, groups))
 
 
@@ -93,12 +102,10 @@ def run(recipe: EgorRecipe, inputs: tuple[KnownDetector | None, ClassGroups], ru
     """Learn group after group; the detector goes to ``model/``."""
     refuse_many(run)
     started = time.monotonic()
-    known, groups = inputs
-    increments = list(groups.groups)
-    if known is None:
-        known = first_detector(recipe, recipe.base, increments.pop(0), run, "base")
-    known.detector.to(run.runtime.device)
-    learned = [known.about.classes]
+    known, groups = _old_detector(recipe, inputs, run)
+    first = known.about.classes
+    increments = groups.groups[1 if inputs[0] is None else 0 :]
+    learned = [first]
     before = measure(known, groups, learned, run, "ap-0")
     run.say(f"old detector: AP50 {percent(before['ap50']['all'])}")
     reports, history = [], [before]
@@ -117,7 +124,8 @@ def run(recipe: EgorRecipe, inputs: tuple[KnownDetector | None, ClassGroups], ru
         history.append(measure(known, groups, learned, run, f"ap-{number}"))
         run.say(line_of(history[-1], number, len(increments)))
     save_detector(run.file(FILE_NAME), known.detector, known.about)
-    metrics = {**history[-1], "before": before, "inversions": reports}
+    measured_on = {"old_measured_on": describe(groups, first)}
+    metrics = {**history[-1], **measured_on, "before": before, "inversions": reports}
     metrics["history"] = [one["ap"] for one in history]
     if reports:
         metrics["generated_found"] = min(one["found"] for one in reports)
@@ -128,6 +136,20 @@ def run(recipe: EgorRecipe, inputs: tuple[KnownDetector | None, ClassGroups], ru
     return run.finish(
         metrics, lambda: draw_found(last.detector, last.about, groups.eval_of(last.about.classes), run)
     )
+
+
+def _old_detector(
+    recipe: EgorRecipe, inputs: tuple[KnownDetector | None, ClassGroups], run: Run
+) -> tuple[KnownDetector, ClassGroups]:
+    """The old detector, trained where there is none, and the images with something to measure its classes on."""
+    known, groups = inputs
+    if known is None:
+        known = first_detector(recipe, recipe.base, groups.groups[0], run, "base")
+    known.detector.to(run.runtime.device)
+    if not can_be_measured(groups, known.about.classes):
+        groups = with_synthesised(groups, known.detector, known.about, recipe.inversion, run)
+    say_what_is_measured(groups, known.about.classes, run)
+    return known, groups
 
 
 def draw_increment(
@@ -141,7 +163,8 @@ def draw_increment(
 def _begin(recipe: EgorRecipe) -> tuple[KnownDetector | None, ClassGroups]:
     """The detector that the recipe names, and the images."""
     known = None if recipe.detector is None else named_detector(recipe)
-    groups = load_groups(recipe, known.about.classes if known else ())
+    classes = known.about.classes if known else ()
+    groups = with_old_images(load_groups(recipe, classes), recipe.eval.old_data, recipe.detector, classes)
     if known is None and len(groups.groups) < 2:
         raise UsageError(
             "one group of classes leaves no new classes to learn; at least two groups are needed",
@@ -242,11 +265,10 @@ def measure(
     known: KnownDetector, groups: ClassGroups, learned: Sequence[Sequence[str]], run: Run, stage: str
 ) -> dict[str, Any]:
     """AP over old and new classes, kept as a stage."""
-    images = groups.eval_of(known.about.classes)
 
     def compute() -> dict[str, Any]:
-        found = find(known.detector, scaled(images, known.about), run.runtime, run=run)
-        return of_groups(precision_by_class(found, images), learned, known.about.classes)
+        precision = precision_on(known.detector, known.about, groups, run.runtime, run)
+        return of_groups(precision, learned, known.about.classes)
 
     return run.stage(stage, compute)
 

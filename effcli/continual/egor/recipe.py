@@ -55,6 +55,12 @@ class DetectionEvalSection(Section):
         lt=1,
         description="Share of the images that is held out where the data has no part to measure on.",
     )
+    old_data: str | None = Field(
+        None,
+        description="Images with boxes of classes that the detector knows already, where the data to learn from do "
+        "not show them: forgetting is measured on these; null: on the images that the detector's own run held out, "
+        "else on objects synthesised from it.",
+    )
 
 
 class DetectionAugmentSection(Section):

@@ -39,6 +39,21 @@ class ClassGroup:
 
 
 @dataclass(frozen=True)
+class OldImages:
+    """Images that old classes are measured on which the new data do not show.
+
+    Attributes:
+        images: with all their boxes.
+        classes: those that are measured here.
+        source: where the images are from, for people.
+    """
+
+    images: DetectionSet
+    classes: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
 class ClassGroups:
     """Groups in the order in which they are learned.
 
@@ -46,11 +61,13 @@ class ClassGroups:
         groups: at least one.
         train: the whole set.
         eval: images to measure on, with all their boxes.
+        old: further images to measure on, for old classes that ``eval`` does not show.
     """
 
     groups: tuple[ClassGroup, ...]
     train: DetectionSet
     eval: DetectionSet
+    old: tuple[OldImages, ...] = ()
 
     def eval_of(self, classes: Sequence[str]) -> DetectionSet:
         """All images to measure on, with the boxes of some classes."""
