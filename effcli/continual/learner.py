@@ -57,7 +57,7 @@ class Classifier(nn.Module):
 
     def __init__(self, backbone: ResNet18 | Backbone, n_classes: int, n_projected: int | None = None) -> None:
         super().__init__()
-        self.backbone: Any = backbone
+        self.backbone: Any = backbone  # a Backbone is frozen, or trained further
         self.projection = None if n_projected is None else RandomProjection(backbone.dim, n_projected)
         self.head = nn.Linear(n_projected or backbone.dim, n_classes)
 

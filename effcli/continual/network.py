@@ -10,9 +10,10 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
-from effcli.continual.backbones import Backbone, BackboneSpec, build_backbone
+from effcli.continual.backbones import Backbone, BackboneSpec, OwnFeatures, ResNetSpec, build_backbone
 from effcli.continual.learner import Classifier
-from effcli.continual.methods.clfd import FrequencyEncoder, FrequencyLearner, top_units
+from effcli.continual.methods.clfd import FrequencyLearner
+from effcli.continual.methods.frequency_encoder import FrequencyEncoder, top_units
 from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.core.errors import InputError
 from effcli.core.weight_file import Count, Side
@@ -148,6 +149,24 @@ def classifier_of(method: IncrementalMethod, tasks: Sequence[Sequence[str]], sid
     if found.encoder is not None and encoder is not None:
         found.encoder.load_state_dict(encoder.state_dict())
     return found.eval()
+
+
+def backbone_of(classifier: ImageClassifier) -> Backbone:
+    """What a classifier looks at before its head and its random features, as the backbone of another."""
+    about, network = classifier.about, classifier.classifier.backbone
+    if isinstance(network, Backbone):
+        return network
+    widths: Widths = network.widths
+    resnet = ResNetSpec(
+        widths.outs, widths.mids, about.channels, about.is_encoded, about.n_kept, about.wavelet
+    )
+    mean, std = (tuple(values.flatten().tolist()) for values in (classifier.mean, classifier.std))
+    features = OwnFeatures(resnet)
+    features.backbone.load_state_dict(network.state_dict())
+    if features.encoder is not None and classifier.encoder is not None:
+        features.encoder.load_state_dict(classifier.encoder.state_dict())
+    spec = BackboneSpec("effcli", about.method, about.side, mean, std, resnet)
+    return Backbone(spec, features.eval(), network.dim)
 
 
 def _backbone_of(about: ClassifierSpec, in_channels: int) -> ResNet18 | Backbone:

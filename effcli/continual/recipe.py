@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from effcli.core.recipe import Recipe, Section
 from effcli.core.recipe_changes import Renamed
@@ -100,14 +100,51 @@ class TaskEvalSection(Section):
     )
 
 
-class ResNetSection(Section):
-    """ResNet-18 for small images."""
+BACKBONES = (
+    "efficientnet-lite0, which is installed; timm:NAME, torchvision:NAME or open_clip:NAME:TAG, whose weights are "
+    "downloaded once, or are in a file (timm:NAME:FILE); or the classifier of a run: its directory or file"
+)
+"""What ``network.backbone`` can be."""
+
+SIDE_OF_BACKBONE = (
+    "Images are resized to squares of this side before they go into a backbone, in pixels; null: the backbone's own "
+    "side, but at most twice that of the images or 128."
+)
+
+
+class NetworkSection(Section):
+    """ResNet-18 for small images, or a trained backbone that is trained further."""
 
     width: int = Field(
         64,
         ge=1,
-        description="Channels of the first stage; the last has 8 times as many, which are the features.",
+        description="Channels of the first stage of the ResNet-18; the last has 8 times as many, which are the "
+        "features.",
     )
+    backbone: str | None = Field(
+        None,
+        description="A trained network to start from instead of a new ResNet-18: " + BACKBONES + ".",
+    )
+    side: int | None = Field(None, ge=8, description=SIDE_OF_BACKBONE)
+    backbone_rate: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Learning rate of the backbone as a share of the head's, 0..1; lowered, its features change less; "
+        "0: they stay as they are.",
+    )
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the features never change."""
+        return self.backbone is not None and self.backbone_rate == 0
+
+    @model_validator(mode="after")
+    def _is_about_a_backbone(self) -> NetworkSection:
+        given = [name for name in ("side", "backbone_rate") if name in self.model_fields_set]
+        if self.backbone is None and given and (self.side is not None or self.backbone_rate != 1):
+            raise ValueError(f"{given[0]} is a setting of a trained backbone; none is named")
+        return self
 
 
 class ImageAugmentSection(Section):
@@ -150,7 +187,7 @@ class ContinualRecipe(Recipe):
     task: Literal["continual"] = Field("continual", description="The command this recipe is for.")
     data: TaskStreamSection = Field(TaskStreamSection(), description="What is learned from.")
     eval: TaskEvalSection = Field(TaskEvalSection(), description="What accuracy is measured on.")
-    network: ResNetSection = Field(ResNetSection(), description="The network.")
+    network: NetworkSection = Field(NetworkSection(), description="The network.")
     augment: ImageAugmentSection = Field(
         ImageAugmentSection(), description="Augmentation of training images."
     )

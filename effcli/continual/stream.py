@@ -20,7 +20,6 @@ from effcli.continual.class_splits import (
     split_classes,
 )
 from effcli.continual.recipe import ContinualRecipe
-from effcli.continual.recipes.features import FrozenFeaturesRecipe
 from effcli.continual.recipes.rehearsal import RehearsalRecipe
 from effcli.continual.records import Known, TaskRecord, digests_of, keys_of, rows_of
 from effcli.core.errors import InputError, UsageError
@@ -151,7 +150,7 @@ def _shape_of(recipe: ContinualRecipe, known: Sequence[Known]) -> Shape:
     side, channels = settings.side, settings.channels
     if side is None or channels is None:
         own_side, own_channels = (image_shape if known else usual_shape)(settings.source, "train")
-        largest = LARGEST_TRAINED_SIDE if isinstance(recipe, FrozenFeaturesRecipe) else LARGEST_SIDE
+        largest = LARGEST_SIDE if recipe.network.backbone is None else LARGEST_TRAINED_SIDE
         side = side or max(8, min(own_side, largest) // 2 * 2)
         channels = channels or own_channels
     if isinstance(recipe, RehearsalRecipe) and recipe.is_encoded and side % 2:

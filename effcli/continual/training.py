@@ -153,7 +153,7 @@ def train_task(
         if step % per_epoch == 0:
             learner.begin_epoch(task, epoch + 1, n_epochs)
         for group in optimizer.param_groups:
-            group["lr"] = method.rate(step, n_steps)
+            group["lr"] = method.rate(step, n_steps) * group.get("share", 1.0)
         x, y = images[rows], labels[rows]
         with runtime.autocast():
             terms = method.loss(x, y)

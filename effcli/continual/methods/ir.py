@@ -74,7 +74,7 @@ class Ir(IncrementalMethod):
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam for features and classifier."""
         settings = self.recipe.train
-        weights = [*self.backbone.parameters(), *self.head.parameters()]
+        weights = self.groups(self.backbone, self.head)
         return torch.optim.Adam(weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
     def rate(self, step: int, n_steps: int) -> float:

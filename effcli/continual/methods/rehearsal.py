@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import Classifier, Learner
@@ -66,7 +66,19 @@ class IncrementalMethod:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """A new one, made at the beginning of each task."""
-        return torch.optim.SGD(self.learner.parameters(), lr=self.recipe.train.learning_rate)
+        return torch.optim.SGD(self.groups(self.learner), lr=self.recipe.train.learning_rate)
+
+    def groups(self, *trained: nn.Module) -> list[dict[str, Any]]:
+        """The weights of modules for an optimiser; those of a trained backbone have ``share``, of the learning rate."""
+        settings = self.recipe.network
+        weights = [one for module in trained for one in module.parameters()]
+        if settings.backbone_rate == 1:
+            return [{"params": weights}]
+        backbone = {id(one) for one in self.learner.classifier.backbone.parameters()}
+        slow = [one for one in weights if id(one) in backbone and one.requires_grad]
+        others = [one for one in weights if id(one) not in backbone]
+        groups = [{"params": others}, {"params": slow, "share": settings.backbone_rate}]
+        return [group for group in groups if group["params"]]
 
     def rate(self, step: int, n_steps: int) -> float:
         """The learning rate of a step of a task."""

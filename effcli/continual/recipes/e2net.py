@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from effcli.continual.recipes.rehearsal import BufferedRecipe, BufferSection
 from effcli.core.recipe import CompatRecipe, Section, Switch
@@ -68,3 +68,12 @@ class E2NetRecipe(BufferedRecipe, CompatRecipe):
     )
     beta: float = Field(0.5, ge=0, description="Weight of the cross-entropy of kept images.")
     subnets: E2NetSection = Field(E2NetSection(), description="The representative subnet.")
+
+    @model_validator(mode="after")
+    def _cuts_a_resnet(self) -> E2NetRecipe:
+        if self.network.backbone is not None:
+            raise ValueError(
+                "network.backbone: subnets are cut out of the channels of a ResNet-18, which other networks do not "
+                "have; derpp is the same method without them"
+            )
+        return self

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from effcli.continual.recipe import ContinualRecipe
+from effcli.continual.recipe import BACKBONES, SIDE_OF_BACKBONE, ContinualRecipe
 from effcli.core.recipe import Section
 
 
@@ -15,15 +15,9 @@ class BackboneSection(Section):
 
     backbone: str = Field(
         "efficientnet-lite0",
-        description="Where features come from: efficientnet-lite0, which is installed; timm:NAME, torchvision:NAME or "
-        "open_clip:NAME:TAG, whose weights are downloaded once, or are in a file (timm:NAME:FILE).",
+        description="Where features come from: " + BACKBONES + ".",
     )
-    side: int | None = Field(
-        None,
-        ge=8,
-        description="Images are resized to squares of this side before they go in, in pixels; null: the backbone's own "
-        "side, but at most twice that of the images or 128.",
-    )
+    side: int | None = Field(None, ge=8, description=SIDE_OF_BACKBONE)
     features: str | None = Field(
         None, description="Folder in which features are kept; null: effcli/features in the user's cache."
     )

@@ -49,7 +49,11 @@ class IrSection(Section):
 class IrTrainSection(Section):
     """The optimisation with Adam."""
 
-    first_epochs: int = Field(101, ge=1, description="Passes over the images of the first task.")
+    first_epochs: int = Field(
+        101,
+        ge=0,
+        description="Passes over the images of the first task; 0, with a trained backbone: its features as they are.",
+    )
     epochs: int = Field(
         101, ge=0, description="Passes over the images of each later task; 0: prototypes alone are computed."
     )
@@ -70,8 +74,18 @@ class PrototypeRecipe(ContinualRecipe):
     ir: IrSection = Field(IrSection(), description="Features and prototypes.")
 
     def epochs_of(self, task: int) -> int:
-        """Passes over the images of a task."""
+        """Passes over the images of a task; none where features never change, as all heads are thrown away."""
+        if self.network.is_frozen:
+            return 0
         return self.train.epochs if task else self.train.first_epochs
+
+    @model_validator(mode="after")
+    def _has_features(self) -> PrototypeRecipe:
+        if not self.train.first_epochs and self.network.backbone is None:
+            raise ValueError(
+                "train.first_epochs: 0 needs features that were learned before: network.backbone"
+            )
+        return self
 
 
 class IrRecipe(PrototypeRecipe):
@@ -87,7 +101,7 @@ class FrozenNcmRecipe(PrototypeRecipe):
 
     def epochs_of(self, task: int) -> int:
         """None after the first task."""
-        return 0 if task else self.train.first_epochs
+        return 0 if task else super().epochs_of(task)
 
     @model_validator(mode="after")
     def _drifts_nowhere(self) -> FrozenNcmRecipe:

@@ -85,6 +85,15 @@ class RehearsalRecipe(BufferedRecipe, CompatRecipe):
     switches: ClassVar = {"frequency.alphas": Switch("equation-4", "shifted", "shifted")}
     frequency: FrequencySection = Field(FrequencySection(), description="CLFD around the method.")
 
+    @model_validator(mode="after")
+    def _takes_what_the_encoder_gives(self) -> RehearsalRecipe:
+        if self.is_encoded and self.network.backbone is not None:
+            raise ValueError(
+                "network.backbone: a trained network takes images, not frequency features; with "
+                "frequency.encode: false each class uses its own units of its features (CFFS)"
+            )
+        return self
+
     @property
     def is_encoded(self) -> bool:
         """Whether the network takes frequency features instead of images."""

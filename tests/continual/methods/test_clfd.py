@@ -16,14 +16,8 @@ from torch import Tensor
 from effcli.continual.augmentation import random_crop_flip
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import Classifier
-from effcli.continual.methods.clfd import (
-    FrequencyEncoder,
-    FrequencyLearner,
-    FrequencySelection,
-    bands,
-    similarity,
-    top_units,
-)
+from effcli.continual.methods.clfd import FrequencyLearner, FrequencySelection, similarity
+from effcli.continual.methods.frequency_encoder import FrequencyEncoder, bands, top_units
 from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.continual.recipes.rehearsal import FrequencySection
 from effcli.continual.stream import load_stream

@@ -36,9 +36,11 @@ class FrozenFeatures(IncrementalMethod):
         super().__init__(*arguments)
         backbone = self.learner.classifier.backbone
         assert isinstance(backbone, Backbone)
-        self.backbone = backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.backbone = backbone
         self.device = self.learner.mean.device
-        file = features_file(self.recipe.network.features, backbone, repr(backbone.about))
+        about = backbone.about
+        parts = (repr(about),) if about.resnet is None else (repr(about), repr(about.resnet))
+        file = features_file(self.recipe.network.features, backbone, *parts)
         self.kept = KeptFeatures(file, backbone.dim, self._compute)
         self.sums = self.empty()
         self._answers: Classifier | None = None
