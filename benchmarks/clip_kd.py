@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from effcli.core.evidence.records import write_record
 from effcli.core.runtime import create_runtime
 from effcli.distill.clip.clip_model import ClipModel
 from effcli.distill.clip.models import new_clip
@@ -224,8 +225,7 @@ def main() -> None:
             made[f"loss {n} {name}"] = found = loss_memory(n, 512, chunk)
             figures = f"{found['s']:6.2f} s  {found['kept_mb']:8.1f} MB kept  {found['loss']:.5f}"
             print(f"losses of {n} pairs, {name:9s} {figures}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(made, indent=2) + "\n")
+    write_record(options.json, made, sys.argv)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ same network. Then the parts of an ER step alone.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,6 +35,7 @@ from effcli.continual.learner import Classifier
 from effcli.continual.methods.buffer import Reservoir
 from effcli.continual.recipe import ImageAugmentSection
 from effcli.continual.training import learn_stream
+from effcli.core.evidence.records import write_record
 from effcli.core.recipe import parse_set
 from effcli.core.registry import find_recipe
 from effcli.core.run import open_run
@@ -218,8 +219,7 @@ def main() -> None:
         made[f"parts, {precision}"] = found = parts_of_a_step(options.width, precision)
         for part, ms in found.items():
             print(f"{precision}  {part:42s} {ms:8.3f} ms")
-    if options.json:
-        options.json.write_text(json.dumps(made, indent=2) + "\n")
+    write_record(options.json, made, sys.argv)
 
 
 if __name__ == "__main__":

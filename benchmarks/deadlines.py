@@ -12,9 +12,7 @@ Three forms: results as they are; moved on by the tracker to the frame that asks
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from effcli.core.evidence.records import write_record
 from effcli.core.runtime import Runtime, create_runtime
 from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects
 from effcli.detect_stream.data.kitti_labels import grade
@@ -220,9 +219,7 @@ def main() -> None:
                 how = Setting(fps, clock == "wall", latency_s)
                 found = measure(detectors, sequences, how, runtime)
                 rows += [{"clock": clock, "busy": n_busy, **row} for row in found]
-    if options.json:
-        machine = {"cores": os.cpu_count(), "processor": platform.processor(), "load_before": load}
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    write_record(options.json, {"load_before": load, "rows": rows}, sys.argv)
 
 
 def busy_of(clock: str, numbers: str) -> list[int]:

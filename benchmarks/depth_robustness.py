@@ -10,11 +10,12 @@ first and passes the second.
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from pathlib import Path
 
 import numpy as np
 
+from effcli.core.evidence.records import write_record
 from effcli.core.runtime import create_runtime
 from effcli.detect_stream.data.labelled_sequences import labelled_sequences
 from effcli.detect_stream.data.stereo_sequence import StereoFrame, StereoSequence
@@ -82,8 +83,7 @@ def main() -> None:
             f"{name:<24}{error:>16.3f}{depth['above_1m_percent']:>14.1f}{depth['known_percent']:>10.1f}"
             f"{error / first:>17.2f}x"
         )
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
+    write_record(given.json, found, sys.argv)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from effcli.core.evidence.records import write_record
 from effcli.core.memory import keep_freed_memory
 from effcli.core.runtime import DTYPES, create_runtime
 from effcli.detect_stream.data.drive_sets import drawn_sequences, drive_of
@@ -281,8 +283,7 @@ def main() -> None:
             row = streaming(arguments.weights, fps, arguments.threads, precision)
             result[f"streaming_{fps:g}_{precision}"] = row
     print(json.dumps(result, indent=2))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_record(arguments.json, result, sys.argv)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effcli.core.evidence.records import write_record
 from effcli.core.runtime import create_runtime
 from effcli.diffusion.ddim import ddim_scheduler, sample
 from effcli.diffusion.models import DiffusionModel, load_model
@@ -220,7 +221,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    content: dict[str, Any] = {"threads": options.threads, "torch": str(torch.__version__)}
+    content: dict[str, Any] = {}
     content["updates"] = measure_updates(options.batch, options.repeats)
     content["relations"] = measure_relations(options.repeats)
     for part in ("updates", "relations"):
@@ -229,8 +230,7 @@ def main() -> None:
     content["s_per_image"] = measure_sampling([1, 2, 4, 8, 64, *([1024] if options.long else [])], 64)
     for steps, seconds in content["s_per_image"].items():
         print(f"{steps:>5} steps: {1e3 * seconds:.3f} ms per image", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+    write_record(options.json, content, sys.argv)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from effcli.continual.egor.recipe import (
     InversionSection,
 )
 from effcli.continual.egor.training import batch_of_step
+from effcli.core.evidence.records import write_record
 from effcli.core.registry import find_recipe
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
@@ -230,8 +232,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{torch.get_num_threads()} threads")
     made = {"inversion_ms": inversions(options), "step_ms": steps(options)}
-    if options.json:
-        options.json.write_text(json.dumps(made, indent=2) + "\n")
+    write_record(options.json, made, sys.argv)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as functional
 from PIL import Image
 
+from effcli.core.evidence.records import write_record
 from effcli.enhance.network.config import WalMaFaConfig
 from effcli.enhance.network.exposure_head import (
     N_MAPS,
@@ -305,17 +306,8 @@ def main() -> None:
     print("blurs ", blurs)
     head = measure_head(1000, 1500, options.repeats)
     print("head  ", head)
-    if options.json:
-        content = {
-            "pictures": pictures,
-            "blurs": blurs,
-            "head": head,
-            "threads": options.threads,
-            "torch": str(torch.__version__),
-            "network": rows,
-            "start": start,
-        }
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+    figures = {"pictures": pictures, "blurs": blurs, "head": head, "network": rows, "start": start}
+    write_record(options.json, figures, sys.argv)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ time that a run takes to its first output is left out, and so is that of another
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import sys
@@ -27,6 +26,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from effcli.core.evidence.records import write_record
 
 _LOOK_EVERY_S = 0.05
 _LATEST_S = 0.02
@@ -286,8 +287,7 @@ def main() -> None:
     print(f"{'outputs':>8} {'images/s':>9} {'ms of CPU':>10} {'MB':>8}")
     for one in result.parts:
         print(f"{one.outputs:>8} {one.images_per_s!s:>9} {one.cpu_ms!s:>10} {one.rss_mb:>8}")
-    if given.json:
-        given.json.write_text(json.dumps(asdict(result)) + "\n", encoding="utf-8")
+    write_record(given.json, asdict(result), sys.argv)
 
 
 if __name__ == "__main__":

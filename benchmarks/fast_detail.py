@@ -10,7 +10,7 @@ and writing. ``--small`` compares small forms of other sizes with the one that t
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from effcli.core.evidence.records import write_record
 from effcli.core.runtime import create_runtime
 from effcli.enhance.brightness import Brightness
 from effcli.enhance.enhancer import Enhancer
@@ -93,8 +94,7 @@ def main() -> None:
     for photo in options.photos or sorted(EXAMPLES.glob("*.jpg")):
         rows.append(measure(photo, options.megapixels, options.small))
         print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    write_record(options.json, rows, sys.argv)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from effcli.core.evidence.records import write_record
 from effcli.core.runtime import create_runtime
 from effcli.data.image_sets import load_images, to_bytes
 from effcli.diffusion.conditioning import Guided
@@ -118,8 +119,7 @@ def main() -> None:
         print(
             f"{name:12} to teacher {found[name][0]:6.3f}   to real images {found[name][1]:6.3f}", flush=True
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    write_record(arguments.json, found, sys.argv)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ process that does nothing else, the float32 model included.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from effcli.core.evidence.records import write_record
 from effcli.diffusion.models import DiffusionModel
 from effcli.quantize.calibration import set_uniform_rows
 from effcli.quantize.fake_quantization.layers import EDGE_BITS, quantized_layers
@@ -105,8 +106,7 @@ def main() -> None:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 rows.append(pool.apply(measure, (name, options.bits, profile)))
             print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    write_record(options.json, rows, sys.argv)
 
 
 if __name__ == "__main__":

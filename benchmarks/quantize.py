@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import multiprocessing
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from effcli.core.evidence.records import write_record
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, sample
 from effcli.diffusion.models import DiffusionModel, build_unet, load_model
@@ -253,7 +254,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    content: dict[str, Any] = {"threads": options.threads, "torch": str(torch.__version__)}
+    content: dict[str, Any] = {}
     content["training_builtin"] = measure_training(
         load_model("builtin:fashion-diffusion"), 16, options.repeats + 4
     )
@@ -264,8 +265,7 @@ def main() -> None:
     content["sampling"] = measure_sampling(options.batch, options.steps, options.repeats)
     for name, row in content["sampling"].items():
         print(f"{name:<16}" + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+    write_record(options.json, content, sys.argv)
 
 
 if __name__ == "__main__":

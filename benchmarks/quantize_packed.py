@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
 import multiprocessing
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from effcli.core.evidence.records import write_record
 from effcli.diffusion.models import DiffusionModel, build_unet
 from effcli.quantize.calibration import set_uniform_rows
 from effcli.quantize.fake_quantization.layers import EDGE_BITS, quantized_layers
@@ -184,8 +185,7 @@ def main() -> None:
                 content[f"{bits} {form}"] = row
                 cells = "  ".join(f"{key} {value}" for key, value in row.items())
                 print(f"{bits:<5} {form:<7} {cells}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+    write_record(options.json, content, sys.argv)
 
 
 if __name__ == "__main__":

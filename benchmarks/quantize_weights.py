@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from effcli.core.evidence.records import write_record
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of, trajectory
 from effcli.diffusion.models import DiffusionModel, load_model
@@ -159,8 +160,7 @@ def main() -> None:
     compared = beside_ours(rows)
     for row in compared:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows, "compared": compared}, indent=2) + "\n")
+    write_record(options.json, {"rows": rows, "compared": compared}, sys.argv)
 
 
 if __name__ == "__main__":

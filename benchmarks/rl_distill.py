@@ -13,8 +13,8 @@ three runs of one policy.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from effcli.core.evidence.records import write_record
 from effcli.core.runtime import create_runtime
 from effcli.rl_distill.environments.settings import EnvironmentSection
 from effcli.rl_distill.ppo import PpoGroup
@@ -156,8 +157,7 @@ def main() -> None:
         overhead = rates["one policy"] / rates["group of three"] - 1
         print(f"{env:12s} a group takes {100 * overhead:+.0f} % of the time of three runs of one policy")
         made[env] = {"steps_per_s": rates, "overhead": overhead}
-    if options.json:
-        options.json.write_text(json.dumps(made, indent=2) + "\n")
+    write_record(options.json, made, sys.argv)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ only add to it), and how many times faster than the loop it is. The loop is time
 from __future__ import annotations
 
 import argparse
-import json
-import platform
+import sys
 import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from effcli.core.evidence.records import write_record
 from effcli.nn.mamba import Mamba
 from effcli.nn.selective_scan import selective_scan
 
@@ -79,9 +79,7 @@ def main() -> None:
             rows.append(
                 {"d_inner": shape[0], "length": shape[1], "pass": name, "ms": best, "speedup": ratios}
             )
-    if options.json:
-        machine = {"processor": platform.processor(), "torch": torch.__version__, "threads": options.threads}
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    write_record(options.json, rows, sys.argv)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ python benchmarks/startup.py
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from effcli.core.evidence.records import write_record
 
 PEER = "pip --help"
 COMPLETION = {"_EFFCLI_COMPLETE": "complete_bash", "COMP_WORDS": "effcli enhance --st", "COMP_CWORD": "2"}
@@ -53,10 +53,8 @@ def main() -> None:
     print(f"{'command':<36} {'median s':>9} {'over pip --help':>16}")
     for name, median in medians.items():
         print(f"{name:<36} {median:>9.2f} {median / medians[PEER]:>16.2f}")
-    if options.json:
-        machine = {"processor": platform.processor(), "python": platform.python_version()}
-        rows = {name: {"median_s": value, "ratio": value / medians[PEER]} for name, value in medians.items()}
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    rows = {name: {"median_s": value, "ratio": value / medians[PEER]} for name, value in medians.items()}
+    write_record(options.json, rows, sys.argv)
 
 
 if __name__ == "__main__":

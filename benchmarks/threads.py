@@ -12,10 +12,8 @@ Nothing else should be running.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from effcli.core.evidence.records import write_record
 from effcli.core.threads import NUMBERS, WAITING, wait_passively
 
 SETTINGS = ("1", "all", "auto", "spinning")
@@ -202,9 +201,7 @@ def main() -> None:
     print(f"{'task':<18}{'busy':>5}" + "".join(f"{one:>10}" for one in SETTINGS) + f"{'auto / better':>14}")
     busy = [int(one) for one in options.busy.split(",")]
     rows = measure(options.tasks.split(","), busy, options.seconds, options.repeats)
-    if options.json:
-        machine = {"cores": os.cpu_count(), "processor": platform.processor(), "load_before": load}
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    write_record(options.json, {"load_before": load, "rows": rows}, sys.argv)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,11 @@ class Question:
         """Of the claim, or the question's own."""
         return self.record["verdict"] if self.is_claim else self.words["verdict"]
 
+    @property
+    def tables(self) -> list[Table]:
+        """Those of its record; ``columns`` chooses the metrics of a claim's arms."""
+        return tables_of(self.record, self.words.get("columns"))
+
     def fill(self, text: str) -> str:
         """Replace every ``[[...]]``."""
         return re.sub(r"\[\[(.+?)\]\]", lambda found: self._figure(found[1]), text)
@@ -106,7 +111,7 @@ class Question:
             if finding["expectation"] == name:
                 return difference(finding)
         row, _, column = (part.strip() for part in name.rpartition("|"))
-        cells = {cell for table in tables_of(self.record) if (cell := table.cell(row, column)) is not None}
+        cells = {cell for table in self.tables if (cell := table.cell(row, column)) is not None}
         if len(cells) != 1:
             raise SystemExit(
                 f"docs/results/{self.task}.yaml: {self.id}: [[{name}]] names {len(cells)} figures"
@@ -129,19 +134,23 @@ def text_of(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def tables_of(record: Mapping[str, Any]) -> list[Table]:
-    """The tables of a record: its own, those of a claim's arms, or those made of a benchmark's figures."""
+def tables_of(record: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> list[Table]:
+    """The tables of a record: its own, those of a claim's arms, or those made of a benchmark's figures.
+
+    Args:
+        record: a JSON file.
+        columns: metric of a claim's arms -> heading; None takes those that the expectations name.
+    """
     if "tables" in record:
         return [Table(one["columns"], one["rows"], one.get("caption", "")) for one in record["tables"]]
-    if "findings" in record:
-        if "arms" not in record:
-            return []
-        metrics = sorted({metric for arm in record["arms"].values() for metric in arm})
-        rows = [
-            [arm, *(_seeds(found.get(name)) for name in metrics)] for arm, found in record["arms"].items()
-        ]
-        return [Table(["arm", *metrics], rows)]
-    return list(_tables(record["figures"], ""))
+    if "findings" not in record:
+        return list(_tables(record["figures"], ""))
+    arms = record.get("arms", {})
+    names = dict.fromkeys(metric for arm in arms.values() for metric in arm)
+    expected = " ".join(finding["expectation"] for finding in record["findings"]).split()
+    headings = columns or {name: name for name in names if name in expected}
+    rows = [[arm, *(_seeds(found.get(name)) for name in headings)] for arm, found in arms.items()]
+    return [Table(["arm", *headings.values()], rows)] if rows else []
 
 
 def _seeds(values: Sequence[float] | None) -> str:
@@ -191,7 +200,7 @@ def questions(task: str) -> list[Question]:
 
 def section(question: Question) -> str:
     """A question on its task's page."""
-    words, tables = question.words, [table.markdown() for table in tables_of(question.record)]
+    words, tables = question.words, [table.markdown() for table in question.tables]
     parts = [
         f"{ANCHOR.format(question.id)}\n\n## {words['question']}",
         f"**{question.verdict[:1].upper()}{question.verdict[1:]}**: {question.fill(words['figure'])}.",
@@ -227,19 +236,32 @@ def commands(record: Mapping[str, Any]) -> list[str]:
 def provenance(question: Question) -> str:
     """Date, time, machine, commit and file, in one line."""
     record = question.record
-    machine = record["machine"]
-    if not isinstance(machine, str):
-        machine = ", ".join(f"{name} {text_of(value)}" for name, value in machine.items())
-    parts = [record["date"], machine]
+    parts = [record["date"], machine_of(record)]
     if question.is_claim:
         environment = record["environment"]
-        threads = f"{environment['threads']} thread{'s' * (environment['threads'] != 1)}"
-        parts.append(f"{environment['device']}, {threads}, {environment['precision']}")
+        parts.append(
+            f"{environment['device']}, {_threads(environment['threads'])}, {environment['precision']}"
+        )
         parts.append(f"{record['timing']['total_s']:.0f} s")
     transcribed = record.get("transcribed")
     parts.append(f"{'recorded in ' if transcribed else ''}commit {record['commit'] or 'unknown'}")
     link = f"[{'transcribed' if transcribed else 'JSON'}]({question.task}/{question.id}.json)"
     return f"<sub>{'; '.join(parts)}; {link}</sub>"
+
+
+def machine_of(record: Mapping[str, Any]) -> str:
+    """Where it was measured."""
+    machine = record["machine"]
+    if isinstance(machine, str):  # transcribed
+        return machine
+    memory = f", {machine['memory_gib']:g} GiB" if machine["memory_gib"] else ""
+    libraries = [f"{name} {machine[name]}" for name in ("python", "torch") if name in machine]
+    threads = [_threads(machine["threads"])] if "threads" in machine else []
+    return ", ".join([f"{machine['processor']}, {machine['cores']} cores{memory}", *libraries, *threads])
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'s' * (number != 1)}"
 
 
 def pages() -> dict[Path, str]:

@@ -44,10 +44,10 @@ def test_every_record_says_how_when_where_and_from_what(script: ModuleType) -> N
             assert {"date", "machine", "commit"} <= one.record.keys(), one.id
 
 
-def question(script: ModuleType, words: dict[str, str], record: dict[str, Any]) -> Any:
+def question(script: ModuleType, words: dict[str, Any], record: dict[str, Any]) -> Any:
     basis = {
         "date": "2026-01-02",
-        "machine": {"processor": "x", "cores": 2},
+        "machine": {"processor": "x", "cores": 2, "memory_gib": 8.0, "python": "3.11"},
         "commit": "abc",
         "command": "effcli x",
     }
@@ -66,15 +66,17 @@ def test_a_claim_as_verify_writes_it(script: ModuleType) -> None:
     }
     claim = {
         **{"title": "b is better", "source": "Paper, table 1", "seeds": [0, 1], "verdict": "holds"},
-        **{"arms": {"a": {"x": [1.0, 2.0]}, "b": {"x": [2.0, 4.0]}}, "findings": [finding]},
+        **{"arms": {"a": {"x": [1.0, 2.0], "y": [5.0]}, "b": {"x": [2.0, 4.0]}}, "findings": [finding]},
         **{"environment": {"device": "cpu", "threads": 1, "precision": "fp32"}, "timing": {"total_s": 12.0}},
     }
     text = script.section(question(script, {"figure": "above by [[b: x above a]], [[b | x]]"}, claim))
     assert "**Holds**: above by +1.5 ± 0.7, 3 (2, 4)." in text
     assert "| b | 3 (2, 4) |" in text and "| b: x above a | +1.5 ± 0.7 | holds |" in text
-    assert "    effcli x\n" in text
+    assert "    effcli x\n" in text and "| arm | x |\n" in text
+    chosen = script.section(question(script, {"columns": {"y": "the other"}}, claim))
+    assert "| arm | the other |" in chosen and "| a | 5 (5) |" in chosen
     assert (
-        "2026-01-02; processor x, cores 2; cpu, 1 thread, fp32; 12 s; commit abc; [JSON](enhance/a.json)"
+        "2026-01-02; x, 2 cores, 8 GiB, python 3.11; cpu, 1 thread, fp32; 12 s; commit abc; [JSON](enhance/a.json)"
         in text
     )
 

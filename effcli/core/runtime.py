@@ -172,6 +172,7 @@ class Runtime:
     def describe(self) -> dict[str, Any]:
         """The ``environment`` block of a result."""
         from effcli import __version__
+        from effcli.core.machine import commit, processor
 
         steps_by_threads = self.tuners.describe()
         return {
@@ -182,6 +183,8 @@ class Runtime:
             "threads": torch.get_num_threads(),
             "world": self.world,
             "seed": self.seed,
+            "processor": processor(),
+            "commit": commit(),
         } | ({"steps_by_threads": steps_by_threads} if steps_by_threads else {})
 
 

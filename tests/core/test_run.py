@@ -515,6 +515,8 @@ def test_the_result_has_what_the_contract_names(tmp_path: Path) -> None:
         "threads",
         "world",
         "seed",
+        "processor",
+        "commit",
     ]
     assert content["timing"].keys() == {"total_s"}
     assert (content["task"], content["verb"], content["method"]) == ("toy", "run", "sgd")

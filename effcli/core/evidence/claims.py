@@ -21,6 +21,7 @@ from pydantic import Field, StringConstraints, model_validator
 from effcli.core.errors import InterruptedRunError, UsageError
 from effcli.core.evidence.result import finite, numbers, read_result
 from effcli.core.files import write_text
+from effcli.core.machine import describe_machine
 from effcli.core.recipe import Override, Recipe, Section, load_recipe, read_claim
 from effcli.core.registry import find_recipe, get_task
 from effcli.core.run import open_run
@@ -132,7 +133,7 @@ def verify(
 
     Args:
         name: of a shipped claim, or the path of a claim file.
-        output: folder for the runs (``<arm>-seed<n>``), ``claim.json`` and ``row.md``.
+        output: folder for the runs (``<arm>-seed<n>``) and ``claim.json``, which a page of results is made of.
         data: folder that the claim's data files are in.
         seeds: use these instead of the claim's.
         announce: called with a line before each run.
@@ -158,7 +159,6 @@ def verify(
     content = summarise(claim, name, used_seeds, results)
     if runtime.is_main:
         write_text(output / "claim.json", json.dumps(content, indent=2) + "\n")
-        write_text(output / "row.md", results_row(content) + "\n")
     return content
 
 
@@ -199,14 +199,9 @@ def _check_metrics(claim: Claim, arm: str, result: dict[str, Any]) -> None:
 def summarise(
     claim: Claim, name: str, seeds: list[int], results: dict[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """Judge every expectation and collect the metrics they name, of every arm that has them."""
+    """Judge every expectation and collect the numbers of every arm."""
     findings = [judge(expectation, results) for expectation in claim.expect]
-    metrics = sorted({item.metric for item in claim.expect})
-    table: dict[str, dict[str, list[float]]] = {}
-    for arm, rows in results.items():
-        found = [dict(numbers(row["metrics"])) for row in rows]
-        shared = [metric for metric in metrics if all(metric in row for row in found)]
-        table[arm] = {metric: [row[metric] for row in found] for metric in shared}
+    table = {arm: _shared_numbers(rows) for arm, rows in results.items()}
     verdicts = {finding.verdict for finding in findings}
     verdict: Verdict = "holds"
     if "not decided" in verdicts:
@@ -227,7 +222,10 @@ def summarise(
             "arms": table,
             "findings": [asdict(finding) for finding in findings],
             "verdict": verdict,
+            "command": _command(claim, name),
             "timing": {"total_s": round(total_s, 1)},
+            "machine": describe_machine(),
+            "commit": _commits(results),
             "environment": {key: value for key, value in environment.items() if key != "seed"},
             "date": time.strftime("%Y-%m-%d"),
         }
@@ -279,25 +277,22 @@ def metric_of(result: dict[str, Any], dotted: str) -> float:
     return found[dotted]
 
 
-def results_row(content: dict[str, Any]) -> str:
-    """The claim's row for docs/results.md: claim, source, figures with spread, seeds, verdict, machine."""
-    cells = []
-    for finding in content["findings"]:
-        spread = "one seed" if finding["spread"] is None else f"± {finding['spread']:.3g}"
-        cells.append(f"{finding['expectation']}: {finding['mean']:+.3g} {spread} ({finding['verdict']})")
-    environment = content["environment"]
-    machine = f"{environment['device']}, {environment['threads']} threads, {environment['precision']}"
-    data = " --data DIR" if content["data"] else ""
-    name = content["claim"] if names_a_file(content["claim"]) else f"{content['task']}/{content['claim']}"
-    columns = [
-        content["title"],
-        content["source"],
-        "<br>".join(cells),
-        str(len(content["seeds"])),
-        content["verdict"],
-        f"`effcli verify {name}{data}`, {content['timing']['total_s']:.0f} s ({machine}), {content['date']}",
-    ]
-    return "| " + " | ".join(column.replace("|", "\\|") for column in columns) + " |"
+def _command(claim: Claim, name: str) -> str:
+    """What to type for this claim; ``DIR`` is the folder with its data."""
+    named = name if names_a_file(name) else f"{claim.task}/{name}"
+    return f"effcli verify {named}{' --data DIR' if claim.data else ''}"
+
+
+def _commits(results: dict[str, list[dict[str, Any]]]) -> str | None:
+    """The commit that the runs were made with; all of them, where they differ."""
+    found = {row["environment"].get("commit") for rows in results.values() for row in rows}
+    return ", ".join(sorted(name or "unknown" for name in found)) if found != {None} else None
+
+
+def _shared_numbers(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Every number that all runs of an arm have, in the order of the seeds."""
+    found = [dict(numbers(row["metrics"])) for row in rows]
+    return {name: [row[name] for row in found] for name in found[0] if all(name in row for row in found)}
 
 
 def _in_folder(names: str | list[str], data: Path | None) -> str | list[str]:

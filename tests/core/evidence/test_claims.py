@@ -19,7 +19,6 @@ from effcli.core.evidence.claims import (
     judge,
     load_claim,
     metric_of,
-    results_row,
     summarise,
     verify,
 )
@@ -175,7 +174,7 @@ def test_the_claim_is_as_good_as_its_weakest_sentence(
     content = summarise(claim, "name", [0, 1], results)
     assert content["verdict"] == expected
     assert content["timing"] == {"total_s": 8.2}
-    assert content["environment"] == {}
+    assert (content["environment"], content["commit"]) == ({}, None)
 
 
 # --- claim files --------------------------------------------------------------------------------------
@@ -207,9 +206,9 @@ def test_a_claim_file_is_read_by_path(tmp_path: Path, base: Path) -> None:
 
 
 @pytest.mark.usefixtures("toy")
-def test_the_row_of_a_claim_file_names_the_file(tmp_path: Path, base: Path) -> None:
+def test_the_command_of_a_claim_file_names_the_file(tmp_path: Path, base: Path) -> None:
     content = verify(claim_of(base), "mine/a.yaml", output=tmp_path / "out", data=None, device="cpu")
-    assert "`effcli verify mine/a.yaml`" in results_row(content)
+    assert content["command"] == "effcli verify mine/a.yaml"
 
 
 @pytest.mark.usefixtures("toy")
@@ -252,15 +251,14 @@ def test_verify_runs_every_arm_and_seed_and_judges(tmp_path: Path, base: Path, t
     content, lines = run_verify(claim_of(base), tmp_path)
     assert lines == [f"name: {arm}, seed {seed}" for seed in (3, 1) for arm in ("plain", "better")]
     assert content["seeds"] == [3, 1]
-    assert content["arms"]["plain"] == {"scores.x": pytest.approx([0.64, 0.62])}  # in the order of the seeds
+    assert content["arms"]["plain"]["scores.x"] == pytest.approx([0.64, 0.62])  # in the order of the seeds
+    assert content["arms"]["plain"]["parameters"] == [3.0, 3.0]  # every number is kept
     assert [finding["verdict"] for finding in content["findings"]] == ["holds", "holds"]
     assert content["verdict"] == "holds"
     assert json.loads((tmp_path / "out" / "claim.json").read_text(), parse_constant=pytest.fail) == content
-    row = (tmp_path / "out" / "row.md").read_text()
-    assert row == results_row(content) + "\n"
-    assert row.startswith(r"| a \| b | Paper, Table 1 | better: scores.x above plain by 0.1: +0.49 ± ")
-    assert "`effcli verify toy/name`" in row
-    assert len(row.replace(r"\|", "").split("|")) == 8
+    assert (content["title"], content["source"]) == ("a | b", "Paper, Table 1")
+    assert content["command"] == "effcli verify toy/name"
+    assert content["machine"]["processor"] and content["commit"] == content["environment"]["commit"]
 
 
 def test_verify_skips_what_is_finished_and_resumes_what_is_not(
@@ -336,7 +334,7 @@ def test_a_mistake_in_any_arm_is_found_before_anything_runs(
 def test_seeds_of_the_command_line(tmp_path: Path, base: Path, toy: list[Any]) -> None:
     content, lines = run_verify(claim_of(base), tmp_path, seeds=[5, 5])
     assert (content["seeds"], len(lines), content["verdict"]) == ([5], 2, "not decided")
-    assert "one seed (not decided)" in results_row(content)
+    assert {finding["spread"] for finding in content["findings"]} == {None}
 
 
 def test_runs_of_a_claim_that_was_changed_are_refused(tmp_path: Path, base: Path, toy: list[Any]) -> None:
