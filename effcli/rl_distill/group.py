@@ -158,7 +158,9 @@ class PolicyGroup:
 
     def _load_teachers(self, runtime: Runtime) -> list[Teacher]:
         env, first = self.policies[0].env, len(self.policies)
-        return load_teachers(self.opd.teachers, self.kind, env, runtime.device, first=first)
+        return load_teachers(
+            self.opd.teachers, self.kind, env, runtime.device, first=first, seed=runtime.seed
+        )
 
     def restart(self, update: int) -> None:
         """Start new episodes, after an interruption, where those of before do not continue."""

@@ -229,6 +229,17 @@ def test_pictures_of_stable_baselines(tmp_path: Path) -> None:
         read_stable_baselines(str(tmp_path / "a.zip"), make_environments(CORRIDOR, 1))
 
 
+def test_an_untrained_teacher_is_frozen_and_decided_by_the_seed() -> None:
+    one, same = (group(opd={"teachers": ["random", "random"], "peers": False}) for _ in range(2))
+    states = torch.eye(4)
+    first, second = (teacher(states[None])[1] for teacher in one.teachers)
+    torch.testing.assert_close(first, same.teachers[0](states[None])[1])
+    assert not torch.equal(first, second)
+    one.update(0)
+    torch.testing.assert_close(first, one.teachers[0](states[None])[1])
+    torch.testing.assert_close(first.softmax(-1), torch.full_like(first, 0.5), atol=0.02, rtol=0)
+
+
 class Pwn:
     def __reduce__(self) -> Any:
         return os.mkdir, ("pwned",)
@@ -251,7 +262,10 @@ def test_nothing_in_a_zip_is_unpickled(tmp_path: Path, monkeypatch: pytest.Monke
     for weights, message in (
         ({"a": torch.zeros(1)}, "no network that is known"),
         (head(4, 2) | {"action_net.bias": torch.tensor([1.0, float("nan")])}, "not finite"),
-        (head(4, 2) | linears("mlp_extractor.policy_net", 4, 8), "8 features, action_net reads 4"),
+        (
+            head(4, 2) | linears("mlp_extractor.policy_net", 4, 8),
+            "8 features, the layer of decisions reads 4",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             read_stable_baselines(baselines_zip(tmp_path / "b.zip", weights), env)

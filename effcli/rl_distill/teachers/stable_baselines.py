@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import re
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,24 @@ from torch import Tensor, nn
 from effcli.core.errors import InputError, UsageError
 from effcli.core.weight_file import one_line
 from effcli.rl_distill.environments.copies import Environments
-from effcli.rl_distill.network.encoders import OneHot, UnitPicture
+from effcli.rl_distill.network.policies import allowed
+from effcli.rl_distill.teachers.baselines_layers import (
+    BaselinesSettings,
+    linear_layer,
+    linear_layers,
+    reader,
+    settings_of,
+)
+
+log = logging.getLogger(__name__)
 
 _LARGEST_BYTES = 2**31
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"Tanh": nn.Tanh, "ReLU": nn.ReLU, "ELU": nn.ELU}
+_SDE_EPSILON = 1e-6
+_READ = re.compile(
+    r"(pi_|vf_|)features_extractor\.|mlp_extractor\.(shared_net|policy_net|value_net)\.|(action|value)_net\.|log_std$"
+    r"|q_net(_target)?\."
+)
+"""Names of weights that a policy may have: those of the critic and of the target network are not needed."""
 
 
 class BaselinesNetwork(nn.Module):
@@ -32,64 +48,138 @@ class BaselinesNetwork(nn.Module):
     Args:
         body: observations to features.
         head: features to decisions.
-        log_std: of continuous actions, in units of the environment; None of choices.
+        log_std: of continuous actions, in units of the environment, ``[K]``, or ``[F, K]`` or ``[F, 1]`` of
+            state-dependent exploration; None of choices.
         span: middle and half of the range of each action, so that decisions are in -1..1.
+        mask: where in an observation the allowed actions are.
     """
 
     def __init__(
-        self, body: nn.Sequential, head: nn.Linear, log_std: Tensor | None, span: tuple[Tensor, Tensor] | None
+        self,
+        body: nn.Sequential,
+        head: nn.Linear,
+        log_std: Tensor | None,
+        span: tuple[Tensor, Tensor] | None,
+        mask: slice | None = None,
     ) -> None:
         super().__init__()
         self.body, self.head, self.n_features = body, head, head.in_features
-        self._log_std, self._span = log_std, span
+        self._log_std, self._span, self._mask = log_std, span, mask
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``[B, F]`` and decisions ``[B, D]`` of observations ``[B, ...]``."""
         features = self.body(observations)
         decisions = self.head(features)
-        if self._log_std is not None and self._span is not None:
-            middle, half = (one.to(decisions) for one in self._span)
-            mean, log_std = (decisions - middle) / half, self._log_std.to(decisions) - half.log()
-            decisions = torch.cat([mean, log_std.expand_as(mean)], -1)
-        return features, decisions
+        if self._log_std is None or self._span is None:
+            return features, allowed(decisions, observations, self._mask)
+        middle, half = (one.to(decisions) for one in self._span)
+        mean, log_std = (decisions - middle) / half, self._log_std_at(features) - half.log()
+        return features, torch.cat([mean, log_std.expand_as(mean)], -1)
+
+    def _log_std_at(self, features: Tensor) -> Tensor:
+        """The logarithm of the standard deviation, ``[K]`` or ``[B, K]``."""
+        assert self._log_std is not None
+        log_std = self._log_std.to(features)
+        if log_std.ndim == 1:
+            return log_std
+        return (features.square() @ log_std.exp().square() + _SDE_EPSILON).log() / 2
 
 
 def read_stable_baselines(file: str, env: Environments) -> tuple[BaselinesNetwork, str]:
     """The policy of a zip, and its algorithm, ``ppo`` (also A2C and others with an actor) or ``dqn``.
 
     Observations must be those of the environment: statistics of ``VecNormalize`` are in a pickle of their own, which is
-    not read.
+    not read; where it lies beside the zip, a warning says so.
 
     Args:
         file: the zip.
         env: in which it is to teach.
 
     Raises:
-        InputError: it cannot be read, or is of a network that is not known.
+        InputError: it cannot be read, or has a part or setting that is not known.
         UsageError: its observations or actions are not those of the environment.
     """
     data, weights = _contents(file)
-    if any(name.startswith("q_net.q_net.") for name in weights):
-        weights = {
-            name.removeprefix("q_net."): one for name, one in weights.items() if name.startswith("q_net.")
-        }
-        body = _body(weights, "q_net", _activation(data, "ReLU", file), env, file)
-        linears = [module for module in body if isinstance(module, nn.Linear)]
-        head = linears[-1]
-        _check_actions(head, None, env, file)
-        cut = list(body).index(head)
-        return BaselinesNetwork(body[:cut], head, None, None), "dqn"
-    if "action_net.weight" not in weights:
+    settings = settings_of(data, file)
+    _warn_of_statistics(file)
+    is_dqn = any(name.startswith("q_net.q_net.") for name in weights)
+    if not is_dqn and "action_net.weight" not in weights:
         raise InputError("has no network that is known: neither action_net nor q_net", place=file)
-    body = _body(weights, "mlp_extractor.policy_net", _activation(data, "Tanh", file), env, file)
-    head, log_std = _linear(weights, "action_net", file), weights.get("log_std")
-    _check_actions(head, log_std, env, file)
-    n_features = next((m.out_features for m in reversed(list(body)) if isinstance(m, nn.Linear)), None)
-    if n_features not in (None, head.in_features):
+    unread = next((name for name in weights if not _READ.match(name)), None)
+    if unread is not None:
+        raise InputError(f"has weights that are not understood: {unread[:80]}", place=file)
+    if is_dqn:
+        return _q_network(weights, settings, env, file), "dqn"
+    return _actor(weights, settings, env, file), "ppo"
+
+
+def _q_network(
+    weights: Mapping[str, Tensor], settings: BaselinesSettings, env: Environments, file: str
+) -> BaselinesNetwork:
+    read = reader(weights, "q_net.features_extractor", env.observed, settings, file)
+    *hidden, head = linear_layers(weights, "q_net.q_net", file)
+    body = _body(read, hidden, settings.activation or nn.ReLU)
+    _check(body, head, None, env, file)
+    return BaselinesNetwork(body, head, None, None, env.observed.mask)
+
+
+def _actor(
+    weights: Mapping[str, Tensor], settings: BaselinesSettings, env: Environments, file: str
+) -> BaselinesNetwork:
+    own = any(name.startswith("pi_features_extractor.") for name in weights)
+    extractor = "pi_features_extractor" if own else "features_extractor"
+    read = reader(weights, extractor, env.observed, settings, file)
+    layers = [
+        one
+        for name in ("shared_net", "policy_net")
+        for one in linear_layers(weights, f"mlp_extractor.{name}", file)
+    ]
+    body = _body(read, layers, settings.activation or nn.Tanh)
+    head, log_std = linear_layer(weights, "action_net", file), weights.get("log_std")
+    _check(body, head, log_std, env, file)
+    span = None if log_std is None else _span(env, file)
+    return BaselinesNetwork(body, head, log_std, span, env.observed.mask)
+
+
+def _body(read: nn.Module, layers: list[nn.Linear], activation: type[nn.Module]) -> nn.Sequential:
+    return nn.Sequential(read, *(module for layer in layers for module in (layer, activation())))
+
+
+def _check(
+    body: nn.Sequential, head: nn.Linear, log_std: Tensor | None, env: Environments, file: str
+) -> None:
+    """That a policy reads the observations of the environment and decides on its actions."""
+    try:
+        with torch.no_grad():
+            n_features = body(torch.zeros(1, *env.shape)).shape[-1]
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"does not read observations {list(env.shape)} of the environment: {one_line(error)}", place=file
+        ) from None
+    if n_features != head.in_features:
         raise InputError(
-            f"its last layer has {n_features} features, action_net reads {head.in_features}", place=file
+            f"its last layer has {n_features} features, the layer of decisions reads {head.in_features}",
+            place=file,
         )
-    return BaselinesNetwork(body, head, log_std, None if log_std is None else _span(env, file)), "ppo"
+    actions = env.actions
+    wanted = actions.n_numbers if actions.kind == "numbers" else actions.n_decisions
+    kind = "choices" if log_std is None else "numbers"
+    if (kind, head.out_features) != (actions.kind, wanted):
+        raise UsageError(
+            f"decides on {head.out_features} {kind}, the environment has {wanted} {actions.kind}", place=file
+        )
+    shapes = ((wanted,), (n_features, wanted), (n_features, 1))
+    if log_std is not None and tuple(log_std.shape) not in shapes:
+        raise InputError(f"its log_std has shape {list(log_std.shape)}", place=file)
+
+
+def _warn_of_statistics(file: str) -> None:
+    """Say that statistics lie beside a zip, as the zoo puts them, and are not read."""
+    path = Path(file)
+    places = (path.parent / "vecnormalize.pkl", path.with_suffix("") / "vecnormalize.pkl")
+    found = next((place for place in places if place.exists()), None)
+    if found is not None:
+        log.warning("%s: statistics for normalisation are in a pickle, which is not read: %s", file, found)
 
 
 def _contents(file: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -113,89 +203,6 @@ def _contents(file: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not all(bool(torch.isfinite(one).all()) for one in content.values()):
         raise InputError("a weight is not finite", place=file)
     return data if isinstance(data, dict) else {}, {str(k): v.float() for k, v in content.items()}
-
-
-def _activation(data: Mapping[str, Any], default: str, file: str) -> type[nn.Module]:
-    settings = data.get("policy_kwargs")
-    text = settings.get("activation_fn") if isinstance(settings, Mapping) else None
-    found = default if text is None else re.sub(r".*\.(\w+)'>$", r"\1", str(text))
-    if found not in _ACTIVATIONS:
-        raise InputError(f"its activation {found[:60]!r} is not known", place=file)
-    return _ACTIVATIONS[found]
-
-
-def _linear(weights: Mapping[str, Tensor], name: str, file: str) -> nn.Linear:
-    weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
-    if weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
-        raise InputError(f"{name} is not a linear layer with a bias", place=file)
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
-    layer.load_state_dict({"weight": weight, "bias": bias})
-    return layer.requires_grad_(False)
-
-
-def _body(
-    weights: Mapping[str, Tensor], layers: str, activation: type[nn.Module], env: Environments, file: str
-) -> nn.Sequential:
-    """Everything before the head (of DQN with it): reading, convolutions, linear layers."""
-    part, is_single = env.observed.parts[0], env.observed.is_single
-    if not is_single:
-        raise UsageError("teaches where observations are one array, not several parts", place=file)
-    found: list[nn.Module] = []
-    extractor = next(
-        (one for one in ("pi_features_extractor", "features_extractor") if f"{one}.cnn.0.weight" in weights),
-        None,
-    )
-    if extractor is not None:
-        if part.kind != "picture":
-            raise UsageError("reads pictures, which the environment does not show", place=file)
-        found += [UnitPicture(part), *_convolutions(weights, extractor, file)]
-    else:
-        if part.kind not in ("numbers", "choices"):
-            raise UsageError(f"reads vectors, the environment shows a {part.kind}", place=file)
-        found.append(OneHot(part) if part.kind == "choices" else nn.Flatten())
-    pattern = re.compile(rf"^{re.escape(layers)}\.(\d+)\.weight$")
-    numbers = sorted(int(match[1]) for match in map(pattern.match, weights) if match)
-    for i, number in enumerate(numbers):
-        found.append(_linear(weights, f"{layers}.{number}", file))
-        if layers != "q_net" or i + 1 < len(numbers):
-            found.append(activation())
-    body = nn.Sequential(*found)
-    _check_body(body, env, file)
-    return body
-
-
-def _convolutions(weights: Mapping[str, Tensor], extractor: str, file: str) -> list[nn.Module]:
-    """NatureCNN: three convolutions of strides 4, 2 and 1, and a linear layer."""
-    found: list[nn.Module] = []
-    for number, stride in ((0, 4), (2, 2), (4, 1)):
-        name = f"{extractor}.cnn.{number}"
-        weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
-        if weight is None or bias is None or weight.ndim != 4:
-            raise InputError(f"{name} is not a convolution of NatureCNN", place=file)
-        layer = nn.Conv2d(weight.shape[1], weight.shape[0], tuple(weight.shape[2:]), stride)  # type: ignore[arg-type]
-        layer.load_state_dict({"weight": weight, "bias": bias})
-        found += [layer.requires_grad_(False), nn.ReLU()]
-    return [*found, nn.Flatten(), _linear(weights, f"{extractor}.linear.0", file), nn.ReLU()]
-
-
-def _check_body(body: nn.Sequential, env: Environments, file: str) -> None:
-    try:
-        with torch.no_grad():
-            body(torch.zeros(1, *env.shape))
-    except (RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"does not read observations {list(env.shape)} of the environment: {one_line(error)}", place=file
-        ) from None
-
-
-def _check_actions(head: nn.Linear, log_std: Tensor | None, env: Environments, file: str) -> None:
-    actions = env.actions
-    wanted = actions.n_numbers if actions.kind == "numbers" else actions.n_decisions
-    kind = "choices" if log_std is None else "numbers"
-    if (kind, head.out_features) != (actions.kind, wanted):
-        raise UsageError(
-            f"decides on {head.out_features} {kind}, the environment has {wanted} {actions.kind}", place=file
-        )
 
 
 def _span(env: Environments, file: str) -> tuple[Tensor, Tensor]:

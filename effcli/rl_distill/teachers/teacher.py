@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from effcli.core.errors import UsageError
+from effcli.core.runtime import derive_seed
 from effcli.rl_distill.environments.copies import Environments
 from effcli.rl_distill.environments.observations import Observed
+from effcli.rl_distill.network.policies import ActorCritic, QNetwork
 from effcli.rl_distill.teachers.stable_baselines import read_stable_baselines
 from effcli.rl_distill.weights import best_policy
+
+UNTRAINED = "random"
+"""In place of a file: a policy that has learned nothing, to tell what its peers add from what any target does."""
 
 
 class Teacher:
@@ -52,23 +57,43 @@ class Teacher:
 
 
 def load_teachers(
-    files: Sequence[str], kind: str, env: Environments, device: torch.device, *, first: int = 0
+    files: Sequence[str],
+    kind: str,
+    env: Environments,
+    device: torch.device,
+    *,
+    first: int = 0,
+    seed: int = 0,
 ) -> list[Teacher]:
     """The teachers of a group.
 
     Args:
-        files: policy files, run directories (their best policy), or zips of Stable-Baselines3.
+        files: policy files, run directories (their best policy), or zips of Stable-Baselines3; ``random`` is a policy
+            with the weights that training begins with.
         kind: the students' algorithm, ``ppo`` or ``dqn``.
         env: of the students.
         device: of the networks.
         first: index of the first in the group.
+        seed: decides the weights of ``random``.
 
     Raises:
         InputError: a file cannot be read.
         UsageError: a teacher is of another algorithm, or has other actions, or observations that the students do not
             have.
     """
-    return [_teacher(file, number, kind, env, device) for number, file in enumerate(files, first)]
+    return [
+        _untrained(number, kind, env, device, seed)
+        if file == UNTRAINED
+        else _teacher(file, number, kind, env, device)
+        for number, file in enumerate(files, first)
+    ]
+
+
+def _untrained(number: int, kind: str, env: Environments, device: torch.device, seed: int) -> Teacher:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "untrained", number))
+        made = (ActorCritic if kind == "ppo" else QNetwork)(env.observed, env.actions, "normal")
+    return Teacher(made.to(device), number, None, None)
 
 
 def _teacher(file: str, number: int, kind: str, env: Environments, device: torch.device) -> Teacher:
