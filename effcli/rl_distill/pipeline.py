@@ -77,6 +77,7 @@ def plan_run(recipe: RlDistillRecipe) -> Plan[None]:
     kind = "dqn" if hasattr(recipe, "dqn") else "ppo"
     teachers = load_teachers(recipe.distillation.teachers, kind, env, torch.device("cpu"))
     env.close()
+    _check_evaluations(recipe, env)
     if hasattr(recipe, "dqn") and not decides.is_discrete:
         raise UsageError(
             "DQN takes a single choice, and this environment other actions",
@@ -204,6 +205,7 @@ def _played(trained: TrainedGroup, recipe: RlDistillRecipe, run: Run) -> dict[st
         found.append(play(decide, make, recipe.eval.episodes, run.runtime, f"policy {i + 1}", run.check_stop))
     return {
         "episodes": recipe.eval.episodes,
+        "mean_return": round(float(np.mean([one.mean for one in found])), 4),
         "mean_returns": [round(one.mean, 4) for one in found],
         "intervals": [[round(v, 4) for v in bootstrap_interval(one.returns)] for one in found],
         **_cut_off(found),
@@ -214,6 +216,19 @@ def _cut_off(found: Sequence[Games]) -> dict[str, Any]:
     """How many games of each policy were cut off, and are counted with their return so far, where one was."""
     counts = [one.n_cut_off for one in found]
     return {"cut_off_games": counts, "cut_off_after_steps": MOST_STEPS} if any(counts) else {}
+
+
+def _check_evaluations(recipe: RlDistillRecipe, learned: Environments) -> None:
+    """Refuse an environment for evaluations that is not like the one of the training, before that begins."""
+    if not recipe.eval.kwargs:
+        return
+    env = environments_of(recipe, 1)
+    env.close()
+    if (env.observed, env.actions) != (learned.observed, learned.actions):
+        raise UsageError(
+            f"eval.kwargs: observations {list(env.shape)}, in training {list(learned.shape)}, or other actions",
+            place=recipe.env.id,
+        )
 
 
 def _warn_of_single_peer(recipe: RlDistillRecipe) -> None:

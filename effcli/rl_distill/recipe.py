@@ -40,7 +40,7 @@ class OpdSection(Section):
     teachers: tuple[str, ...] = Field(
         (),
         description="Trained policies that also teach: policy files, run directories (their best policy), or zips of "
-        "Stable-Baselines3.",
+        "Stable-Baselines3; random is an untrained policy, as a control.",
     )
     peers: bool = Field(
         True, description="Whether policies teach each other: false learns from the teachers alone."
@@ -155,6 +155,11 @@ class RlEvalSection(Section):
         10,
         ge=1,
         description="Episodes that each policy plays in an evaluation during the training, 1 or more.",
+    )
+    kwargs: dict[str, Any] = Field(
+        {},
+        description="Arguments for the environment of all evaluations, beside those in env.kwargs or in their place: "
+        "for example levels that the training does not have.",
     )
     window: int = Field(
         100,

@@ -59,6 +59,7 @@ SMALL_CONTINUAL = (
 )
 SMALL_DETECTOR = "--epochs 1 -s train.batch_size=4"
 SMALL_RL = "--steps 512 --policies 2 -s ppo.epochs=1 -s eval.episodes=2 --compare mean"
+ENV_KWARGS = '{"sutton_barto_reward":false}'
 SMALL_ENHANCE = "-r small -s network.dim=4 -s network.d_state=4 -s data.patch=16 -s train.batch_size=2"
 
 
@@ -216,11 +217,22 @@ VERBS = [
         keys=frozenset({"output", "sequences", "frames"}),
         wrong="--preset no -o OUT",
     ),
-    Verb("rl-distill run", f"{SMALL_RL} -o OUT", keys=frozenset(RESULT), wrong="--env No-v1 -o deep/er/OUT"),
-    Verb("rl-distill eval", "group -n 2", "text", frozenset(RESULT), wrong="group --env Acrobot-v1"),
+    Verb(
+        "rl-distill run",
+        f"{SMALL_RL} --teacher group --tensorboard -o OUT",
+        keys=frozenset(RESULT),
+        wrong=f"{SMALL_RL} --teacher nowhere -o deep/er/OUT",
+    ),
+    Verb(
+        "rl-distill eval",
+        f"group -n 2 --env-kwargs {ENV_KWARGS}",
+        "text",
+        frozenset(RESULT),
+        wrong="group --env Acrobot-v1",
+    ),
     Verb(
         "rl-distill watch",
-        "group --steps 5 -o OUT.gif",
+        f"group --steps 5 --env-kwargs {ENV_KWARGS} -o OUT.gif",
         keys=frozenset({"output", "steps", "episode_return"}),
         wrong="group -o OUT/x.txt",
     ),

@@ -235,10 +235,13 @@ def test_arguments_and_packages_of_environments() -> None:
 
 
 class Blocks:
-    """What pictures are made of."""
+    """What pictures are made of: observations, or what it draws."""
 
-    def __init__(self, space: spaces.Box) -> None:
-        self.observed = observed_of(space, "x")
+    def __init__(self, space: spaces.Box, *, stacked: bool = False, drawn: Any = None) -> None:
+        self.observed, self._drawn = observed_of(space, "x", stacked=stacked), np.asarray(drawn)
+
+    def rendered(self) -> np.ndarray:
+        return self._drawn
 
 
 @pytest.mark.parametrize(
@@ -259,6 +262,42 @@ def test_frames_of_every_format_are_shown_as_they_are(space: spaces.Box, value: 
     assert picture.shape == (40, 50, 3)
     assert picture.dtype == np.uint8
     assert np.unique(picture).tolist() == [expected]
+
+
+def test_of_three_frames_over_time_the_newest_is_shown() -> None:
+    seen = np.stack([np.full((40, 50), value, np.uint8) for value in (1, 2, 3)])[None]
+    over_time: Any = Blocks(of_bytes(3, 40, 50), stacked=True)
+    assert np.unique(picture_of(over_time, seen)).tolist() == [3]
+    colours: Any = Blocks(of_bytes(3, 40, 50))
+    assert picture_of(colours, seen)[0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        (np.full((40, 50, 3), 7, np.uint8), 7),
+        (np.full((40, 50, 4), 7, np.uint8), 7),
+        (np.full((3, 40, 50), 7, np.uint8), 7),
+        (np.full((40, 50), 7, np.int64), 7),
+        (np.full((1, 40, 50), 0.2, np.float32), 51),
+        (np.full((40, 50, 3), 9.0), 9),
+        (np.ones((40, 50), bool), 255),
+    ],
+)
+def test_what_an_environment_draws_is_shown_as_it_is(drawn: np.ndarray, expected: int) -> None:
+    env: Any = Blocks(spaces.Box(-1, 1, (4,)), drawn=drawn)
+    picture = picture_of(env, np.zeros((1, 4), np.float32))
+    assert (picture.shape, picture.dtype) == ((40, 50, 3), np.uint8)
+    assert np.unique(picture).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "message"), [(None, "it draws nothing"), (np.zeros((2, 40, 50)), "no picture")]
+)
+def test_what_is_no_picture_is_refused(drawn: Any, message: str) -> None:
+    env: Any = Blocks(spaces.Box(-1, 1, (4,)), drawn=drawn)
+    with pytest.raises(ValueError, match=message):
+        picture_of(env, np.zeros((1, 4), np.float32))
 
 
 class Columns(gymnasium.vector.VectorEnv[Any, Any, Any]):

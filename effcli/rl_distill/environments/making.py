@@ -21,6 +21,7 @@ _PACKAGES = {
     "MinAtar/": ("minatar.gym", "pip install 'effcli[minatar]'"),
     "MiniGrid-": ("minigrid", "pip install minigrid"),
     "BabyAI-": ("minigrid", "pip install minigrid"),
+    "effcli/": ("effcli.rl_distill.environments.distractors", ""),
 }
 """Beginnings of ids to the module that registers them, and how it is installed."""
 _ATARI = "ALE"
@@ -40,7 +41,7 @@ def environments_of(recipe: RlDistillRecipe, copies: int | None = None) -> Envir
         env.id,
         copies or env.copies,
         workers=0 if copies else env.workers,
-        kwargs=env.kwargs,
+        kwargs={**env.kwargs, **recipe.eval.kwargs} if copies else env.kwargs,
         bounds=env.action_bounds,
         hidden=env.hidden,
         exactly=copies is None,

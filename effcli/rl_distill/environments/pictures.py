@@ -17,20 +17,37 @@ def picture_of(env: Environments, observations: np.ndarray) -> np.ndarray:
     """
     part = env.observed.parts[0]
     if env.observed.is_single and part.kind == "picture":
-        return _frame(observations[0], part)
+        return _frame(observations[0], part, is_stack=env.observed.stacked)
     if env.observed.is_single and part.kind == "planes":
         return _coloured(observations[0])
-    drawn = env.rendered()
-    is_unit = np.issubdtype(drawn.dtype, np.floating) and drawn.max(initial=0) <= 1
+    drawn = _channels_last(env.rendered())
+    is_unit = drawn.dtype.kind in "fb" and drawn.max(initial=0) <= 1
     return _as_bytes(drawn, 1.0 if is_unit else 255.0)
 
 
-def _frame(seen: np.ndarray, part: Part) -> np.ndarray:
-    """The newest frame of an observation."""
+def _channels_last(drawn: np.ndarray) -> np.ndarray:
+    """What an environment drew as ``[H, W]`` or ``[H, W, C]``.
+
+    Raises:
+        ValueError: it is no picture.
+    """
+    if drawn.dtype == object:
+        raise ValueError("it draws nothing")
+    if drawn.ndim == 3 and drawn.shape[2] not in (1, 3, 4) and drawn.shape[0] in (1, 3, 4):
+        return np.moveaxis(drawn, 0, -1)
+    if drawn.dtype.kind not in "buif" or not (
+        drawn.ndim == 2 or (drawn.ndim == 3 and drawn.shape[2] in (1, 3, 4))
+    ):
+        raise ValueError(f"it draws {drawn.dtype} of shape {list(drawn.shape)}, which is no picture")
+    return drawn
+
+
+def _frame(seen: np.ndarray, part: Part, *, is_stack: bool) -> np.ndarray:
+    """The newest frame of an observation; of three frames ``[3, H, W]`` over time the last, not a colour picture."""
     if part.layout == "shwc":
         seen = seen[-1]
     if part.layout == "chw":
-        is_colour = seen.shape[0] == 3
+        is_colour = seen.shape[0] == 3 and not is_stack
         seen = np.moveaxis(seen, 0, -1) if is_colour else seen[-1][:, :, None]
     if part.layout == "hw":
         seen = seen[:, :, None]

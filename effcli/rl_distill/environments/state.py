@@ -18,6 +18,7 @@ _KNOWN = (
     "gymnasium.vector.",
     "gymnasium.wrappers.",
     "minatar.",
+    "effcli.rl_distill.environments.distractors.",
 )
 _CONSTANT = ("gymnasium.spaces.", "gymnasium.envs.registration")
 _CONSTANT_NAMES = ("P", "initial_state_distrib", "metadata", "spec", "_cached_spec", "env_fns")
