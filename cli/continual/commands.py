@@ -59,6 +59,8 @@ def run(
             "ewc",
             "icarl",
             "wa",
+            "slca",
+            "ease",
             "sgd",
             "joint",
             "egor",
@@ -70,8 +72,9 @@ def run(
             help="How tasks are learned. er, derpp, er-ace, cls-er: rehearsal of kept images; clfd: er in the "
             "frequency domain, clfd-NAME: another of these; e2net: derpp with a representative subnet; "
             "ir, frozen-ncm: prototypes, no images kept; ranpac, ncm: features of a trained backbone; "
-            "lwf, ewc, icarl, wa: baselines of the field; sgd: fine-tuning; joint: all tasks at once; "
-            "egor: a detector; branch: a frozen detector with a branch for new classes.",
+            "slca, ease: a trained backbone that is adapted; lwf, ewc, icarl, wa: baselines of the field; "
+            "sgd: fine-tuning; joint: all tasks at once; egor: a detector; branch: a frozen detector with a branch for "
+            "new classes.",
         ),
     ] = None,
     frequency: Annotated[

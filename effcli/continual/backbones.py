@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
+from effcli.continual.adapted_vit import AdaptedViT, AdapterSpec
 from effcli.continual.methods.frequency_encoder import N_FEATURE_MAPS, FrequencyEncoder, top_units
 from effcli.core.errors import InputError, UsageError
 from effcli.core.library_errors import as_input_errors, hub_asked_once
@@ -68,6 +69,7 @@ class BackboneSpec:
         side: images are resized to squares of this side before they go in, pixels.
         mean, std: of each channel, 0..1: images are normalised with them.
         resnet: of ours.
+        adapters: in a Vision Transformer, whose features are those of all their spaces; None for none.
     """
 
     library: Literal["timm", "torchvision", "open_clip", "effcli"]
@@ -76,6 +78,7 @@ class BackboneSpec:
     mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
     std: Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
     resnet: ResNetSpec | None = field(default=None, repr=False)
+    adapters: AdapterSpec | None = field(default=None, repr=False)
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
@@ -115,11 +118,15 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``[B, D]`` of normalised images ``[B, 3, S, S]`` of any side."""
-        side = self.about.side
-        if x.shape[-1] != side:
-            x = F.interpolate(x, (side, side), mode="bicubic", antialias=x.shape[-1] > side)
-        features: Tensor = self.network(x)
+        features: Tensor = self.network(self.resized(x))
         return features
+
+    def resized(self, x: Tensor) -> Tensor:
+        """Normalised images of any side, as the network takes them."""
+        side = self.about.side
+        if x.shape[-1] == side:
+            return x
+        return F.interpolate(x, (side, side), mode="bicubic", antialias=x.shape[-1] > side)
 
 
 class OwnFeatures(nn.Module):
@@ -178,7 +185,13 @@ def build_backbone(about: BackboneSpec) -> Backbone:
         raise InputError("does not say what its network is", place=f"{about.library}:{about.name}")
     with as_input_errors(f"{about.library}:{about.name}"):
         found = LIBRARIES[about.library](about.name, None, trained=False)
-    return Backbone(about, found.network, found.dim, takes_any_side=found.takes_any_side)
+    network, dim = found.network, found.dim
+    if (adapters := about.adapters) is not None:
+        network, dim = (
+            AdaptedViT(network, dim, adapters.hidden, adapters.scale, n=adapters.n),
+            dim * adapters.n,
+        )
+    return Backbone(about, network, dim, takes_any_side=found.takes_any_side)
 
 
 def with_side(backbone: Backbone, side: int | None) -> Backbone:

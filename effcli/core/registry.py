@@ -212,6 +212,16 @@ TASKS: dict[str, Task] = {
                 Method(
                     "wa", f"{_CONTINUAL}.methods.baselines.wa", f"{_CONTINUAL}.recipes.baselines:WaRecipe"
                 ),
+                Method(
+                    "slca",
+                    f"{_CONTINUAL}.methods.pretrained.slca",
+                    f"{_CONTINUAL}.recipes.pretrained:SlcaRecipe",
+                ),
+                Method(
+                    "ease",
+                    f"{_CONTINUAL}.methods.pretrained.ease",
+                    f"{_CONTINUAL}.recipes.pretrained:EaseRecipe",
+                ),
                 Method("sgd", f"{_CONTINUAL}.methods.sgd", f"{_CONTINUAL}.recipe:SgdRecipe"),
                 Method("joint", f"{_CONTINUAL}.methods.sgd", f"{_CONTINUAL}.recipe:JointRecipe"),
                 Method(

@@ -39,8 +39,8 @@ class FrozenFeatures(IncrementalMethod):
         self.backbone = backbone
         self.device = self.learner.mean.device
         about = backbone.about
-        parts = (repr(about),) if about.resnet is None else (repr(about), repr(about.resnet))
-        file = features_file(self.recipe.network.features, backbone, *parts)
+        own = [repr(one) for one in (about.resnet, about.adapters) if one is not None]
+        file = features_file(self.recipe.network.features, backbone, repr(about), *own)
         self.kept = KeptFeatures(file, backbone.dim, self._compute)
         self.sums = self.empty()
         self._answers: Classifier | None = None

@@ -1,0 +1,1 @@
+"""Methods that adapt a trained backbone to each task."""
