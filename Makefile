@@ -54,10 +54,11 @@ format: $(VENV)/.installed  ## ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.installed  ## the pages that are made: every command's help, every recipe key, the results
+docs: $(VENV)/.installed  ## the pages that are made: every command's help, every recipe key, results and costs
 	$(BIN)/python docs/make_commands.py
 	$(BIN)/python docs/make_recipe_keys.py
 	$(BIN)/python docs/make_results.py
+	$(BIN)/python docs/make_costs.py
 
 site: $(VENV)/.installed  ## the documentation as a site, in site/; needs no network, and any broken link or anchor fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet

@@ -50,6 +50,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
     def relinked(match: re.Match[str]) -> str:
         aim = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[2]))
+        if not (ROOT / aim).exists():
+            return match[0]  # mkdocs names it
         return f"{match[1]}{_address(aim, target_of_page)}{match[3] or ''})"
 
     parts = CODE.split(markdown)
@@ -60,8 +62,9 @@ def on_page_content(content: str, **_: Any) -> str:
     """Write equations as MathML, which browsers show without a script; leave out the roles of docstrings."""
 
     def mathml(match: re.Match[str]) -> str:
-        display = "block" if match[2] == "[" else "inline"
-        return convert(html.unescape(match[3]), display=display)
+        if match[2] == "(":
+            return convert(html.unescape(match[3]))
+        return f'<div class="equation">{convert(html.unescape(match[3]), display="block")}</div>'
 
     return ROLE.sub("", EQUATION.sub(mathml, content))
 
@@ -76,8 +79,6 @@ def on_post_page(output: str, page: Page, **_: Any) -> str:
 
 def _address(aim: str, page: str) -> str:
     """What a link on ``page`` of the site to the file ``aim`` of the checkout is written as."""
-    if not (ROOT / aim).exists():
-        return aim  # mkdocs names it
     if aim in FROM_THE_TOP:
         return posixpath.relpath(FROM_THE_TOP[aim], posixpath.dirname(page))
     if aim.startswith("docs/") and (ROOT / aim).is_file() and not aim.endswith(".py"):

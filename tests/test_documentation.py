@@ -8,16 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from effcli.detect_stream.data.kitti_tracking import write_sequence
-from effcli.detect_stream.data.synthetic_drives import Drive
-from tests.cli.coco_squares import save_squares
 from tests.cli.effcli_on_path import effcli_on_path
-from tests.diffusion.tiny_models import save_pipeline, tiny_unet
-from tests.distill.clip.tiny_clips import save_pairs
+from tests.documented_files import save_documented_files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -69,27 +64,7 @@ def readme_commands() -> list[str]:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A folder with everything that the README's commands name."""
-    draws = np.random.default_rng(0)
-
-    def picture(name: str, brightest: int = 60) -> None:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draws.integers(0, brightest, (48, 64, 3), dtype=np.uint8)).save(path)
-
-    for name in ("night.png", "night.jpg", "photo.jpg", "photos/a.png", "photos/deep/b.jpg"):
-        picture(name)
-    assert list(write_sequence(tmp_path / "kitti", "0000", Drive(1, 4)))
-    for pair in ("1.png", "2.png"):
-        picture(f"pairs/low/{pair}")
-        picture(f"pairs/high/{pair}", 255)
-        picture(f"images/{pair}", 255)
-    for name in "abcde":
-        for number in range(3):
-            picture(f"{'new' if name == 'e' else 'animals'}/{name}/{number}.png", 255)
-    save_pipeline(tmp_path / "my-diffusers-folder", tiny_unet())
-    save_pairs(tmp_path / "captioned")
-    save_squares(tmp_path / "boxes", n=8)
-    save_squares(tmp_path / "more-boxes", n=8)
+    save_documented_files(tmp_path)
     return tmp_path
 
 
@@ -121,7 +96,7 @@ def test_a_shortened_command_is_in_the_readme() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["make_commands.py", "make_recipe_keys.py"])
+@pytest.mark.parametrize("script", ["make_commands.py", "make_recipe_keys.py", "make_costs.py"])
 def test_pages_written_from_the_code_are_up_to_date(script: str) -> None:
     done = subprocess.run([sys.executable, ROOT / "docs" / script, "--check"], cwd=ROOT)
     assert done.returncode == 0, "run `make docs`"
