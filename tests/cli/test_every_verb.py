@@ -249,6 +249,7 @@ VERBS = [
     Verb("doctor", "", "text", frozenset({"devices"}), wrong="--no"),
     Verb("report", "packed", keys=frozenset({"reports"})),
     Verb("compare", "packed packed", "text", frozenset({"metrics", "rows"})),
+    Verb("compare", "packed packed -o OUT.html", keys=frozenset({"metrics", "rows", "page"})),
     Verb("verify", "claim.yaml -o OUT", keys=frozenset({"verdict", "findings", "arms"}), wrong="no.yaml"),
 ]
 by_name = pytest.mark.parametrize("verb", VERBS, ids=[verb.words for verb in VERBS])

@@ -31,7 +31,7 @@ def compare_runs(runs: Sequence[Path], metrics: Sequence[str] | None = None) -> 
     """
     groups: dict[str, list[_Member]] = defaultdict(list)
     for path in {run.resolve(): run for run in runs}.values():
-        result, recipe = read_result(path), _read_recipe(path)
+        result, recipe = read_result(path), read_recipe(path)
         seed = recipe.pop("seed", None)
         key = f"{result['task']} {result['verb']} {yaml.safe_dump(recipe)}"
         groups[key].append(_Member(path, str(result["recipe"]), seed, dict(numbers(result["metrics"]))))
@@ -75,7 +75,22 @@ def _row(name: str, members: list[_Member], metrics: list[str]) -> dict[str, Any
     }
 
 
-def _read_recipe(run: Path) -> dict[str, Any]:
+def text_of(row: dict[str, Any], metric: str) -> str:
+    """A cell of the table: mean, spread, and how many runs have the metric where not all do."""
+    value = row["values"].get(metric)
+    if value is None or value["mean"] is None:
+        return "-"
+    spread = "" if value["spread"] is None else f" ± {value['spread']:.2g}"
+    missing = "" if value["n"] == len(row["runs"]) else f" ({value['n']} of {len(row['runs'])})"
+    return f"{value['mean']:.4g}{spread}{missing}"
+
+
+def read_recipe(run: Path) -> dict[str, Any]:
+    """``recipe.yaml`` of a run.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     file = run / "recipe.yaml"
     try:
         recipe = yaml.safe_load(file.read_text(encoding="utf-8"))

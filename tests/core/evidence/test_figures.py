@@ -48,11 +48,12 @@ def test_any_text_is_written(tmp_path: Path, name: str, shown: list[str]) -> Non
         assert shown.count(name) >= 2
 
 
-def test_curves_of_the_report(shown: list[str]) -> None:
-    from effcli.core.evidence.report import _svg
+def test_curves_of_runs(shown: list[str]) -> None:
+    from effcli.core.evidence.curves import Line, draw
 
-    assert "<svg" in _svg("train: $x_$", [(0, 1.0), (1, 2.0)])
-    assert "train: $x_$" in shown
+    svg = draw([Line([(0, 1.0), (1, 2.0)], 0, "a: $x_$"), Line([(0, 2.0), (1, 2.0)], 0)])
+    assert svg.startswith("<svg") and "a: $x_$" in shown
+    assert "currentColor" in svg and "#000000" not in svg  # readable on light and dark pages
 
 
 def test_accuracy_of_tasks(tmp_path: Path, shown: list[str]) -> None:

@@ -78,6 +78,8 @@ def test_names_are_escaped(run: Path) -> None:
 def test_the_page_shows_curves_pictures_and_numbers(run: Path) -> None:
     page = Page((run / "report.html").read_text(encoding="utf-8"))
     assert page.count("svg") == 3  # loss, rate and once; not the single value
+    assert page.text.count("train: loss") == 1
+    assert page.count("input") == 4  # pictures and curves are enlarged by a click
     pictures = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
     assert pictures == [f"data:image/png;base64,{base64.b64encode(PNG).decode()}"]
     assert "20.12" in page.text
