@@ -197,8 +197,9 @@ class DqnGroup(PolicyGroup):
         alpha = self.weights_of(stack, features, q, peers)
         q_hat = mean_decisions(alpha, centred(peers.decisions, opd), opd)
         terms["decision"] = weight * opd.decision_weight * q_distance(centred(q, opd), q_hat, opd).mean(-1)
-        target = self.attention.mean_features(alpha, peers, stack.members[0])
-        terms["feature"] = weight * opd.feature_weight * (features - target).square().mean((-2, -1))
+        if opd.feature_weight:
+            target = self.attention.mean_features(alpha, peers, stack.members[0])
+            terms["feature"] = weight * opd.feature_weight * (features - target).square().mean((-2, -1))
         return terms
 
     def state_dict(self) -> dict[str, Any]:

@@ -221,9 +221,10 @@ class PpoGroup(PolicyGroup):
         divergence = decision_divergence(decisions, z_hat, opd.temperature, self.actions)
         if opd.only_better:
             divergence = divergence * (batch.advantages < 0)
-        target = self.attention.mean_features(alpha, peers, stack.members[0])
         terms["decision"] = weight * opd.decision_weight * batch.mean(divergence)
-        terms["feature"] = weight * opd.feature_weight * batch.mean(feature_distance(features, target))
+        if opd.feature_weight:
+            target = self.attention.mean_features(alpha, peers, stack.members[0])
+            terms["feature"] = weight * opd.feature_weight * batch.mean(feature_distance(features, target))
         return terms
 
 

@@ -51,13 +51,13 @@ class OpdSection(Section):
         "trains every policy by itself.",
     )
     decision_weight: float = Field(
-        0.1,
+        1.0,
         ge=0,
         description="lambda_d, 0 or more: weight of the distance between a policy's decisions and its target. Higher "
         "values make policies imitate their peers more.",
     )
     feature_weight: float = Field(
-        0.01,
+        0.0,
         ge=0,
         description="lambda_f, 0 or more: weight of the distance between a policy's features and its target.",
     )
@@ -68,7 +68,7 @@ class OpdSection(Section):
         "count more; OKDDip uses 3.",
     )
     ramp: float = Field(
-        0.27,
+        0.0,
         ge=0,
         le=1,
         description="Share of the training, 0 to 1, during which both weights rise to their full size; 0 starts with "
@@ -130,6 +130,27 @@ class OpdSection(Section):
         False,
         description="true imitates only in states where the policy's own advantage is negative (PPO only, after Dual "
         "Policy Distillation); false imitates everywhere. Not part of the published method.",
+    )
+
+
+class OpdDqnSection(OpdSection):
+    """The same for DQN, whose decisions are Q-values and have another scale."""
+
+    decision_weight: float = Field(
+        0.1,
+        ge=0,
+        description="lambda_d, 0 or more: weight of the distance between a policy's Q-values and its target.",
+    )
+    feature_weight: float = Field(
+        0.01,
+        ge=0,
+        description="lambda_f, 0 or more: weight of the distance between a policy's features and its target.",
+    )
+    ramp: float = Field(
+        0.27,
+        ge=0,
+        le=1,
+        description="Share of the training, 0 to 1, during which both weights rise to their full size.",
     )
 
 
@@ -372,5 +393,6 @@ class OpdDaDqnRecipe(OpdRecipe):
     """A group of DQN policies that teach each other."""
 
     method: Literal["opd-da-dqn"] = Field("opd-da-dqn", description="The method: OPD-DA on DQN.")
+    opd: OpdDqnSection = Field(OpdDqnSection(), description="How policies teach each other.")
     env: EnvironmentSection = Field(_COPIES_OF_DQN, description="The environment.")
     dqn: DqnSection = Field(DqnSection(), description="The algorithm.")

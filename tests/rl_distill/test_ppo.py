@@ -309,7 +309,7 @@ def test_adapters_learn_under_plain_averages_too() -> None:
         env={"id": CORRIDOR, "copies": 2},
         train={"env_steps": 256},
         policies=("small", "large", "large"),
-        opd={"targets": "mean", "ramp": 0.0},
+        opd={"targets": "mean", "feature_weight": 0.01},
         ppo=PpoSection(rollout=16, epochs=1, minibatches=1),
     )
     one = PpoGroup(recipe, create_runtime(device="cpu", precision="fp32", seed=0, threads=1))

@@ -74,11 +74,12 @@ class DistractedCartPole(CartPoleEnv):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take an action."""
-        state, *rest = super().step(action)
-        return self._shown(state), *rest  # type: ignore[return-value]
+        state, reward, terminated, truncated, info = super().step(action)  # type: ignore[no-untyped-call]
+        return self._shown(state), reward, terminated, truncated, info
 
     def _shown(self, state: np.ndarray) -> np.ndarray:
-        return self._levels.shown(state[None], np.array([self._level]))[0]
+        shown: np.ndarray = self._levels.shown(state[None], np.array([self._level]))[0]
+        return shown
 
 
 class DistractedCartPoles(CartPoleVectorEnv):
