@@ -25,10 +25,12 @@ from torch import Tensor, nn
 
 from effcli.core.evidence.records import write_record
 from effcli.core.runtime import create_runtime
+from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, sample
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 from effcli.distill.feature_networks import load_feature_network
+from effcli.distill.inputs.teacher import Teacher
 from effcli.distill.losses import (
     PixelLoss,
     cfd,
@@ -39,7 +41,7 @@ from effcli.distill.losses import (
 from effcli.distill.rcfd import FeatureLoss
 from effcli.distill.rdd import RelationLoss
 from effcli.distill.recipe import RddRecipe
-from effcli.distill.targets import Denoiser, two_step_target
+from effcli.distill.targets import denoiser, two_step_target
 from effcli.distill.time_grid import Point, TimeGrid
 
 
@@ -67,7 +69,7 @@ class ReleasedLoss:
 
     def __init__(self, method: str, recipe: RddRecipe, model: DiffusionModel) -> None:
         self.method = method
-        self.features = load_feature_network("builtin", model, torch.device("cpu"))
+        self.features = load_feature_network("builtin", Teacher(model, Guided(model, model.unet)))
         self.queue = F.normalize(torch.randn(recipe.relations.queue_size, 96), dim=1)
         self.head = nn.Sequential(
             nn.Conv2d(96, 96, 1, bias=False), nn.BatchNorm2d(96), nn.ReLU(), nn.Conv2d(96, 96, 1, bias=False)
@@ -87,12 +89,12 @@ class ReleasedLoss:
 
 
 def our_loss(method: str, recipe: RddRecipe, model: DiffusionModel) -> Callable[..., Tensor]:
-    features = load_feature_network("builtin", model, torch.device("cpu"))
+    features = load_feature_network("builtin", Teacher(model, Guided(model, model.unet)))
     runtime = create_runtime(device="cpu", precision="fp32")
     loss: Any = {
         "pd": PixelLoss,
         "rcfd": lambda: FeatureLoss(recipe, features),
-        "rdd": lambda: RelationLoss(recipe, features, model, runtime),
+        "rdd": lambda: RelationLoss(recipe, features, Guided(model, model.unet), runtime),
     }[method]()
 
     def call(x: Tensor, target: Tensor, point: Point) -> Tensor:
@@ -110,7 +112,8 @@ def measure_updates(batch: int, repeats: int) -> dict[str, dict[str, float]]:
     k = torch.randint(1, 5, (batch,))
     now, middle, end = grid.at(k, 4), grid.at(2 * k - 1, 8), grid.at(k - 1, 4)
     z = now.alpha * x + now.sigma * noise
-    teacher = Denoiser(model.unet, "v_prediction", {})
+    guided = Guided(model, model.unet)
+    teacher = denoiser(guided, {})
     rows = {}
     for method in ("pd", "rcfd", "rdd"):
         student = copy.deepcopy(model.unet).requires_grad_(True)
@@ -122,7 +125,7 @@ def measure_updates(batch: int, repeats: int) -> dict[str, dict[str, float]]:
                 started = time.perf_counter()
                 with torch.no_grad():
                     target = two_step_target(teacher, z, now, middle, end)
-                x_student = Denoiser(student, "v_prediction", {})(z, now)
+                x_student = denoiser(guided.with_unet(student), {})(z, now)
                 cut = x_student.detach().requires_grad_()
                 loss_started = time.perf_counter()
                 (slope,) = torch.autograd.grad(loss(cut, target, now), cut)

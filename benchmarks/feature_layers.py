@@ -26,11 +26,12 @@ from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import sample_images
 from effcli.distill.feature_networks import load_feature_network
+from effcli.distill.inputs.teacher import Teacher
 from effcli.distill.losses import PixelLoss
 from effcli.distill.progressive import student_config
 from effcli.distill.rcfd import FeatureLoss
 from effcli.distill.recipe import RcfdRecipe
-from effcli.distill.targets import Denoiser, two_step_target
+from effcli.distill.targets import denoiser, two_step_target
 from effcli.distill.time_grid import TimeGrid
 from effcli.metrics.features import load_features
 from effcli.metrics.frechet import frechet_distance
@@ -42,7 +43,7 @@ RATE, BATCH, CPU = 3e-4, 64, torch.device("cpu")
 
 def make_losses(model: DiffusionModel) -> dict[str, Any]:
     """The arms by name."""
-    features = load_feature_network("builtin", model, CPU)
+    features = load_feature_network("builtin", Teacher(model, Guided(model, model.unet)))
     losses: dict[str, Any] = {"pd": PixelLoss()}
     for layers in ("last", "all"):
         for weight in PIXEL_WEIGHTS:
@@ -60,7 +61,8 @@ def train(model: DiffusionModel, losses: dict[str, Any], n_updates: int, seed: i
     )
     students = {name: copy.deepcopy(model.unet).requires_grad_(True) for name in losses}
     optimizers = {name: torch.optim.Adam(unet.parameters(), lr=RATE) for name, unet in students.items()}
-    teacher = Denoiser(model.unet, "v_prediction", {})
+    guided = Guided(model, model.unet)
+    teacher = denoiser(guided, {})
     for step in range(n_updates):
         x, _ = images.batch(step, BATCH, runtime, seed=seed)
         generator = torch.Generator().manual_seed(seed * 100_000 + step)
@@ -70,7 +72,7 @@ def train(model: DiffusionModel, losses: dict[str, Any], n_updates: int, seed: i
         with torch.no_grad():
             target = two_step_target(teacher, z, now, middle, end)
         for name, unet in students.items():
-            terms = losses[name](Denoiser(unet, "v_prediction", {})(z, now), target, now)
+            terms = losses[name](denoiser(guided.with_unet(unet), {})(z, now), target, now)
             loss: Tensor = sum(
                 (losses[name].weights[key] * term for key, term in terms.items()), x.new_zeros(())
             )
@@ -85,7 +87,7 @@ def train(model: DiffusionModel, losses: dict[str, Any], n_updates: int, seed: i
 def samples(model: DiffusionModel, steps: int, n: int, seed: int) -> Tensor:
     """uint8 images at so many steps of the grid."""
     timesteps = TimeGrid(model.scheduler_config, CPU).timesteps(steps)
-    config = student_config(model.scheduler_config, "v_prediction", timesteps)
+    config = student_config(model, "v_prediction", timesteps)
     guided = Guided(DiffusionModel(model.unet, config, model.source), model.unet)
     runtime = create_runtime(device="cpu", precision="fp32", seed=seed)
     return to_bytes(sample_images(guided, SamplerSettings(), n, 128, runtime))

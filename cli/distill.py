@@ -45,13 +45,21 @@ RunArgument = Annotated[
     str,
     typer.Argument(metavar="RUN", help="A run directory of `effcli distill`, or the folder of one student."),
 ]
+PromptsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="Text file with one prompt per line, for text-conditional models (default: eight general prompts).",
+    ),
+]
 DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
         metavar="PATH",
-        help="Images to learn from: a folder of pictures or IDX files, or a packed .npz; CLIP-KD: a CSV, .tar shards, "
-        "or a folder with captions.",
+        help="Images to learn from: a folder of pictures or IDX files, or a packed .npz; CLIP-KD and text-conditional "
+        "teachers: a CSV, .tar shards, or a folder with captions; teacher: what the teacher samples itself.",
     ),
 ]
 
@@ -122,6 +130,16 @@ def run(
             help="Sampling steps of the teacher, which the first round halves; a power of two.",
         ),
     ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance",
+            min=0,
+            metavar="SCALE",
+            help="Classifier-free guidance of the teacher, which students learn as their own.",
+        ),
+    ] = None,
+    prompts: PromptsOption = None,
     features: Annotated[
         str | None,
         typer.Option(
@@ -164,6 +182,8 @@ def run(
         "data.source": ("--data", data),
         "student_steps": ("--steps", steps),
         "teacher_steps": ("--teacher-steps", teacher_steps),
+        "guidance": ("--guidance", guidance),
+        "condition.prompts": ("--prompts", prompts),
         "features": ("--features", features),
         "relations.rows": ("--relation", relation),
         "relations.head": ("--head", head),
@@ -224,6 +244,7 @@ def sample(
             "classes take turns (default: random classes).",
         ),
     ] = None,
+    prompts: PromptsOption = None,
     output: ImagesOutputOption = "samples.png",
     force: ForceOption = False,
     batch_size: BatchSizeOption = 64,
@@ -239,6 +260,7 @@ def sample(
         runtime,
         steps=steps,
         classes=classes or (),
+        prompts=prompts,
         batch_size=batch_size,
         show_progress=not options.quiet,
     )

@@ -95,11 +95,18 @@ class ImageSet:
         rank = runtime.rank
         rows = self.batch_indices(step, batch_size=batch_size, seed=seed, rank=rank, world=runtime.world)
         x = to_range(self.images[rows])
-        if flip:
-            mirrored = np.random.default_rng((5, seed, step)).random(batch_size) < flip
-            own = torch.from_numpy(mirrored[rank * len(rows) : (rank + 1) * len(rows)])
-            x = torch.where(own[:, None, None, None], x.flip(-1), x)
-        return x, self.labels[rows]
+        return mirrored_rows(x, step, batch_size, runtime, seed=seed, share=flip), self.labels[rows]
+
+
+def mirrored_rows(
+    x: Tensor, step: int, batch_size: int, runtime: Runtime, *, seed: int, share: float
+) -> Tensor:
+    """This rank's images ``[B, C, H, W]`` of step ``step``, a share of all ``batch_size`` of them mirrored."""
+    if not share:
+        return x
+    mirrored = np.random.default_rng((5, seed, step)).random(batch_size) < share
+    own = torch.from_numpy(mirrored[runtime.rank * len(x) : (runtime.rank + 1) * len(x)])
+    return torch.where(own[:, None, None, None], x.flip(-1), x)
 
 
 def to_range(images: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import InputError
+from effcli.diffusion.autoencoders import Decode
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.configs import config_of
 from effcli.diffusion.ddim import ddim_scheduler, timesteps_of
-from effcli.diffusion.models import Decode, DiffusionModel
+from effcli.diffusion.models import DiffusionModel
 
 
 def check_forward(

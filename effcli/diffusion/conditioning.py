@@ -6,6 +6,7 @@ models.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from effcli.core.errors import InputError
 from effcli.core.files import read_json
 from effcli.diffusion.configs import config_of
-from effcli.diffusion.ddim import Predict
 from effcli.diffusion.denoisers.classes import Condition, denoiser_class, predicts_variances
 from effcli.diffusion.denoisers.given_inputs import read_inputs
 from effcli.diffusion.denoisers.needs import NeededInput, n_classes_of, needs_of
@@ -111,6 +111,35 @@ class Guided:
         other.unet = unet
         return other
 
+    def student(self, unet: nn.Module, scheduler_config: Mapping[str, Any]) -> Guided:
+        """The same conditions for a network with a scheduler of its own, which is not guided."""
+        other = self.with_unet(unet)
+        other.scheduler_config, other.guidance = dict(scheduler_config), 1.0
+        return other
+
+    def at(self, scheduler_config: Mapping[str, Any]) -> Guided:
+        """The same network with another scheduler."""
+        other = self.with_unet(self.unet)
+        other.scheduler_config = dict(scheduler_config)
+        return other
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the network is told labels."""
+        return bool(self._n_classes)
+
+    def given_condition(self, n: int, **given: Tensor) -> Condition:
+        """A condition for ``n`` images of what is ``given``, one row per image, and of what follows from the size."""
+        return {**given, **{name: value.expand(n, *value.shape) for name, value in self._fixed.items()}}
+
+    def no_condition(self, n: int) -> Condition:
+        """The condition that stands for none, for ``n`` images; where nothing does, the first one there is."""
+        pools = {name: value[0] for pool in self._pools for name, value in pool.items()}
+        values = {**pools, **self._null, **self._fixed}
+        if self._lacks_null_class:
+            values["class_labels"] = torch.tensor(0)
+        return {name: value.expand(n, *value.shape) for name, value in values.items()}
+
     def random_condition(self, n: int, generator: torch.Generator) -> Condition:
         """Random conditions for ``n`` images."""
         condition: Condition = {}
@@ -137,8 +166,8 @@ class Guided:
             )
         return condition | {"class_labels": labels}
 
-    def predictor(self, condition: Condition) -> Predict:
-        """The network's prediction under ``condition``, guided."""
+    def predictor(self, condition: Condition) -> Callable[[Tensor, Any], Tensor]:
+        """The network's prediction under ``condition``, guided, at (x, one timestep or one per image)."""
         device = self.device
         given = {name: value.to(device) for name, value in condition.items()}
         if self.guidance == 1:
@@ -148,8 +177,9 @@ class Guided:
             for name, value in given.items()
         }
 
-        def predict(x: Tensor, t: float) -> Tensor:
-            without, with_condition = self.call(torch.cat([x, x]), t, doubled).chunk(2)
+        def predict(x: Tensor, t: Any) -> Tensor:
+            times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
+            without, with_condition = self.call(torch.cat([x, x]), times, doubled).chunk(2)
             return without + self.guidance * (with_condition - without)
 
         return predict

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import json
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from effcli.core.errors import InputError
-from effcli.core.files import read_json
+from effcli.core.files import make_folder, read_json, write_error, write_text
 from effcli.core.tensor_file import require_finite
 from effcli.core.weight_file import make_within
 from effcli.diffusion.configs import check_scheduler_config, check_unet_config
@@ -25,9 +29,13 @@ from effcli.diffusion.weight_files import WeightFiles, check_no_adapter, find_we
 STUDENT_FILE = "student.json"
 """Beside `model_index.json` of a few-step student: its timesteps, and where it comes from."""
 
+DECODERS = ("vae", "vqvae")
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+BESIDE = (*DECODERS, "text_encoder", "text_encoder_2", "text_encoder_3", *TOKENIZERS)
+"""Folders of a pipeline that are read beside the network and the scheduler."""
+
 _PARTS = {
-    *PARTS, "scheduler", "vae", "vqvae", "text_encoder", "text_encoder_2", "text_encoder_3",
-    "tokenizer", "tokenizer_2", "tokenizer_3",
+    *PARTS, "scheduler", *BESIDE,
     # of no influence on what the network computes
     "safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker",
 }  # fmt: skip
@@ -149,7 +157,7 @@ def read_scheduler(parts: Folder) -> dict[str, Any]:
 
 def is_latent(pipeline: Path) -> bool:
     """Whether what the UNet denoises is decoded to images."""
-    return any((pipeline / name).is_dir() for name in ("vae", "vqvae"))
+    return any((pipeline / name).is_dir() for name in DECODERS)
 
 
 def load_part(folder: Path, classes: tuple[str, ...], what: str) -> LoadedPart:
@@ -248,3 +256,49 @@ def _check_whole(info: Mapping[str, Any], what: str, folder: Path) -> None:
             raise InputError(
                 f"the {what} cannot be loaded: {kind} {sorted(found)[0]}{more}", place=str(folder)
             )
+
+
+def copy_parts(pipeline: Path, folder: Path, *, linked_to: Path | None = None) -> None:
+    """Put the parts beside a network into another pipeline's folder, as they are.
+
+    Args:
+        pipeline: where they are.
+        folder: of the other pipeline.
+        linked_to: a folder that has copies of them already, to which links are made where the file system has some.
+
+    Raises:
+        RunError: they cannot be written.
+    """
+    for name in BESIDE:
+        if (pipeline / name).is_dir():
+            _copy_part(pipeline / name, folder / name, None if linked_to is None else linked_to / name)
+
+
+def name_parts(pipeline: Path, folder: Path) -> None:
+    """Say in the `model_index.json` of ``folder``, which is there, what :func:`copy_parts` put beside its network.
+
+    The class of the pipeline and its settings are taken over; parts that are not read are named as absent.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    index = read_json(pipeline / "model_index.json") if (pipeline / "model_index.json").is_file() else {}
+    copied = read_json(folder / "model_index.json")
+    for name, value in index.items():
+        if not isinstance(value, list):
+            copied[name] = value
+        elif name not in copied:
+            copied[name] = value if name in BESIDE else [None, None]
+    write_text(folder / "model_index.json", json.dumps(copied, indent=2) + "\n")
+
+
+def _copy_part(part: Path, place: Path, linked_to: Path | None) -> None:
+    try:
+        make_folder(place.parent)
+        if linked_to is not None and not place.exists():
+            with contextlib.suppress(OSError):  # no links here: a copy
+                place.symlink_to(os.path.relpath(linked_to, place.parent), target_is_directory=True)
+        if not place.is_symlink():
+            shutil.copytree(part, place, dirs_exist_ok=True)
+    except OSError as error:
+        raise write_error(error, place) from None

@@ -7,14 +7,14 @@ scheduler's as JSON in the metadata.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, Json
-from torch import Tensor, nn
+from torch import nn
 
 from effcli.core.errors import InputError
 from effcli.core.files import make_folder, sha256, write_text
@@ -36,7 +36,6 @@ from effcli.diffusion.folders import (
     find_parts,
     is_latent,
     load_denoiser,
-    load_part,
     read_scheduler,
 )
 from effcli.diffusion.hub import download
@@ -50,7 +49,6 @@ VERSION = "1"
 UNET_FILE = "unet.safetensors"
 """What :func:`save_file` writes is called in the folder `model/` of a run."""
 
-_DECODER_CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderDC")
 _MUCH_SIGNAL = 0.1
 """Share of the variance that is the image's at the last noise level, above which a model is called into question."""
 
@@ -106,50 +104,6 @@ def network_timesteps(model: DiffusionModel, steps: int | None) -> list[float]:
     scale = denoiser_class(model.unet).time_scale
     timesteps = timesteps_of(ddim_scheduler(model.scheduler_config, steps))
     return timesteps if scale == 1 else [float(torch.tensor(t * scale)) for t in timesteps]
-
-
-Decode = Callable[[Tensor], Tensor]
-"""From what the UNet denoises to images in -1..1, ``[B, C, H, W]`` each."""
-
-
-def load_decoder(model: DiffusionModel, device: torch.device) -> Decode:
-    """The decoder of a latent model (`vae/` or `vqvae/` in its folder); other models' images are images already.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    names = [name for name in ("vae", "vqvae") if model.folder is not None and (model.folder / name).is_dir()]
-    if not names or model.folder is None:
-        return lambda images: images
-    folder = model.folder / names[0]
-    decoder: Any = load_part(folder, _DECODER_CLASSES, "decoder").network.to(device)
-    scale, shift = _scale_of_latents(decoder.config, str(folder))
-
-    def decode(latents: Tensor) -> Tensor:
-        with torch.no_grad():
-            parts = [decoder.decode(_from_unit(part, scale, shift)).sample.cpu() for part in latents.split(4)]
-        return torch.cat(parts).clamp(-1, 1)
-
-    def _from_unit(part: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
-        part = part.to(device) / scale.to(device)
-        return part if shift is None else part + shift.to(device)
-
-    return decode
-
-
-def _scale_of_latents(config: Mapping[str, Any], place: str) -> tuple[Tensor, Tensor | None]:
-    """What latents are divided by before they are decoded, and what is added then (None: nothing)."""
-    scale = torch.tensor(float(config.get("scaling_factor") or 1.0))
-    shift, mean, std = (config.get(key) for key in ("shift_factor", "latents_mean", "latents_std"))
-    if mean is None and std is None:
-        return scale, None if shift is None else torch.tensor(float(shift))
-    n = config.get("latent_channels", 4)
-    if shift is not None or mean is None or std is None or not len(mean) == len(std) == n:
-        raise InputError(
-            f"the decoder's latents_mean and latents_std are not {n} numbers each without a shift_factor",
-            place=place,
-        )
-    return scale / torch.tensor(std).view(-1, 1, 1), torch.tensor(mean).view(-1, 1, 1)
 
 
 def load_model(source: str) -> DiffusionModel:

@@ -1,4 +1,7 @@
-"""How a diffusion model samples, as recipes say it; no torch here, so that recipes load fast."""
+"""How a diffusion model samples, and under which conditions, as recipes say it.
+
+No torch here, so that recipes load fast.
+"""
 
 from __future__ import annotations
 
@@ -26,4 +29,22 @@ class SamplerSettings(Section):
         ge=0,
         description="Classifier-free guidance scale; 1 is no guidance, larger follows the condition "
         "more closely.",
+    )
+
+
+class ConditionSection(Section):
+    """What a conditional model is given beside noise."""
+
+    prompts: str | None = Field(
+        None,
+        description="Text file with one prompt per line, for text-conditional models; null uses eight general prompts.",
+    )
+    null_class: int | None = Field(
+        None,
+        description="Class label that means no class; class-conditional models need it for sampler.guidance.",
+    )
+    inputs: str | None = Field(
+        None,
+        description="Safetensors file of inputs that the network needs and neither prompts nor labels give, such as "
+        "image latents or embeddings: a tensor per input, one row per image; null.NAME is what means no condition.",
     )

@@ -13,10 +13,13 @@ from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
 from effcli.data.picture_grid import save_grid
+from effcli.diffusion.autoencoders import Decode, load_decoder
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.models import DiffusionModel
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import sample_images
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
+from effcli.distill.inputs.teacher import Teacher, is_told_texts
+from effcli.distill.recipe import SAMPLED
 from effcli.distill.time_grid import TimeGrid
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.features import Moments, choose_features, real_features
@@ -28,8 +31,8 @@ Sampled = dict[str, Any]
 
 
 def compare(
-    teacher: DiffusionModel,
-    students: Mapping[int, DiffusionModel],
+    teacher: Teacher,
+    students: Mapping[int, Guided],
     teacher_steps: int,
     settings: DistanceSettings,
     runtime: Runtime,
@@ -57,39 +60,44 @@ def compare(
         fewer of them the last student needs and how much faster it is; and pictures by caption. Distances are None
         without real images.
     """
-    runs = {f"teacher-{teacher_steps}": (_at_steps(teacher, teacher_steps), teacher_steps)}
-    runs |= {f"ddim-{steps}": (_at_steps(teacher, steps), steps) for steps in sorted(students, reverse=True)}
+    guided, decode = teacher.guided, load_decoder(teacher.model, runtime.device)
+    runs = {f"teacher-{teacher_steps}": (_at_steps(guided, teacher_steps), teacher_steps)}
+    runs |= {f"ddim-{steps}": (_at_steps(guided, steps), steps) for steps in sorted(students, reverse=True)}
     runs |= {f"student-{steps}": (model, steps) for steps, model in students.items()}
     sampled = {
         name: stage(
             f"evaluate-{name}",
             lambda model=model, name=name: _sample(  # type: ignore[misc]
-                model, settings, runtime, name, check_stop=check_stop, show_progress=show_progress
+                model, decode, settings, runtime, name, check_stop=check_stop, show_progress=show_progress
             ),
         )
         for name, (model, _) in runs.items()
     }
-    return _metrics(sampled, sorted(students), teacher_steps, teacher, settings), _pictures(sampled, runs)
+    shape = teacher.picture_shape
+    return _metrics(sampled, sorted(students), teacher_steps, shape, settings), _pictures(sampled, runs)
 
 
-def with_real_images(
-    settings: DistanceSettings, teacher: DiffusionModel, training_images: str
-) -> DistanceSettings:
-    """Compare with the training images where neither the recipe nor the feature space says otherwise."""
-    if settings.data is not None or choose_features(settings, teacher.sample_shape).reference is not None:
+def with_real_images(settings: DistanceSettings, teacher: Teacher, training_images: str) -> DistanceSettings:
+    """Compare with the training images where neither the recipe nor the feature space says otherwise.
+
+    Where the teacher sampled those itself, or they have captions, there is nothing to compare with.
+    """
+    if settings.data is not None or choose_features(settings, teacher.picture_shape).reference is not None:
+        return settings
+    if training_images == SAMPLED or is_told_texts(teacher):
         return settings
     return settings.model_copy(update={"data": training_images})
 
 
-def _at_steps(model: DiffusionModel, steps: int) -> DiffusionModel:
+def _at_steps(teacher: Guided, steps: int) -> Guided:
     """The teacher as a DDIM sampler at the timesteps that a student of so many steps visits."""
-    timesteps = TimeGrid(model.scheduler_config, torch.device("cpu")).timesteps(steps)
-    config = {**model.scheduler_config, "distilled_timesteps": timesteps}
-    return DiffusionModel(model.unet, config, model.source)
+    timesteps = TimeGrid(teacher.scheduler_config, torch.device("cpu")).timesteps(steps)
+    return teacher.at({**teacher.scheduler_config, DISTILLED_TIMESTEPS: timesteps})
 
 
 def _sample(
-    model: DiffusionModel,
+    guided: Guided,
+    decode: Decode,
     settings: DistanceSettings,
     runtime: Runtime,
     name: str,
@@ -97,7 +105,6 @@ def _sample(
     check_stop: Callable[[], None],
     show_progress: bool,
 ) -> Sampled:
-    guided = Guided(model, model.unet.to(runtime.device))
     started = time.perf_counter()
     images = sample_images(
         guided,
@@ -109,18 +116,19 @@ def _sample(
         show_progress=show_progress,
         check_stop=check_stop,
     )
+    images = torch.cat([to_bytes(decode(part)) for part in images.split(settings.batch_size)])
     seconds = time.perf_counter() - started
-    return {"images": to_bytes(images), "seconds": seconds / len(images)}
+    return {"images": images, "seconds": seconds / len(images)}
 
 
 def _metrics(
     sampled: Mapping[str, Sampled],
     few: list[int],
     teacher_steps: int,
-    teacher: DiffusionModel,
+    picture_shape: tuple[int, int, int],
     settings: DistanceSettings,
 ) -> dict[str, Any]:
-    space = choose_features(settings, teacher.sample_shape)
+    space = choose_features(settings, picture_shape)
     reference = sampled[f"teacher-{teacher_steps}"]
     features = {name: space.features(one["images"]) for name, one in sampled.items()}
     real = real_features(settings, space, reference["images"])
@@ -202,9 +210,7 @@ def share_within(features: Tensor, others: Tensor, k: int = 3) -> float:
     return float((torch.cdist(features, others) <= radii).any(1).float().mean())
 
 
-def _pictures(
-    sampled: Mapping[str, Sampled], runs: Mapping[str, tuple[DiffusionModel, int]]
-) -> dict[str, Tensor]:
+def _pictures(sampled: Mapping[str, Sampled], runs: Mapping[str, tuple[Guided, int]]) -> dict[str, Tensor]:
     pictures = {}
     for name, (_, steps) in runs.items():
         who, how = ("Student", "step") if name.startswith("student") else ("Teacher", "DDIM step")

@@ -2,7 +2,7 @@
 
 ``builtin``: the classifier in the package, for grey 16x16 clothes. A file: a classifier of `effcli distill train`.
 ``torchvision:NAME`` and ``timm:NAME``: an ImageNet network; its weights are downloaded once. ``unet``: the teacher,
-its middle block on clean images, which needs no classifier.
+its middle block on clean images, which needs no classifier. All but the last see a latent teacher's images decoded.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file
-from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.denoisers.classes import class_name_of, is_unet
 from effcli.diffusion.processes import process_of
+from effcli.distill.inputs.teacher import Teacher
 from effcli.distill.time_grid import TimeGrid
 from effcli.metrics.features import FORMAT, load_classifier
 from effcli.nn.small_classifier import SmallClassifier
@@ -39,8 +40,8 @@ class FeatureNetwork:
 
     Attributes:
         name: as the recipe has it.
-        feature_map: images ``[B, C, S, S]`` in -1..1 to the last map ``[B, D, h, w]``; differentiable.
-        feature_maps: the same images to all maps, in the network's order: every convolution's of the small classifier,
+        feature_map: what the teacher denoises, ``[B, C, S, S]``, to the last map ``[B, D, h, w]``; differentiable.
+        feature_maps: the same to all maps, in the network's order: every convolution's of the small classifier,
             every block's of a UNet, of other networks the last of each resolution larger than one pixel.
         network: its weights; None where they are the teacher's.
     """
@@ -57,15 +58,12 @@ class FeatureNetwork:
         return self
 
 
-def load_feature_network(
-    name: str, teacher: DiffusionModel, device: torch.device, *, side: int | None = None
-) -> FeatureNetwork:
+def load_feature_network(name: str, teacher: Teacher, *, side: int | None = None) -> FeatureNetwork:
     """A feature network by name; see the first lines of this file.
 
     Args:
         name: which.
-        teacher: whose images it is for.
-        device: where it computes.
+        teacher: whose images it is for, and where it computes.
         side: images are resized to this side first; ImageNet networks need that for maps larger than one pixel.
 
     Raises:
@@ -73,6 +71,7 @@ def load_feature_network(
             relate their pixels.
     """
     network: nn.Module | None = None
+    device, shape = teacher.guided.device, teacher.picture_shape
     if name == "unet":
         maps = _maps_of_unet(teacher)
         call = _last_of(maps)
@@ -80,18 +79,21 @@ def load_feature_network(
         network, call = _imagenet_network(name, device)
         maps = _maps_by_resolution(network, call)
     else:
-        network, call, maps = _classifier(BUILTIN if name == "builtin" else name, teacher, device)
+        network, call, maps = _classifier(BUILTIN if name == "builtin" else name, shape, device)
+    autoencoder = None if name == "unet" else teacher.autoencoder
 
-    def resized(images: Tensor) -> Tensor:
+    def prepared(x: Tensor) -> Tensor:
+        if autoencoder is not None:
+            x = autoencoder.decode(x)
         if side is None:
-            return images
-        return F.interpolate(images, (side, side), mode="bilinear", antialias=side < images.shape[-1])
+            return x
+        return F.interpolate(x, (side, side), mode="bilinear", antialias=side < x.shape[-1])
 
-    def feature_map(images: Tensor) -> Tensor:
-        return call(resized(images))
+    def feature_map(x: Tensor) -> Tensor:
+        return call(prepared(x))
 
-    _check_map(name, feature_map, teacher, device)
-    return FeatureNetwork(name, feature_map, lambda images: maps(resized(images)), network)
+    _check_map(name, feature_map, teacher.model.sample_shape, device)
+    return FeatureNetwork(name, feature_map, lambda x: maps(prepared(x)), network)
 
 
 def _last_of(maps: _Maps) -> _Call:
@@ -99,15 +101,15 @@ def _last_of(maps: _Maps) -> _Call:
 
 
 def _check_map(
-    name: str, feature_map: Callable[[Tensor], Tensor], teacher: DiffusionModel, device: torch.device
+    name: str, feature_map: Callable[[Tensor], Tensor], sample_shape: tuple[int, ...], device: torch.device
 ) -> None:
     try:
         with torch.no_grad():
-            out = feature_map(torch.zeros(1, *teacher.sample_shape, device=device))
+            out = feature_map(torch.zeros(1, *sample_shape, device=device))
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"does not take these images: {reason}", place=name, hint=_HINT) from None
-    shape = "x".join(map(str, teacher.sample_shape))
+    shape = "x".join(map(str, sample_shape))
     if out.ndim != 4:
         raise InputError("has no feature map (is it a transformer?)", place=name, hint=_HINT)
     if min(out.shape[-2:]) < 2:
@@ -118,7 +120,9 @@ def _check_map(
         )
 
 
-def _classifier(name: str, teacher: DiffusionModel, device: torch.device) -> tuple[nn.Module, _Call, _Maps]:
+def _classifier(
+    name: str, picture_shape: tuple[int, ...], device: torch.device
+) -> tuple[nn.Module, _Call, _Maps]:
     if name.startswith(BUILTIN_PREFIX):
         with builtin_file(name, FORMAT) as file:
             network, _ = load_classifier(file, name)
@@ -132,8 +136,8 @@ def _classifier(name: str, teacher: DiffusionModel, device: torch.device) -> tup
         )
     config = network.config
     wanted = (config.channels, config.side, config.side)
-    if wanted != teacher.sample_shape:
-        shapes = ("x".join(map(str, shape)) for shape in (wanted, teacher.sample_shape))
+    if wanted != picture_shape:
+        shapes = ("x".join(map(str, shape)) for shape in (wanted, picture_shape))
         raise InputError("is for images of {}, the teacher's are {}".format(*shapes), place=name, hint=_HINT)
     network.to(device)
     if isinstance(network, SmallClassifier):
@@ -217,24 +221,61 @@ def _recorded_maps(network: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
     return maps
 
 
-def _maps_of_unet(teacher: DiffusionModel) -> _Maps:
-    """The blocks of the down path and the middle one of a `UNet2DModel`, told the least noise and no class."""
-    unet: Any = teacher.unet
-    config = teacher.scheduler_config
+def _maps_of_unet(teacher: Teacher) -> _Maps:
+    """The blocks of the down path and the middle one of a UNet, told the least noise and no condition.
+
+    Raises:
+        InputError: it is no UNet.
+    """
+    unet: Any = teacher.model.unet
+    config = teacher.model.scheduler_config
     grid = TimeGrid(config, torch.device("cpu"))
     least = 0 if process_of(config) is None else grid.timesteps(grid.span)[-1]
+    if not is_unet(unet):
+        raise InputError(
+            f"the teacher is a {class_name_of(unet)}, which has no middle block", place="features", hint=_HINT
+        )
+    if class_name_of(unet) == "UNet2DModel":
+        return lambda x: _maps_of_image_unet(unet, x, least)
+    return lambda x: _maps_until_middle(teacher, x, least)
 
-    def maps(images: Tensor) -> list[Tensor]:
-        t = torch.full((len(images),), least, device=images.device)
-        embedding = unet.time_embedding(unet.time_proj(t).to(images.dtype))
-        hidden, skip = unet.conv_in(images), images
-        found = []
-        for block in unet.down_blocks:
-            if hasattr(block, "skip_conv"):
-                hidden, _, skip = block(hidden, embedding, skip)
-            else:
-                hidden, _ = block(hidden, embedding)
-            found.append(hidden)
-        return [*found, unet.mid_block(hidden, embedding)]
 
-    return maps
+def _maps_of_image_unet(unet: Any, images: Tensor, least: float) -> list[Tensor]:
+    """Of a `UNet2DModel`, whose class is left out."""
+    t = torch.full((len(images),), least, device=images.device)
+    embedding = unet.time_embedding(unet.time_proj(t).to(images.dtype))
+    hidden, skip = unet.conv_in(images), images
+    found = []
+    for block in unet.down_blocks:
+        if hasattr(block, "skip_conv"):
+            hidden, _, skip = block(hidden, embedding, skip)
+        else:
+            hidden, _ = block(hidden, embedding)
+        found.append(hidden)
+    return [*found, unet.mid_block(hidden, embedding)]
+
+
+class _MiddleReached(Exception):  # noqa: N818
+    """What is behind the middle block need not be computed."""
+
+
+def _maps_until_middle(teacher: Teacher, x: Tensor, least: float) -> list[Tensor]:
+    """Of a UNet that is conditioned on more than classes, under the condition that means none."""
+    unet: Any = teacher.model.unet
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        found.append(output[0] if isinstance(output, tuple) else output)
+        if module is unet.mid_block:
+            raise _MiddleReached
+
+    hooks = [block.register_forward_hook(keep) for block in (*unet.down_blocks, unet.mid_block)]
+    condition = {name: value.to(x.device) for name, value in teacher.guided.no_condition(len(x)).items()}
+    try:
+        teacher.guided.call(x, torch.full((len(x),), least, device=x.device), condition)
+    except _MiddleReached:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

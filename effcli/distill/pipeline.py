@@ -20,11 +20,12 @@ from effcli.core.registry import load_method, recipe_of_run
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
+from effcli.diffusion.autoencoders import load_decoder
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.models import load_model
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import sample_images
 from effcli.distill.evaluation import compare, with_real_images
+from effcli.distill.inputs.teacher import load_teacher
 from effcli.distill.recipe import DistillRecipe, StudentsRecipe
 from effcli.distill.weights import load_student, steps_in
 from effcli.metrics.distance_settings import DistanceSettings
@@ -85,21 +86,31 @@ def sample(
     *,
     steps: int | None = None,
     classes: Sequence[int] = (),
+    prompts: str | None = None,
     batch_size: int = 64,
     show_progress: bool = False,
 ) -> Tensor:
-    """Images of a student, uint8 ``[n_images, C, S, S]``; of ``classes`` in turn, or of random ones.
+    """Images of a student, uint8 ``[n_images, C, S, S]``.
+
+    Args:
+        place, steps: as of :func:`load_student`.
+        n_images: how many.
+        runtime: device, precision, seed.
+        classes: numbers of the classes, in turn; none: random ones.
+        prompts: file with one prompt per line, of which random ones are taken; None: eight general ones.
+        batch_size: images at a time.
+        show_progress: whether there is a progress bar.
 
     Raises:
         InputError: it is not a student, or does not have the classes.
     """
     model = load_student(place, steps)
-    guided = Guided(model, model.unet.to(runtime.device))
+    guided = Guided(model, model.unet.to(runtime.device), prompts=prompts)
     labels = torch.tensor(classes)[torch.arange(n_images) % len(classes)] if classes else None
     images = sample_images(
         guided, SamplerSettings(), n_images, batch_size, runtime, labels=labels, show_progress=show_progress
     )
-    return to_bytes(images)
+    return to_bytes(load_decoder(model, runtime.device)(images))
 
 
 def evaluate(
@@ -121,10 +132,13 @@ def evaluate(
         raise InputError("holds no students", place=str(run), hint="name a run directory of `effcli distill`")
     recipe: Any = recipe_of_run("distill", run)
     assert isinstance(recipe, StudentsRecipe)
-    teacher = load_model(recipe.model)
+    teacher = load_teacher(recipe).to(runtime.device)
     metrics, _ = compare(
         teacher,
-        students,
+        {
+            steps: teacher.guided.student(one.unet.to(runtime.device), one.scheduler_config)
+            for steps, one in students.items()
+        },
         teacher_steps or recipe.teacher_steps,
         with_real_images(settings, teacher, recipe.data.source),
         runtime,

@@ -15,9 +15,9 @@ from torch import Tensor
 from effcli.core.evidence.result import Result
 from effcli.core.plan import Plan
 from effcli.core.run import Run
-from effcli.diffusion.models import DiffusionModel
 from effcli.distill import progressive
 from effcli.distill.feature_networks import FeatureNetwork, load_feature_network
+from effcli.distill.inputs.teacher import Teacher
 from effcli.distill.losses import cfd, maps_distance, truncated_snr_loss
 from effcli.distill.progressive import TeacherInputs
 from effcli.distill.recipe import FeatureRecipe, RcfdRecipe
@@ -36,10 +36,9 @@ def distill(recipe: RcfdRecipe, inputs: TeacherInputs, run: Run) -> Result:
     return progressive.distill(recipe, inputs, run, lambda: FeatureLoss(recipe, features))
 
 
-def load_features(recipe: FeatureRecipe, teacher: DiffusionModel) -> FeatureNetwork:
+def load_features(recipe: FeatureRecipe, teacher: Teacher) -> FeatureNetwork:
     """The recipe's feature network, where the teacher is."""
-    device = next(teacher.unet.parameters()).device
-    return load_feature_network(recipe.features, teacher, device, side=recipe.feature_side)
+    return load_feature_network(recipe.features, teacher, side=recipe.feature_side)
 
 
 class FeatureLoss:

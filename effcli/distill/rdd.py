@@ -17,7 +17,7 @@ from effcli.core.evidence.result import Result
 from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
-from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.conditioning import Guided
 from effcli.distill import progressive
 from effcli.distill.feature_networks import FeatureNetwork
 from effcli.distill.losses import memory_relation_loss, pair_relation_loss, pixels_of
@@ -35,10 +35,10 @@ def plan(recipe: RddRecipe) -> Plan[TeacherInputs]:
 
 def distill(recipe: RddRecipe, inputs: TeacherInputs, run: Run) -> Result:
     """Rounds with the pixel loss, the last ones with CFD, IS_P2P and M_P2P."""
-    model, _, features = inputs.to(run.runtime.device)
+    teacher, _, features = inputs.to(run.runtime.device)
     assert features is not None
     return progressive.distill(
-        recipe, inputs, run, lambda: RelationLoss(recipe, features, model, run.runtime)
+        recipe, inputs, run, lambda: RelationLoss(recipe, features, teacher.guided, run.runtime)
     )
 
 
@@ -53,7 +53,7 @@ class RelationLoss(FeatureLoss):
     """
 
     def __init__(
-        self, recipe: RddRecipe, features: FeatureNetwork, teacher: DiffusionModel, runtime: Runtime
+        self, recipe: RddRecipe, features: FeatureNetwork, teacher: Guided, runtime: Runtime
     ) -> None:
         super().__init__(recipe, features)
         self._settings, self._runtime = recipe.relations, runtime
@@ -64,7 +64,7 @@ class RelationLoss(FeatureLoss):
         }
         self._memory: PixelMemory | None = None
         if recipe.relations.m_weight > 0:
-            device = next(teacher.unet.parameters()).device
+            device = teacher.device
             with torch.no_grad():
                 example = features.feature_map(torch.zeros(1, *teacher.sample_shape, device=device))
             torch.manual_seed(runtime.generator("memory").initial_seed())

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from effcli.core.recipe import CompatRecipe, Recipe, Section, Switch
 from effcli.core.recipe_changes import Renamed
-from effcli.diffusion.sampler_settings import SamplerSettings
+from effcli.diffusion.sampler_settings import ConditionSection, SamplerSettings
 from effcli.metrics.distance_settings import DistanceSettings
 
 _PROGRESSIVE = ("pd", "rcfd", "rdd")
@@ -50,13 +50,21 @@ class DistillAugmentSection(Section):
 # --- few-step students -------------------------------------------------------------------------------------
 
 
+SAMPLED = "teacher"
+"""In place of images: what the teacher samples."""
+
+
 class DistillImagesSection(Section):
     """The images whose noisy versions students learn from; they are resized to the teacher's side."""
 
     source: str = Field(
         "builtin:fashion-images",
         description="Images to learn from: a folder of pictures, a folder of IDX files, a packed .npz, or "
-        "builtin:fashion-images.",
+        "builtin:fashion-images; for text-conditional teachers images with captions, as for CLIP-KD; or teacher, what "
+        "the teacher samples itself.",
+    )
+    sampled: int = Field(
+        2048, ge=1, description="Images that the teacher samples before training; of the source teacher."
     )
 
 
@@ -87,6 +95,15 @@ class StudentsRecipe(DistillRecipe):
     data: DistillImagesSection = Field(DistillImagesSection(), description="The images to learn from.")
     augment: DistillAugmentSection = Field(
         DistillAugmentSection(), description="Random changes of the training images."
+    )
+    guidance: float = Field(
+        1.0,
+        ge=0,
+        description="Classifier-free guidance scale of the teacher, which students learn as their own, so that they "
+        "need one network call per step; 1 is no guidance.",
+    )
+    condition: ConditionSection = Field(
+        ConditionSection(), description="What a conditional teacher is given beside noise."
     )
     student: str | None = Field(
         None,

@@ -11,6 +11,7 @@ from torch import Tensor
 from effcli.core.runtime import derive_seed
 from effcli.core.tensor_file import require_finite_output
 from effcli.data.image_sets import to_bytes
+from effcli.diffusion.autoencoders import load_decoder
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler, sample
 from effcli.distill.weights import load_student
@@ -22,12 +23,21 @@ class Sampler:
     Args:
         place: a run directory or a model folder.
         steps: which student of a run, by its number of sampling steps; None: the last.
+        prompts: file with one prompt per line, for text-conditional students; None: eight general ones.
         device: where to compute.
     """
 
-    def __init__(self, place: str | Path, steps: int | None = None, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        place: str | Path,
+        steps: int | None = None,
+        *,
+        prompts: str | None = None,
+        device: str = "cpu",
+    ) -> None:
         model = load_student(place, steps)
-        self._guided = Guided(model, model.unet.to(device))
+        self._guided = Guided(model, model.unet.to(device), prompts=prompts)
+        self._decode = load_decoder(model, torch.device(device))
         self._device = device
         self._n_calls = 0
 
@@ -62,7 +72,7 @@ class Sampler:
         sampled = sample(
             predict, ddim_scheduler(self._guided.scheduler_config), noise, generator=generator
         ).cpu()
-        images = to_bytes(require_finite_output(sampled, "the sampled images"))
+        images = to_bytes(self._decode(require_finite_output(sampled, "the sampled images")))
         grey = images.shape[1] == 1
         return [
             fromarray((image[0] if grey else image.permute(1, 2, 0).contiguous()).numpy()) for image in images

@@ -6,10 +6,13 @@ docs/methods/rdd.md, Progressive distillation round. z = alpha x + sigma eps thr
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from effcli.diffusion.processes import to_clean
+from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.denoisers.classes import Condition
+from effcli.diffusion.processes import prediction_of, to_clean
 from effcli.distill.time_grid import Point
 
 Denoise = Callable[[Tensor, Point], Tensor]
@@ -20,27 +23,25 @@ class Denoiser:
     """A diffusion network as a function x^ = f(z, t).
 
     Args:
-        network: `UNet2DModel`, or a wrapper that is called like one.
-        prediction_type: what it predicts.
-        condition: keyword arguments of the network, one row per image.
+        predict: what the network predicts, ``[B, C, H, W]``, at (z of that shape, the timesteps ``[B]``).
+        prediction_type: what that is.
         clip: bring x^ to -1..1, as samplers do.
     """
 
     def __init__(
-        self, network: nn.Module, prediction_type: str, condition: dict[str, Tensor], *, clip: bool = False
+        self, predict: Callable[[Tensor, Any], Tensor], prediction_type: str, *, clip: bool = False
     ) -> None:
-        self.network, self.prediction_type, self.condition, self.clip = (
-            network,
-            prediction_type,
-            condition,
-            clip,
-        )
+        self.predict, self.prediction_type, self.clip = predict, prediction_type, clip
 
     def __call__(self, z: Tensor, point: Point) -> Tensor:
         """``[B, C, H, W]`` to the same, float32."""
-        prediction = self.network(z, point.t, **self.condition, return_dict=False)[0].float()
-        x = to_x0(prediction, z, point, self.prediction_type)
+        x = to_x0(self.predict(z, point.t).float(), z, point, self.prediction_type)
         return x.clamp(-1, 1) if self.clip else x
+
+
+def denoiser(guided: Guided, condition: Condition, *, clip: bool = False) -> Denoiser:
+    """A network with its guidance, under a condition of one row per image, as such a function."""
+    return Denoiser(guided.predictor(condition), prediction_of(guided.scheduler_config), clip=clip)
 
 
 def to_x0(prediction: Tensor, z: Tensor, point: Point, prediction_type: str) -> Tensor:

@@ -10,25 +10,25 @@ from torch import Tensor, nn
 
 from effcli.core.run import Run
 from effcli.core.runtime import derive_seed
-from effcli.data.image_sets import ImageSet
-from effcli.diffusion.configs import config_of
-from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.denoisers.classes import Condition
 from effcli.diffusion.processes import clips_images
+from effcli.distill.inputs.examples import Examples
 from effcli.distill.losses import RoundLoss
 from effcli.distill.recipe import StudentsRecipe
-from effcli.distill.rounds import Round, prediction_type_of
-from effcli.distill.targets import Denoiser, two_step_target
+from effcli.distill.rounds import Round
+from effcli.distill.targets import denoiser, two_step_target
 from effcli.distill.time_grid import TimeGrid
 from effcli.nn.schedules import cosine
 
 
 def fit_round(
     one: Round,
-    student: DiffusionModel,
-    teacher: DiffusionModel,
+    student: Guided,
+    teacher: Guided,
     loss: RoundLoss,
     grid: TimeGrid,
-    images: ImageSet,
+    examples: Examples,
     recipe: StudentsRecipe,
     run: Run,
 ) -> None:
@@ -41,9 +41,9 @@ def fit_round(
         state["loss"] = learned
         if own := list(learned.parameters()):
             optimizer.add_param_group({"params": own, "lr": settings.learning_rate})
-    parallel: nn.Module = runtime.wrap(student.unet)
+    parallel = student.with_unet(runtime.wrap(student.unet))
     for step in run.steps(one.name, one.train_steps, state):
-        batch = batch_of(one, step, images, teacher, recipe, run)
+        batch = make_batch(one.name, one.student_steps, step, examples, recipe, run)
         now = grid.at(batch.k, one.student_steps)
         z = now.alpha * batch.x + now.sigma * batch.noise
         rate = cosine(step, one.train_steps, settings.learning_rate, 0.0)
@@ -51,7 +51,7 @@ def fit_round(
         with runtime.autocast():
             with torch.no_grad():
                 target = target_of(one, teacher, z, batch, grid)
-            x_student = Denoiser(parallel, prediction_type_of(student), batch.condition)(z, now)
+            x_student = denoiser(parallel, batch.condition)(z, now)
             terms = loss(x_student, target, now)
         total = sum((loss.weights[name] * term for name, term in terms.items()), x_student.new_zeros(()))
         run.log(one.name, step, every=10, loss=total.detach(), **terms, learning_rate=rate)
@@ -63,10 +63,10 @@ def fit_round(
 
 @dataclass(frozen=True)
 class RoundBatch:
-    """A rank's share of the images of a step.
+    """A rank's share of the examples of a step.
 
     Attributes:
-        x: clean images ``[B, C, S, S]`` in -1..1.
+        x: clean images or latents ``[B, C, S, S]``.
         noise: eps, of that shape.
         k: the student's sampling step of each, int64 ``[B]`` in 1..student_steps.
         condition: keyword arguments of the network.
@@ -75,53 +75,41 @@ class RoundBatch:
     x: Tensor
     noise: Tensor
     k: Tensor
-    condition: dict[str, Tensor]
-
-
-def batch_of(
-    one: Round, step: int, images: ImageSet, teacher: DiffusionModel, recipe: StudentsRecipe, run: Run
-) -> RoundBatch:
-    """The batch of a round; see :func:`make_batch`."""
-    return make_batch(one.name, one.student_steps, step, images, teacher, recipe, run)
+    condition: Condition
 
 
 def make_batch(
     stage: str,
     n_steps: int,
     step: int,
-    images: ImageSet,
-    teacher: DiffusionModel,
+    examples: Examples,
     recipe: StudentsRecipe,
     run: Run,
 ) -> RoundBatch:
-    """Images, noise and sampling steps of optimiser step ``step``; all ranks together have those of one process.
+    """Examples, noise and sampling steps of optimiser step ``step``; all ranks together have those of one process.
 
     Args:
         stage: whose randomness it is.
         n_steps: the largest sampling step.
         step: of the optimiser.
-        images, teacher, recipe, run: as of the run.
+        examples, recipe, run: as of the run.
     """
     runtime, size = run.runtime, recipe.train.batch_size
     seed = derive_seed(recipe.seed, stage)
-    x, labels = images.batch(step, size, runtime, seed=seed, flip=recipe.augment.flip)
+    x, condition = examples.batch(step, size, runtime, seed=seed, flip=recipe.augment.flip)
     generator = runtime.generator(stage, step)
     k = torch.randint(1, n_steps + 1, (size,), generator=generator)
     noise = torch.randn(size, *x.shape[1:], generator=generator)
     own = slice(runtime.rank * len(x), (runtime.rank + 1) * len(x))
     device = runtime.device
-    conditional = config_of(teacher.unet).get("num_class_embeds") is not None
-    condition = {"class_labels": labels.to(device)} if conditional else {}
-    return RoundBatch(x.to(device), noise[own].to(device), k[own].to(device), condition)
+    return RoundBatch(x, noise[own].to(device), k[own].to(device), condition)
 
 
-def target_of(one: Round, teacher: DiffusionModel, z: Tensor, batch: RoundBatch, grid: TimeGrid) -> Tensor:
+def target_of(one: Round, teacher: Guided, z: Tensor, batch: RoundBatch, grid: TimeGrid) -> Tensor:
     """x~ ``[B, C, S, S]``: of two teacher steps, or the teacher's own x^ in a round that converts the prediction."""
-    prediction_type = prediction_type_of(teacher)
     now = grid.at(batch.k, one.student_steps)
     if one.student_steps == one.teacher_steps:
         clip = clips_images(teacher.scheduler_config)
-        return Denoiser(teacher.unet, prediction_type, batch.condition, clip=clip)(z, now)
-    denoise = Denoiser(teacher.unet, prediction_type, batch.condition)
+        return denoiser(teacher, batch.condition, clip=clip)(z, now)
     middle, end = grid.at(2 * batch.k - 1, one.teacher_steps), grid.at(batch.k - 1, one.student_steps)
-    return two_step_target(denoise, z, now, middle, end)
+    return two_step_target(denoiser(teacher, batch.condition), z, now, middle, end)

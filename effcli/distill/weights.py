@@ -1,11 +1,14 @@
-"""Where a run keeps its students, and reading them."""
+"""Where a run keeps its students: writing and reading them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from effcli.core.errors import InputError
-from effcli.diffusion.models import DiffusionModel, load_model
+from effcli.core.run import Run
+from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.folders import copy_parts, name_parts
+from effcli.diffusion.models import DiffusionModel, load_model, save_folder
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 
 STUDENTS = "students"
@@ -32,6 +35,44 @@ def load_student(place: str | Path, steps: int | None = None) -> DiffusionModel:
     if DISTILLED_TIMESTEPS not in model.scheduler_config:
         raise InputError("is not a student of `effcli distill`", place=str(place))
     return model
+
+
+def keep_parts(teacher: DiffusionModel, run: Run) -> None:
+    """Copy what lies beside the teacher's network (decoder, text encoders) into ``model/``, once for a run.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+
+    def copy() -> bool:
+        if teacher.folder is not None and run.runtime.is_main:
+            copy_parts(teacher.folder, run.path / "model")
+        return True
+
+    run.stage("parts-beside-network", copy)
+
+
+def save_student(student: Guided, steps: int | None, teacher: DiffusionModel, run: Run) -> None:
+    """Write a student as a pipeline of diffusers, on the main rank.
+
+    Args:
+        student: its network and scheduler.
+        steps: its sampling steps, for ``students/``; None: as the product, ``model/``.
+        teacher: whose parts beside the network are named; in ``students/`` they are links to those in ``model/``.
+        run: the open run.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    if run.runtime.is_main:
+        product = run.path / "model"
+        folder = product if steps is None else run.path / STUDENTS / str(steps)
+        save_folder(folder, student.unet, student.scheduler_config)
+        if teacher.folder is not None:
+            if steps is not None:
+                copy_parts(teacher.folder, folder, linked_to=product)
+            name_parts(teacher.folder, folder)
+    run.runtime.barrier()
 
 
 def steps_in(run: Path) -> list[int]:

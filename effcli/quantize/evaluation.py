@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
+from effcli.diffusion.autoencoders import Decode
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.models import Decode
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import sample_images
 from effcli.metrics.distance_settings import DistanceSettings

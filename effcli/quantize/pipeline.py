@@ -23,6 +23,7 @@ from effcli.core.runtime import DTYPES, Runtime, create_runtime
 from effcli.core.tensor_file import require_finite_output
 from effcli.data.image_sets import to_bytes
 from effcli.data.picture_grid import save_grid
+from effcli.diffusion.autoencoders import load_decoder
 from effcli.diffusion.checking import check_forward
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import ddim_scheduler
@@ -30,11 +31,10 @@ from effcli.diffusion.folders import is_latent
 from effcli.diffusion.models import (
     DiffusionModel,
     describe_model,
-    load_decoder,
     load_model,
     network_timesteps,
 )
-from effcli.diffusion.sampler_settings import SamplerSettings
+from effcli.diffusion.sampler_settings import ConditionSection, SamplerSettings
 from effcli.diffusion.sampling import sample_images
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.features import choose_features
@@ -48,7 +48,7 @@ from effcli.quantize.mpq_dm import summary
 from effcli.quantize.packed.layer import codes_of_layer, with_dtype_of_file
 from effcli.quantize.packed.model import PackedModel, about_unet
 from effcli.quantize.packed_unet import Backend, unet_of
-from effcli.quantize.recipe import ConditionSection, MpqDmRecipe, QuantizeRecipe
+from effcli.quantize.recipe import MpqDmRecipe, QuantizeRecipe
 from effcli.quantize.unread_models import UnreadModel, open_model
 from effcli.quantize.weights import find_packed, load_packed, save_packed
 from effcli.quantize.weights_only import pack_weights, packed_bytes

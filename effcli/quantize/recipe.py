@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from effcli.core.recipe import CompatRecipe, Recipe, Section, Switch
 from effcli.core.recipe_changes import Renamed
-from effcli.diffusion.sampler_settings import SamplerSettings
+from effcli.diffusion.sampler_settings import ConditionSection, SamplerSettings
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.quantize.bit_widths import BitWidths, parse_bits
 
@@ -16,24 +16,6 @@ RENAMED = (
     Renamed("allocation.search", "allocation.search", {"paper": "half", "code": "tenth"}),
     Renamed("allocation.profile", "allocation.profile", {"paper": "main-path"}),
 )
-
-
-class ConditionSection(Section):
-    """Conditions of a conditional model while it is calibrated, fine-tuned and evaluated."""
-
-    prompts: str | None = Field(
-        None,
-        description="Text file with one prompt per line, for text-conditional models; null uses eight general prompts.",
-    )
-    null_class: int | None = Field(
-        None,
-        description="Class label that means no class; class-conditional models need it for sampler.guidance.",
-    )
-    inputs: str | None = Field(
-        None,
-        description="Safetensors file of inputs that the network needs and neither prompts nor labels give, such as "
-        "image latents or embeddings: a tensor per input, one row per image; null.NAME is what means no condition.",
-    )
 
 
 class LoraSection(Section):

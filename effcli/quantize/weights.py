@@ -28,11 +28,10 @@ from effcli.core.files import make_folder, read_json, write_text
 from effcli.core.tensor_file import save_tensors
 from effcli.core.weight_file import Header, first_mistake, one_line, read_weights
 from effcli.diffusion.configs import check_scheduler_config
-from effcli.diffusion.sampler_settings import SamplerSettings
+from effcli.diffusion.sampler_settings import ConditionSection, SamplerSettings
 from effcli.quantize.loaded.registration import QUANT_METHOD
 from effcli.quantize.packed.layer_tensors import LayerFacts, facts_of_layer, read_layer
 from effcli.quantize.packed.model import DAMAGED, PackedModel, tensors_of
-from effcli.quantize.recipe import ConditionSection
 
 FILE_NAME = "diffusion_pytorch_model.safetensors"
 OLD_FILE_NAME = "diffusion_pytorch_model.mpq.safetensors"

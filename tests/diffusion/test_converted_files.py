@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from effcli.core.errors import InputError
+from effcli.diffusion.autoencoders import load_decoder
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.models import load_decoder, load_model
+from effcli.diffusion.models import load_model
 from tests.diffusion.tiny_checkpoints import save_checkpoint, save_stable_diffusion, strip_weights
 
 

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from effcli.core.errors import InputError
+from effcli.diffusion.autoencoders import load_decoder
 from effcli.diffusion.hub import weights_to_fetch
-from effcli.diffusion.models import load_decoder, load_model
+from effcli.diffusion.models import load_model
 from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_conditional_unet, tiny_unet
 
 X = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from effcli.core.errors import InputError
+from effcli.diffusion.autoencoders import load_decoder
 from effcli.diffusion.conditioning import Guided
-from effcli.diffusion.models import load_decoder, load_model
+from effcli.diffusion.models import load_model
 from tests.cli.effcli_process import effcli
 from tests.diffusion.tiny_models import save_pipeline, tiny_conditional_unet
 from tests.diffusion.tiny_text import save_clip

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from effcli.data.image_sets import ImageSet
+from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.models import DiffusionModel
 from effcli.distill.feature_networks import FeatureNetwork
+from effcli.distill.inputs.examples import ImageExamples
+from effcli.distill.inputs.teacher import Teacher
 from effcli.distill.recipe import RddRecipe
 from tests.diffusion.tiny_models import SCHEDULER, tiny_unet
 
@@ -17,6 +20,15 @@ from tests.diffusion.tiny_models import SCHEDULER, tiny_unet
 def teacher(prediction_type: str = "sample", **unet: Any) -> DiffusionModel:
     model = tiny_unet(**unet).requires_grad_(False)
     return DiffusionModel(model, SCHEDULER | {"prediction_type": prediction_type}, "tiny")
+
+
+def whole(model: DiffusionModel) -> Teacher:
+    """The same with its conditions."""
+    return Teacher(model, Guided(model, model.unet))
+
+
+def examples(model: DiffusionModel, n: int = 16) -> ImageExamples:
+    return ImageExamples(images(n), Guided(model, model.unet))
 
 
 def images(n: int = 16) -> ImageSet:

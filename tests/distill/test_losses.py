@@ -21,7 +21,7 @@ from effcli.distill.rcfd import FeatureLoss
 from effcli.distill.rdd import RelationLoss
 from effcli.distill.time_grid import Point
 from effcli.nn.relations import relation_distillation
-from tests.distill.small_teacher import feature_network, maps, recipe, teacher
+from tests.distill.small_teacher import feature_network, maps, recipe, teacher, whole
 
 WIDE = torch.float64
 
@@ -138,7 +138,9 @@ def test_gradients_reach_the_student_alone():
     network = nn.Conv2d(1, 6, 3, 2, 1)
     features = feature_network()
     features = type(features)("trainable", network, lambda x: [network(x)])
-    loss = RelationLoss(recipe(), features, teacher(), create_runtime(device="cpu", precision="fp32"))
+    loss = RelationLoss(
+        recipe(), features, whole(teacher()).guided, create_runtime(device="cpu", precision="fp32")
+    )
     x, target = (maps(4, 1, 8, seed=s).requires_grad_() for s in (0, 1))
     terms = loss(x, target, point(4))
     assert terms.keys() == {"cfd", "pixel", "is_p2p", "m_p2p"}
@@ -164,12 +166,12 @@ def test_rdd_without_relations_is_rcfd_and_with_pixels_alone_it_is_pd():
     x, target = maps(4, 1, 8), maps(4, 1, 8, seed=1)
     none = recipe(relations={"is_weight": 0.0, "m_weight": 0.0})
     plain = total(FeatureLoss(recipe(), features), x, target)
-    assert total(RelationLoss(none, features, teacher(), runtime), x, target) == plain
+    assert total(RelationLoss(none, features, whole(teacher()).guided, runtime), x, target) == plain
     pixels = recipe(relations={"is_weight": 0.0, "m_weight": 0.0}, cfd_weight=0.0, pixel_weight=1.0)
     place = point(4)
-    assert total(RelationLoss(pixels, features, teacher(), runtime), x, target) == truncated_snr_loss(
-        x, target, place.alpha, place.sigma
-    )
+    assert total(
+        RelationLoss(pixels, features, whole(teacher()).guided, runtime), x, target
+    ) == truncated_snr_loss(x, target, place.alpha, place.sigma)
 
 
 def test_loss_is_the_larger_of_both_errors():

@@ -12,11 +12,12 @@ from effcli.core.errors import InputError
 from effcli.core.runtime import create_runtime
 from effcli.diffusion.models import DiffusionModel, save_folder
 from effcli.distill import Sampler, pipeline
-from effcli.distill.inputs import check_teacher
+from effcli.distill.inputs.teacher import check_teacher
 from effcli.distill.progressive import student_config
 from effcli.distill.time_grid import TimeGrid
 from effcli.distill.weights import load_student, steps_in
 from tests.diffusion.tiny_models import SCHEDULER, save_pipeline, tiny_unet
+from tests.distill.small_teacher import teacher
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def run(tmp_path: Path) -> Path:
     torch.nn.init.normal_(unet.class_embedding.weight, std=20.0)  # type: ignore[arg-type]
     grid = TimeGrid(SCHEDULER, torch.device("cpu"))
     for steps in (1, 4):
-        config = student_config(SCHEDULER, "sample", grid.timesteps(steps))
+        config = student_config(teacher(), "sample", grid.timesteps(steps))
         save_folder(tmp_path / "students" / str(steps), unet, config)
     return tmp_path
 
@@ -78,7 +79,7 @@ def test_the_global_seed_is_obeyed_and_the_global_generator_not_moved(run: Path)
 
 
 def test_classes_of_a_student_without_them(tmp_path: Path) -> None:
-    config = student_config(SCHEDULER, "sample", [63])
+    config = student_config(teacher(), "sample", [63])
     save_folder(tmp_path / "students" / "1", tiny_unet(), config)
     runtime = create_runtime(device="cpu", precision="fp32", threads=1)
     with pytest.raises(InputError, match="not class-conditional"):

@@ -17,7 +17,7 @@ from effcli.distill.recipe import PdRecipe
 from effcli.distill.rounds import rounds_of
 from effcli.distill.trained.student import check_student, starting_network, student_network_config
 from tests.diffusion.tiny_models import SCHEDULER, tiny_unet
-from tests.distill.small_teacher import images, teacher
+from tests.distill.small_teacher import examples, teacher, whole
 
 
 def test_narrower_and_shallower() -> None:
@@ -60,5 +60,5 @@ def test_the_first_round_is_at_the_steps_of_the_teacher(tmp_path: Path) -> None:
     assert [(one.teacher_steps, one.student_steps) for one in rounds_of(recipe, model)] == [(2, 2), (2, 1)]
     runtime = create_runtime(device="cpu", precision="fp32", threads=1)
     with open_run(tmp_path / "run", recipe, runtime, verb="run", recipe_name="test") as run:
-        found = [student for student, _ in students_of(model, images(), recipe, run, None)]
+        found = [student for student, _ in students_of(whole(model), examples(model), recipe, run, None)]
     assert [student.unet.config["block_out_channels"] for student in found] == [[8, 16]] * 2

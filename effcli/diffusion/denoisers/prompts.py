@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ _ENCODERS = {
 """``model_type`` -> classes of transformers; the one that ``architectures`` names is taken, else the first."""
 
 
+Embed = Callable[[list[str]], tuple[Condition, Condition]]
+"""From prompts to their conditions, one row per prompt, and those of the empty prompt, without rows."""
+
+
 def embed_prompts(
     network: nn.Module, folder: Path | None, source: str, prompts: str | None
 ) -> tuple[Condition, Condition]:
@@ -47,6 +52,19 @@ def embed_prompts(
         folder: of its pipeline.
         source: its name in messages.
         prompts: file of prompts, one per line; None: eight general ones.
+
+    Raises:
+        InputError: as of :func:`load_embedder`, or the file cannot be read.
+    """
+    embed = load_embedder(network, folder, source)
+    return embed(list(PROMPTS) if prompts is None else read_prompts(Path(prompts)))
+
+
+def load_embedder(network: nn.Module, folder: Path | None, source: str) -> Embed:
+    """The text encoders of a model, on the CPU.
+
+    Args:
+        network, folder, source: as of :func:`embed_prompts`.
 
     Raises:
         InputError: there is no text encoder, it cannot be loaded, or the package transformers is missing.
@@ -62,11 +80,10 @@ def embed_prompts(
             place=source,
             hint="pip install 'effcli[text]'",
         )
-    texts = list(PROMPTS) if prompts is None else read_prompts(Path(prompts))
     name = pipeline_of(network, folder)
     if name is None:
-        return _embed_plainly(folder, texts)
-    return _PIPELINES[name](_text_pipeline(name, network, folder), texts)
+        return _plain_embedder(folder)
+    return partial(_PIPELINES[name], _text_pipeline(name, network, folder))
 
 
 def pipeline_of(network: nn.Module, folder: Path) -> str | None:
@@ -96,19 +113,23 @@ def read_prompts(file: Path) -> list[str]:
     return texts
 
 
-def _embed_plainly(folder: Path, texts: list[str]) -> tuple[Condition, Condition]:
+def _plain_embedder(folder: Path) -> Embed:
     encoder = load_text_encoder(folder / "text_encoder", clip_alone=True)
     tokenizer = _load_tokenizer(folder / "tokenizer")
-    tokens = tokenizer(
-        [*texts, ""],
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    with torch.no_grad():
-        embeddings = encoder(tokens.input_ids)[0].float()
-    return {"encoder_hidden_states": embeddings[:-1]}, {"encoder_hidden_states": embeddings[-1]}
+
+    def embed(texts: list[str]) -> tuple[Condition, Condition]:
+        tokens = tokenizer(
+            [*texts, ""],
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        with torch.no_grad():
+            embeddings = encoder(tokens.input_ids)[0].float()
+        return {"encoder_hidden_states": embeddings[:-1]}, {"encoder_hidden_states": embeddings[-1]}
+
+    return embed
 
 
 def _text_pipeline(name: str, network: nn.Module, folder: Path) -> Any:

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from effcli.core.evidence.result import Result
 from effcli.core.plan import Plan
 from effcli.core.run import Run
-from effcli.data.image_sets import ImageSet
-from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.schedulers import RENEWS_NOISE
 from effcli.distill.any_steps.recipe import CdRecipe
 from effcli.distill.any_steps.students import (
@@ -31,11 +30,14 @@ from effcli.distill.any_steps.students import (
 )
 from effcli.distill.any_steps.students import plan as plan_students
 from effcli.distill.feature_networks import FeatureNetwork, load_feature_network
+from effcli.distill.inputs.examples import Examples
+from effcli.distill.inputs.teacher import Teacher
 from effcli.distill.losses import maps_distance
 from effcli.distill.progressive import TeacherInputs, check_same_teacher, student_config
-from effcli.distill.targets import Denoise, Denoiser, ddim_step
+from effcli.distill.targets import Denoise, ddim_step, denoiser
 from effcli.distill.time_grid import Point, TimeGrid
 from effcli.distill.training import make_batch
+from effcli.distill.weights import keep_parts
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -46,29 +48,31 @@ def plan(recipe: CdRecipe) -> Plan[TeacherInputs]:
     if name is None:
         return plan_students(recipe)
 
-    def load(teacher: DiffusionModel) -> FeatureNetwork:
-        device = next(teacher.unet.parameters()).device
-        return load_feature_network(name, teacher, device, side=recipe.feature_side)
+    def load(teacher: Teacher) -> FeatureNetwork:
+        return load_feature_network(name, teacher, side=recipe.feature_side)
 
     return plan_students(recipe, load)
 
 
 def distill(recipe: CdRecipe, inputs: TeacherInputs, run: Run) -> Result:
     """One student for all numbers of steps."""
-    model, images, features = inputs.to(run.runtime.device)
+    teacher, _, features = inputs.to(run.runtime.device)
+    model = teacher.model
     check_same_teacher(model, run)
+    keep_parts(model, run)
+    examples = inputs.learned_from(recipe, run)
     grid = TimeGrid(model.scheduler_config, run.runtime.device)
-    teacher = teacher_to_follow(model, images, grid, recipe, run)
-    unet = copy.deepcopy(teacher.unet).eval()
-    loss_of = loss_of_steps(teacher, images, grid, distance_by(features), recipe, run)
+    followed = teacher_to_follow(teacher, examples, grid, recipe, run)
+    unet = copy.deepcopy(followed.unet).eval()
+    prediction = prediction_of_students(model)
+    student = followed.student(unet, student_config(model, prediction, grid.timesteps(recipe.teacher_steps)))
+    loss_of = loss_of_steps(followed, student, examples, grid, distance_by(features), recipe, run)
     fit("consistency", unet, loss_of, recipe, run)
     students = {}
     for steps in measured_steps(recipe):
-        config = student_config(model.scheduler_config, prediction_of_students(model), grid.timesteps(steps))
-        students[steps] = DiffusionModel(
-            unet, config | {RENEWS_NOISE: True}, f"{model.source}, {steps} steps"
-        )
-    return keep_and_measure(model, students, recipe, run)
+        config = student_config(model, prediction, grid.timesteps(steps))
+        students[steps] = teacher.guided.student(unet, config | {RENEWS_NOISE: True})
+    return keep_and_measure(teacher, students, recipe, run)
 
 
 def distance_by(features: FeatureNetwork | None) -> Distance:
@@ -80,20 +84,27 @@ def distance_by(features: FeatureNetwork | None) -> Distance:
 
 
 def loss_of_steps(
-    teacher: DiffusionModel, images: ImageSet, grid: TimeGrid, distance: Distance, recipe: CdRecipe, run: Run
+    teacher: Guided,
+    student: Guided,
+    examples: Examples,
+    grid: TimeGrid,
+    distance: Distance,
+    recipe: CdRecipe,
+    run: Run,
 ) -> LossOfStep:
     """The loss of each optimiser step: d(f(z_t, t), f-(z_s, s)), f- with averaged weights.
 
     z_s is one DDIM step of the teacher from z_t; t is any of its sampling steps, s the next (Algorithm 2, weight 1).
     """
-    n_steps, prediction = recipe.teacher_steps, prediction_of_students(teacher)
+    n_steps = recipe.teacher_steps
 
     def loss_of(step: int, network: nn.Module, average: nn.Module) -> Tensor:
-        batch = make_batch("consistency", n_steps, step, images, teacher, recipe, run)
+        batch = make_batch("consistency", n_steps, step, examples, recipe, run)
         now, end = grid.at(batch.k, n_steps), grid.at(batch.k - 1, n_steps)
         z = now.alpha * batch.x + now.sigma * batch.noise
         own, follow, target = (
-            Denoiser(one, prediction, batch.condition) for one in (network, teacher.unet, average)
+            denoiser(one, batch.condition)
+            for one in (student.with_unet(network), teacher, student.with_unet(average))
         )
         with run.runtime.autocast():
             with torch.no_grad():

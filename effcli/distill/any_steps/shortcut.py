@@ -16,10 +16,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from effcli.core.errors import InputError
 from effcli.core.evidence.result import Result
 from effcli.core.plan import Plan
 from effcli.core.run import Run
-from effcli.data.image_sets import ImageSet
+from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.configs import config_of
 from effcli.diffusion.models import DiffusionModel
 from effcli.distill.any_steps.recipe import ShortcutRecipe
@@ -32,32 +33,48 @@ from effcli.distill.any_steps.students import (
     teacher_to_follow,
 )
 from effcli.distill.any_steps.students import plan as plan_students
+from effcli.distill.inputs.examples import Examples
 from effcli.distill.losses import truncated_snr_loss
 from effcli.distill.progressive import TeacherInputs, check_same_teacher, student_config
-from effcli.distill.targets import Denoise, Denoiser, two_step_target
+from effcli.distill.targets import Denoise, denoiser, two_step_target
 from effcli.distill.time_grid import TimeGrid
 from effcli.distill.training import make_batch
+from effcli.distill.weights import keep_parts
 
 
 def plan(recipe: ShortcutRecipe) -> Plan[TeacherInputs]:
-    """Teacher and images, and what :func:`distill` would do with them."""
-    return plan_students(recipe)
+    """Teacher and examples, and what :func:`distill` would do with them.
+
+    Raises:
+        InputError: the teacher has no place for the size of a step.
+    """
+    made = plan_students(recipe)
+    model = made.inputs.teacher.model
+    if type(model.unet).__name__ != "UNet2DModel":
+        raise InputError(
+            f"is a {type(model.unet).__name__}; only a UNet2DModel can be told the size of its steps",
+            place=model.source,
+            hint="--method cd is one training for any number of steps, too",
+        )
+    return made
 
 
 def distill(recipe: ShortcutRecipe, inputs: TeacherInputs, run: Run) -> Result:
     """One network for all sizes of steps, then a student of each."""
-    model, images, _ = inputs.to(run.runtime.device)
+    teacher = inputs.to(run.runtime.device).teacher
+    model = teacher.model
     check_same_teacher(model, run)
+    keep_parts(model, run)
+    examples = inputs.learned_from(recipe, run)
     grid = TimeGrid(model.scheduler_config, run.runtime.device)
-    teacher = teacher_to_follow(model, images, grid, recipe, run)
-    unet = with_sizes(teacher.unet, n_sizes_of(recipe))
-    fit("shortcut", unet, loss_of_steps(teacher, images, grid, recipe, run), recipe, run)
+    followed = teacher_to_follow(teacher, examples, grid, recipe, run)
+    unet = with_sizes(followed.unet, n_sizes_of(recipe))
+    fit("shortcut", unet, loss_of_steps(followed, model, examples, grid, recipe, run), recipe, run)
     students = {}
     for steps in measured_steps(recipe):
-        config = student_config(model.scheduler_config, prediction_of_students(model), grid.timesteps(steps))
-        own = of_size(unet, steps.bit_length() - 1)
-        students[steps] = DiffusionModel(own, config, f"{model.source}, {steps} steps")
-    return keep_and_measure(model, students, recipe, run)
+        config = student_config(model, prediction_of_students(model), grid.timesteps(steps))
+        students[steps] = teacher.guided.student(of_size(unet, steps.bit_length() - 1), config)
+    return keep_and_measure(teacher, students, recipe, run)
 
 
 def n_sizes_of(recipe: ShortcutRecipe) -> int:
@@ -96,13 +113,20 @@ def of_size(unet: nn.Module, size: int) -> nn.Module:
 
 
 def loss_of_steps(
-    teacher: DiffusionModel, images: ImageSet, grid: TimeGrid, recipe: ShortcutRecipe, run: Run
+    teacher: Guided,
+    model: DiffusionModel,
+    examples: Examples,
+    grid: TimeGrid,
+    recipe: ShortcutRecipe,
+    run: Run,
 ) -> LossOfStep:
     """The loss of each optimiser step: max(1, SNR) times the squared error to where two half steps end."""
-    prediction, n_sizes = prediction_of_students(teacher), n_sizes_of(recipe)
+    n_sizes = n_sizes_of(recipe)
+    timesteps = grid.timesteps(recipe.teacher_steps)
+    sized = teacher.student(teacher.unet, student_config(model, prediction_of_students(model), timesteps))
 
     def loss_of(step: int, network: nn.Module, average: nn.Module) -> Tensor:
-        batch = make_batch("shortcut", recipe.teacher_steps // 2, step, images, teacher, recipe, run)
+        batch = make_batch("shortcut", recipe.teacher_steps // 2, step, examples, recipe, run)
         sizes = sizes_of_batch(step, len(batch.x), n_sizes, recipe, run)
         n = 1 << sizes
         k = ((batch.k - 1) * n) // (recipe.teacher_steps // 2) + 1
@@ -111,8 +135,8 @@ def loss_of_steps(
         labels = batch.condition.get("class_labels", torch.zeros_like(k))
         n_classes = config_of(teacher.unet).get("num_class_embeds") or 1
 
-        def denoiser(of: nn.Module, at: Tensor) -> Denoise:
-            return Denoiser(of, prediction, {"class_labels": at})
+        def of_labels(network: nn.Module, at: Tensor) -> Denoise:
+            return denoiser(sized.with_unet(network), {"class_labels": at})
 
         with run.runtime.autocast():
             with torch.no_grad():
@@ -121,11 +145,11 @@ def loss_of_steps(
                     if not bool(rows.any()):
                         continue
                     condition = {key: value[rows] for key, value in batch.condition.items()}
-                    follow: Denoise = Denoiser(teacher.unet, prediction, condition)
+                    follow: Denoise = denoiser(teacher, condition)
                     if not is_teacher:
-                        follow = denoiser(average, (sizes[rows] + 1) * n_classes + labels[rows])
+                        follow = of_labels(average, (sizes[rows] + 1) * n_classes + labels[rows])
                     target[rows] = target_of_sizes(follow, z[rows], k[rows], n[rows], grid)
-            x = denoiser(network, sizes * n_classes + labels)(z, now)
+            x = of_labels(network, sizes * n_classes + labels)(z, now)
             return truncated_snr_loss(x, target, now.alpha, now.sigma)
 
     return loss_of

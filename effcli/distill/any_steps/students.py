@@ -17,20 +17,20 @@ from torch import Tensor, nn
 from effcli.core.evidence.result import Result
 from effcli.core.plan import Plan
 from effcli.core.run import Run
-from effcli.data.image_sets import ImageSet
-from effcli.diffusion.models import DiffusionModel, describe_model, save_folder
+from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.models import DiffusionModel
 from effcli.diffusion.processes import process_of
 from effcli.distill.any_steps.recipe import AnyStepsRecipe
 from effcli.distill.feature_networks import FeatureNetwork
-from effcli.distill.inputs import load_teacher
+from effcli.distill.inputs.examples import Examples
+from effcli.distill.inputs.teacher import Teacher, load_teacher
 from effcli.distill.losses import PixelLoss
-from effcli.distill.progressive import TeacherInputs, measure, say_whose_settings, student_config
+from effcli.distill.progressive import TeacherInputs, facts_of, load_inputs, measure, student_config
 from effcli.distill.rounds import FEW_STEPS, Round, prediction_type_of
 from effcli.distill.time_grid import TimeGrid
 from effcli.distill.trained.student import starting_network
 from effcli.distill.training import fit_round
-from effcli.distill.weights import STUDENTS
-from effcli.metrics.features import choose_features
+from effcli.distill.weights import save_student
 from effcli.nn.ema import Ema
 from effcli.nn.schedules import cosine, set_rate
 
@@ -41,24 +41,20 @@ LossOfStep = Callable[[int, nn.Module, nn.Module], Tensor]
 
 
 def plan(
-    recipe: AnyStepsRecipe, load_features: Callable[[DiffusionModel], FeatureNetwork] | None = None
+    recipe: AnyStepsRecipe, load_features: Callable[[Teacher], FeatureNetwork] | None = None
 ) -> Plan[TeacherInputs]:
-    """Teacher and images, and what would be done with them."""
-    model, images = load_teacher(recipe)
-    say_whose_settings(recipe)
-    choose_features(recipe.eval, model.sample_shape)
-    features = None if load_features is None else load_features(model)
+    """Teacher and examples, and what would be done with them."""
+    teacher = load_teacher(recipe)
+    model = teacher.model
+    inputs = load_inputs(recipe, teacher, load_features)
     converts = recipe.student is not None or prediction_of_students(model) != prediction_type_of(model)
     facts = {
-        "parameters": sum(p.numel() for p in model.unet.parameters()),
-        **describe_model(model),
-        "sample_shape": list(model.sample_shape),
-        "train_images": len(images),
+        **facts_of(recipe, inputs),
         "students": measured_steps(recipe),
         "steps": recipe.train.steps + (recipe.train.conversion_steps if converts else 0),
         "eval_images": recipe.eval.n_images,
     }
-    return Plan(facts, TeacherInputs(model, images, features))
+    return Plan(facts, inputs)
 
 
 def measured_steps(recipe: AnyStepsRecipe) -> list[int]:
@@ -75,19 +71,19 @@ def prediction_of_students(teacher: DiffusionModel) -> str:
 
 
 def teacher_to_follow(
-    model: DiffusionModel, images: ImageSet, grid: TimeGrid, recipe: AnyStepsRecipe, run: Run
-) -> DiffusionModel:
+    teacher: Teacher, examples: Examples, grid: TimeGrid, recipe: AnyStepsRecipe, run: Run
+) -> Guided:
     """The teacher, or the network that takes its place: one of the students' own, or one that predicts velocity."""
+    model = teacher.model
     prediction = prediction_of_students(model)
     if recipe.student is None and prediction == prediction_type_of(model):
-        return model
+        return teacher.guided
     steps = recipe.teacher_steps
-    config = student_config(model.scheduler_config, prediction, grid.timesteps(steps))
-    unet = starting_network(recipe.student, model, recipe.seed)
-    student = DiffusionModel(unet, config, f"{model.source}, converted")
+    config = student_config(model, prediction, grid.timesteps(steps))
+    student = teacher.guided.student(starting_network(recipe.student, model, recipe.seed), config)
     one = Round(steps, steps, recipe.train.conversion_steps)
-    fit_round(one, student, model, PixelLoss(), grid, images, recipe, run)
-    unet.requires_grad_(False)
+    fit_round(one, student, teacher.guided, PixelLoss(), grid, examples, recipe, run)
+    student.unet.requires_grad_(False)
     return student
 
 
@@ -119,13 +115,10 @@ def fit(stage: str, unet: nn.Module, loss_of: LossOfStep, recipe: AnyStepsRecipe
 
 
 def keep_and_measure(
-    model: DiffusionModel, students: Mapping[int, DiffusionModel], recipe: AnyStepsRecipe, run: Run
+    teacher: Teacher, students: Mapping[int, Guided], recipe: AnyStepsRecipe, run: Run
 ) -> Result:
     """Write the students as diffusers folders, that of the fewest steps as the product, and measure all."""
-    last = students[min(students)]
-    if run.runtime.is_main:
-        for steps, student in students.items():
-            save_folder(run.path / STUDENTS / str(steps), student.unet, student.scheduler_config)
-        save_folder(run.path / "model", last.unet, last.scheduler_config)
-    run.runtime.barrier()
-    return measure(model, students, recipe, run)
+    for steps, student in students.items():
+        save_student(student, steps, teacher.model, run)
+    save_student(students[min(students)], None, teacher.model, run)
+    return measure(teacher, students, recipe, run)

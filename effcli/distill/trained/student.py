@@ -46,6 +46,11 @@ def starting_network(student: str | None, teacher: DiffusionModel, seed: int) ->
     """
     if student is None:
         return copy.deepcopy(teacher.unet).requires_grad_(True).eval()
+    if type(teacher.unet).__name__ != "UNet2DModel":
+        raise UsageError(
+            f"the teacher is a {type(teacher.unet).__name__}: students of their own network are UNet2DModels",
+            place="student", hint="-s student=null takes the teacher's network",
+        )  # fmt: skip
     config = student_network_config(student, teacher)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "student"))

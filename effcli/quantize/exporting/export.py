@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from effcli.core.progress import NOTICE
 from effcli.core.runtime import DTYPES
+from effcli.diffusion.folders import copy_parts, name_parts
 from effcli.quantize.exporting.diffusers_folder import write_dequantized
 from effcli.quantize.exporting.gguf_file import write_gguf
 from effcli.quantize.exporting.losses import sentences, summarise
 from effcli.quantize.exporting.torchao_folder import write_torchao
-from effcli.quantize.loaded.source import copy_parts, find_pipeline
+from effcli.quantize.loaded.source import find_pipeline
 from effcli.quantize.weights import load_packed
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def export(
     stored = write(packed, folder, DTYPES[dtype])
     if pipeline is not None:
         copy_parts(pipeline, folder)
+        name_parts(pipeline, folder)
     rows = summarise(stored)
     for line in sentences(rows):
         log.log(NOTICE, "%s", line)

@@ -7,26 +7,18 @@ was; there their files must be those that were there when it was quantized. The 
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import nn
 
 from effcli.core.errors import InputError
-from effcli.core.files import read_json, sha256, write_error, write_text
-from effcli.diffusion.folders import find_parts
+from effcli.core.files import sha256
+from effcli.diffusion.folders import BESIDE, DECODERS, TOKENIZERS, find_parts
 from effcli.diffusion.models import DiffusionModel, describe_model, folder_of
 from effcli.diffusion.weight_files import find_weights
 from effcli.quantize.packed.model import PackedModel
 from effcli.quantize.weights import find_packed
-
-_DECODERS = ("vae", "vqvae")
-_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-_TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
-PARTS = (*_DECODERS, *_ENCODERS, *_TOKENIZERS)
-"""Folders of a pipeline that are read beside the network and the scheduler."""
 
 _HINT = "--model NEW_PLACE says where the full-precision model is now"
 
@@ -50,14 +42,14 @@ def describe_source(model: DiffusionModel) -> dict[str, Any]:
 
 def checksums(pipeline: Path) -> dict[str, str]:
     """Part -> checksum over the names and contents of the files that are read of it."""
-    return {name: _checksum(pipeline / name) for name in PARTS if (pipeline / name).is_dir()}
+    return {name: _checksum(pipeline / name) for name in BESIDE if (pipeline / name).is_dir()}
 
 
 def _checksum(part: Path) -> str:
-    if part.name in _TOKENIZERS:
+    if part.name in TOKENIZERS:
         files = sorted(file for file in part.iterdir() if file.is_file() and not file.name.startswith("."))
     else:
-        files = [part / "config.json", *find_weights(part, of_diffusers=part.name in _DECODERS).files]
+        files = [part / "config.json", *find_weights(part, of_diffusers=part.name in DECODERS).files]
     lines = [f"{file.name} {sha256(file)}\n" for file in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -118,28 +110,6 @@ def check_source(packed: PackedModel, place: str | None) -> str:
     if Path(chosen).is_absolute() and not Path(chosen).exists():
         raise InputError("the full-precision model is not here any more", place=chosen, hint=_HINT)
     return chosen
-
-
-def copy_parts(pipeline: Path, folder: Path) -> None:
-    """Copy the parts into an exported pipeline, as they are, and name them and the pipeline in `model_index.json`.
-
-    Raises:
-        RunError: they cannot be written.
-    """
-    index = read_json(pipeline / "model_index.json") if (pipeline / "model_index.json").is_file() else {}
-    try:
-        for name in PARTS:
-            if (pipeline / name).is_dir():
-                shutil.copytree(pipeline / name, folder / name, dirs_exist_ok=True)
-    except OSError as error:
-        raise write_error(error, folder) from None
-    exported = read_json(folder / "model_index.json")
-    for name, value in index.items():
-        if not isinstance(value, list):
-            exported[name] = value  # the class of the pipeline, and its settings
-        elif name not in exported:
-            exported[name] = value if name in PARTS else [None, None]
-    write_text(folder / "model_index.json", json.dumps(exported, indent=2) + "\n")
 
 
 def _pipeline_around(file: Path) -> Path | None:

@@ -15,6 +15,7 @@ from PIL import Image
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
 from effcli.diffusion.ddim import ddim_scheduler, sample
+from effcli.diffusion.models import DiffusionModel
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, RENEWS_NOISE
 from effcli.distill import Sampler
 from effcli.distill.any_steps import consistency, shortcut
@@ -66,7 +67,9 @@ def test_the_share_of_the_teacher() -> None:
 def test_multistep_sampling_puts_fresh_noise_around_each_image(config: dict[str, Any]) -> None:
     grid = TimeGrid(config, CPU)
     prediction = "v_prediction" if config is SCHEDULER else "flow_prediction"
-    own = student_config(config, prediction, grid.timesteps(4)) | {RENEWS_NOISE: True}
+    own = student_config(DiffusionModel(tiny_unet(), config, "m"), prediction, grid.timesteps(4)) | {
+        RENEWS_NOISE: True
+    }
     noise = torch.randn(2, 1, 4, 4)
 
     def predict(z: torch.Tensor, t: float) -> torch.Tensor:

@@ -61,11 +61,10 @@ def test_the_boundary_condition_holds_whatever_the_network_says(config: dict[str
         config["_class_name"], "flow_prediction"
     )
 
-    class Network(torch.nn.Module):
-        def forward(self, z: Tensor, t: Tensor, return_dict: bool = False) -> tuple[Tensor]:
-            return (100 * torch.randn_like(z),)
+    def network(z: Tensor, t: Tensor) -> Tensor:
+        return 100 * torch.randn_like(z)
 
-    torch.testing.assert_close(Denoiser(Network(), prediction, {})(clean.alpha * x, clean), x)
+    torch.testing.assert_close(Denoiser(network, prediction)(clean.alpha * x, clean), x)
 
 
 @pytest.mark.parametrize("n", [1, 2, 8])

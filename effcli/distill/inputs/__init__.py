@@ -1,0 +1,1 @@
+"""What students learn from: their teacher, and examples of what it denoises."""
