@@ -30,7 +30,7 @@ from effcli.diffusion.ddim import ddim_scheduler, sample
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 from effcli.distill.feature_networks import load_feature_network
-from effcli.distill.inputs.teacher import Teacher
+from effcli.distill.inputs.teacher import DiffusionTeacher
 from effcli.distill.losses import (
     PixelLoss,
     cfd,
@@ -69,7 +69,7 @@ class ReleasedLoss:
 
     def __init__(self, method: str, recipe: RddRecipe, model: DiffusionModel) -> None:
         self.method = method
-        self.features = load_feature_network("builtin", Teacher(model, Guided(model, model.unet)))
+        self.features = load_feature_network("builtin", DiffusionTeacher(model, Guided(model, model.unet)))
         self.queue = F.normalize(torch.randn(recipe.relations.queue_size, 96), dim=1)
         self.head = nn.Sequential(
             nn.Conv2d(96, 96, 1, bias=False), nn.BatchNorm2d(96), nn.ReLU(), nn.Conv2d(96, 96, 1, bias=False)
@@ -89,7 +89,7 @@ class ReleasedLoss:
 
 
 def our_loss(method: str, recipe: RddRecipe, model: DiffusionModel) -> Callable[..., Tensor]:
-    features = load_feature_network("builtin", Teacher(model, Guided(model, model.unet)))
+    features = load_feature_network("builtin", DiffusionTeacher(model, Guided(model, model.unet)))
     runtime = create_runtime(device="cpu", precision="fp32")
     loss: Any = {
         "pd": PixelLoss,

@@ -26,7 +26,7 @@ from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import sample_images
 from effcli.distill.feature_networks import load_feature_network
-from effcli.distill.inputs.teacher import Teacher
+from effcli.distill.inputs.teacher import DiffusionTeacher
 from effcli.distill.losses import PixelLoss
 from effcli.distill.progressive import student_config
 from effcli.distill.rcfd import FeatureLoss
@@ -43,7 +43,7 @@ RATE, BATCH, CPU = 3e-4, 64, torch.device("cpu")
 
 def make_losses(model: DiffusionModel) -> dict[str, Any]:
     """The arms by name."""
-    features = load_feature_network("builtin", Teacher(model, Guided(model, model.unet)))
+    features = load_feature_network("builtin", DiffusionTeacher(model, Guided(model, model.unet)))
     losses: dict[str, Any] = {"pd": PixelLoss()}
     for layers in ("last", "all"):
         for weight in PIXEL_WEIGHTS:

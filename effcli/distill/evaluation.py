@@ -18,7 +18,7 @@ from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import sample_images
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
-from effcli.distill.inputs.teacher import Teacher, is_told_texts
+from effcli.distill.inputs.teacher import DiffusionTeacher, is_told_texts
 from effcli.distill.recipe import SAMPLED
 from effcli.distill.time_grid import TimeGrid
 from effcli.metrics.distance_settings import DistanceSettings
@@ -31,7 +31,7 @@ Sampled = dict[str, Any]
 
 
 def compare(
-    teacher: Teacher,
+    teacher: DiffusionTeacher,
     students: Mapping[int, Guided],
     teacher_steps: int,
     settings: DistanceSettings,
@@ -77,7 +77,9 @@ def compare(
     return _metrics(sampled, sorted(students), teacher_steps, shape, settings), _pictures(sampled, runs)
 
 
-def with_real_images(settings: DistanceSettings, teacher: Teacher, training_images: str) -> DistanceSettings:
+def with_real_images(
+    settings: DistanceSettings, teacher: DiffusionTeacher, training_images: str
+) -> DistanceSettings:
     """Compare with the training images where neither the recipe nor the feature space says otherwise.
 
     Where the teacher sampled those itself, or they have captions, there is nothing to compare with.

@@ -22,7 +22,7 @@ from effcli.core.errors import InputError
 from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file
 from effcli.diffusion.denoisers.classes import class_name_of, is_unet
 from effcli.diffusion.processes import process_of
-from effcli.distill.inputs.teacher import Teacher
+from effcli.distill.inputs.teacher import DiffusionTeacher
 from effcli.distill.time_grid import TimeGrid
 from effcli.metrics.features import FORMAT, load_classifier
 from effcli.nn.small_classifier import SmallClassifier
@@ -58,7 +58,7 @@ class FeatureNetwork:
         return self
 
 
-def load_feature_network(name: str, teacher: Teacher, *, side: int | None = None) -> FeatureNetwork:
+def load_feature_network(name: str, teacher: DiffusionTeacher, *, side: int | None = None) -> FeatureNetwork:
     """A feature network by name; see the first lines of this file.
 
     Args:
@@ -221,7 +221,7 @@ def _recorded_maps(network: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
     return maps
 
 
-def _maps_of_unet(teacher: Teacher) -> _Maps:
+def _maps_of_unet(teacher: DiffusionTeacher) -> _Maps:
     """The blocks of the down path and the middle one of a UNet, told the least noise and no condition.
 
     Raises:
@@ -259,7 +259,7 @@ class _MiddleReached(Exception):  # noqa: N818
     """What is behind the middle block need not be computed."""
 
 
-def _maps_until_middle(teacher: Teacher, x: Tensor, least: float) -> list[Tensor]:
+def _maps_until_middle(teacher: DiffusionTeacher, x: Tensor, least: float) -> list[Tensor]:
     """Of a UNet that is conditioned on more than classes, under the condition that means none."""
     unet: Any = teacher.model.unet
     found: list[Tensor] = []

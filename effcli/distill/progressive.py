@@ -30,7 +30,7 @@ from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 from effcli.distill.evaluation import compare, save_pictures, with_real_images
 from effcli.distill.feature_networks import FeatureNetwork
 from effcli.distill.inputs.examples import Examples
-from effcli.distill.inputs.teacher import Teacher, load_examples, load_teacher, sample_examples
+from effcli.distill.inputs.teacher import DiffusionTeacher, load_examples, load_teacher, sample_examples
 from effcli.distill.losses import PixelLoss, RoundLoss
 from effcli.distill.recipe import ProgressiveRecipe, StudentsRecipe
 from effcli.distill.rounds import (
@@ -47,6 +47,9 @@ from effcli.metrics.features import choose_features
 
 log = logging.getLogger(__name__)
 
+LoadFeatures = Callable[[DiffusionTeacher], FeatureNetwork]
+"""The feature network for a teacher."""
+
 MakeLoss = Callable[[], RoundLoss]
 """The loss of the feature rounds, new for every round."""
 
@@ -60,7 +63,7 @@ class TeacherInputs(NamedTuple):
         features: the network that compares features; None for a method without one.
     """
 
-    teacher: Teacher
+    teacher: DiffusionTeacher
     examples: Examples | None
     features: FeatureNetwork | None = None
 
@@ -76,9 +79,7 @@ class TeacherInputs(NamedTuple):
         return self.examples or sample_examples(recipe, self.teacher, run)
 
 
-def plan(
-    recipe: ProgressiveRecipe, load_features: Callable[[Teacher], FeatureNetwork] | None = None
-) -> Plan[TeacherInputs]:
+def plan(recipe: ProgressiveRecipe, load_features: LoadFeatures | None = None) -> Plan[TeacherInputs]:
     """Teacher, images and feature network, and what :func:`distill` would do with them."""
     teacher = load_teacher(recipe)
     inputs = load_inputs(recipe, teacher, load_features)
@@ -96,7 +97,9 @@ def plan(
 
 
 def load_inputs(
-    recipe: StudentsRecipe, teacher: Teacher, load_features: Callable[[Teacher], FeatureNetwork] | None
+    recipe: StudentsRecipe,
+    teacher: DiffusionTeacher,
+    load_features: Callable[[DiffusionTeacher], FeatureNetwork] | None,
 ) -> TeacherInputs:
     """What else a run is given, and lines on what was not tuned for this teacher."""
     examples = load_examples(recipe, teacher)
@@ -158,7 +161,9 @@ def distill(
     return measure(teacher, few or students, recipe, run)
 
 
-def measure(teacher: Teacher, students: Mapping[int, Guided], recipe: StudentsRecipe, run: Run) -> Result:
+def measure(
+    teacher: DiffusionTeacher, students: Mapping[int, Guided], recipe: StudentsRecipe, run: Run
+) -> Result:
     """Compare the students, by their sampling steps, with their teacher, and finish the run."""
     metrics, pictures = compare(
         teacher,
@@ -178,7 +183,7 @@ def measure(teacher: Teacher, students: Mapping[int, Guided], recipe: StudentsRe
 
 
 def students_of(
-    teacher: Teacher,
+    teacher: DiffusionTeacher,
     examples: Examples,
     recipe: ProgressiveRecipe,
     run: Run,

@@ -17,7 +17,7 @@ from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.distill import progressive
 from effcli.distill.feature_networks import FeatureNetwork, load_feature_network
-from effcli.distill.inputs.teacher import Teacher
+from effcli.distill.inputs.teacher import DiffusionTeacher
 from effcli.distill.losses import cfd, maps_distance, truncated_snr_loss
 from effcli.distill.progressive import TeacherInputs
 from effcli.distill.recipe import FeatureRecipe, RcfdRecipe
@@ -36,7 +36,7 @@ def distill(recipe: RcfdRecipe, inputs: TeacherInputs, run: Run) -> Result:
     return progressive.distill(recipe, inputs, run, lambda: FeatureLoss(recipe, features))
 
 
-def load_features(recipe: FeatureRecipe, teacher: Teacher) -> FeatureNetwork:
+def load_features(recipe: FeatureRecipe, teacher: DiffusionTeacher) -> FeatureNetwork:
     """The recipe's feature network, where the teacher is."""
     return load_feature_network(recipe.features, teacher, side=recipe.feature_side)
 

@@ -12,7 +12,7 @@ from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.models import DiffusionModel
 from effcli.distill.feature_networks import FeatureNetwork
 from effcli.distill.inputs.examples import ImageExamples
-from effcli.distill.inputs.teacher import Teacher
+from effcli.distill.inputs.teacher import DiffusionTeacher
 from effcli.distill.recipe import RddRecipe
 from tests.diffusion.tiny_models import SCHEDULER, tiny_unet
 
@@ -22,9 +22,9 @@ def teacher(prediction_type: str = "sample", **unet: Any) -> DiffusionModel:
     return DiffusionModel(model, SCHEDULER | {"prediction_type": prediction_type}, "tiny")
 
 
-def whole(model: DiffusionModel) -> Teacher:
+def whole(model: DiffusionModel) -> DiffusionTeacher:
     """The same with its conditions."""
-    return Teacher(model, Guided(model, model.unet))
+    return DiffusionTeacher(model, Guided(model, model.unet))
 
 
 def examples(model: DiffusionModel, n: int = 16) -> ImageExamples:

@@ -31,7 +31,7 @@ from effcli.distill.any_steps.students import (
 from effcli.distill.any_steps.students import plan as plan_students
 from effcli.distill.feature_networks import FeatureNetwork, load_feature_network
 from effcli.distill.inputs.examples import Examples
-from effcli.distill.inputs.teacher import Teacher
+from effcli.distill.inputs.teacher import DiffusionTeacher
 from effcli.distill.losses import maps_distance
 from effcli.distill.progressive import TeacherInputs, check_same_teacher, student_config
 from effcli.distill.targets import Denoise, ddim_step, denoiser
@@ -48,7 +48,7 @@ def plan(recipe: CdRecipe) -> Plan[TeacherInputs]:
     if name is None:
         return plan_students(recipe)
 
-    def load(teacher: Teacher) -> FeatureNetwork:
+    def load(teacher: DiffusionTeacher) -> FeatureNetwork:
         return load_feature_network(name, teacher, side=recipe.feature_side)
 
     return plan_students(recipe, load)

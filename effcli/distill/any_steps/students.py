@@ -23,7 +23,7 @@ from effcli.diffusion.processes import process_of
 from effcli.distill.any_steps.recipe import AnyStepsRecipe
 from effcli.distill.feature_networks import FeatureNetwork
 from effcli.distill.inputs.examples import Examples
-from effcli.distill.inputs.teacher import Teacher, load_teacher
+from effcli.distill.inputs.teacher import DiffusionTeacher, load_teacher
 from effcli.distill.losses import PixelLoss
 from effcli.distill.progressive import TeacherInputs, facts_of, load_inputs, measure, student_config
 from effcli.distill.rounds import FEW_STEPS, Round, prediction_type_of
@@ -41,7 +41,7 @@ LossOfStep = Callable[[int, nn.Module, nn.Module], Tensor]
 
 
 def plan(
-    recipe: AnyStepsRecipe, load_features: Callable[[Teacher], FeatureNetwork] | None = None
+    recipe: AnyStepsRecipe, load_features: Callable[[DiffusionTeacher], FeatureNetwork] | None = None
 ) -> Plan[TeacherInputs]:
     """Teacher and examples, and what would be done with them."""
     teacher = load_teacher(recipe)
@@ -71,7 +71,7 @@ def prediction_of_students(teacher: DiffusionModel) -> str:
 
 
 def teacher_to_follow(
-    teacher: Teacher, examples: Examples, grid: TimeGrid, recipe: AnyStepsRecipe, run: Run
+    teacher: DiffusionTeacher, examples: Examples, grid: TimeGrid, recipe: AnyStepsRecipe, run: Run
 ) -> Guided:
     """The teacher, or the network that takes its place: one of the students' own, or one that predicts velocity."""
     model = teacher.model
@@ -115,7 +115,7 @@ def fit(stage: str, unet: nn.Module, loss_of: LossOfStep, recipe: AnyStepsRecipe
 
 
 def keep_and_measure(
-    teacher: Teacher, students: Mapping[int, Guided], recipe: AnyStepsRecipe, run: Run
+    teacher: DiffusionTeacher, students: Mapping[int, Guided], recipe: AnyStepsRecipe, run: Run
 ) -> Result:
     """Write the students as diffusers folders, that of the fewest steps as the product, and measure all."""
     for steps, student in students.items():

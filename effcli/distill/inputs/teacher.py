@@ -32,7 +32,7 @@ from effcli.distill.trained.student import check_student
 
 
 @dataclass(frozen=True)
-class Teacher:
+class DiffusionTeacher:
     """A model that is distilled.
 
     Attributes:
@@ -55,7 +55,7 @@ class Teacher:
             shape = self.autoencoder.decode(latents).shape
         return shape[1], shape[2], shape[3]
 
-    def to(self, device: torch.device) -> Teacher:
+    def to(self, device: torch.device) -> DiffusionTeacher:
         """The same, with the networks on ``device``."""
         self.model.unet.to(device)
         if self.autoencoder is not None:
@@ -63,7 +63,7 @@ class Teacher:
         return self
 
 
-def load_teacher(recipe: StudentsRecipe) -> Teacher:
+def load_teacher(recipe: StudentsRecipe) -> DiffusionTeacher:
     """The teacher with its conditions.
 
     Raises:
@@ -82,7 +82,7 @@ def load_teacher(recipe: StudentsRecipe) -> Teacher:
         inputs=settings.inputs,
     )
     cpu = torch.device("cpu")
-    teacher = Teacher(model, guided, load_autoencoder(model, cpu))
+    teacher = DiffusionTeacher(model, guided, load_autoencoder(model, cpu))
     check_forward(model, guided, decode=None if teacher.autoencoder is None else load_decoder(model, cpu))
     TimeGrid(model.scheduler_config, cpu).check_steps(recipe.student_steps, recipe.teacher_steps)
     if recipe.student_steps == recipe.teacher_steps and not _converts(recipe, model):
@@ -91,12 +91,12 @@ def load_teacher(recipe: StudentsRecipe) -> Teacher:
     return teacher
 
 
-def is_told_texts(teacher: Teacher) -> bool:
+def is_told_texts(teacher: DiffusionTeacher) -> bool:
     """Whether its network is conditioned on prompts."""
     return any(need.source == "text" for need in needs_of(teacher.model.unet, teacher.model.source))
 
 
-def load_examples(recipe: StudentsRecipe, teacher: Teacher) -> Examples | None:
+def load_examples(recipe: StudentsRecipe, teacher: DiffusionTeacher) -> Examples | None:
     """What students learn from; None where the teacher is to sample it (:func:`sample_examples`).
 
     Raises:
@@ -125,7 +125,7 @@ def load_examples(recipe: StudentsRecipe, teacher: Teacher) -> Examples | None:
     return ImageExamples(images, teacher.guided, teacher.autoencoder)
 
 
-def _captioned(source: str, teacher: Teacher, side: int, channels: int) -> CaptionedExamples:
+def _captioned(source: str, teacher: DiffusionTeacher, side: int, channels: int) -> CaptionedExamples:
     model = teacher.model
     embed = load_embedder(model.unet, model.folder, model.source)
     try:
@@ -141,7 +141,7 @@ def _captioned(source: str, teacher: Teacher, side: int, channels: int) -> Capti
     )
 
 
-def sample_examples(recipe: StudentsRecipe, teacher: Teacher, run: Run) -> SampledExamples:
+def sample_examples(recipe: StudentsRecipe, teacher: DiffusionTeacher, run: Run) -> SampledExamples:
     """What the teacher samples, in its ``teacher_steps``; found again where an interrupted run left it."""
     n, guided = recipe.data.sampled, teacher.guided
 
@@ -165,7 +165,7 @@ def _converts(recipe: StudentsRecipe, model: DiffusionModel) -> bool:
     return isinstance(recipe, ProgressiveRecipe) and bool(rounds_of(recipe, model))
 
 
-def _check_classes(images: ImageSet, teacher: Teacher, null_class: int | None, place: str) -> None:
+def _check_classes(images: ImageSet, teacher: DiffusionTeacher, null_class: int | None, place: str) -> None:
     """Refuse images whose labels cannot be the teacher's: labels are the numbers of classes in order."""
     n, n_classes = len(images.classes), n_classes_of(teacher.model.unet)
     if n_classes is None or n == n_classes - (null_class == n_classes - 1):
