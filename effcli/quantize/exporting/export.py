@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from effcli.core.progress import NOTICE
 from effcli.core.runtime import DTYPES
+from effcli.diffusion.denoisers.classes import denoiser_class
 from effcli.diffusion.folders import copy_parts, name_parts
 from effcli.quantize.exporting.diffusers_folder import write_dequantized
 from effcli.quantize.exporting.gguf_file import write_gguf
@@ -19,6 +20,8 @@ from effcli.quantize.weights import load_packed
 log = logging.getLogger(__name__)
 
 Format = Literal["diffusers", "gguf", "torchao"]
+WEIGHTS_STEM = "diffusion_pytorch_model"
+"""How names of a network's weight files begin in diffusers."""
 
 
 def export(
@@ -46,7 +49,12 @@ def export(
     packed = load_packed(place)
     pipeline = find_pipeline(packed, place, full_precision)
     write = {"diffusers": write_dequantized, "gguf": write_gguf, "torchao": write_torchao}[to]
+    part = folder / denoiser_class(packed.unet_class).part
+    before = _weights_in(part)
     stored = write(packed, folder, DTYPES[dtype])
+    for file, changed in before.items():
+        if _weights_in(part).get(file) == changed:
+            file.unlink()  # of an export in another format, which readers may prefer
     if pipeline is not None:
         copy_parts(pipeline, folder)
         name_parts(pipeline, folder)
@@ -56,3 +64,8 @@ def export(
     if any(codes.activation_bits is not None for codes in packed.layers.values()):
         log.log(NOTICE, "activations are not quantized in what was written")
     return rows
+
+
+def _weights_in(part: Path) -> dict[Path, int]:
+    """The network's weight files and their indices, and when each was written."""
+    return {file: file.stat().st_mtime_ns for file in part.glob(f"{WEIGHTS_STEM}*") if file.is_file()}

@@ -6,6 +6,7 @@ are multiples of 32; diffusers takes nothing else in blocks, so all others are f
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from effcli.core.errors import InputError, UsageError
 from effcli.core.files import atomic_path
+from effcli.core.progress import NOTICE
 from effcli.diffusion.denoisers.classes import class_name_of, denoiser_class
 from effcli.diffusion.models import empty_unet, save_configs
 from effcli.quantize.exporting.gguf_blocks import blocks_of, bytes_of, n_bytes, type_for
@@ -26,7 +28,11 @@ from effcli.quantize.packed.layer_tensors import bytes_of_layer
 from effcli.quantize.packed.model import PackedModel
 
 FILE_NAME = "diffusion_pytorch_model.gguf"
+log = logging.getLogger(__name__)
+
 _MOST_SIDES = 4
+_LONGEST_NAME = 63
+"""Bytes of a tensor's name in ggml (`GGML_MAX_NAME` is 64, with the zero at its end)."""
 _FLOATS = {torch.float16: "F16", torch.float32: "F32"}
 
 
@@ -100,6 +106,16 @@ def write_gguf(model: PackedModel, folder: Path, dtype: torch.dtype) -> list[Sto
     stored = [_add_layer(tensors, name, codes, model, dtype) for name, codes in model.layers.items()]
     stored += [_add_other(tensors, name, value, dtype) for name, value in model.others.items()]
     _write(folder / denoiser_class(network).part / FILE_NAME, tensors, class_name_of(network))
+    n_long = sum(len(one.name.encode()) > _LONGEST_NAME for one in tensors)
+    if n_long:
+        log.log(
+            NOTICE,
+            "%d of %d tensors have names of more than %d characters, which diffusers reads and ggml's own programs do "
+            "not",
+            n_long,
+            len(tensors),
+            _LONGEST_NAME,
+        )
     return stored
 
 

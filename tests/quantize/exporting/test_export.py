@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from effcli.core.errors import InputError, UsageError
+from effcli.core.progress import NOTICE
 from effcli.quantize.exporting.export import Format, export
 from effcli.quantize.packed_unet import dequantize
 from effcli.quantize.weights import load_packed, save_packed
@@ -143,6 +144,33 @@ def test_dequantized_folder_says_what_rounding_loses(tmp_path: Path) -> None:
         assert low <= rows[0]["mean_relative_error"] <= rows[0]["max_relative_error"] <= high
         file = tmp_path / dtype / "unet" / "diffusion_pytorch_model.safetensors"
         assert sum(row["size_bytes"] for row in rows) == pytest.approx(file.stat().st_size, rel=0.1)
+
+
+@needs_gguf
+def test_weights_of_an_earlier_export_do_not_stay(tmp_path: Path, caplog: Any) -> None:
+    pack_weights_into(tmp_path / "packed", flux(), "w4")
+    part = tmp_path / "out" / "transformer"
+    caplog.set_level(NOTICE)
+    export(tmp_path / "packed", tmp_path / "out", "fp16", to="gguf")
+    assert "have names of more than 63 characters" not in caplog.text
+    (part / "diffusion_pytorch_model-00001-of-00002.safetensors").write_bytes(b"of an older export")
+    (part / "note.txt").write_text("kept")
+    formats: tuple[tuple[Format, str], ...] = (("diffusers", "safetensors"), ("gguf", "gguf"))
+    for to, suffix in formats:
+        export(tmp_path / "packed", tmp_path / "out", "fp16", to=to)
+        weights = f"diffusion_pytorch_model.{suffix}"
+        assert {file.name for file in part.iterdir()} == {"config.json", "note.txt", weights}
+
+
+@needs_gguf
+def test_names_that_ggml_does_not_hold_are_said(tmp_path: Path, caplog: Any, monkeypatch: Any) -> None:
+    from effcli.quantize.exporting import gguf_file
+
+    monkeypatch.setattr(gguf_file, "_LONGEST_NAME", 40)
+    pack_weights_into(tmp_path / "packed", flux(), "w4")
+    caplog.set_level(NOTICE)
+    export(tmp_path / "packed", tmp_path / "out", "fp16", to="gguf")
+    assert "have names of more than 40 characters" in caplog.text
 
 
 def test_numbers_that_the_type_cannot_hold_are_named(tmp_path: Path) -> None:
