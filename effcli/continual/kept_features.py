@@ -48,7 +48,8 @@ class KeptFeatures:
 
         Args:
             images: uint8 ``[N, C, S, S]``.
-            run: shows the progress, and is asked to stop between two batches.
+            run: shows the progress, and is asked to stop between two batches; its processes, which must have the same
+                images, share the missing ones out.
 
         Raises:
             RunError: the file cannot be written.
@@ -57,28 +58,36 @@ class KeptFeatures:
         names = [_checksum(image) for image in images]
         with self._open() as database:
             missing = self._missing(database, names)
+            if run is not None:  # processes may have files of their own, on other machines
+                missing = sorted(set().union(*run.runtime.gather(missing)))
             show = run is not None and run.show_progress and len(missing) > BATCH
+            together = BATCH * (1 if run is None else run.runtime.world)
             with progress_bar("features", len(missing), 0, "images", show=show) as advance:
-                for start in range(0, len(missing), BATCH):
+                for start in range(0, len(missing), together):
                     if run is not None:
                         run.check_stop()
-                    rows = missing[start : start + BATCH]
-                    found = self._compute(images[torch.tensor(rows)]).cpu().half()
+                    rows = missing[start : start + together]
+                    found = self._shared_out(images, rows, run)
                     if not bool(found.isfinite().all()):
                         raise NonFiniteError(
                             "the features of images are not finite in fp16", place=str(self.file)
                         )
+                    kept = [(names[row], one.numpy().tobytes()) for row, one in zip(rows, found, strict=True)]
                     with database:
-                        database.executemany(
-                            "INSERT OR IGNORE INTO features VALUES (?, ?)",
-                            [
-                                (names[row], one.numpy().tobytes())
-                                for row, one in zip(rows, found, strict=True)
-                            ],
-                        )
+                        database.executemany("INSERT OR IGNORE INTO features VALUES (?, ?)", kept)
                     for _ in rows:
                         advance()
             return self._read(database, names)
+
+    def _shared_out(self, images: Tensor, rows: Sequence[int], run: Run | None) -> Tensor:
+        """Features of some images in fp16, each process ``BATCH`` of them in turn."""
+        if run is None or run.runtime.world == 1:
+            return self._compute(images[torch.tensor(rows)]).cpu().half()
+        own = rows[run.runtime.rank * BATCH : (run.runtime.rank + 1) * BATCH]
+        found = (
+            self._compute(images[torch.tensor(own)]).cpu().half() if own else torch.zeros(0, self.dim).half()
+        )
+        return torch.cat(run.runtime.gather(found))
 
     def _missing(self, database: sqlite3.Connection, names: Sequence[bytes]) -> list[int]:
         """The first row of each image that is not there."""

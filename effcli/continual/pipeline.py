@@ -23,6 +23,7 @@ from effcli.continual.methods.buffer import Reservoir
 from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.continual.network import classifier_of
 from effcli.continual.recipe import ContinualRecipe, JointRecipe
+from effcli.continual.recipes.features import FrozenFeaturesRecipe
 from effcli.continual.records import details_stage, known_tasks
 from effcli.continual.stream import describe, load_stream, statistics
 from effcli.continual.training import Learned, learn_stream, steps_of
@@ -68,10 +69,10 @@ def plan_run(recipe: ContinualRecipe, directory: Path | None = None) -> Plan[lis
 def run(recipe: ContinualRecipe, tasks: list[ClassTask], run: Run) -> Result:
     """Learn the stream; the classifier goes to ``model/``."""
     runtime = run.runtime
-    if runtime.world > 1:
+    if runtime.world > 1 and not isinstance(recipe, FrozenFeaturesRecipe):
         raise UsageError(
-            f"a stream of tasks is learned in one process; {runtime.world} were started",
-            hint="run several seeds or recipes in parallel instead",
+            f"{recipe.method} learns a stream of tasks in one process; {runtime.world} were started",
+            hint="run several seeds or recipes in parallel instead; ranpac and ncm share their features out",
         )
     lessons = lessons_of(recipe, tasks)
     n_items, n_images = new_buffer(recipe, runtime.device).size, sum(task.n_train for task in tasks)
@@ -87,12 +88,13 @@ def run(recipe: ContinualRecipe, tasks: list[ClassTask], run: Run) -> Result:
         details_stage(tasks[-1].number), details_of, method.scores, method.learner, tasks, len(names), runtime
     )
     classifier.calibration = calibration_in(details)
-    save_classifier(run.file(FILE_NAME), classifier)
+    if runtime.is_main:
+        save_classifier(run.file(FILE_NAME), classifier)
+        write_classes(details, names, run.file("classes.csv"))
     of_tasks, of_classes = metrics_of(learned.rows, tasks), class_metrics(details, names)
     beside = {"class_il": of_tasks["class_il"], "per_class_mean": of_classes["per_class_mean"]}
     metrics = {**beside, **of_tasks, **of_classes, **costs_of(learned, run)}
     metrics["classes"] = [list(task.classes) for task in tasks]
-    write_classes(details, names, run.file("classes.csv"))
     if text := unbalance(details, names):
         log.warning("%s", text)
     return run.finish(metrics, lambda: draw(metrics, details, tasks, run))

@@ -181,3 +181,26 @@ def test_rl_distill_shares_environments_and_averages_gradients(tmp_path: Path) -
     refused = two_ranks(*words.replace("copies=4", "copies=3").split(), "-o", "three", cwd=tmp_path)
     assert refused.code == 2
     assert "cannot be shared out evenly over 2 processes" in refused.stderr
+
+
+def test_continual_shares_features_out(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    for name in "abcd":
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        colour = draws.integers(60, 196, 3)
+        for number in range(24):
+            values = np.clip(colour + draws.integers(-50, 50, (8, 8, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(values).save(tmp_path / "classes" / name / f"{number}.png")
+    words = (
+        f"continual --method ranpac --data classes --tasks 2 {SAME} -s network.side=32 -s projection.size=40"
+    )
+    done = effcli(*words.split(), "-s", "network.features=kept-1", "-o", "one", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    done = two_ranks(*words.split(), "-s", "network.features=kept-2", "-o", "two", cwd=tmp_path)
+    assert (done.code, done.lines) == (0, ["two"]), done.stderr
+    one, two = (load_file(tmp_path / run / "model" / "classifier.safetensors") for run in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=5e-3, rtol=5e-2)
+    assert (tmp_path / "two" / "classes.csv").is_file()
+    refused = two_ranks("continual", "--method", "er", "--data", "classes", "-o", "three", cwd=tmp_path)
+    assert refused.code == 2 and "in one process; 2 were started" in refused.stderr
