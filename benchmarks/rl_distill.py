@@ -1,6 +1,9 @@
 """Speed of `effcli rl-distill`: ratios inside one run. Nothing else should be running.
 
     python benchmarks/rl_distill.py [--json FILE] [--steps 20000] [--atari-steps 1024] [--repeats 3] [--threads N]
+        [--busy]
+
+`--busy` counts seconds of the processor, on one thread, where something else is running all the same.
 
 Environment steps per second, learning included, of one PPO policy here and of Stable-Baselines3's PPO (`pip install
 stable-baselines3`; left out without it): the same network, number of environments and settings, on CartPole with those
@@ -28,6 +31,7 @@ from effcli.rl_distill.environments.settings import EnvironmentSection
 from effcli.rl_distill.ppo import PpoGroup
 from effcli.rl_distill.recipe import OpdDaRecipe, OpdSection, PpoSection, RlTrainSection
 
+clock = time.perf_counter
 CARTPOLE = PpoSection(
     rollout=32,
     epochs=20,
@@ -61,10 +65,10 @@ def ours(
     )
     runtime = create_runtime(device="cpu", precision=precision, seed=0)
     group = PpoGroup(recipe, runtime, together=together)
-    started = time.perf_counter()
+    started = clock()
     for update in range(group.n_updates):
         group.update(update)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def peer(env: str, settings: PpoSection, steps: int) -> float:
@@ -96,9 +100,9 @@ def peer(env: str, settings: PpoSection, steps: int) -> float:
         device="cpu",
         seed=0,
     )
-    started = time.perf_counter()
+    started = clock()
     model.learn(steps)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def has_peer() -> bool:
@@ -120,7 +124,11 @@ def main() -> None:
     parser.add_argument("--atari-steps", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of PyTorch, for all alike")
+    parser.add_argument("--busy", action="store_true", help="seconds of the processor, on one thread")
     options = parser.parse_args()
+    if options.busy:
+        global clock
+        clock, options.threads = time.process_time, 1
     if options.threads:
         torch.set_num_threads(options.threads)
     print(f"{torch.get_num_threads()} threads")
