@@ -111,3 +111,28 @@ def test_links_inside_the_documentation_lead_somewhere() -> None:
         if not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def anchors(page: Path) -> set[str]:
+    """What ``#`` in a link may name: headings as GitHub and the site write them, and anchors in HTML."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
+    words = [re.sub(r"[^\w\- ]", "", heading.lower()).strip() for heading in headings]
+    return {word.replace(" ", "-") for word in words} | set(re.findall(r'<a id="([^"]+)"', text))
+
+
+def test_anchors_of_links_are_headings() -> None:
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}#{anchor}"
+        for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+        for target, anchor in re.findall(r"\]\(([^)#:]*\.md|)#([^)]+)\)", page.read_text(encoding="utf-8"))
+        if anchor not in anchors((page.parent / target) if target else page)
+    ]
+    assert broken == []
+
+
+def test_every_page_is_in_the_menu_of_the_site() -> None:
+    menu = re.findall(r"[\w/-]+\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    from_the_top = {"contributing/index.md", "contributing/changelog.md", "contributing/examples.md"}
+    assert pages | from_the_top == set(menu)
