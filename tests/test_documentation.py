@@ -17,7 +17,6 @@ from tests.documented_files import save_documented_files
 ROOT = Path(__file__).resolve().parents[1]
 
 # What is typed instead, where a command takes minutes or data that users do not have.
-_SHORT = "--epochs 1 -s network.width=2 -s data.train_per_class=8 -s eval.per_class=4 -s data.side=8"
 _SMALL = "--steps 2 --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4"
 _FEW = (
     "--teacher-steps 4 -s train.steps=1 -s train.last_rounds_steps=1 -s train.batch_size=2 -s eval.n_images=4"
@@ -26,32 +25,15 @@ _BRIEF = "--epochs 1 -s inversion.iterations=2 -s inversion.per_class=1 -s inver
 _QUICK = "--steps 300 --policies 2 --policy small,small -s ppo.epochs=1 -s eval.episodes=1"
 SHORTENED = {
     "effcli distill --steps 1 -o few/": f"effcli distill --steps 1 {_FEW} -o few/",
-    "effcli distill my-diffusers-folder/": f"effcli distill my-diffusers-folder/ {_FEW} --teacher-steps 8",
-    "effcli distill eval few/": "effcli distill eval few/ -n 4",
     "effcli distill --method clip-kd -o clip/": "effcli distill --method clip-kd --data captioned/pairs.csv "
     "--teacher-cache on -s train.epochs=1 -s train.batch_size=8 -s cache_dir=cache -o clip/",
-    "effcli distill --steps 1 -q | xargs effcli quantize": f"effcli distill --steps 1 -q {_FEW} | "
-    "xargs effcli quantize --trajectories 1 -s train.batch_size=2 -s calibration.n_images=2 -s eval.n_images=4",
-    "effcli quantize --bits": f"effcli quantize {_SMALL} --bits",
     "effcli quantize my-diffusers-folder/": f"effcli quantize my-diffusers-folder/ {_SMALL}",
-    "effcli continual -o": f"effcli continual {_SHORT} -o",
     "effcli continual --data animals/ -o": "effcli continual --data animals/ -s network.features=kept -o",
     "effcli continual --method egor -o": f"effcli continual --method egor --data boxes/ --tasks 2+2 {_BRIEF} "
     "-s base.epochs=1 -o",
-    "effcli continual train-detector --data boxes/": "effcli continual train-detector --data boxes/ --tasks 2+2 "
-    "--epochs 1",
-    "effcli continual --method egor --detector first/": f"effcli continual --method egor {_BRIEF} --detector first/",
     "effcli detect-stream --video": "effcli detect-stream --frames 4 --video",
-    "effcli detect-stream eval --data synthetic:8": "effcli detect-stream eval --data kitti",
-    "effcli detect-stream train --data": "effcli detect-stream train -s data.split=all -s eval.data=null --steps 1 "
-    "-s train.batch_size=1 --data",
     "effcli rl-distill -o": f"effcli rl-distill {_QUICK} -o",
-    "effcli rl-distill --env ALE/Pong-v5 --steps 10M": f"effcli rl-distill --env ALE/Pong-v5 {_QUICK} "
-    "-s eval.episodes=0 -s ppo.rollout=8 --steps 32",
-    "effcli rl-distill eval group/ --episodes 100": "effcli rl-distill eval group/ --episodes 2",
-    "effcli enhance train": "effcli enhance train -s train.steps=1 -s train.batch_size=1 -s data.patch=32",
     "effcli verify enhance/band-and-order --data DIR": "effcli recipes ls | grep -x enhance/claims/band-and-order",
-    "effcli compare my-run another-run": "cp -r my-run another-run && effcli compare my-run another-run",
 }
 
 
