@@ -18,7 +18,7 @@ ID = "effcli/CartPoleDistractors-v1"
 N_STATE = 4
 
 
-class Levels:
+class DistractorLevels:
     """The distractors of some levels.
 
     Args:
@@ -61,7 +61,7 @@ class DistractedCartPole(CartPoleEnv):
         self, levels: int = 3, first_level: int = 0, distractors: int = 16, render_mode: str | None = None
     ) -> None:
         super().__init__(render_mode=render_mode)
-        self._levels, self._level = Levels(levels, first_level, distractors), 0
+        self._levels, self._level = DistractorLevels(levels, first_level, distractors), 0
         self.observation_space = self._levels.space
 
     def reset(
@@ -97,7 +97,10 @@ class DistractedCartPoles(CartPoleVectorEnv):
         self, num_envs: int = 1, levels: int = 3, first_level: int = 0, distractors: int = 16, **more: Any
     ) -> None:
         super().__init__(num_envs, **more)
-        self._levels, self._level = Levels(levels, first_level, distractors), np.zeros(num_envs, np.int64)
+        self._levels, self._level = (
+            DistractorLevels(levels, first_level, distractors),
+            np.zeros(num_envs, np.int64),
+        )
         self.single_observation_space = self._levels.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
 
