@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from effcli import __version__
+from effcli.core.machine import commit, instructions, processor
 from effcli.core.runtime import Runtime, available_devices, create_runtime, describe_device, hardware_bf16
 from effcli.core.threads import NUMBERS, WAITING
 
@@ -27,7 +28,13 @@ _OPTIONAL = {
     "rerun_bindings": "recordings of streams for the rerun viewer: pip install 'effcli[rerun]'",
     "minatar": "MinAtar's games: pip install 'effcli[minatar]'",
     "pygame": "drawing games: pip install 'effcli[watch]'",
-    "pillow_heif": "HEIC pictures; pip install pillow-heif",
+    "pillow_heif": "HEIC pictures: pip install 'effcli[heic]'",
+    "rawpy": "camera raw pictures: pip install 'effcli[raw]'",
+    "av": "videos: pip install 'effcli[video]'",
+    "s3fs": "pictures in object stores: pip install 'effcli[remote]'",
+    "tensorboard": "logs for TensorBoard: pip install 'effcli[tensorboard]'",
+    "gguf": "export to GGUF: pip install 'effcli[gguf]'",
+    "torchao": "export to torchao: pip install 'effcli[torchao]'",
 }
 
 
@@ -39,9 +46,12 @@ def examine() -> dict[str, Any]:
     devices = available_devices()
     return {
         "effcli": __version__,
+        "commit": commit(),
         "python": platform.python_version(),
         "system": platform.platform(),
         "cpu": {
+            "processor": processor(),
+            "instructions": instructions(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "threads_chosen": _how_threads_are_chosen(automatic),

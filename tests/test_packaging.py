@@ -79,3 +79,23 @@ def test_every_asset_has_a_card_with_its_checksum_and_all_are_small() -> None:
         card = asset.with_suffix(".md").read_text(encoding="utf-8")
         assert hashlib.sha256(asset.read_bytes()).hexdigest() in card, asset.name
     assert sum(asset.stat().st_size for asset in assets) < 25e6
+
+
+def test_every_extra_that_a_message_or_page_names_exists(project: dict[str, Any]) -> None:
+    extras = project["project"]["optional-dependencies"]
+    files = [file for top in ("effcli", "cli") for file in (ROOT / top).rglob("*.py")]
+    files += [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    named = {
+        name
+        for file in files
+        for group in re.findall(r"effcli\[([a-z, ]+)\]", file.read_text(encoding="utf-8"))
+        for name in re.split(", *", group)
+    }
+    assert {"onnx", "video", "text"} <= named <= set(extras)
+
+
+def test_all_is_every_extra_that_a_user_may_want(project: dict[str, Any]) -> None:
+    extras = project["project"]["optional-dependencies"]
+    (everything,) = extras["all"]
+    named = set(re.fullmatch(r"effcli\[(.*)\]", everything)[1].split(","))  # type: ignore[index]
+    assert named == set(extras) - {"all", "cuda", "docs", "test", "dev"}
