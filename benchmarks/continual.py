@@ -6,7 +6,9 @@ Images a second that are learned, per method: whole training of two tasks of two
 RGB images (augmentation, buffer, selection and optimiser included; measuring not), batches of 32 new and 32 kept
 images, in float32 and bfloat16. Rounds take turns; the median counts. The peer is ER written as it is written with a
 loader: torchvision transforms of one PIL image after another, a buffer that is a list of places filled in a loop, the
-same network. Then the parts of an ER step alone.
+same network. Then the parts of an ER step alone. The row ``features`` is about ranpac, in processor seconds: computing
+and keeping the features of 320 images against a bare forward pass of the backbone (goal: at most 1.1x), and learning
+1,000 images whose features are kept (goal: less than 1 s).
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from effcli.continual.assembly import new_method
 from effcli.continual.augmentation import random_crop_flip
 from effcli.continual.class_splits import ClassTask
+from effcli.continual.kept_features import BATCH as BATCH_OF_FEATURES
 from effcli.continual.learner import Classifier
 from effcli.continual.methods.buffer import Reservoir
 from effcli.continual.recipe import ImageAugmentSection
@@ -179,6 +183,57 @@ def parts_of_a_step(width: int, precision: str, n_steps: int = 20) -> dict[str, 
     return found
 
 
+def processor_s(part: Callable[[], Any], n: int) -> float:
+    """Median processor seconds of ``n`` calls."""
+    seconds = []
+    for _ in range(n):
+        started = time.process_time()
+        part()
+        seconds.append(time.process_time() - started)
+    return statistics.median(seconds)
+
+
+def features(n_repeats: int, n_images: int = 320) -> dict[str, float]:
+    """What ranpac spends on features, beside the bare network, and on learning from kept ones."""
+    draws = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n_images, 3, 64, 64), dtype=torch.uint8, generator=draws)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = [parse_set(f"network.features={folder}"), parse_set("precision=fp32")]
+        recipe: Any = find_recipe("continual", "ranpac", settings)
+        method: Any = new_method(recipe, 10, (0.5,) * 3, (0.25,) * 3, 64)
+        mean, std, backbone = method.learner.mean, method.learner.std, method.backbone
+
+        @torch.no_grad()
+        def bare() -> None:
+            for part in images.split(BATCH_OF_FEATURES):
+                x = (part.float() / 255 - mean) / std
+                backbone(x.contiguous(memory_format=torch.channels_last))
+
+        def computed() -> None:
+            for file in Path(folder).glob("*.sqlite*"):
+                file.unlink()
+            method.kept.of(images)
+
+        kept = torch.randn(1000, backbone.dim, generator=draws)
+        labels = torch.randint(0, 10, (1000,), generator=draws)
+
+        def learned() -> None:
+            method.add(kept, labels, 10)
+            method.head()
+
+        bare()
+        pairs = [(processor_s(computed, 1), processor_s(bare, 1)) for _ in range(n_repeats)]
+        computed_s, bare_s = (statistics.median(column) for column in zip(*pairs, strict=True))
+        with torch.no_grad():
+            learned_s = processor_s(learned, n_repeats)
+    return {
+        "features, processor s": computed_s,
+        "bare forward pass, processor s": bare_s,
+        "features against it, x": computed_s / bare_s,
+        "ranpac, 1,000 images, processor s": learned_s,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -194,7 +249,13 @@ def main() -> None:
     np.random.seed(0)
     tasks = random_tasks(options.images)
     n_images = EPOCHS * sum(len(task.train) for task in tasks)
-    names = options.methods.split(",") if options.methods else ["peer", *METHODS]
+    names = options.methods.split(",") if options.methods else ["peer", *METHODS, "features"]
+    made: dict[str, Any] = {}
+    if "features" in names:
+        names.remove("features")
+        made["features"] = features(options.repeats)
+        for name, value in made["features"].items():
+            print(f"{name:42s} {value:8.3f}")
     arms = [(name, precision) for precision in options.precisions.split(",") for name in names]
     seconds: dict[tuple[str, str], list[float]] = {arm: [] for arm in arms}
     for _ in range(options.repeats):
@@ -211,11 +272,11 @@ def main() -> None:
         of_er = rates.get(("er", precision), float("nan"))
         rate = rates[name, precision]
         print(f"{name:24s} {precision}  {rate:8.1f} images/s  {rate / of_er:5.2f}x")
-    made: dict[str, Any] = {
+    made |= {
         f"{name}, {precision}": {"images_per_s": rates[name, precision], "seconds": times}
         for (name, precision), times in seconds.items()
     }
-    for precision in options.precisions.split(","):
+    for precision in options.precisions.split(",") if names else ():
         made[f"parts, {precision}"] = found = parts_of_a_step(options.width, precision)
         for part, ms in found.items():
             print(f"{precision}  {part:42s} {ms:8.3f} ms")
