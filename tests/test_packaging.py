@@ -97,5 +97,5 @@ def test_every_extra_that_a_message_or_page_names_exists(project: dict[str, Any]
 def test_all_is_every_extra_that_a_user_may_want(project: dict[str, Any]) -> None:
     extras = project["project"]["optional-dependencies"]
     (everything,) = extras["all"]
-    named = set(re.fullmatch(r"effcli\[(.*)\]", everything)[1].split(","))  # type: ignore[index]
+    named = set(re.fullmatch(r"effcli\[(.*)\]", everything)[1].split(","))
     assert named == set(extras) - {"all", "cuda", "docs", "test", "dev"}
