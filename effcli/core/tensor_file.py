@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -25,6 +26,9 @@ BUILTIN_PREFIX = "builtin:"
 
 _STATE_DICTS = ("state_dict", "model_state_dict", "model_state", "params_ema", "params", "model", "network")
 """Where training scripts of others keep the weights in what they save."""
+
+_MOST_WRAPPERS = 3
+"""How deep they may be."""
 
 
 _DTYPES = {
@@ -130,7 +134,8 @@ def read_pickled_tensors(path: Path, place: str) -> dict[str, Tensor]:
         InputError: it is not there, damaged, or holds no state dict; or a tensor is not finite.
     """
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # the options, beside the weights
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a malformed zip or pickle makes the reader raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise InputError(
@@ -138,10 +143,10 @@ def read_pickled_tensors(path: Path, place: str) -> dict[str, Tensor]:
             place=place,
             hint="weights are a .safetensors file, or a .pth that holds tensors only",
         ) from None
-    for key in _STATE_DICTS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+    for _ in range(_MOST_WRAPPERS):
+        if isinstance(content, Mapping):
+            inside = (content[key] for key in _STATE_DICTS if isinstance(content.get(key), Mapping))
+            content = next(inside, content)
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError("holds no state dict (names to tensors)", place=place)
     tensors = {str(name): tensor for name, tensor in content.items()}

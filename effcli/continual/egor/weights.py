@@ -116,7 +116,7 @@ def _config_of(detector: Detector) -> dict[str, Any]:
     if isinstance(detector, BranchedDetector):
         own = BranchConfig(detector.width, detector.n_new, detector.channels, detector.n_convs)
         return {"kind": BRANCHED, "old": _config_of(detector.old), **asdict(own)}
-    return {"kind": next(kind for kind, (own, _) in KINDS.items() if isinstance(detector, own))}
+    return {"kind": next(kind for kind, own in KINDS.items() if type(detector) is own)}
 
 
 def load_detector(
@@ -205,7 +205,8 @@ def _torchvision(file: Path, classes: Sequence[str]) -> Detector:
         raise UsageError(
             f"does not name its {detector.n_classes} classes",
             place=str(file),
-            hint="-s detector_classes=[cat,dog,...]",
+            hint="learn with it: effcli continual --method egor or branch, -s detector_classes=[cat,dog,...]; "
+            "the detector of that run knows the names",
         )
     if detector.n_classes == len(classes) + 1:
         detector.drop_column(0)

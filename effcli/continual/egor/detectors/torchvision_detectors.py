@@ -7,8 +7,11 @@ places for it are chosen by the best score.
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from collections.abc import Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
@@ -25,8 +29,18 @@ from effcli.continual.egor.detectors.detector import DetectionLoss, Detector, Ra
 from effcli.core.errors import InputError
 from effcli.core.weight_file import check_tensors, make_within
 
+log = logging.getLogger(__name__)
+
 PRIOR = 0.01
+COLUMNS = "head.classification_head.cls_logits.weight"
 _FIRST_STRIDE = 8
+_ANCHORS = 9
+_OLD_TOWER = re.compile(r"(head\.(?:classification|regression)_head\.conv)\.([0246])\.(weight|bias)")
+_BUILDERS = {
+    "fcos": "fcos_resnet50_fpn",
+    "retinanet": "retinanet_resnet50_fpn",
+    "retinanet-v2": "retinanet_resnet50_fpn_v2",
+}
 _BOX = 4
 
 
@@ -248,53 +262,68 @@ class Retina(TorchvisionDetector):
 _MATCHES = SimpleNamespace(compute_loss=lambda targets, outputs, anchors, matched: matched)
 """In the place of a head: torchvision's matching then gives what it would hand to the head's loss."""
 
-KINDS: dict[str, tuple[type[TorchvisionDetector], Any]] = {
-    "fcos": (Fcos, FCOS),
-    "retinanet": (Retina, RetinaNet),
-}
+
+class RetinaV2(Retina):
+    """torchvision's second RetinaNet (retinanet_resnet50_fpn_v2): GroupNorm in the towers, GIoU of boxes."""
+
+
+KINDS: dict[str, type[TorchvisionDetector]] = {"fcos": Fcos, "retinanet": Retina, "retinanet-v2": RetinaV2}
 
 
 def new_torchvision_detector(kind: str, n_classes: int, *, frozen: bool) -> TorchvisionDetector:
     """FCOS or RetinaNet with ResNet-50 and an FPN, as torchvision builds them.
 
     Args:
-        kind: ``fcos`` or ``retinanet``.
+        kind: ``fcos``, ``retinanet`` or ``retinanet-v2``.
         n_classes: columns.
-        frozen: whether BatchNorm is torchvision's FrozenBatchNorm2d, as in its pretrained models.
+        frozen: whether BatchNorm is torchvision's FrozenBatchNorm2d, as in its pretrained models of the first two.
     """
-    own, theirs = KINDS[kind]
+    is_v2 = kind == "retinanet-v2"
     backbone = resnet_fpn_backbone(
         backbone_name="resnet50",
         weights=None,
         norm_layer=FrozenBatchNorm2d if frozen else nn.BatchNorm2d,
         trainable_layers=3 if frozen else 5,
         returned_layers=[2, 3, 4],
-        extra_blocks=LastLevelP6P7(256, 256),
+        extra_blocks=LastLevelP6P7(2048 if is_v2 else 256, 256),
     )
-    return own(theirs(backbone, n_classes))
+    if kind == "fcos":
+        return Fcos(FCOS(backbone, n_classes))
+    if not is_v2:
+        return Retina(RetinaNet(backbone, n_classes))
+    head = RetinaNetHead(256, _ANCHORS, n_classes, norm_layer=partial(nn.GroupNorm, 32))
+    head.regression_head._loss_type = "giou"
+    return RetinaV2(RetinaNet(backbone, n_classes, head=head))
 
 
 def kind_of(weights: Mapping[str, Tensor]) -> str | None:
-    """Which of torchvision's detectors a state dict is of; None for neither."""
+    """Which of torchvision's detectors a state dict is of; None for none of them."""
     if "head.regression_head.bbox_ctrness.weight" in weights:
         return "fcos"
-    if "head.classification_head.cls_logits.weight" in weights and not any("rpn" in k for k in weights):
-        return "retinanet"
+    if COLUMNS in weights and not any("rpn" in k for k in weights):
+        has_norms = "head.classification_head.conv.0.1.weight" in weights
+        return "retinanet-v2" if has_norms else "retinanet"
     return None
 
 
 def from_state_dict(weights: Mapping[str, Tensor], place: str = "weights") -> TorchvisionDetector:
     """A detector with these weights; ``place`` is where they come from, in messages.
 
+    Names may have a prefix, as wrappers of the model give them (``module.``, ``model.``), and those of RetinaNet may
+    be torchvision's before version 0.13.
+
     Raises:
-        InputError: they are of neither kind, or names or shapes are not those of the ResNet-50 form.
+        InputError: they are of none of these kinds, or names or shapes are not those of the ResNet-50 form.
     """
+    weights = _unwrapped(weights, place)
     kind = kind_of(weights)
-    columns = weights.get("head.classification_head.cls_logits.weight")
+    columns = weights.get(COLUMNS)
     if kind is None or columns is None or columns.ndim != 4:
         what = "is no detector of ours, and no state dict of torchvision's FCOS or RetinaNet"
-        raise InputError(what, place=place)
-    n_classes = columns.shape[0] // (1 if kind == "fcos" else 9)
+        raise InputError(what, place=place, hint=_hint(weights))
+    if kind == "retinanet":
+        weights = _with_new_names(weights)
+    n_classes = columns.shape[0] // (1 if kind == "fcos" else _ANCHORS)
     frozen = not any(name.endswith("num_batches_tracked") for name in weights)
     n_elements = sum(value.numel() for value in weights.values())
     detector = make_within(
@@ -303,7 +332,45 @@ def from_state_dict(weights: Mapping[str, Tensor], place: str = "weights") -> To
     try:
         check_tensors(detector.net.state_dict(), weights, place)
     except InputError as error:
-        what = f"is not of the form with ResNet-50: {error.message}"
-        raise InputError(what, place=place, hint=error.hint) from None
+        what = f"is not torchvision's {_BUILDERS[kind]}: {error.message}"
+        raise InputError(what, place=place, hint="other backbones are not supported") from None
     detector.net.load_state_dict(dict(weights))
     return detector
+
+
+def _unwrapped(weights: Mapping[str, Tensor], place: str) -> Mapping[str, Tensor]:
+    """Without the prefix of a wrapper, such as ``module.``; what does not have it is left out, and said."""
+    prefixes = sorted(name.removesuffix(COLUMNS) for name in weights if name.endswith(COLUMNS))
+    if prefixes in ([], [""]):
+        return weights
+    if len(prefixes) > 1:
+        names = ", ".join(repr(one) for one in prefixes)
+        raise InputError(
+            f"holds several detectors, whose names begin with {names}",
+            place=place,
+            hint="save the state dict of the one that is meant",
+        )
+    (prefix,) = prefixes
+    found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    if len(found) < len(weights):
+        n = len(weights) - len(found)
+        log.warning("%s: %d tensors whose names do not begin with %r are left out", place, n, prefix)
+    return found
+
+
+def _with_new_names(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """RetinaNet's towers as torchvision calls them from 0.13 on: conv.2.weight is conv.1.0.weight now."""
+
+    def new(name: str) -> str:
+        old = _OLD_TOWER.fullmatch(name)
+        return name if old is None else f"{old[1]}.{int(old[2]) // 2}.0.{old[3]}"
+
+    return {new(name): value for name, value in weights.items()}
+
+
+def _hint(weights: Mapping[str, Tensor]) -> str:
+    if any("rpn" in name or "roi_heads" in name for name in weights):
+        return "Faster R-CNN and others with two stages are not supported"
+    if COLUMNS.removeprefix("head.") in weights or any(name.startswith("backbone.body") for name in weights):
+        return "save the state dict of the whole model: torch.save(model.state_dict(), FILE)"
+    return "fcos_resnet50_fpn, retinanet_resnet50_fpn and retinanet_resnet50_fpn_v2 are supported"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import fcos_resnet50_fpn, retinanet_resnet50_fpn
+from torchvision.models.detection import fcos_resnet50_fpn, retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.ops import FrozenBatchNorm2d
 
 from effcli.continual.egor.detectors.detector import Targets
+from effcli.continual.egor.detectors.released_weights import read_state_dict
 from effcli.continual.egor.detectors.torchvision_detectors import TorchvisionDetector, from_state_dict
 from effcli.continual.egor.inversion import BatchNormPrior
 from effcli.continual.egor.losses import distillation
@@ -19,7 +22,11 @@ from effcli.continual.egor.recipe import DistillationSection
 from effcli.continual.egor.weights import load_detector, save_detector
 from effcli.core.errors import InputError, UsageError
 
-BUILDERS = {"fcos": fcos_resnet50_fpn, "retinanet": retinanet_resnet50_fpn}
+BUILDERS = {
+    "fcos": fcos_resnet50_fpn,
+    "retinanet": retinanet_resnet50_fpn,
+    "retinanet-v2": retinanet_resnet50_fpn_v2,
+}
 SIZE = 96
 
 
@@ -137,6 +144,38 @@ def test_the_background_column_goes_and_the_file_comes_back(
         load_detector(str(tmp_path / "theirs.pth"), ("a", "b"))
 
 
+@pytest.mark.slow
+def test_checkpoints_of_training_scripts_are_unwrapped(
+    pair: tuple[nn.Module, TorchvisionDetector], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs, _ = pair
+    weights = theirs.state_dict()
+    name = "head.classification_head.cls_logits.weight"
+    wrapped = {f"module.{key}": value for key, value in weights.items()}
+    script = {"model": wrapped, "optimizer": {"state": {}}, "args": argparse.Namespace(lr=0.01), "epoch": 3}
+    torch.save(script, tmp_path / "script.pth")
+    read = from_state_dict(read_state_dict(tmp_path / "script.pth"))
+    assert torch.equal(read.net.state_dict()[name], weights[name])
+    lightning = {"state_dict": {"teacher.x": torch.zeros(1)} | {f"net.{k}": v for k, v in weights.items()}}
+    torch.save({"model": lightning}, tmp_path / "lightning.pth")
+    read = from_state_dict(read_state_dict(tmp_path / "lightning.pth"), "lightning.pth")
+    assert torch.equal(read.net.state_dict()[name], weights[name])
+    assert "lightning.pth: 1 tensors whose names do not begin with 'net.' are left out" in caplog.text
+    with pytest.raises(InputError, match="holds several detectors, whose names begin with '', 'module"):
+        from_state_dict({**weights, **wrapped})
+
+
+def test_names_of_old_releases_of_retinanet() -> None:
+    theirs = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2)
+    weights = theirs.state_dict()
+    old = {
+        re.sub(r"conv\.(\d)\.0\.", lambda m: f"conv.{2 * int(m[1])}.", key): weights[key] for key in weights
+    }
+    assert "head.regression_head.conv.6.bias" in old
+    read = from_state_dict(old).net.state_dict()
+    assert all(torch.equal(read[key], weights[key]) for key in weights)
+
+
 def test_frozen_batchnorm_is_recognised(pair: tuple[nn.Module, TorchvisionDetector]) -> None:
     theirs, _ = pair
     weights = {k: v for k, v in theirs.state_dict().items() if not k.endswith("num_batches_tracked")}
@@ -150,6 +189,9 @@ def test_other_state_dicts_are_refused(tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(2)}, tmp_path / "x.pth")
     with pytest.raises(InputError, match="no state dict of torchvision's FCOS or RetinaNet"):
         load_detector(str(tmp_path / "x.pth"), ("a",))
+    with pytest.raises(InputError) as refusal:
+        from_state_dict({"rpn.head.conv.weight": torch.zeros(1)})
+    assert refusal.value.hint == "Faster R-CNN and others with two stages are not supported"
     (tmp_path / "y.pth").write_bytes(b"rubbish")
     with pytest.raises(InputError, match="cannot be read"):
         load_detector(str(tmp_path / "y.pth"), ("a",))
