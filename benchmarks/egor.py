@@ -1,12 +1,18 @@
 """Speed of `effcli continual --method egor`: ratios inside one run. Nothing else should be running.
 
     python benchmarks/egor.py [--json FILE] [--iterations 12] [--images 50] [--side 64] [--repeats 3]
+    python benchmarks/egor.py --detect [--onnx nanodet.onnx] [--openvino nanodet_m.xml]
 
 Milliseconds an image and iteration of the inversion, with a tiny GFL of five classes. Peers: the same one written
 image by image, as it is in the release (augmentation, assignment and losses in loops, one forward pass for all); and
 one image at a time. The first must give the same losses from the same seed, which is checked; the second cannot, as the
 statistics of BatchNorm are then those of one image. Then milliseconds of a training step of 16 images: of a first
 detector, of fine-tuning, of distillation, and of EGOR with pastes, and what pasting alone takes.
+
+With --detect instead: processor milliseconds per image of 320x320 with builtin:nanodet-m: `effcli continual detect`
+after reading, its network and its NMS alone, and beside them an exported file in ONNX Runtime
+(`effcli continual export builtin:nanodet-m -o nanodet.onnx`) and the network alone in the package openvino, with the
+OpenVINO IR that the weights came from. One thread each. Processor seconds count on a machine that does other work, too.
 """
 
 from __future__ import annotations
@@ -18,17 +24,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from effcli.continual.egor import inversion
 from effcli.continual.egor.composition import Composer
 from effcli.continual.egor.data.detection_sets import ScaledImages
 from effcli.continual.egor.data.sources import load_detection
+from effcli.continual.egor.detecting.detection import ObjectFinder
 from effcli.continual.egor.detectors.detector import DetectionLoss, Raw, Targets
 from effcli.continual.egor.detectors.gfl import Gfl, tiny_config
 from effcli.continual.egor.inversion import Crop, invert
@@ -40,12 +49,16 @@ from effcli.continual.egor.recipe import (
     InversionSection,
 )
 from effcli.continual.egor.training import batch_of_step
+from effcli.continual.egor.weights import BUILTIN, load_detector
 from effcli.core.evidence.records import write_record
 from effcli.core.registry import find_recipe
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
+from effcli.data.images import read_image
 
 N_CLASSES = 5
+SIDE, SCORE = 320, 0.3
+PHOTO = Path(__file__).resolve().parents[1] / "examples" / "boats.jpg"
 
 
 class ByImage(Gfl):
@@ -220,6 +233,45 @@ def steps(options: argparse.Namespace) -> dict[str, Any]:
     return made
 
 
+def detections(options: argparse.Namespace) -> dict[str, Any]:
+    """Ways to find objects in one image, in turns."""
+    torch.set_num_threads(1)
+    runtime = create_runtime(device="cpu", precision="fp32", seed=0, threads=1)
+    photo = read_image(PHOTO)
+    image = F.interpolate(photo[None].float(), (SIDE, SIDE), mode="area")[0].to(torch.uint8)
+    finder = ObjectFinder(BUILTIN, SCORE, runtime)
+    detector = load_detector(BUILTIN)[0].eval()
+    x = detector.normalise(image[None])
+    with torch.no_grad():
+        raw = detector(x)
+    ways: dict[str, Callable[[], Any]] = {
+        "detect": lambda: finder(image),
+        "network alone": lambda: detector(x),
+        "decoding and NMS alone": lambda: detector.detections(raw, [(SIDE, SIDE)], SCORE),
+    }
+    if options.onnx:
+        exported = ObjectFinder(str(options.onnx), SCORE, runtime)
+        ways["detect, ONNX Runtime"] = lambda: exported(image)
+    if options.openvino:
+        openvino = import_module("openvino")
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "1"}
+        compiled = openvino.Core().compile_model(str(options.openvino), "CPU", settings)
+        given = image[None].flip(1).float().numpy()
+        ways["network alone, openvino"] = lambda: compiled(given)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(10 * options.repeats):
+        for name, way in ways.items():
+            started = time.process_time()
+            with torch.inference_mode():
+                way()
+            if number >= options.repeats:  # the first are slower
+                times[name].append(1000 * (time.process_time() - started))
+    made = {name: statistics.median(some) for name, some in times.items()}
+    for name, ms in made.items():
+        print(f"{name:25s} {ms:8.2f} processor ms an image  {ms / made['detect']:6.2f}x")
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -229,7 +281,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--detect", action="store_true")
+    parser.add_argument("--onnx", type=Path)
+    parser.add_argument("--openvino", type=Path)
     options = parser.parse_args()
+    if options.detect:
+        write_record(options.json, {"detect_processor_ms": detections(options)}, sys.argv)
+        return
     print(f"{torch.get_num_threads()} threads")
     made = {"inversion_ms": inversions(options), "step_ms": steps(options)}
     write_record(options.json, made, sys.argv)
