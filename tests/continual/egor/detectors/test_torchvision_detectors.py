@@ -6,6 +6,7 @@ import argparse
 import copy
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from effcli.continual.egor.recipe import DistillationSection
 from effcli.continual.egor.weights import load_detector, save_detector
 from effcli.core.errors import InputError, UsageError
 
-BUILDERS = {
+BUILDERS: dict[str, Any] = {
     "fcos": fcos_resnet50_fpn,
     "retinanet": retinanet_resnet50_fpn,
     "retinanet-v2": retinanet_resnet50_fpn_v2,
