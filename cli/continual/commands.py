@@ -236,18 +236,34 @@ def export(
     output: ExportFileOption,
     force: ForceOption = False,
 ) -> None:
-    """Write one file that classifies images, with preprocessing and class names inside."""
+    """Write one file that classifies or detects, with preprocessing and class names inside."""
     check_extension(output, ".onnx", ".safetensors")
-    from effcli.continual.prediction.onnx_classifier import export_onnx
-    from effcli.continual.weights import load_classifier, save_classifier
-    from effcli.core.files import check_new_file, make_folder
+    from effcli.continual.egor.weights import is_detector
+    from effcli.core.files import check_new_file
 
     check_new_file(output, force=force)
+    export = _export_detector if is_detector(place) else _export_classifier
+    content = {"output": str(output), "classes": list(export(place, output))}
+    print_result(content, [str(output)], as_json=options.as_json)
+
+
+def _export_classifier(place: str, output: Path) -> tuple[str, ...]:
+    from effcli.continual.prediction.onnx_classifier import export_onnx
+    from effcli.continual.weights import load_classifier, save_classifier
+    from effcli.core.files import make_folder
+
     classifier = load_classifier(place)
     make_folder(output.parent)
-    if output.suffix == ".onnx":
-        export_onnx(output, classifier)
-    else:
-        save_classifier(output, classifier)
-    content = {"output": str(output), "classes": list(classifier.about.classes)}
-    print_result(content, [str(output)], as_json=options.as_json)
+    (export_onnx if output.suffix == ".onnx" else save_classifier)(output, classifier)
+    return classifier.about.classes
+
+
+def _export_detector(place: str, output: Path) -> tuple[str, ...]:
+    from effcli.continual.egor.detecting.onnx_detector import export_detector
+    from effcli.continual.egor.weights import load_detector, save_detector
+    from effcli.core.files import make_folder
+
+    detector, about = load_detector(place)
+    make_folder(output.parent)
+    (export_detector if output.suffix == ".onnx" else save_detector)(output, detector, about)
+    return about.classes

@@ -57,7 +57,7 @@ def detect(
         typer.Argument(
             metavar="[RUN|FILE] IMAGE|DIR|VIDEO|-...",
             help="Images, folders of them, videos, or - for an image on stdin; before them a run directory with a "
-            "detector, or its file (default: builtin:nanodet-m, 80 classes of COCO).",
+            "detector, its file, or an exported .onnx file (default: builtin:nanodet-m, 80 classes of COCO).",
         ),
     ],
     output: Annotated[
@@ -123,7 +123,7 @@ def _detector_among(places: list[str]) -> tuple[str, list[str]]:
     from effcli.continual.egor.weights import BUILTIN, is_detector
 
     first = places[0]
-    is_named = is_detector(first) or first.endswith((".safetensors", ".pth", ".pt"))
+    is_named = is_detector(first) or first.endswith((".safetensors", ".pth", ".pt", ".onnx"))
     detector, named = (first, places[1:]) if is_named else (BUILTIN, places)
     if not named:
         raise UsageError("names no images", hint=f"effcli continual detect {detector} photo.jpg")

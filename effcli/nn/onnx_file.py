@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effcli.core.errors import UsageError
+from effcli.core.errors import InputError, UsageError
 from effcli.core.files import atomic_path
 
 
@@ -37,13 +37,13 @@ def save_onnx(
         UsageError: the packages for it are not installed.
         RunError: the file cannot be written.
     """
-    model = _model_of(network, (example,), file, [input_name], [output_name], {0: torch.export.Dim.DYNAMIC})
+    model = model_of(network, (example,), file, [input_name], [output_name], {0: torch.export.Dim.DYNAMIC})
     first = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param  # a name that nobody knows
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param == first:
                 axis.dim_param = "batch"
-    _save(model, file, metadata)
+    save_model(model, file, metadata)
 
 
 def save_fixed_onnx(
@@ -68,10 +68,10 @@ def save_fixed_onnx(
         UsageError: the packages for it are not installed.
         RunError: the file cannot be written.
     """
-    _save(_model_of(network, tuple(examples), file, input_names, output_names, None), file, metadata)
+    save_model(model_of(network, tuple(examples), file, input_names, output_names, None), file, metadata)
 
 
-def _model_of(
+def model_of(
     network: nn.Module,
     examples: tuple[Tensor, ...],
     file: Path,
@@ -79,7 +79,18 @@ def _model_of(
     output_names: Sequence[str],
     dynamic: dict[int, Any] | None,
 ) -> Any:
-    """The network as an ONNX model; ``dynamic`` are the axes of all inputs that may have any length."""
+    """The network as an ONNX model, to which its own nodes can be added.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        examples: its inputs.
+        file: where it will be written, for messages.
+        input_names, output_names: in the model.
+        dynamic: axes of all inputs that may have any length: axis -> what ``torch.export`` is told of it.
+
+    Raises:
+        UsageError: the packages for it are not installed.
+    """
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -104,13 +115,43 @@ def _model_of(
     return program.model_proto
 
 
-def _save(model: Any, file: Path, metadata: Mapping[str, str]) -> None:
+def save_model(model: Any, file: Path, metadata: Mapping[str, str]) -> None:
+    """Write an ONNX model, checked, with metadata.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     import onnx
 
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model)
     with atomic_path(file) as temporary:
         onnx.save_model(model, temporary)
+
+
+def open_onnx(file: Path) -> Any:
+    """Open an ONNX file as a session of ONNX Runtime on the CPU.
+
+    Raises:
+        InputError: it is missing or damaged.
+        UsageError: ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UsageError(
+            "needs the package onnxruntime", place=str(file), hint="pip install onnxruntime"
+        ) from None
+    if not file.is_file():
+        raise InputError("no such file", place=str(file))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of protobuf, or of its own kinds
+        reason = " ".join(str(error).split())
+        raise InputError(f"cannot be read as an ONNX file: {reason}", place=str(file)) from None
 
 
 class _Quiet:

@@ -73,7 +73,7 @@ def test_images_with_old_classes_teach_nothing_unless_asked(place: Path) -> None
 
 def test_forgetting_is_measured_where_the_new_data_show_no_old_class(place: Path, tmp_path: Path) -> None:
     save_squares(tmp_path / "new", names=("blue", "white"))
-    words = ("--data", tmp_path / "new", *EGOR, "-s", "composition.enabled=false")
+    words: tuple[str | Path, ...] = ("--data", tmp_path / "new", *EGOR, "-s", "composition.enabled=false")
     done = effcli("continual", "--detector", "first", *words, "-o", tmp_path / "kept", "--json", cwd=place)
     assert done.code == 0, done.stderr
     first = metrics_of(place / "first")
@@ -85,7 +85,7 @@ def test_forgetting_is_measured_where_the_new_data_show_no_old_class(place: Path
     assert again["ap_by_class"] == done.json["metrics"]["ap_by_class"]
 
     shutil.copy(place / "first" / "model" / "detector.safetensors", tmp_path / "only.safetensors")
-    alone = ("--detector", tmp_path / "only.safetensors", *words)
+    alone: tuple[str | Path, ...] = ("--detector", tmp_path / "only.safetensors", *words)
     done = effcli("continual", *alone, "-o", tmp_path / "alone", "--json", cwd=place)
     assert done.code == 0, done.stderr
     (source,) = done.json["metrics"]["old_measured_on"]
@@ -184,6 +184,23 @@ def test_detect_writes_lines_and_pictures(place: Path, tmp_path: Path) -> None:
     again = effcli("continual", *words, cwd=place)
     assert (again.code, again.lines) == (2, [])
     assert "already exists" in again.stderr
+
+
+def test_an_exported_detector_finds_the_same(place: Path, tmp_path: Path) -> None:
+    pictures = (place / "squares" / "eval", "--threshold", "0.01", *FAST)
+    expected = [
+        json.loads(line) for line in effcli("continual", "detect", "second", *pictures, cwd=place).lines
+    ]
+    for name in ("second.onnx", "second.safetensors"):
+        done = effcli("continual", "export", "second", "-o", tmp_path / name, cwd=place)
+        assert (done.code, done.lines) == (0, [str(tmp_path / name)]), done.stderr
+        done = effcli("continual", "detect", tmp_path / name, *pictures, cwd=place)
+        assert done.code == 0, done.stderr
+        for line, one in zip(map(json.loads, done.lines), expected, strict=True):
+            assert [o["class"] for o in line["objects"]] == [o["class"] for o in one["objects"]]
+            for a, b in zip(line["objects"], one["objects"], strict=True):
+                assert a["score"] == pytest.approx(b["score"], abs=2e-4)
+                assert a["box"] == pytest.approx(b["box"], abs=0.11)
 
 
 def test_eval_of_a_detector_finds_what_its_run_found(place: Path) -> None:

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from effcli.continual.network import Calibration, ImageClassifier
-from effcli.core.errors import InputError, UsageError
-from effcli.nn.onnx_file import save_onnx
+from effcli.core.errors import InputError
+from effcli.nn.onnx_file import open_onnx, save_onnx
 
 INPUT, OUTPUT = "images", "logits"
 
@@ -87,22 +87,7 @@ def load_onnx(file: Path) -> OnnxClassifier:
         InputError: it is missing, damaged, or not one of ours.
         UsageError: ONNX Runtime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UsageError(
-            "needs the package onnxruntime", place=str(file), hint="pip install onnxruntime"
-        ) from None
-    if not file.is_file():
-        raise InputError("no such file", place=str(file))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of protobuf, or of its own kinds
-        reason = " ".join(str(error).split())
-        raise InputError(f"cannot be read as an ONNX file: {reason}", place=str(file)) from None
+    session = open_onnx(file)
     return _described(session, session.get_modelmeta().custom_metadata_map, file)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from effcli.continual.egor.data.detection_sets import single_image
+from effcli.continual.egor.data.detection_sets import ScaledImages, single_image
 from effcli.continual.egor.detecting.formats import CocoFile, objects_of, yolo_text
 from effcli.continual.egor.detecting.inputs import PICTURE_ENDINGS, DetectInput, Format, coco_file
+from effcli.continual.egor.detecting.onnx_detector import OnnxDetector, load_onnx_detector
 from effcli.continual.egor.detectors.detector import Detections
 from effcli.continual.egor.drawing import draw_boxes
 from effcli.continual.egor.evaluation import find
@@ -31,6 +34,8 @@ from effcli.data.picture_grid import encode_png
 if TYPE_CHECKING:
     from effcli.data.video.source import InputVideo
 
+ONNX = ".onnx"
+
 Say = Callable[[dict[str, Any]], None]
 """What a result is handed to: an image, or a frame of a video."""
 
@@ -39,34 +44,47 @@ class ObjectFinder:
     """A detector, and how long it takes.
 
     Args:
-        place: run directory or file of the detector, or ``builtin:nanodet-m``.
+        place: run directory or file of the detector, an exported ``.onnx`` file, or ``builtin:nanodet-m``.
         score: least one of a box, 0..1.
         runtime: where.
     """
 
     def __init__(self, place: str, score: float, runtime: Runtime) -> None:
-        self._detector, self.about = load_detector(place)
-        self._detector.to(runtime.device)
         self._score, self._runtime = score, runtime
         self._ms: list[float] = []
+        if place.endswith(ONNX):
+            exported = load_onnx_detector(place)
+            self.classes, self._sides = exported.classes, (exported.longest, exported.shortest)
+            self._find = partial(_find_with, exported)
+        else:
+            detector, about = load_detector(place)
+            detector.to(runtime.device)
+            self.classes, self._sides = about.classes, (about.longest, about.shortest)
+            self._find = partial(find, detector, runtime=runtime)
         self.n_failed = 0
 
     def __call__(self, image: Tensor) -> tuple[Detections, float]:
         """What is in an image, uint8 ``[3, H, W]``, and the milliseconds that took, scaling included."""
         started = time.perf_counter()
-        scaled = single_image(image, self.about.longest, self.about.shortest)
-        (found,) = find(self._detector, scaled, self._runtime, threshold=self._score)
+        (found,) = self._find(single_image(image, *self._sides), threshold=self._score)
         self._ms.append(1000 * (time.perf_counter() - started))
         return found, round(self._ms[-1], 1)
 
     def drawn(self, image: Tensor, found: Detections) -> Tensor:
         """The image with boxes."""
-        return draw_boxes(image, found, self.about.classes)
+        return draw_boxes(image, found, self.classes)
 
     @property
     def ms_per_image(self) -> float | None:
         """The median."""
         return round(median(self._ms), 1) if self._ms else None
+
+
+def _find_with(exported: OnnxDetector, images: ScaledImages, *, threshold: float) -> list[Detections]:
+    """As :func:`find`, with an exported detector."""
+    image, _, scale = images[0]
+    found = exported.detect(image, threshold)
+    return [replace(found, boxes=found.boxes / scale)]
 
 
 def detect_all(
@@ -92,7 +110,7 @@ def detect_all(
     Returns:
         What belongs on stdout: a PNG, COCO's JSON or YOLO's text; None where that is the lines alone.
     """
-    labels = CocoFile(finder.about.classes)
+    labels = CocoFile(finder.classes)
     to_stdout: str | bytes | None = None
     for one, path in zip(inputs, paths, strict=True):
         if one.is_video:
@@ -106,7 +124,7 @@ def detect_all(
             continue
         found, ms = finder(image)
         size = (image.shape[1], image.shape[2])
-        line = {"image": one.name, "ms": ms, "objects": objects_of(found, finder.about.classes)}
+        line = {"image": one.name, "ms": ms, "objects": objects_of(found, finder.classes)}
         if form == "coco":
             labels.add(one.inner.as_posix(), found, size)
         elif form == "yolo":
@@ -118,7 +136,7 @@ def detect_all(
             line["drawn"] = str(path)
         say(line)
     if form == "yolo" and output is not None:
-        write_text(Path(output) / "classes.txt", "".join(f"{name}\n" for name in finder.about.classes))
+        write_text(Path(output) / "classes.txt", "".join(f"{name}\n" for name in finder.classes))
     if form == "coco":
         text = json.dumps(labels.content()) + "\n"
         return text if output in (None, "-") else _write_text(coco_file(str(output)), text)
@@ -178,7 +196,7 @@ def _frames(
                 "frame": number,
                 "time_s": round(float(pts * video.facts.time_base), 3),
                 "ms": ms,
-                "objects": objects_of(found, finder.about.classes),
+                "objects": objects_of(found, finder.classes),
             }
         )
         picture = finder.drawn(image, found) if draws else image

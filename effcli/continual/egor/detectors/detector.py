@@ -151,8 +151,8 @@ class Detector(nn.Module, ABC):
 
     def level_sizes(self, raw: Raw) -> list[int]:
         """How many of the N places each level has."""
-        per_place = raw.logits.shape[1] / sum(f.shape[-2] * f.shape[-1] for f in raw.features)
-        return [round(f.shape[-2] * f.shape[-1] * per_place) for f in raw.features]
+        per_place = raw.logits.shape[1] // sum(f.shape[-2] * f.shape[-1] for f in raw.features)
+        return [f.shape[-2] * f.shape[-1] * per_place for f in raw.features]
 
     @torch.no_grad()
     def detect(
