@@ -1,3 +1,3 @@
 """effcli: vision models made smaller, faster, or able to keep learning."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
