@@ -22,7 +22,7 @@ ENDINGS = frozenset(
 )
 """Extensions of raw files of the usual cameras."""
 
-INSTALL = "pip install rawpy"
+INSTALL = "pip install 'effcli[raw]'"
 
 _SRGB_CURVE = (2.4, 12.92)
 """Power and slope near black, as LibRaw takes them."""

@@ -180,7 +180,7 @@ def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
     head = file.read(32)
     file.seek(0)
     if _is_heic(head) and not register_heif():
-        hint = "pip install pillow-heif, or convert it to JPEG or PNG"
+        hint = "pip install 'effcli[heic]', or convert it to JPEG or PNG"
         raise InputError("is a HEIC picture, which needs pillow-heif", hint=hint)
     if head.startswith(_RAW_SIGNATURES) or head[4:12] == b"ftypcrx ":
         raise RawFileError

@@ -162,8 +162,8 @@ def list_pictures(folder: Path, *, recursive: bool = True) -> FoundPictures:
 
 
 def left_out_text(left_out: Mapping[str, int]) -> str:
-    """``3 .heic (pip install pillow-heif), 1 .txt``; empty where nothing is left out."""
-    hint = dict.fromkeys(_HEIC_ENDINGS, " (pip install pillow-heif)") | dict.fromkeys(
+    """``3 .heic (pip install 'effcli[heic]'), 1 .txt``; empty where nothing is left out."""
+    hint = dict.fromkeys(_HEIC_ENDINGS, " (pip install 'effcli[heic]')") | dict.fromkeys(
         RAW_ENDINGS, f" ({INSTALL})"
     )
     ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))

@@ -140,7 +140,7 @@ def open_onnx(file: Path) -> Any:
         import onnxruntime
     except ImportError:
         raise UsageError(
-            "needs the package onnxruntime", place=str(file), hint="pip install onnxruntime"
+            "needs the package onnxruntime", place=str(file), hint="pip install 'effcli[onnx]'"
         ) from None
     if not file.is_file():
         raise InputError("no such file", place=str(file))

@@ -113,5 +113,5 @@ def test_other_kinds_of_raw_file_are_named_too(monkeypatch: pytest.MonkeyPatch) 
     ):
         with pytest.raises(InputError, match="camera raw file") as caught:
             read_picture(head)
-        assert "pip install rawpy" in str(caught.value.hint)
-    assert left_out_text({".cr3": 2, ".txt": 1}) == "2 .cr3 (pip install rawpy), 1 .txt"
+        assert "pip install 'effcli[raw]'" in str(caught.value.hint)
+    assert left_out_text({".cr3": 2, ".txt": 1}) == "2 .cr3 (pip install 'effcli[raw]'), 1 .txt"

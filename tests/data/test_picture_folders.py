@@ -78,7 +78,7 @@ def test_what_is_left_out_is_counted_by_extension(tmp_path):
     touch(*(tmp_path / name for name in ("a.HEIC", "b/c.heic", "d.txt", "e", "f.mp4")))
     found = list_pictures(tmp_path)
     assert found.left_out == {".heic": 2, ".txt": 1, "without an extension": 1, ".mp4": 1}
-    text = "2 .heic (pip install pillow-heif), 1 .mp4, 1 .txt, 1 without an extension"
+    text = "2 .heic (pip install 'effcli[heic]'), 1 .mp4, 1 .txt, 1 without an extension"
     assert left_out_text(found.left_out) == text
 
 
@@ -215,7 +215,7 @@ def test_classes_strays_and_empty_folders(tmp_path, caplog):
     assert (found.classes, found.labels) == (("cat", "dog"), (0, 0, 1, 1))
     assert names(tmp_path, found.files) == ["cat/deep/0.png", "cat/deep/1.png", "dog/0.png", "dog/1.png"]
     assert caplog.messages == [
-        f"{tmp_path}: left out: 1 .heic (pip install pillow-heif), 1 .md",
+        f"{tmp_path}: left out: 1 .heic (pip install 'effcli[heic]'), 1 .md",
         f"{tmp_path}: left out: 1 picture beside the class folders",
         f"{tmp_path}: left out: class folders without pictures: fox",
     ]

@@ -278,7 +278,7 @@ def test_heic_names_the_package_that_reads_it(monkeypatch):
     monkeypatch.setattr("effcli.data.image_opening.register_heif", lambda: False)
     with pytest.raises(InputError, match="HEIC") as caught:
         read_rgb(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    assert "pip install pillow-heif" in str(caught.value.hint)
+    assert "pip install 'effcli[heic]'" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "PPM"])

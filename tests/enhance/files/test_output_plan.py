@@ -228,13 +228,13 @@ def test_what_is_no_picture_is_counted_and_said(caplog):
     assert pairs(plan) == {"in/a.png": "in-enhanced/a.png", "in/e.gif": "in-enhanced/e.gif.png"}
     assert plan.left_out == {".heic": 1, ".txt": 2, "without an extension": 1}
     assert caplog.messages == [
-        "in: left out: 2 .txt, 1 .heic (pip install pillow-heif), 1 without an extension"
+        "in: left out: 2 .txt, 1 .heic (pip install 'effcli[heic]'), 1 without an extension"
     ]
 
 
 def test_a_folder_of_nothing_that_can_be_read_says_what_is_in_it():
     touch("in/a.heic", "in/b.heic")
-    with pytest.raises(InputError, match=r"no images .*2 \.heic \(pip install pillow-heif\)"):
+    with pytest.raises(InputError, match=r"no images .*2 \.heic \(pip install 'effcli\[heic\]'\)"):
         plan_outputs(["in"])
 
 

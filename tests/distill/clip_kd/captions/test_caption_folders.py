@@ -62,7 +62,7 @@ def test_captions_beside_by_parts(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     (tmp_path / "train" / "c.heic").write_bytes(b"x")
     assert load_captions(tmp_path, "train").captions == (("one",),)
     assert load_captions(tmp_path, "eval").captions == (("two",),)
-    assert caplog.messages == [f"{tmp_path / 'train'}: left out: 1 .heic (pip install pillow-heif)"]
+    assert caplog.messages == [f"{tmp_path / 'train'}: left out: 1 .heic (pip install 'effcli[heic]')"]
 
 
 def test_parts_and_hidden_members_of_a_tar(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
