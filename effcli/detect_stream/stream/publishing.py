@@ -72,11 +72,12 @@ def json_line(output: StreamOutput, name: str) -> dict[str, Any]:
         "age_ms": round(output.age_ms, 2),
         "dropped": output.dropped,
         "history": output.detected.history,
-        "objects": _objects(output.objects, output.detected.velocities),
+        "objects": json_objects(output.objects, output.detected.velocities),
     }
 
 
-def _objects(objects: FrameObjects, velocities: np.ndarray) -> list[dict[str, Any]]:
+def json_objects(objects: FrameObjects, velocities: np.ndarray) -> list[dict[str, Any]]:
+    """Objects as JSON has them, in the frame of the left camera; ``velocities`` ``[N, 2]`` of the ground frame."""
     xyz, hwl, rotation_y = to_camera(objects.boxes)
     return [
         {
