@@ -8,7 +8,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test test-fast coverage wheel claims bench lint format docs site clean
+.PHONY: demo test test-fast coverage wheel claims bench lint format docs site notebooks clean
 
 $(VENV)/.installed: pyproject.toml
 	@$(or $(PYTHON),false) -c '$(IS_USABLE)' 2>/dev/null || { \
@@ -63,6 +63,9 @@ docs: $(VENV)/.installed  ## the pages that are made: every command's help, ever
 site: $(VENV)/.installed  ## the documentation as a site, in site/; needs no network, and any broken link or anchor fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo "site/index.html; with search: $(BIN)/python -m http.server -d site"
+
+notebooks: $(VENV)/.installed  ## run them all, about three minutes of one core
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
 
 clean:
 	rm -rf $(VENV) build dist demo bench site htmlcov .coverage* *.egg-info
