@@ -57,7 +57,9 @@ class ClipKdLoss(nn.Module):
     def __init__(self, settings: ClipLossSection, dim: int, teacher_dim: int, own: bool = True) -> None:
         super().__init__()
         self.settings, self._own = settings, own
-        needs_width = settings.fd or settings.mfd or settings.icl or settings.gd or settings.cross
+        needs_width = any(
+            (settings.fd, settings.mfd, settings.icl, settings.gd, settings.cross, settings.vrd, settings.xrd)
+        )
         self.project_images: nn.Module = nn.Identity()
         self.project_texts: nn.Module = nn.Identity()
         if dim != teacher_dim and needs_width:
@@ -120,6 +122,10 @@ class ClipKdLoss(nn.Module):
             terms["icl"] = icl(v_p, s_p, v_t, s_t, self._scale(self.cross_scale))
         if settings.cross:
             terms["cross"] = cross_kd(v_p, s_p, self._scale(self.cross_scale), v_t, s_t, a_t)
+        if settings.vrd:
+            terms["vrd"] = symmetric_divergence((v_p, v_t), (s_p, s_t), a_t)
+        if settings.xrd:
+            terms["xrd"] = symmetric_divergence((v_p, s_t), (s_p, v_t), a_t)
         if settings.afd:
             # The unprojected v: docs/methods/clip-kd.md, AFD of unequal widths.
             v_a = F.normalize(self.fuse_images(torch.cat([v, v_t], dim=1)), dim=1)
@@ -249,6 +255,19 @@ def cross_kd(v_p: Tensor, s_p: Tensor, scale: Tensor, v_t: Tensor, s_t: Tensor, 
     """KL between the teacher's softmax and that of the logits of ICL; docs/methods/clip-kd.md, Cross-KD."""
     first = row_divergence(v_p, s_t, scale, v_t, s_t, scale_t)
     return (first + row_divergence(s_p, v_t, scale, s_t, v_t, scale_t)) / 2
+
+
+def symmetric_divergence(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], scale_t: Tensor) -> Tensor:
+    """Mean of both KL divergences between the rows' softmaxes of two sets of similarities, with gradients to both.
+
+    VRD of CLIP-RD compares (v_p, v_t) and (s_p, s_t), XRD (v_p, s_t) and (s_p, v_t); docs/methods/clip-kd.md, CLIP-RD.
+
+    Args:
+        one, other: anchors and keys of each, ``[N, D]``.
+        scale_t: the teacher's; a learned one could make both uniform.
+    """
+    there = row_divergence(*one, scale_t, *other, scale_t)
+    return (there + row_divergence(*other, scale_t, *one, scale_t)) / 2
 
 
 def gd(v: Tensor, s: Tensor, scale: Tensor, v_t: Tensor, s_t: Tensor, scale_t: Tensor) -> Tensor:

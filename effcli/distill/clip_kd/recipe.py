@@ -145,6 +145,18 @@ class ClipLossSection(Section):
         ge=0,
         description="Weight of the KL divergence between the teacher's softmax and that of icl's logits.",
     )
+    vrd: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of VRD (CLIP-RD, from its abstract): how alike images find their teacher's among those of "
+        "the batch, and texts theirs.",
+    )
+    xrd: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of XRD (CLIP-RD, from its abstract): how alike the student's images find the teacher's "
+        "texts, and its texts the teacher's images.",
+    )
     scales: Literal["exp", "raw"] = Field(
         "exp",
         description="Learned scales of icl and afd. exp: exponentials, kept in 1 to 100, without weight decay; raw: "

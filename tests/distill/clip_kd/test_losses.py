@@ -265,3 +265,30 @@ def test_the_entropy_of_soft_targets() -> None:
     q = torch.softmax(20 * s @ v.T, dim=1)
     expected = -(p * p.log()).sum(1).mean() / 2 - (q * q.log()).sum(1).mean() / 2
     torch.testing.assert_close(soft_target_entropy(v, s, torch.tensor(20.0)), expected)
+
+
+def test_relations_of_clip_rd_by_hand() -> None:
+    generator = torch.Generator().manual_seed(3)
+    v_p, s_p, v_t, s_t = (
+        F.normalize(torch.randn(5, 4, generator=generator, dtype=torch.float64), dim=1).requires_grad_()
+        for _ in range(4)
+    )
+    scale = torch.tensor(7.0, dtype=torch.float64)
+
+    def by_hand(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
+        p, q = (torch.softmax(scale * anchors @ keys.T, 1) for anchors, keys in (one, other))
+        return ((p * (p / q).log()).sum(1) + (q * (q / p).log()).sum(1)).mean() / 2
+
+    for one, other in (((v_p, v_t), (s_p, s_t)), ((v_p, s_t), (s_p, v_t))):
+        found = losses.symmetric_divergence(one, other, scale)
+        torch.testing.assert_close(found, by_hand(one, other))
+        ours = torch.autograd.grad(found, (v_p, s_p), retain_graph=True)
+        torch.testing.assert_close(ours, torch.autograd.grad(by_hand(one, other), (v_p, s_p)))
+    assert losses.symmetric_divergence((v_p, v_t), (v_p, v_t), scale).abs() < 1e-12
+    settings = ClipLossSection(crd=0, fd=0, icl=0, vrd=2.0, xrd=3.0)
+    loss = losses.ClipKdLoss(settings, 4, 4)
+    student = losses.Embeddings(v_p.float(), s_p.float(), torch.tensor(1.0))
+    terms = loss(student, losses.Embeddings(v_t, s_t, scale))
+    assert set(terms) == {"clip", "vrd", "xrd"}
+    torch.testing.assert_close(terms["xrd"].double(), by_hand((v_p, s_t), (s_p, v_t)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss.total(terms), terms["clip"] + 2 * terms["vrd"] + 3 * terms["xrd"])
