@@ -1,4 +1,4 @@
-"""Opening image files: what is no picture, not whole, too large or not understood is refused by name."""
+"""Opening image files: what is not a picture, not whole, too large or not understood is refused by name."""
 
 from __future__ import annotations
 

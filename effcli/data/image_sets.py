@@ -359,7 +359,7 @@ def _opened_npz(file: Path) -> Any:
         InputError: it is none.
     """
     if not zipfile.is_zipfile(file):
-        raise InputError("is no .npz file", place=str(file), hint=_LAYOUT_HINT)
+        raise InputError("is not an .npz file", place=str(file), hint=_LAYOUT_HINT)
     try:
         return np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -1,6 +1,6 @@
 """Folders of pictures: which files count, which parts and classes their sub-folders are, and what is left out.
 
-Hidden and system files never count, links are followed. What else is no picture is counted by extension and said
+Hidden and system files never count, links are followed. What else is not a picture is counted by extension and said
 once, so that nothing is missing without a word.
 """
 
@@ -261,7 +261,7 @@ def part_folder(folder: Path, split: Split) -> Path:
 def class_folders(folder: Path, split: Split, *, used: Collection[str] = ()) -> ClassFolders:
     """The pictures of a part of a folder, with the sub-folders of that part as classes.
 
-    Pictures beside class folders, class folders without pictures and files that are no pictures are left out, which
+    Pictures beside class folders, class folders without pictures and files that are not pictures are left out, which
     is said.
 
     Args:

@@ -50,7 +50,7 @@ def index_tar(source: Path) -> list[StoredFile]:
     """The regular files of an uncompressed tar, in its order.
 
     Raises:
-        InputError: it is missing, may not be read, is no uncompressed tar, or is truncated or damaged.
+        InputError: it is missing, may not be read, is not an uncompressed tar, or is truncated or damaged.
     """
     try:
         with tarfile.open(source, "r:") as archive:

@@ -79,7 +79,7 @@ def find_parts(folder: Path, source: str) -> Folder:
     """Where the parts are.
 
     Raises:
-        InputError: it is no folder of diffusers, has no network that denoises, or a part that is not read and would
+        InputError: it is not a folder of diffusers, has no network that denoises, or a part that is not read and would
             change the samples.
     """
     if (folder / "model_index.json").is_file():

@@ -225,7 +225,7 @@ def _maps_of_unet(teacher: DiffusionTeacher) -> _Maps:
     """The blocks of the down path and the middle one of a UNet, told the least noise and no condition.
 
     Raises:
-        InputError: it is no UNet.
+        InputError: it is not a UNet.
     """
     unet: Any = teacher.model.unet
     config = teacher.model.scheduler_config

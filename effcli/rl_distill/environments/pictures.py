@@ -29,7 +29,7 @@ def _channels_last(drawn: np.ndarray) -> np.ndarray:
     """What an environment drew as ``[H, W]`` or ``[H, W, C]``.
 
     Raises:
-        ValueError: it is no picture.
+        ValueError: it is not a picture.
     """
     if drawn.dtype == object:
         raise ValueError("it draws nothing")
@@ -38,7 +38,7 @@ def _channels_last(drawn: np.ndarray) -> np.ndarray:
     if drawn.dtype.kind not in "buif" or not (
         drawn.ndim == 2 or (drawn.ndim == 3 and drawn.shape[2] in (1, 3, 4))
     ):
-        raise ValueError(f"it draws {drawn.dtype} of shape {list(drawn.shape)}, which is no picture")
+        raise ValueError(f"it draws {drawn.dtype} of shape {list(drawn.shape)}, which is not a picture")
     return drawn
 
 

@@ -199,7 +199,7 @@ def _contents(file: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except Exception as error:  # of zipfile, json and torch, on damaged files
         raise InputError(f"cannot be read: {one_line(error)}", place=file) from None
     if not isinstance(content, Mapping) or not all(isinstance(one, Tensor) for one in content.values()):
-        raise InputError("its policy.pth is no state dict", place=file)
+        raise InputError("its policy.pth is not a state dict", place=file)
     if not all(bool(torch.isfinite(one).all()) for one in content.values()):
         raise InputError("a weight is not finite", place=file)
     return data if isinstance(data, dict) else {}, {str(k): v.float() for k, v in content.items()}

@@ -319,7 +319,7 @@ def from_state_dict(weights: Mapping[str, Tensor], place: str = "weights") -> To
     kind = kind_of(weights)
     columns = weights.get(COLUMNS)
     if kind is None or columns is None or columns.ndim != 4:
-        what = "is no detector of ours, and no state dict of torchvision's FCOS or RetinaNet"
+        what = "is not a detector of ours, nor a state dict of torchvision's FCOS or RetinaNet"
         raise InputError(what, place=place, hint=_hint(weights))
     if kind == "retinanet":
         weights = _with_new_names(weights)
