@@ -109,7 +109,7 @@ def test_what_is_no_npz_is_refused(tmp_path, content):
         lambda file: load_images(file, "train", side=4, channels=1),
         lambda file: image_shape(file, "train"),
     ):
-        with pytest.raises(InputError, match=r"is no \.npz file"):
+        with pytest.raises(InputError, match=r"is not an \.npz file"):
             look(tmp_path / "x.npz")
 
 

@@ -188,7 +188,7 @@ def test_frozen_batchnorm_is_recognised(pair: tuple[nn.Module, TorchvisionDetect
 
 def test_other_state_dicts_are_refused(tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(2)}, tmp_path / "x.pth")
-    with pytest.raises(InputError, match="no state dict of torchvision's FCOS or RetinaNet"):
+    with pytest.raises(InputError, match="nor a state dict of torchvision's FCOS or RetinaNet"):
         load_detector(str(tmp_path / "x.pth"), ("a",))
     with pytest.raises(InputError) as refusal:
         from_state_dict({"rpn.head.conv.weight": torch.zeros(1)})
