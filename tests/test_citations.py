@@ -51,6 +51,8 @@ def test_there_is_a_page_for_each_method() -> None:
         "e2net",
         "ir",
         "egor",
+        "slca",
+        "ease",
         "streamdsgn",
         "opd-da",
     }
