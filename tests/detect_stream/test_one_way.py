@@ -23,6 +23,7 @@ ORDER = [
     "onnx_export",
     "sources",
     "stream",
+    "stereo_detector",
     "files",
     "training",
     "evaluation",
