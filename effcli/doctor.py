@@ -33,6 +33,7 @@ _OPTIONAL = {
     "av": "videos: pip install 'effcli[video]'",
     "s3fs": "pictures in object stores: pip install 'effcli[remote]'",
     "tensorboard": "logs for TensorBoard: pip install 'effcli[tensorboard]'",
+    "torch_fidelity": "Inception's features: pip install 'effcli[fid]'",
     "gguf": "export to GGUF: pip install 'effcli[gguf]'",
     "torchao": "export to torchao: pip install 'effcli[torchao]'",
 }
