@@ -13,7 +13,8 @@ from effcli.core.errors import InputError, UsageError
 from effcli.metrics.features import load_features
 
 needs_fidelity = pytest.mark.skipif(
-    find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed"
+    find_spec("torch_fidelity") is None,
+    reason="torch-fidelity is not installed (it is in no extra of the tests: it installs a package called tests)",
 )
 
 
