@@ -50,6 +50,9 @@ class DistillAugmentSection(Section):
 # --- few-step students -------------------------------------------------------------------------------------
 
 
+CLOTHES = "builtin:fashion-images"
+"""The images in the package, those that the teacher in the package learned from."""
+
 SAMPLED = "teacher"
 """In place of images: what the teacher samples."""
 
@@ -58,7 +61,7 @@ class DistillImagesSection(Section):
     """The images whose noisy versions students learn from; they are resized to the teacher's side."""
 
     source: str = Field(
-        "builtin:fashion-images",
+        CLOTHES,
         description="Images to learn from: a folder of pictures, a folder of IDX files, a packed .npz, or "
         "builtin:fashion-images; for text-conditional teachers images with captions, as for CLIP-KD; or teacher, what "
         "the teacher samples itself.",

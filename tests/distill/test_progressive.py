@@ -216,6 +216,13 @@ def test_settings_tuned_on_clothes_are_named_on_another_teacher(tmp_path, caplog
         train = tuned.train.model_dump() | changes
         plan(PdRecipe.model_validate({"model": folder, "teacher_steps": 2, "data": data, "train": train}))
         assert ("were tuned on grey 16x16 clothes" in caplog.text) is says
+    caplog.clear()
+    plan(
+        PdRecipe.model_validate(
+            {"model": str(save_pipeline(tmp_path / "b", tiny_unet())), "teacher_steps": 2}
+        )
+    )
+    assert "learns from builtin:fashion-images, grey 16x16 clothes" in caplog.text
 
 
 @pytest.mark.parametrize("config", [{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 2.0},

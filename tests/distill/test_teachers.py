@@ -229,6 +229,8 @@ def test_what_a_teacher_lacks_is_said(text_model: Path, latent_model: Path, tmp_
             PdRecipe.model_validate({**text, "data": {"source": save_pictures(tmp_path / "plain")}})
         )
     assert "data.source=teacher" in str(caught.value.hint)
+    with pytest.raises(InputError, match=r"has no captions, and .* is told a text"):
+        progressive.plan(PdRecipe.model_validate(text))
     sampled = {"source": "teacher"}
     with pytest.raises(UsageError, match="is not mirrored"):
         progressive.plan(PdRecipe.model_validate({**text, "data": sampled, "augment": {"flip": 0.5}}))

@@ -8,6 +8,7 @@ import torch
 
 from effcli.core.errors import InputError, UsageError
 from effcli.core.run import Run
+from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.image_sets import ImageSet, load_images
 from effcli.diffusion.autoencoders import Autoencoder, load_autoencoder, load_decoder
 from effcli.diffusion.checking import check_forward
@@ -18,6 +19,7 @@ from effcli.diffusion.denoisers.needs import n_classes_of, needs_of
 from effcli.diffusion.denoisers.prompts import load_embedder
 from effcli.diffusion.folders import is_latent
 from effcli.diffusion.models import DiffusionModel, load_model
+from effcli.diffusion.notices import say_once
 from effcli.diffusion.processes import process_of
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import sample_images
@@ -25,7 +27,7 @@ from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
 from effcli.distill.clip_kd.inputs import load_pairs
 from effcli.distill.clip_kd.recipe import ClipPairsSection
 from effcli.distill.inputs.examples import CaptionedExamples, Examples, ImageExamples, SampledExamples
-from effcli.distill.recipe import SAMPLED, ProgressiveRecipe, StudentsRecipe
+from effcli.distill.recipe import CLOTHES, SAMPLED, ProgressiveRecipe, StudentsRecipe
 from effcli.distill.rounds import rounds_of
 from effcli.distill.time_grid import TimeGrid
 from effcli.distill.trained.student import check_student
@@ -118,6 +120,10 @@ def load_examples(recipe: StudentsRecipe, teacher: DiffusionTeacher) -> Examples
         raise InputError(
             f"its pictures are {channels}x{height}x{width}, not square grey or RGB images", place=model.source
         )
+    if source == CLOTHES and not recipe.model.startswith(BUILTIN_PREFIX):
+        say_once(
+            recipe.model, f"learns from {source}, grey 16x16 clothes, as no other images are named (--data)"
+        )
     if "text" in sources:
         return _captioned(source, teacher, height, channels)
     images = load_images(source, "train", side=height, channels=1 if channels == 1 else 3)
@@ -127,6 +133,11 @@ def load_examples(recipe: StudentsRecipe, teacher: DiffusionTeacher) -> Examples
 
 def _captioned(source: str, teacher: DiffusionTeacher, side: int, channels: int) -> CaptionedExamples:
     model = teacher.model
+    if source == CLOTHES:
+        raise InputError(
+            f"has no captions, and {model.source} is told a text", place=source,
+            hint=f"--data names images with captions, or {SAMPLED} for what the teacher samples itself",
+        )  # fmt: skip
     embed = load_embedder(model.unet, model.folder, model.source)
     try:
         pairs = load_pairs(ClipPairsSection(source=source))
