@@ -75,9 +75,14 @@ def load_decoder(model: DiffusionModel, device: torch.device) -> Decode:
     Raises:
         InputError: it cannot be read.
     """
-    autoencoder = load_autoencoder(model, device)
+    return decoder_of(load_autoencoder(model, device))
+
+
+def decoder_of(autoencoder: Autoencoder | None) -> Decode:
+    """As :func:`load_decoder`, of an autoencoder that is there already; None for models of images."""
     if autoencoder is None:
         return lambda images: images
+    device = next(autoencoder.network.parameters()).device
 
     def decode(latents: Tensor) -> Tensor:
         with torch.no_grad():

@@ -13,7 +13,7 @@ from effcli.core.run import Run
 from effcli.core.runtime import Runtime
 from effcli.data.image_sets import to_bytes
 from effcli.data.picture_grid import save_grid
-from effcli.diffusion.autoencoders import Decode, load_decoder
+from effcli.diffusion.autoencoders import Decode, decoder_of
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.sampling import sample_images
@@ -60,7 +60,7 @@ def compare(
         fewer of them the last student needs and how much faster it is; and pictures by caption. Distances are None
         without real images.
     """
-    guided, decode = teacher.guided, load_decoder(teacher.model, runtime.device)
+    guided, decode = teacher.guided, decoder_of(teacher.autoencoder)
     runs = {f"teacher-{teacher_steps}": (_at_steps(guided, teacher_steps), teacher_steps)}
     runs |= {f"ddim-{steps}": (_at_steps(guided, steps), steps) for steps in sorted(students, reverse=True)}
     runs |= {f"student-{steps}": (model, steps) for steps, model in students.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -10,7 +11,7 @@ from effcli.core.errors import InputError, UsageError
 from effcli.core.run import Run
 from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.image_sets import ImageSet, load_images
-from effcli.diffusion.autoencoders import Autoencoder, load_autoencoder, load_decoder
+from effcli.diffusion.autoencoders import Autoencoder, decoder_of, load_autoencoder
 from effcli.diffusion.checking import check_forward
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.configs import config_of
@@ -47,7 +48,7 @@ class DiffusionTeacher:
     guided: Guided
     autoencoder: Autoencoder | None = None
 
-    @property
+    @cached_property
     def picture_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image; the network's own where it does not denoise latents."""
         if self.autoencoder is None:
@@ -85,7 +86,7 @@ def load_teacher(recipe: StudentsRecipe) -> DiffusionTeacher:
     )
     cpu = torch.device("cpu")
     teacher = DiffusionTeacher(model, guided, load_autoencoder(model, cpu))
-    check_forward(model, guided, decode=None if teacher.autoencoder is None else load_decoder(model, cpu))
+    check_forward(model, guided, decode=decoder_of(teacher.autoencoder))
     TimeGrid(model.scheduler_config, cpu).check_steps(recipe.student_steps, recipe.teacher_steps)
     if recipe.student_steps == recipe.teacher_steps and not _converts(recipe, model):
         raise UsageError("the student has as many steps as the teacher: nothing to do", place="student_steps")

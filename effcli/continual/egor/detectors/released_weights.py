@@ -28,7 +28,7 @@ def load_backbone(backbone: nn.Module, place: str) -> None:
     """Load a ResNet-50's state dict with torchvision's names into a detector's backbone; its classifier is left out.
 
     Raises:
-        InputError: there is no such file, or it is not such a state dict.
+        InputError: there is no such file, or it holds other weights.
     """
     own: dict[str, Tensor] = {}
     for name, value in read_state_dict(Path(place)).items():
