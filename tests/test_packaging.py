@@ -32,7 +32,8 @@ def test_every_folder_with_code_or_data_is_a_package() -> None:
     for top in ("effcli", "cli", "recipes"):
         for file in (ROOT / top).rglob("*"):
             is_ours = (
-                file.suffix in {".py", ".yaml", ".safetensors", ".html"} and "__pycache__" not in file.parts
+                file.suffix in {".py", ".yaml", ".json", ".safetensors", ".html"}
+                and "__pycache__" not in file.parts
             )
             if is_ours and not (file.parent / "__init__.py").exists():
                 missing.add(str(file.parent.relative_to(ROOT)))
