@@ -19,7 +19,7 @@ from effcli.diffusion.configs import config_of
 from effcli.diffusion.denoisers.classes import Condition, denoiser_class, predicts_variances
 from effcli.diffusion.denoisers.given_inputs import read_inputs
 from effcli.diffusion.denoisers.needs import NeededInput, n_classes_of, needs_of
-from effcli.diffusion.denoisers.prompts import embed_prompts
+from effcli.diffusion.denoisers.prompts import PromptEmbedder, load_embedder
 from effcli.diffusion.models import DiffusionModel
 from effcli.diffusion.processes import process_of
 from effcli.diffusion.schedulers import LEARNED_VARIANCES
@@ -39,6 +39,7 @@ class Guided:
         prompts: file of prompts for text-conditional models.
         null_class: label that means no class.
         inputs: file of inputs that neither prompts nor labels give; see :mod:`effcli.diffusion.denoisers.given_inputs`.
+        embedder: the model's, where it is loaded already.
 
     Attributes:
         sample_shape: (C, H, W).
@@ -56,6 +57,7 @@ class Guided:
         prompts: str | None = None,
         null_class: int | None = None,
         inputs: str | None = None,
+        embedder: PromptEmbedder | None = None,
     ) -> None:
         check_time(model)
         check_variance(model)
@@ -71,7 +73,8 @@ class Guided:
         given, self._null = read_inputs(inputs, needs, model.source)
         self._pools: list[Condition] = [given] if given else []
         if any(need.source == "text" and need.name not in given for need in needs):
-            rows, null = embed_prompts(model.unet, model.folder, model.source, prompts)
+            embedder = embedder or load_embedder(model.unet, model.folder, model.source)
+            rows, null = embedder.embed_file(prompts)
             wanted = {need.name for need in needs} - given.keys()
             self._pools.insert(0, {name: value for name, value in rows.items() if name in wanted})
             self._null = {name: value for name, value in null.items() if name in wanted} | self._null

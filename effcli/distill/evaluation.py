@@ -86,7 +86,7 @@ def with_real_images(
     """
     if settings.data is not None or choose_features(settings, teacher.picture_shape).reference is not None:
         return settings
-    if training_images == SAMPLED or is_told_texts(teacher):
+    if training_images == SAMPLED or is_told_texts(teacher.model):
         return settings
     return settings.model_copy(update={"data": training_images})
 

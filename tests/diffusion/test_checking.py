@@ -6,6 +6,7 @@ import torch
 from effcli.core.errors import InputError
 from effcli.diffusion.checking import check_forward
 from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.denoisers.prompts import PromptEmbedder
 from effcli.diffusion.models import DiffusionModel
 from tests.diffusion.tiny_models import SCHEDULER, tiny_conditional_unet, tiny_unet
 
@@ -106,8 +107,7 @@ def test_what_fits_passes_and_moves_no_global_generator(changes):
 def test_embeddings_of_another_width_are_found(monkeypatch):
     model = DiffusionModel(tiny_conditional_unet(), SCHEDULER, "m")
     embeddings = {"encoder_hidden_states": torch.zeros(2, 6, 12)}  # of a text encoder of 12 numbers per token
-    monkeypatch.setattr("effcli.diffusion.conditioning.embed_prompts", lambda *_: (embeddings, {}))
-    guided = Guided(model, model.unet)
+    guided = Guided(model, model.unet, embedder=PromptEmbedder((), lambda prompts: (embeddings, {})))
     with pytest.raises(
         InputError, match=r"encoder_hidden_states 1x6x12 \(in_channels 4, sample_size 8, cross_attent"
     ):

@@ -20,6 +20,7 @@ from effcli.distill import progressive
 from effcli.distill.any_steps import consistency, shortcut
 from effcli.distill.any_steps.recipe import CdRecipe, ShortcutRecipe
 from effcli.distill.feature_networks import load_feature_network
+from effcli.distill.inputs.examples import CaptionedExamples
 from effcli.distill.inputs.teacher import load_examples, load_teacher
 from effcli.distill.recipe import PdRecipe
 from effcli.distill.rounds import Round
@@ -145,7 +146,8 @@ def test_guidance_is_what_students_of_a_text_model_learn(text_model: Path, tmp_p
     )
     teacher = load_teacher(recipe)
     examples = load_examples(recipe, teacher)
-    assert examples is not None and len(examples) == 4
+    assert isinstance(examples, CaptionedExamples) and len(examples) == 4
+    assert examples.embedder is teacher.embedder  # loaded once, and goes where the teacher goes
     runtime = create_runtime(device="cpu", precision="fp32", threads=1)
     grid = TimeGrid(LATENTS, torch.device("cpu"))
     with open_run(tmp_path / "run", recipe, runtime, verb="run", recipe_name="test") as run:

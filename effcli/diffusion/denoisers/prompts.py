@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,33 +39,44 @@ _ENCODERS = {
 """``model_type`` -> classes of transformers; the one that ``architectures`` names is taken, else the first."""
 
 
-Embed = Callable[[list[str]], tuple[Condition, Condition]]
-"""From prompts to their conditions, one row per prompt, and those of the empty prompt, without rows."""
+@dataclass(frozen=True)
+class PromptEmbedder:
+    """What makes a network's conditions of prompts.
 
-
-def embed_prompts(
-    network: nn.Module, folder: Path | None, source: str, prompts: str | None
-) -> tuple[Condition, Condition]:
-    """Conditions of the prompts, one row per prompt, and those of the empty prompt, without rows.
-
-    Args:
-        network: what they are for.
-        folder: of its pipeline.
-        source: its name in messages.
-        prompts: file of prompts, one per line; None: eight general ones.
-
-    Raises:
-        InputError: as of :func:`load_embedder`, or the file cannot be read.
+    Attributes:
+        encoders: the text encoders, on one device.
+        embed: from prompts to their conditions, one row per prompt, and those of the empty prompt, without rows.
     """
-    embed = load_embedder(network, folder, source)
-    return embed(list(PROMPTS) if prompts is None else read_prompts(Path(prompts)))
+
+    encoders: tuple[nn.Module, ...]
+    embed: Callable[[list[str]], tuple[Condition, Condition]]
+
+    def __call__(self, prompts: list[str]) -> tuple[Condition, Condition]:
+        """See :attr:`embed`; the conditions are on the encoders' device."""
+        return self.embed(prompts)
+
+    def embed_file(self, prompts: str | None) -> tuple[Condition, Condition]:
+        """The same for a file with one prompt per line; None: eight general ones.
+
+        Raises:
+            InputError: the file cannot be read, or holds none.
+        """
+        return self.embed(list(PROMPTS) if prompts is None else read_prompts(Path(prompts)))
+
+    def to(self, device: torch.device) -> PromptEmbedder:
+        """The same, with the encoders on ``device``."""
+        for encoder in self.encoders:
+            encoder.to(device)
+        return self
 
 
-def load_embedder(network: nn.Module, folder: Path | None, source: str) -> Embed:
+def load_embedder(network: nn.Module, folder: Path | None, source: str) -> PromptEmbedder:
     """The text encoders of a model, on the CPU.
 
     Args:
-        network, folder, source: as of :func:`embed_prompts`.
+        network: what the conditions are for.
+        folder: of its pipeline.
+        source: its name in messages.
 
     Raises:
         InputError: there is no text encoder, it cannot be loaded, or the package transformers is missing.
@@ -83,7 +95,8 @@ def load_embedder(network: nn.Module, folder: Path | None, source: str) -> Embed
     name = pipeline_of(network, folder)
     if name is None:
         return _plain_embedder(folder)
-    return partial(_PIPELINES[name], _text_pipeline(name, network, folder))
+    pipeline = _text_pipeline(name, network, folder)
+    return PromptEmbedder(_encoders_of(pipeline), partial(_PIPELINES[name], pipeline))
 
 
 def pipeline_of(network: nn.Module, folder: Path) -> str | None:
@@ -113,7 +126,7 @@ def read_prompts(file: Path) -> list[str]:
     return texts
 
 
-def _plain_embedder(folder: Path) -> Embed:
+def _plain_embedder(folder: Path) -> PromptEmbedder:
     encoder = load_text_encoder(folder / "text_encoder", clip_alone=True)
     tokenizer = _load_tokenizer(folder / "tokenizer")
 
@@ -126,10 +139,16 @@ def _plain_embedder(folder: Path) -> Embed:
             return_tensors="pt",
         )
         with torch.no_grad():
-            embeddings = encoder(tokens.input_ids)[0].float()
+            device = next(encoder.parameters()).device
+            embeddings = encoder(tokens.input_ids.to(device))[0].float()
         return {"encoder_hidden_states": embeddings[:-1]}, {"encoder_hidden_states": embeddings[-1]}
 
-    return embed
+    return PromptEmbedder((encoder,), embed)
+
+
+def _encoders_of(pipeline: Any) -> tuple[nn.Module, ...]:
+    parts = (part for name, part in pipeline.components.items() if name.startswith("text_encoder"))
+    return tuple(part for part in parts if part is not None)
 
 
 def _text_pipeline(name: str, network: nn.Module, folder: Path) -> Any:
@@ -190,10 +209,9 @@ def _of_flux(pipeline: Any, texts: list[str]) -> tuple[Condition, Condition]:
 
 @torch.no_grad()
 def _encode(pipeline: Any, texts: list[str], **others: Any) -> tuple[Tensor, ...]:
+    device = next(_encoders_of(pipeline)[0].parameters()).device
     with quiet_diffusers():
-        outputs: tuple[Tensor, ...] = pipeline.encode_prompt(
-            texts, **others, device=torch.get_default_device()
-        )
+        outputs: tuple[Tensor, ...] = pipeline.encode_prompt(texts, **others, device=device)
     return outputs
 
 

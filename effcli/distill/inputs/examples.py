@@ -20,7 +20,7 @@ from effcli.data.image_sets import ImageSet, mirrored_rows, square, to_range
 from effcli.diffusion.autoencoders import Autoencoder
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.denoisers.classes import Condition
-from effcli.diffusion.denoisers.prompts import Embed
+from effcli.diffusion.denoisers.prompts import PromptEmbedder
 from effcli.distill.clip_kd.captions.caption_set import CaptionSet
 
 _ORDER_STREAM = 6
@@ -75,7 +75,7 @@ class CaptionedExamples:
         side: of the squares that the teacher, or its encoder, takes.
         channels: of them.
         guided: the teacher.
-        embed: its text encoder.
+        embedder: its text encoders.
         autoencoder: of a latent teacher.
     """
 
@@ -83,7 +83,7 @@ class CaptionedExamples:
     side: int
     channels: Literal[1, 3]
     guided: Guided
-    embed: Embed
+    embedder: PromptEmbedder
     autoencoder: Autoencoder | None = None
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class CaptionedExamples:
         x = to_range(torch.cat([self._square(row) for _, row in items]))
         x = mirrored_rows(x, step, batch_size, runtime, seed=seed, share=flip)
         texts = [self.pairs.captions[row][epoch % len(self.pairs.captions[row])] for epoch, row in items]
-        rows, _ = self.embed(texts)
+        rows, _ = self.embedder(texts)
         given = {name: value.to(runtime.device) for name, value in rows.items()}
         x = _encoded(x.to(runtime.device), self.autoencoder)
         return x, self.guided.given_condition(len(x), **given)

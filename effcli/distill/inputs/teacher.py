@@ -17,7 +17,7 @@ from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.configs import config_of
 from effcli.diffusion.denoisers.classes import DENOISERS, class_name_of, is_unet, predicts_variances
 from effcli.diffusion.denoisers.needs import n_classes_of, needs_of
-from effcli.diffusion.denoisers.prompts import load_embedder
+from effcli.diffusion.denoisers.prompts import PromptEmbedder, load_embedder
 from effcli.diffusion.folders import is_latent
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.diffusion.notices import say_once
@@ -42,11 +42,13 @@ class DiffusionTeacher:
         model: its network, which is frozen, and its scheduler.
         guided: the same with its conditions, guided as the recipe says.
         autoencoder: of a latent model.
+        embedder: of a text-conditional model whose students learn from images with captions.
     """
 
     model: DiffusionModel
     guided: Guided
     autoencoder: Autoencoder | None = None
+    embedder: PromptEmbedder | None = None
 
     @cached_property
     def picture_shape(self) -> tuple[int, int, int]:
@@ -63,6 +65,8 @@ class DiffusionTeacher:
         self.model.unet.to(device)
         if self.autoencoder is not None:
             self.autoencoder.network.to(device)
+        if self.embedder is not None:
+            self.embedder.to(device)
         return self
 
 
@@ -76,6 +80,9 @@ def load_teacher(recipe: StudentsRecipe) -> DiffusionTeacher:
     model = load_model(recipe.model)
     check_teacher(model)
     settings = recipe.condition
+    embedder = None
+    if settings.inputs is None and recipe.data.source != SAMPLED and is_told_texts(model):
+        embedder = load_embedder(model.unet, model.folder, model.source)
     guided = Guided(
         model,
         model.unet,
@@ -83,9 +90,10 @@ def load_teacher(recipe: StudentsRecipe) -> DiffusionTeacher:
         prompts=settings.prompts,
         null_class=settings.null_class,
         inputs=settings.inputs,
+        embedder=embedder,
     )
     cpu = torch.device("cpu")
-    teacher = DiffusionTeacher(model, guided, load_autoencoder(model, cpu))
+    teacher = DiffusionTeacher(model, guided, load_autoencoder(model, cpu), embedder)
     check_forward(model, guided, decode=decoder_of(teacher.autoencoder))
     TimeGrid(model.scheduler_config, cpu).check_steps(recipe.student_steps, recipe.teacher_steps)
     if recipe.student_steps == recipe.teacher_steps and not _converts(recipe, model):
@@ -94,9 +102,9 @@ def load_teacher(recipe: StudentsRecipe) -> DiffusionTeacher:
     return teacher
 
 
-def is_told_texts(teacher: DiffusionTeacher) -> bool:
+def is_told_texts(model: DiffusionModel) -> bool:
     """Whether its network is conditioned on prompts."""
-    return any(need.source == "text" for need in needs_of(teacher.model.unet, teacher.model.source))
+    return any(need.source == "text" for need in needs_of(model.unet, model.source))
 
 
 def load_examples(recipe: StudentsRecipe, teacher: DiffusionTeacher) -> Examples | None:
@@ -139,7 +147,7 @@ def _captioned(source: str, teacher: DiffusionTeacher, side: int, channels: int)
             f"has no captions, and {model.source} is told a text", place=source,
             hint=f"--data names images with captions, or {SAMPLED} for what the teacher samples itself",
         )  # fmt: skip
-    embed = load_embedder(model.unet, model.folder, model.source)
+    assert teacher.embedder is not None
     try:
         pairs = load_pairs(ClipPairsSection(source=source))
     except InputError as error:
@@ -149,7 +157,7 @@ def _captioned(source: str, teacher: DiffusionTeacher, side: int, channels: int)
             hint=f"-s data.source={SAMPLED} learns from what the teacher samples of condition.prompts",
         ) from None
     return CaptionedExamples(
-        pairs, side, 1 if channels == 1 else 3, teacher.guided, embed, teacher.autoencoder
+        pairs, side, 1 if channels == 1 else 3, teacher.guided, teacher.embedder, teacher.autoencoder
     )
 
 
