@@ -31,8 +31,8 @@ Written by `make docs` from the JSON files in `docs/results/`, which `effcli ver
 write; a test compares. Times were measured on small machines, often beside other work: ratios inside one run are worth
 comparing, seconds are not.
 
-"Holds" and "does not hold" mean that the mean difference over the seeds is farther from what was expected than the
-seeds spread; "not decided" that it is not. Entries marked as transcribed quote what a command printed; their JSON files
+"Holds" and "does not hold" mean that the mean difference over the seeds is farther from the expected value than the
+spread of the seeds; "not decided" means that it is not. Entries marked as transcribed quote what a command printed; their JSON files
 were not kept.
 """
 OUTRO = """
@@ -42,7 +42,7 @@ OUTRO = """
     python benchmarks/NAME.py --json docs/results/TASK/NAME.json
 
 Copy one of them, put the question into `docs/results/TASK.yaml` (`id: NAME`), and run `make docs`. Where the row is
-there already, the new file replaces its tables; read again what the words beside it say.
+there already, the new file replaces its tables; check that the text beside them still holds.
 """
 PAGE = """# Results: {task}
 
