@@ -32,8 +32,8 @@ write; a test compares. Times were measured on small machines, often beside othe
 comparing, seconds are not.
 
 "Holds" and "does not hold" mean that the mean difference over the seeds is farther from the expected value than the
-spread of the seeds; "not decided" means that it is not. Entries marked as transcribed quote what a command printed; their JSON files
-were not kept.
+spread of the seeds; "not decided" means that it is not. Entries marked as transcribed quote what a command printed;
+their JSON files were not kept.
 """
 OUTRO = """
 ## Add a row
