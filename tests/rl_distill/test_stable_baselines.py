@@ -1,4 +1,4 @@
-"""Zips that Stable-Baselines3 itself has written: three small ones beside this file, and others where it is installed.
+"""Zips that Stable-Baselines3 itself has written: four small ones beside this file, and others where it is installed.
 
 ``python tests/rl_distill/test_stable_baselines.py`` writes the small ones and what they decide, with it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -36,6 +36,7 @@ SMALL: dict[str, tuple[str, str, spaces.Space[Any], spaces.Space[Any], dict[str,
     "ppo-parts": ("PPO", "MultiInputPolicy", PARTS, CHOICE, {}),
     "dqn-vector": ("DQN", "MlpPolicy", VECTOR, CHOICE, {}),
     "ppo-torque": ("PPO", "MlpPolicy", VECTOR, TORQUE, {"use_sde": True}),
+    "sac-torque": ("SAC", "MlpPolicy", VECTOR, TORQUE, {}),
 }
 """Of each zip the algorithm, the policy, what is observed, the actions, and settings."""
 
@@ -54,23 +55,28 @@ class Random(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), 1.0, False, False, {}
 
 
-def environments(observed: spaces.Space[Any], actions: spaces.Space[Any]) -> Environments:
+def environments(
+    observed: spaces.Space[Any], actions: spaces.Space[Any], bounds: Literal["clip", "squash"] = "clip"
+) -> Environments:
     made = gymnasium.vector.SyncVectorEnv([lambda: Random(observed, actions)] * 2)
-    return Environments(made, "random")
+    return Environments(made, "random", bounds=bounds)
 
 
 def decisions(file: Path, observed: spaces.Space[Any], actions: spaces.Space[Any], seen: Any) -> list[float]:
-    """What a zip read here decides, in units of the environment."""
-    env = environments(observed, actions)
+    """What a zip read here decides, in units of the environment; of SAC before tanh."""
+    is_squashed = file.name.startswith("sac")
+    env = environments(observed, actions, "squash" if is_squashed else "clip")
     network, _ = read_stable_baselines(str(file), env)
     batch = {k: np.array([v]) for k, v in seen.items()} if isinstance(seen, dict) else np.array([seen])
     with torch.no_grad():
         found = network(torch.from_numpy(env.observed.pack(batch, 1)).float())[1][0]
     if file.name.startswith(("ppo", "a2c")) and isinstance(actions, spaces.Discrete):
-        return found.log_softmax(-1).tolist()
+        return list(found.log_softmax(-1).tolist())
+    if is_squashed:
+        return [*found[:2].tolist(), *found[2:].exp().tolist()]
     if isinstance(actions, spaces.Box):
         return [*(2 * found[:2]).tolist(), *(2 * found[2:].exp()).tolist()]
-    return found.tolist()
+    return list(found.tolist())
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -100,6 +106,7 @@ def learner(algorithm: str, policy: str, observed: Any, actions: Any, settings: 
         image = {}
     kwargs = {"net_arch": [8], **({"features_extractor_kwargs": image} if image else {})}
     short = {"PPO": {"n_steps": 8, "batch_size": 8}, "A2C": {"n_steps": 8}, "DQN": {"buffer_size": 10}}
+    short["SAC"] = short["DQN"]
     make = getattr(baselines, algorithm)
     env = Random(observed, actions)
     return make(policy, env, policy_kwargs=kwargs, seed=0, device="cpu", **short[algorithm], **settings)
@@ -111,6 +118,9 @@ def decided(model: Any, observed: spaces.Space[Any], seen: Any) -> list[float]:
         tensors, _ = model.policy.obs_to_tensor(seen)
         if hasattr(model, "q_net"):
             return list(model.q_net(tensors)[0].tolist())
+        if hasattr(model, "actor"):
+            mean, log_std, _ = model.actor.get_action_dist_params(tensors)
+            return [*mean[0].tolist(), *log_std[0].exp().tolist()]
         found = model.policy.get_distribution(tensors).distribution
     if hasattr(found, "logits"):
         return list(found.logits[0].tolist())
@@ -160,6 +170,23 @@ def test_what_is_not_understood_is_refused(tmp_path: Path) -> None:
     lstm = weights | {"lstm_actor.weight_ih_l0": torch.zeros(4, 5)}
     with pytest.raises(InputError, match="weights that are not understood: lstm_actor"):
         read_stable_baselines(baselines_zip(tmp_path / "b.zip", lstm), env)
+
+
+def test_squashed_and_deterministic_actors_say_what_they_need(tmp_path: Path) -> None:
+    from tests.rl_distill.test_teachers import baselines_zip, linears
+
+    file = str(ZIPS / "sac-torque.zip")
+    with pytest.raises(UsageError, match="squashed, not clipped") as caught:
+        read_stable_baselines(file, environments(VECTOR, TORQUE))
+    assert caught.value.hint == "add -s env.action_bounds=squash"
+    with pytest.raises(UsageError, match="decides on 2 numbers, the environment has 3 choices"):
+        read_stable_baselines(file, environments(VECTOR, CHOICE, "squash"))
+    boundless = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    with pytest.raises(UsageError, match="an action without"):
+        read_stable_baselines(file, environments(VECTOR, boundless, "squash"))
+    td3 = baselines_zip(tmp_path / "td3.zip", linears("actor.mu", 5, 2))
+    with pytest.raises(InputError, match="is a policy of TD3, DDPG, or SAC with use_sde"):
+        read_stable_baselines(td3, environments(VECTOR, TORQUE, "squash"))
 
 
 def test_statistics_beside_a_zip_are_said_to_be_left_out(

@@ -37,7 +37,7 @@ _LARGEST_BYTES = 2**31
 _SDE_EPSILON = 1e-6
 _READ = re.compile(
     r"(pi_|vf_|)features_extractor\.|mlp_extractor\.(shared_net|policy_net|value_net)\.|(action|value)_net\.|log_std$"
-    r"|q_net(_target)?\."
+    r"|q_net(_target)?\.|actor\.(features_extractor|latent_pi|mu|log_std)\.|critic(_target)?\."
 )
 """Names of weights that a policy may have: those of the critic and of the target network are not needed."""
 
@@ -86,7 +86,7 @@ class BaselinesNetwork(nn.Module):
 
 
 def read_stable_baselines(file: str, env: Environments) -> tuple[BaselinesNetwork, str]:
-    """The policy of a zip, and its algorithm, ``ppo`` (also A2C and others with an actor) or ``dqn``.
+    """The policy of a zip, and its algorithm, ``ppo`` (also A2C, SAC and others with an actor) or ``dqn``.
 
     Observations must be those of the environment: statistics of ``VecNormalize`` are in a pickle of their own, which is
     not read; where it lies beside the zip, a warning says so.
@@ -103,13 +103,21 @@ def read_stable_baselines(file: str, env: Environments) -> tuple[BaselinesNetwor
     settings = settings_of(data, file)
     _warn_of_statistics(file)
     is_dqn = any(name.startswith("q_net.q_net.") for name in weights)
-    if not is_dqn and "action_net.weight" not in weights:
-        raise InputError("has no network that is known: neither action_net nor q_net", place=file)
+    is_squashed = "actor.mu.weight" in weights
+    if "actor.mu.0.weight" in weights:
+        raise InputError(
+            "is a policy of TD3, DDPG, or SAC with use_sde; read are those of PPO, A2C, DQN, SAC and TQC, "
+            "which say how likely each action is without settings of their own", place=file,
+        )  # fmt: skip
+    if not (is_dqn or is_squashed or "action_net.weight" in weights):
+        raise InputError("has no network that is known: none of action_net, q_net and actor.mu", place=file)
     unread = next((name for name in weights if not _READ.match(name)), None)
     if unread is not None:
         raise InputError(f"has weights that are not understood: {unread[:80]}", place=file)
     if is_dqn:
         return _q_network(weights, settings, env, file), "dqn"
+    if is_squashed:
+        return _squashed_actor(weights, settings, env, file), "ppo"
     return _actor(weights, settings, env, file), "ppo"
 
 
@@ -119,8 +127,31 @@ def _q_network(
     read = reader(weights, "q_net.features_extractor", env.observed, settings, file)
     *hidden, head = linear_layers(weights, "q_net.q_net", file)
     body = _body(read, hidden, settings.activation or nn.ReLU)
-    _check(body, head, None, env, file)
+    _check(body, head, "choices", head.out_features, env, file)
     return BaselinesNetwork(body, head, None, None, env.observed.mask)
+
+
+def _squashed_actor(
+    weights: Mapping[str, Tensor], settings: BaselinesSettings, env: Environments, file: str
+) -> BaselinesNetwork:
+    """The actor of SAC and TQC: means and logarithms of standard deviations before tanh, which are our decisions."""
+    read = reader(weights, "actor.features_extractor", env.observed, settings, file)
+    body = _body(read, linear_layers(weights, "actor.latent_pi", file), settings.activation or nn.ReLU)
+    mean, log_std = (linear_layer(weights, f"actor.{name}", file) for name in ("mu", "log_std"))
+    if mean.weight.shape != log_std.weight.shape:
+        raise InputError("its layers mu and log_std have different shapes", place=file)
+    head = nn.Linear(mean.in_features, 2 * mean.out_features).requires_grad_(False)
+    head.load_state_dict(
+        {name: torch.cat([getattr(one, name) for one in (mean, log_std)]) for name in ("weight", "bias")}
+    )
+    _check(body, head, "numbers", mean.out_features, env, file)
+    if env.actions.bounds != "squash":
+        raise UsageError(
+            "its actions are squashed, not clipped", place=file, hint="add -s env.action_bounds=squash"
+        )
+    if None in (*env.actions.low, *env.actions.high):
+        raise UsageError("its actions have bounds, the environment has an action without", place=file)
+    return BaselinesNetwork(body, head, None, None)
 
 
 def _actor(
@@ -136,8 +167,11 @@ def _actor(
     ]
     body = _body(read, layers, settings.activation or nn.Tanh)
     head, log_std = linear_layer(weights, "action_net", file), weights.get("log_std")
-    _check(body, head, log_std, env, file)
+    _check(body, head, "choices" if log_std is None else "numbers", head.out_features, env, file)
     span = None if log_std is None else _span(env, file)
+    n_features, n = head.in_features, head.out_features
+    if log_std is not None and tuple(log_std.shape) not in ((n,), (n_features, n), (n_features, 1)):
+        raise InputError(f"its log_std has shape {list(log_std.shape)}", place=file)
     return BaselinesNetwork(body, head, log_std, span, env.observed.mask)
 
 
@@ -146,7 +180,7 @@ def _body(read: nn.Module, layers: list[nn.Linear], activation: type[nn.Module])
 
 
 def _check(
-    body: nn.Sequential, head: nn.Linear, log_std: Tensor | None, env: Environments, file: str
+    body: nn.Sequential, head: nn.Linear, kind: str, n_decided: int, env: Environments, file: str
 ) -> None:
     """That a policy reads the observations of the environment and decides on its actions."""
     try:
@@ -163,14 +197,10 @@ def _check(
         )
     actions = env.actions
     wanted = actions.n_numbers if actions.kind == "numbers" else actions.n_decisions
-    kind = "choices" if log_std is None else "numbers"
-    if (kind, head.out_features) != (actions.kind, wanted):
+    if (kind, n_decided) != (actions.kind, wanted):
         raise UsageError(
-            f"decides on {head.out_features} {kind}, the environment has {wanted} {actions.kind}", place=file
+            f"decides on {n_decided} {kind}, the environment has {wanted} {actions.kind}", place=file
         )
-    shapes = ((wanted,), (n_features, wanted), (n_features, 1))
-    if log_std is not None and tuple(log_std.shape) not in shapes:
-        raise InputError(f"its log_std has shape {list(log_std.shape)}", place=file)
 
 
 def _warn_of_statistics(file: str) -> None:
