@@ -33,8 +33,8 @@ def compare(
             "--output",
             "-o",
             metavar="FILE.html",
-            help="Write a page instead: the table, the settings that differ, curves over each other, pictures "
-            "side by side.",
+            help="Write a page instead: the table, the settings that differ, the curves of all runs "
+            "together, pictures side by side.",
         ),
     ] = None,
     force: ForceOption = False,

@@ -28,7 +28,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Few-step students of a diffusion model, by progressive distillation with relations between features (RDD); "
+    help="Few-step students of a diffusion model, by progressive distillation with relations between "
+    "features (RDD); "
     "or a small CLIP from a large one (CLIP-KD). `effcli distill --steps 1` and `effcli distill --method clip-kd` use "
     "the built-in models.",
 )
@@ -50,7 +51,8 @@ PromptsOption = Annotated[
     typer.Option(
         "--prompts",
         metavar="FILE",
-        help="Text file with one prompt per line, for text-conditional models (default: eight general prompts).",
+        help="Text file with one prompt per line, for text-conditional models (default: eight general "
+        "prompts).",
     ),
 ]
 DataOption = Annotated[
@@ -58,8 +60,9 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         metavar="PATH",
-        help="Images to learn from: a folder of pictures or IDX files, or a packed .npz; CLIP-KD and text-conditional "
-        "teachers: a CSV, .tar shards, or a folder with captions; teacher: what the teacher samples itself.",
+        help="Training images: a folder of pictures or IDX files, or a packed .npz; for CLIP-KD and "
+        "text-conditional teachers a CSV, .tar shards, or a folder with captions; or teacher: images "
+        "that the teacher samples itself.",
     ),
 ]
 
@@ -72,7 +75,8 @@ def run(
         str | None,
         typer.Argument(
             metavar="[TEACHER]",
-            help="The teacher: a diffusers folder, a hub id, a run of `effcli distill train`, or builtin:NAME; "
+            help="The teacher: a diffusers folder, a Hub id, a run of `effcli distill train`, or "
+            "builtin:NAME; "
             "CLIP-KD: NAME:TAG or NAME:CHECKPOINT of open_clip, a folder, or hf-hub:OWNER/NAME.",
             show_default=False,
         ),
@@ -90,9 +94,10 @@ def run(
         typer.Option(
             "--student",
             metavar="MODEL",
-            help="The students' network: width=0.5, layers=1, both with a comma, or a config.json of a UNet2DModel "
-            "(default: the teacher's); CLIP-KD: a model name of open_clip or a .json configuration, which start from "
-            "new weights, or NAME:TAG or NAME:CHECKPOINT with trained ones.",
+            help="The students' network: width=0.5, layers=1, both with a comma, or a config.json of a "
+            "UNet2DModel (default: the teacher's); CLIP-KD: a model name of open_clip or a .json "
+            "configuration, which start from random weights, or NAME:TAG or NAME:CHECKPOINT with "
+            "trained ones.",
         ),
     ] = None,
     teacher_cache: Annotated[
@@ -100,7 +105,8 @@ def run(
         typer.Option(
             "--teacher-cache",
             metavar="on|off|N-views",
-            help="CLIP-KD: keep the teacher's embedding of each whole image (on), of N fixed crops of it (N-views), "
+            help="CLIP-KD: keep the teacher's embedding of each whole image (on), of N fixed crops of it "
+            "(N-views), "
             "or none (off), which runs the teacher in every step.",
         ),
     ] = None,
@@ -108,7 +114,8 @@ def run(
         Literal["rdd", "rcfd", "pd", "cd", "shortcut", "clip-kd"] | None,
         typer.Option(
             "--method",
-            help="What students learn from in the last rounds: features and their relations (rdd), features (rcfd), "
+            help="What students learn from in the last rounds: features and their relations (rdd), features "
+            "(rcfd), "
             "pixels (pd); one training for any number of steps: consistency distillation (cd) or a shortcut model "
             "(shortcut); or clip-kd, a small CLIP.",
         ),
@@ -119,7 +126,8 @@ def run(
         typer.Option(
             "--steps",
             min=1,
-            help="Sampling steps of the last student, a power of two; fewer are faster, with more loss of quality.",
+            help="Sampling steps of the last student, a power of two; fewer are faster, with more loss of "
+            "quality.",
         ),
     ] = None,
     teacher_steps: Annotated[
@@ -136,7 +144,7 @@ def run(
             "--guidance",
             min=0,
             metavar="SCALE",
-            help="Classifier-free guidance of the teacher, which students learn as their own.",
+            help="Classifier-free guidance scale of the teacher, which is built into the students.",
         ),
     ] = None,
     prompts: PromptsOption = None,
@@ -145,7 +153,8 @@ def run(
         typer.Option(
             "--features",
             metavar="NETWORK",
-            help="The network whose features are compared: builtin (grey 16x16 clothes), unet (the teacher's own), "
+            help="The network whose features are compared: builtin (grey 16x16 clothes), unet (the teacher's "
+            "own), "
             "torchvision:NAME, timm:NAME, or a classifier's file.",
         ),
     ] = None,
@@ -160,14 +169,16 @@ def run(
         Literal["projection", "none"] | None,
         typer.Option(
             "--head",
-            help="What the student's feature maps pass before the queue: a learned projection, or nothing.",
+            help="What the student's feature maps pass through before they are compared with the queue: a "
+            "learned projection, or nothing.",
         ),
     ] = None,
     compat_queue: Annotated[
         bool,
         typer.Option(
             "--compat-queue",
-            help="The queue of RDD's released code, whose pixels are mixed; short for -s relations.queue=mixed.",
+            help="Use the queue of RDD's released code, which mixes images and channels; short for -s "
+            "relations.queue=mixed.",
         ),
     ] = False,
 ) -> None:
@@ -203,7 +214,7 @@ def reinforce(
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            "--teacher", metavar="MODEL", help="A CLIP of open_clip; repeatable, for several teachers."
+            "--teacher", metavar="MODEL", help="A CLIP model of open_clip; repeatable, for several teachers."
         ),
     ] = None,
     views: Annotated[
@@ -240,8 +251,8 @@ def sample(
             "--class",
             metavar="N",
             min=0,
-            help="Class of the images of a class-conditional student, by its number from 0; repeatable, then the "
-            "classes take turns (default: random classes).",
+            help="Class of the images of a class-conditional student, by its number from 0; repeatable: "
+            "several classes take turns (default: random classes).",
         ),
     ] = None,
     prompts: PromptsOption = None,
@@ -306,7 +317,8 @@ def evaluate(
         typer.Option(
             "--template",
             metavar="TEXT",
-            help="CLIP-KD: a sentence about a class, such as 'a photo of a {}', repeatable; openai: 80 sentences; "
+            help="CLIP-KD: a sentence about a class, such as 'a photo of a {}', repeatable; openai: 80 "
+            "sentences; "
             "simple: 7.",
         ),
     ] = None,
@@ -370,8 +382,8 @@ def train(
         Literal["teacher", "classifier", "lit"] | None,
         typer.Option(
             "--method",
-            help="What is trained: a diffusion model (teacher), a classifier, or a CLIP on a trained image trunk "
-            "(lit).",
+            help="What to train: a diffusion model (teacher), a classifier, or a CLIP on a trained image "
+            "trunk (lit).",
         ),
     ] = None,
     data: DataOption = None,

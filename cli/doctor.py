@@ -20,12 +20,12 @@ def doctor(
         bool,
         typer.Option(
             "--self-test",
-            help="Also compute a known answer of each task, about two seconds each on an idle core. Exit code 1 "
-            "when one is wrong.",
+            help="Also compute a known result for each task, about two seconds each on an idle core. Exit "
+            "code 1 if one is wrong.",
         ),
     ] = False,
 ) -> None:
-    """Print devices, precision, kernels and versions: what decides the speed here and belongs in a bug report."""
+    """Print devices, precision, kernels and versions: what decides the speed here, and what a bug report needs."""
     from dataclasses import asdict
 
     from effcli.core.errors import EXIT_FAILED

@@ -27,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Make a diffusion UNet small and fast: 1 to 8 bits per weight, integer arithmetic (MPQ-DM). "
+    help="Make a diffusion model small and fast: 1 to 8 bits per weight, integer arithmetic (MPQ-DM). "
     "`effcli quantize --bits w2a4` quantizes the built-in model.",
 )
 
@@ -43,7 +43,8 @@ BackendOption = Annotated[
     Literal["auto", "integer", "simulate"],
     typer.Option(
         "--backend",
-        help="integer: int8 products, the fastest; simulate: the same numbers in float32; auto: integer where the "
+        help="integer: int8 products, the fastest; simulate: the same numbers in float32; auto: integer "
+        "where the "
         "model and the machine allow it.",
     ),
 ]
@@ -52,7 +53,7 @@ SourceOption = Annotated[
     typer.Option(
         "--model",
         metavar="MODEL",
-        help="Where the full-precision model is now, of which the decoder, text encoder and tokenizer are read "
+        help="Where the full-precision model is now; its decoder, text encoder and tokenizer are needed "
         "(default: where it was).",
     ),
 ]
@@ -66,7 +67,8 @@ def run(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="The full-precision model: a diffusers folder, a single-file checkpoint, a hub id, or builtin:NAME.",
+            help="The full-precision model: a diffusers folder, a single-file checkpoint, a Hub id, or "
+            "builtin:NAME.",
             show_default=False,
         ),
     ] = None,
@@ -85,8 +87,8 @@ def run(
         bool,
         typer.Option(
             "--fast",
-            help="Quantize the weights alone (--bits w4), one layer after another: no sampling, no fine-tuning, no "
-            "measuring; memory is that of the result and one layer.",
+            help="Quantize weights only (--bits w4), one layer after another, without sampling, fine-tuning "
+            "or evaluation; needs memory for the result and one layer.",
         ),
     ] = False,
     lora: Annotated[
@@ -94,7 +96,8 @@ def run(
         typer.Option(
             "--lora",
             metavar="FILE",
-            help="A LoRA (safetensors) to merge into the network before it is quantized; -s lora.scale=0.8 weakens it.",
+            help="A LoRA (safetensors) to merge into the network before quantizing it; -s lora.scale=0.8 "
+            "weakens it.",
         ),
     ] = None,
     steps: Annotated[
@@ -102,7 +105,7 @@ def run(
         typer.Option(
             "--steps",
             min=1,
-            help="DDIM sampling steps, here and when the result is used; more take longer and sample better.",
+            help="DDIM sampling steps that the result is made for; more take longer and sample better.",
         ),
     ] = None,
     eta: Annotated[
@@ -116,33 +119,35 @@ def run(
         typer.Option(
             "--guidance",
             min=0,
-            help="Classifier-free guidance scale; 1 is none, larger follows the condition more.",
+            help="Classifier-free guidance scale; 1 is none, larger values follow the condition more closely.",
         ),
     ] = None,
     alloc: Annotated[
         Literal["kurtosis", "error", "uniform"] | None,
         typer.Option(
             "--alloc",
-            help="What decides which rows (output channels) get one bit more or less: their outliers (kurtosis), "
+            help="What decides which rows (output channels) get one bit more or less: their outliers "
+            "(kurtosis), "
             "their output error, or nothing (uniform).",
         ),
     ] = None,
     plus: Annotated[
-        bool, typer.Option("--plus", help="MPQ-DM+: a tenth of the rows gets one bit more, none fewer.")
+        bool, typer.Option("--plus", help="MPQ-DM+: 10 % of the rows get one bit more, none gets fewer.")
     ] = False,
     search: Annotated[
         Literal["half", "tenth"] | None,
         typer.Option(
             "--search",
-            help="How many rows --alloc kurtosis may move: 0 to 50 % on each side (half), or 0 or 10 % (tenth).",
+            help="Shares of rows that --alloc kurtosis tries to raise and lower: 0 to 50 % each (half), or 0 "
+            "or 10 % (tenth).",
         ),
     ] = None,
     profile: Annotated[
         Literal["all", "main-path"] | None,
         typer.Option(
             "--profile",
-            help="Layers to quantize: all, or not the skip and downsampling convolutions and the attention of "
-            "unconditional UNets (main-path).",
+            help="Layers to quantize: all, or all but the skip and downsampling convolutions and the "
+            "attention of unconditional UNets (main-path).",
         ),
     ] = None,
     no_trd: Annotated[
@@ -153,7 +158,8 @@ def run(
         typer.Option(
             "--trd-pool",
             min=1,
-            help="Largest side, in pixels, to which features are pooled for TRD; memory grows with its fourth power.",
+            help="Largest side, in pixels, to which features are pooled for TRD; memory grows with its "
+            "fourth power.",
         ),
     ] = None,
     trajectories: Annotated[
@@ -161,7 +167,8 @@ def run(
         typer.Option(
             "--trajectories",
             min=0,
-            help="Sampling runs to fine-tune on; more take longer and come closer to full precision. 0: calibrate "
+            help="Sampling runs to fine-tune on; more take longer and come closer to full precision. 0: "
+            "calibrate "
             "only.",
         ),
     ] = None,
@@ -284,7 +291,8 @@ def export(
         Literal["diffusers", "gguf", "torchao"],
         typer.Option(
             "--to",
-            help="diffusers: dequantized weights; gguf: the network as a GGUF file, linear layers in blocks of Q4_1, "
+            help="diffusers: dequantized weights; gguf: the network as a GGUF file, linear layers in blocks "
+            "of Q4_1, "
             "Q5_1 or Q8_0, all others as fp16 or fp32 (extra gguf); torchao: weights as integers, one byte each (extra "
             "torchao).",
         ),
@@ -292,7 +300,8 @@ def export(
     dtype: Annotated[
         Literal["fp32", "bf16", "fp16"],
         typer.Option(
-            "--dtype", help="Number format of what is not stored as integers; gguf takes fp16 or fp32."
+            "--dtype",
+            help="Number format of everything that is not stored as integers; gguf takes fp16 or fp32.",
         ),
     ] = "fp16",
     model: SourceOption = None,

@@ -72,8 +72,8 @@ def run(
         Literal["attention", "mean", "none"] | None,
         typer.Option(
             "--targets",
-            help="How peers are weighted: attention learns weights, mean weights all alike, none trains each policy by "
-            "itself.",
+            help="How peers are weighted: attention learns weights, mean weights all equally, none trains "
+            "each policy on its own.",
         ),
     ] = None,
     teacher: Annotated[
@@ -98,14 +98,14 @@ def run(
             "--workers",
             metavar="N",
             min=0,
-            help="0 steps the environments of a policy in turn, 1 or more in processes (Atari: in N threads).",
+            help="Worker processes that step the environments (Atari: threads); 0 steps them in turn in this process.",
         ),
     ] = None,
     tensorboard: Annotated[
         bool,
         typer.Option(
             "--tensorboard",
-            help="Also write what is logged for TensorBoard, to tensorboard/ in the run directory.",
+            help="Also write the logged values for TensorBoard, to tensorboard/ in the run directory.",
         ),
     ] = False,
     compare: Annotated[
@@ -113,7 +113,7 @@ def run(
         typer.Option(
             "--compare",
             metavar="independent,mean",
-            help="Groups to train as well, with the same seeds; '' for none.",
+            help="Groups to train as well for comparison, with the same seeds; '' for none.",
         ),
     ] = None,
 ) -> None:
@@ -149,8 +149,8 @@ EnvOption = Annotated[
     typer.Option(
         "--env",
         metavar="ID",
-        help="Environment (default: the one of the training). A policy file cannot name code: module:function is "
-        "typed here.",
+        help="Environment (default: the training environment). A policy file cannot run code: type "
+        "module:function here.",
     ),
 ]
 EnvKwargsOption = Annotated[
@@ -158,7 +158,7 @@ EnvKwargsOption = Annotated[
     typer.Option(
         "--env-kwargs",
         metavar="JSON",
-        help='Arguments for the environment, such as \'{"map_name": "8x8"}\' (default: those of the training).',
+        help='Arguments for the environment, such as \'{"map_name": "8x8"}\' (default: those of training).',
     ),
 ]
 PlaceArgument = Annotated[
@@ -237,7 +237,7 @@ def export(
     policy: PolicyOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Write one policy as a file that also says what it was trained for."""
+    """Export one policy as a file, with what it was trained for."""
     check_extension(output, ".onnx", ".safetensors")
     from effcli.core.files import check_new_file, make_folder
     from effcli.rl_distill import pipeline

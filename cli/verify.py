@@ -44,9 +44,9 @@ def verify(
     device: DeviceOption = "auto",
     threads: ThreadsOption = "auto",
 ) -> None:
-    """Run the arms and seeds of a claim that are missing, and report whether the claim holds.
+    """Run the missing arms and seeds of a claim, and report whether the claim holds.
 
-    Exit code 4 when it does not hold. Runs are kept, so an interrupted verification continues where it stopped.
+    Exit code 4 if it does not hold. Runs are kept, so an interrupted verification continues where it stopped.
     """
     from effcli.core.evidence.claims import load_claim
     from effcli.core.evidence.claims import verify as verify_claim

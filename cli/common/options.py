@@ -49,7 +49,7 @@ SetOption = Annotated[
         "--set",
         "-s",
         metavar="KEY=VALUE",
-        help="Set one recipe key, for example train.steps=100; overrides all other options. Repeatable.",
+        help="Set one recipe key, for example train.steps=100; overrides the other options. Repeatable.",
     ),
 ]
 RunOutputOption = Annotated[
@@ -63,7 +63,7 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         metavar="auto|cpu|cuda|cuda:N|mps",
-        help="Device to compute on; auto takes the fastest that is available.",
+        help="Device to compute on; auto takes the fastest available.",
         rich_help_panel=RUN,
     ),
 ]
@@ -92,7 +92,7 @@ ThreadsOption = Annotated[
         "--threads",
         metavar="auto|N",
         parser=_threads,
-        help="CPU threads (auto: the faster of 1 and all).",
+        help="CPU threads; auto measures and takes the faster of 1 and all; N fixes the number.",
         rich_help_panel=RUN,
     ),
 ]
@@ -111,7 +111,7 @@ SaveEveryOption = Annotated[
     typer.Option(
         "--save-every",
         metavar="10min|500steps",
-        help="Time or number of steps between checkpoints; shorter loses less when a run is killed.",
+        help="Time or number of steps between checkpoints; shorter intervals lose less when a run is killed.",
         rich_help_panel=RUN,
     ),
 ]

@@ -10,8 +10,8 @@ app = typer.Typer(
     cls=DefaultVerbGroup,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Teach a classifier new classes without forgetting old ones: rehearsal (ER, DER++, ER-ACE, CLS-ER), also "
-    "in the frequency domain (CLFD), with a representative subnet (E2Net), or without old images (IR); and a detector, "
-    "with objects synthesised by inverting it (EGOR). "
-    "`effcli continual` without arguments uses the built-in images.",
+    help="Teach a classifier new classes without forgetting old ones: rehearsal (ER, DER++, ER-ACE, "
+    "CLS-ER), also in the frequency domain (CLFD) or with a representative subnet (E2Net); without old "
+    "images (IR, RanPAC); and detectors, with objects synthesised by inverting them (EGOR). `effcli "
+    "continual` without arguments uses the built-in images.",
 )

@@ -69,19 +69,20 @@ def run(
         | None,
         typer.Option(
             "--method",
-            help="How tasks are learned. er, derpp, er-ace, cls-er: rehearsal of kept images; clfd: er in the "
-            "frequency domain, clfd-NAME: another of these; e2net: derpp with a representative subnet; "
-            "ir, frozen-ncm: prototypes, no images kept; ranpac, ncm: features of a trained backbone; "
-            "slca, ease: a trained backbone that is adapted; lwf, ewc, icarl, wa: baselines of the field; "
-            "sgd: fine-tuning; joint: all tasks at once; egor: a detector; branch: a frozen detector with a branch for "
-            "new classes.",
+            help="How tasks are learned. er, derpp, er-ace, cls-er: rehearsal of kept images; clfd: er in "
+            "the frequency domain, clfd-NAME: another of these; e2net: derpp with a representative "
+            "subnet; ir, frozen-ncm: prototypes, no images kept; ranpac, ncm: features of a trained "
+            "backbone; slca, ease: a trained backbone, adapted; lwf, ewc, icarl, wa: classic "
+            "baselines; sgd: fine-tuning; joint: all tasks at once; egor: a detector, retrained with "
+            "synthesised old objects; branch: a frozen detector with a branch for new classes.",
         ),
     ] = None,
     frequency: Annotated[
         Literal["on", "off"] | None,
         typer.Option(
             "--frequency",
-            help="on: learn in the frequency domain (CLFD), with er, derpp, er-ace or cls-er; off: not.",
+            help="on: learn in the frequency domain (CLFD), with er, derpp, er-ace or cls-er; off: learn "
+            "from the images themselves.",
         ),
     ] = None,
     data: Annotated[
@@ -89,7 +90,8 @@ def run(
         typer.Option(
             "--data",
             metavar="PATH|NAME",
-            help="Images to learn from: a folder with one sub-folder per class, an .npz, a folder of IDX files, or "
+            help="Images to learn from: a folder with one sub-folder per class, an .npz, a folder of IDX "
+            "files, or "
             "cifar10, cifar100, tiny-imagenet. For egor: images with boxes (COCO, YOLO, VOC).",
         ),
     ] = None,
@@ -98,21 +100,28 @@ def run(
         typer.Option(
             "--tasks",
             metavar="5|50+10x5|[4,3,3]",
-            help="Split of the classes: 5: tasks of equal size; 50+10x5: one of 50 and ten of 5; [4,3,3]: sizes.",
+            help="Split of the classes: 5: tasks of equal size; 50+10x5: one of 50 and ten of 5; [4,3,3]: "
+            "sizes.",
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, help="Passes over the images of each task.")
+        int | None, typer.Option("--epochs", min=1, help="Passes over the training images of each task.")
     ] = None,
     buffer: Annotated[
-        int | None, typer.Option("--buffer", min=2, help="Number of images of earlier tasks that are kept.")
+        int | None,
+        typer.Option(
+            "--buffer",
+            min=2,
+            help="Number of images of earlier tasks to keep; more forget less and take more space.",
+        ),
     ] = None,
     detector: Annotated[
         str | None,
         typer.Option(
             "--detector",
             metavar="RUN|FILE|builtin:nanodet-m",
-            help="For egor and branch: the detector that learns new classes (default: for egor one is trained, for "
+            help="For egor and branch: the detector that learns new classes (default: for egor one is "
+            "trained, for "
             "branch builtin:nanodet-m).",
         ),
     ] = None,
@@ -121,14 +130,14 @@ def run(
         typer.Option(
             "--references",
             metavar="finetune,joint",
-            help="For egor: also train these detectors, to compare with.",
+            help="For egor: also train these detectors for comparison.",
         ),
     ] = None,
     pseudo_label: Annotated[
         bool,
         typer.Option(
             "--pseudo-label",
-            help="For egor: objects of old classes that the old detector finds in new images are labels.",
+            help="For egor: use what the old detector finds of old classes in new images as labels.",
         ),
     ] = False,
     tasks_dir: Annotated[
@@ -136,11 +145,12 @@ def run(
         typer.Option(
             "--tasks-dir",
             metavar="DIR",
-            help="With --resume -o RUN: a further task for a finished run; one sub-folder per class, new or known.",
+            help="With --resume -o RUN: learn one more task in a finished run; a folder with one sub-folder "
+            "per class, new or known.",
         ),
     ] = None,
     undo: Annotated[
-        bool, typer.Option("--undo", help="With -o RUN: take back the last task that --tasks-dir added.")
+        bool, typer.Option("--undo", help="With -o RUN: remove the last task that --tasks-dir added.")
     ] = False,
 ) -> None:
     """Learn one task after another, and measure what is remembered (default)."""
@@ -211,7 +221,8 @@ def evaluate(
         typer.Option(
             "--data",
             metavar="PATH|NAME",
-            help="Images, for detectors with boxes, of the same class names (default: the run's own test images).",
+            help="Images (for detectors: with boxes) whose classes have the same names (default: the run's "
+            "own test images).",
         ),
     ] = None,
 ) -> None:

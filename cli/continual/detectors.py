@@ -35,7 +35,9 @@ def train_detector(
             "--tasks", metavar="6+6", help="Split of the classes into groups; the first group is learned."
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over the images.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Passes over the training images.")
+    ] = None,
 ) -> None:
     """Train a first detector, which can learn new classes later."""
     shorthands: dict[str, tuple[str, Any]] = {
@@ -66,7 +68,7 @@ def detect(
             "--output",
             "-o",
             metavar="DIR|FILE|-",
-            help="Folder or file for what --format says; - is stdout.",
+            help="Folder or file to write in the form that --format names; - is stdout.",
         ),
     ] = None,
     score: Annotated[
@@ -77,8 +79,8 @@ def detect(
         Literal["drawn", "coco", "yolo"],
         typer.Option(
             "--format",
-            help="What is written: drawn, images and videos with boxes drawn on them; coco, one JSON file of COCO's "
-            "form; yolo, a text file per image. Labels go to stdout without -o.",
+            help="What to write. drawn: images and videos with boxes drawn on them; coco: one JSON file in "
+            "COCO's format; yolo: one text file per image. Without -o, labels go to stdout.",
         ),
     ] = "drawn",
     force: ForceOption = False,

@@ -27,10 +27,15 @@ def inspect(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE.png", help="One picture of images with their boxes."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.png",
+            help="Contact sheet to write: one picture of several images with their boxes.",
+        ),
     ] = None,
     images: Annotated[
-        int, typer.Option("--images", "-n", min=1, max=400, help="Images in the picture of -o.")
+        int, typer.Option("--images", "-n", min=1, max=400, help="Number of images on the contact sheet.")
     ] = 16,
     force: ForceOption = False,
 ) -> None:

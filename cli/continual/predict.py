@@ -35,11 +35,11 @@ def predict(
     pictures: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE|DIR|-", help="Pictures, folders of them, sub-folders included, or - for stdin."
+            metavar="IMAGE|DIR|-", help="Pictures, folders of them (searched recursively), or - for stdin."
         ),
     ],
     top: Annotated[
-        int, typer.Option("-k", "--top", metavar="N", min=1, help="Number of best classes that are named.")
+        int, typer.Option("-k", "--top", metavar="N", min=1, help="Number of best classes to list.")
     ] = 5,
     unknown_below: Annotated[
         float | None,
@@ -48,16 +48,22 @@ def predict(
             metavar="0..1",
             min=0,
             max=1,
-            help="A picture whose best score is lower shows none of the known classes: its label is null. 0: never "
-            "(default: the run's own threshold, which 95 % of its test images reach).",
+            help="Label pictures whose best score is lower null, none of the known classes. 0 turns this "
+            "off (default: the run's own threshold, which 95 % of its test images reach).",
         ),
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of JSON lines.")] = False,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", metavar="N", min=1, help="Pictures that are computed at a time.")
+        int,
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            min=1,
+            help="Number of pictures to compute at a time; more is faster and needs more memory.",
+        ),
     ] = 64,
 ) -> None:
-    """Say what pictures show: one JSON line per picture, with the best classes and their scores."""
+    """Classify pictures: one JSON line per picture, with the best classes and their scores."""
     if as_csv and options.as_json:
         raise UsageError("--json and --csv cannot both go to stdout", place="--csv")
     if pictures.count("-") > 1:

@@ -33,8 +33,8 @@ app = typer.Typer(
     cls=DefaultVerbGroup,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Cars, pedestrians and cyclists in 3D from a stereo stream, for the moment in which you receive them "
-    "(StreamDSGN). `effcli detect-stream` alone drives through a synthetic street.",
+    help="Cars, pedestrians and cyclists in 3D from a stereo stream, where they are at the moment you "
+    "receive the result (StreamDSGN). `effcli detect-stream` alone drives through a synthetic street.",
 )
 
 
@@ -43,7 +43,8 @@ LatencyOption = Annotated[
     typer.Option(
         "--simulate-latency",
         metavar="MS|FILE",
-        help="Milliseconds per frame on the virtual clock, or a file with one number per line, used in turn (default: "
+        help="Milliseconds per frame on the virtual clock, or a file with one number per line, used in turn "
+        "(default: "
         "what was measured).",
     ),
 ]
@@ -51,12 +52,12 @@ EgoOption = Annotated[
     Literal["on", "off", "pictures"] | None,
     typer.Option(
         "--ego-motion",
-        help="Use the cameras' own motion. on: from oxts/, or from the pictures where there is none; pictures: always "
-        "from the pictures; off: not (default: as the detector was trained).",
+        help="Use the cameras' own motion. on: from oxts/, or from the pictures where there is none; "
+        "pictures: always from the pictures; off: ignore it (default: as the detector was trained).",
     ),
 ]
 MethodOption = Annotated[
-    Literal["streamdsgn"] | None, typer.Option("--method", help="The method that learns; there is one.")
+    Literal["streamdsgn"] | None, typer.Option("--method", help="The method; stream-dsgn is the only one.")
 ]
 
 
@@ -68,7 +69,8 @@ def run(
         str | None,
         typer.Argument(
             metavar="[SOURCE]",
-            help="A KITTI Tracking sequence (ROOT/0000), a folder with left/, right/ and calib.txt or of another known "
+            help="A KITTI Tracking sequence (ROOT/0000), a folder with left/, right/ and calib.txt or of "
+            "another known "
             "layout, a left folder, picture or video, /dev/video0, rtsp://..., - for stdin, or synthetic:N:PRESET for "
             "the N-th synthetic drive (default: a synthetic drive).",
             show_default=False,
@@ -88,7 +90,7 @@ def run(
             "--output",
             "-o",
             metavar="DIR",
-            help="Also write streaming.jsonl and results in KITTI's form here.",
+            help="Folder for streaming.jsonl and results in KITTI's format.",
         ),
     ] = None,
     video: Annotated[
@@ -104,8 +106,8 @@ def run(
         typer.Option(
             "--depth",
             metavar="DIR",
-            help="Also write the depth of each processed frame as a 16-bit PNG: metres x 256, 0 where unknown, as "
-            "KITTI's; it takes time.",
+            help="Also write the depth of each processed frame as a 16-bit PNG: metres x 256, 0 where "
+            "unknown, as KITTI's depth maps; a frame then takes about 1.5 times as long.",
         ),
     ] = None,
     depth_video: Annotated[
@@ -113,7 +115,8 @@ def run(
         typer.Option(
             "--depth-video",
             metavar="FILE",
-            help="Also write the depth, coloured, below the pictures: FILE.mp4, FILE.gif or FILE.webp.",
+            help="Also write a video with the depth in colour below the pictures: FILE.mp4, FILE.gif or "
+            "FILE.webp.",
         ),
     ] = None,
     log: Annotated[
@@ -131,8 +134,8 @@ def run(
         typer.Option(
             "--calib",
             metavar="FILE",
-            help="Calibration: lines P2: and P3: of 12 numbers, or another form that is read (default: where the "
-            "layout has it, such as calib.txt in SOURCE).",
+            help="Calibration: lines P2: and P3: of 12 numbers, or another supported format (default: the "
+            "layout's own file, such as calib.txt in SOURCE).",
         ),
     ] = None,
     fps: Annotated[
@@ -140,22 +143,24 @@ def run(
         typer.Option(
             "--fps",
             min=0.1,
-            help="Frames per second of a source without times (default: as it says, else 10; live: as they arrive).",
+            help="Frames per second of a source without timestamps (default: the source's own rate, else 10; "
+            "live: as they arrive).",
         ),
     ] = None,
     side_by_side: Annotated[
         bool,
         typer.Option(
             "--side-by-side",
-            help="SOURCE has both eyes in each picture, the left one at the left: a folder, picture, video or camera.",
+            help="SOURCE has both views in each picture, the left one on the left: a folder, picture, video "
+            "or camera.",
         ),
     ] = False,
     clock: Annotated[
         Literal["wall", "sim"] | None,
         typer.Option(
             "--clock",
-            help="wall: frames are due in real time, and those overtaken by newer ones are dropped; sim: the same on a "
-            "virtual clock (default: wall).",
+            help="wall: frames arrive in real time, and those overtaken by newer ones are dropped; sim: the "
+            "same on a virtual clock (default: wall).",
         ),
     ] = None,
     simulate_latency: LatencyOption = None,
@@ -165,7 +170,7 @@ def run(
             "--score",
             min=0,
             max=1,
-            help="Lowest score of a box that is shown; raising it shows fewer boxes (default: 0.3).",
+            help="Lowest score of a box to report; higher values report fewer boxes (default: 0.3).",
         ),
     ] = None,
     horizon: Annotated[
@@ -173,8 +178,8 @@ def run(
         typer.Option(
             "--horizon",
             metavar="MS|auto",
-            help="Move boxes at their velocities to this many milliseconds after the capture; auto: to the age that "
-            "results currently have (default: boxes for the next frame).",
+            help="Extrapolate boxes at their velocities to this many milliseconds after the capture; auto: "
+            "to the age that results currently have (default: boxes for the next frame).",
         ),
     ] = None,
     ego_motion: EgoOption = None,
@@ -245,8 +250,8 @@ def train(
         typer.Option(
             "--data",
             metavar="DIR|synthetic:N",
-            help="What is learned from: a folder of KITTI Tracking, or N synthetic drives (default: synthetic:64 of "
-            "four presets).",
+            help="Training data: a folder of KITTI Tracking, or N synthetic drives (default: synthetic:64 "
+            "of four presets).",
         ),
     ] = None,
     steps: Annotated[
@@ -254,7 +259,7 @@ def train(
     ] = None,
     method: MethodOption = None,
 ) -> None:
-    """Learn a detector from labelled sequences."""
+    """Train a detector on labelled sequences."""
     shorthands = {
         "data.source": ("--data", data),
         "train.steps": ("--steps", steps),
@@ -280,8 +285,8 @@ def evaluate(
         Literal["all", "clips", "sequences"],
         typer.Option(
             "--split",
-            help="What of a folder is measured on. all: everything; clips: every second clip of 40 frames; sequences: "
-            "those that training with this split holds out.",
+            help="Which part of a folder to measure on. all: everything; clips: every second clip of 40 "
+            "frames; sequences: those that training with this split holds out.",
         ),
     ] = "all",
     frames: Annotated[
@@ -289,8 +294,8 @@ def evaluate(
         typer.Option(
             "--frames",
             metavar="FROM-TO",
-            help="Which frames of a folder, by the numbers of their names, such as 128-139 or 0000:128-139; several "
-            "with commas. They replace --split.",
+            help="Which frames of a folder, by the numbers in their names, such as 128-139 or 0000:128-139; "
+            "separate several by commas. Replaces --split.",
         ),
     ] = None,
     simulate_latency: LatencyOption = None,
@@ -298,22 +303,22 @@ def evaluate(
         Literal["sap", "asap"],
         typer.Option(
             "--pairing",
-            help="Which output meets a frame's truth. sap: the latest that was finished at its capture; asap: the "
-            "same, but never the frame's own (as the released code).",
+            help="Which output is compared with a frame's ground truth. sap: the latest one finished at its "
+            "capture; asap: the same, but never the frame's own (as in the released code).",
         ),
     ] = "sap",
     truncation: Annotated[
         Literal["graded", "fraction"],
         typer.Option(
             "--truncation",
-            help="How KITTI Tracking's truncation 0, 1, 2 is read. graded: as 0, 0.3, 0.6; fraction: as it stands, so "
-            "that objects with 1 or 2 do not count (as the released code).",
+            help="How KITTI Tracking's truncation 0, 1, 2 is read. graded: as 0, 0.3, 0.6; fraction: "
+            "literally, so that objects with 1 or 2 do not count (as in the released code).",
         ),
     ] = "graded",
     ego_motion: EgoOption = None,
     depth: Annotated[
         bool,
-        typer.Option("--depth", help="Also measure the depth of pixels, where the data have LiDAR or depth."),
+        typer.Option("--depth", help="Also measure the depth of pixels, where the data has LiDAR or depth."),
     ] = False,
     tracking: Annotated[
         bool,
@@ -361,13 +366,13 @@ def synth(
         typer.Option(
             "--preset",
             metavar="NAME",
-            help="What the drives are like: street, straight, turn, fast-ego (15 to 25 m/s), static (nothing moves) or "
-            "crowded, of boxes; or town, with varied cameras, shapes and light; town-GROUP is the town without one of "
-            "camera, clutter, optics, shapes and textures.",
+            help="Kind of drive: street, straight, turn, fast-ego (15 to 25 m/s), static (nothing moves) or "
+            "crowded, all made of boxes; or town, with varied cameras, shapes and light; town-GROUP is "
+            "the town without one of camera, clutter, optics, shapes and textures.",
         ),
     ] = "street",
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Which drives are generated; each number gives others.")
+        int, typer.Option("--seed", min=0, help="Seed of the drives; each number gives different ones.")
     ] = 0,
 ) -> None:
     """Write synthetic drives as a data set of KITTI Tracking: stereo pairs, labels, depth, poses."""

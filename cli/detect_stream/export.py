@@ -14,7 +14,7 @@ def export(
     weights: WeightsOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Write one file that detects: ONNX, from two pictures, the cameras and the last map to boxes and the map."""
+    """Export a detector as one ONNX file: pictures, calibration and the last map in, boxes and the new map out."""
     check_extension(output, ".onnx", ".safetensors")
     from effcli.core.files import check_new_file, make_folder
     from effcli.detect_stream.onnx_export import export_onnx

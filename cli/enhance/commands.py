@@ -60,8 +60,9 @@ BrightnessOption = Annotated[
     typer.Option(
         "--brightness",
         metavar="auto|0..1|+1EV",
-        help="Level to reach: auto (default) leaves well-lit pictures alone; a mean grey level such as 0.45; or stops "
-        "from what auto chooses, such as +1EV or -0.5EV. Of weights with an exposure head, which builtin:walmafa has.",
+        help="Level to reach: auto (default) leaves well-lit pictures alone; a mean grey level such as 0.45; "
+        "or stops "
+        "from what auto chooses, such as +1EV or -0.5EV. For weights with an exposure head, such as builtin:walmafa.",
         show_default=False,
     ),
 ]
@@ -69,8 +70,9 @@ DetailOption = Annotated[
     Literal["auto", "full", "fast"] | None,
     typer.Option(
         "--detail",
-        help="full: the network sees every pixel. fast: it sees about one megapixel, and the result is carried to the "
-        "full size. auto (default): fast above 8 megapixels. Of weights with an exposure head.",
+        help="full: the network sees every pixel. fast: it sees about one megapixel, and the result is "
+        "carried to the "
+        "full size. auto (default): fast above 8 megapixels. For weights with an exposure head.",
     ),
 ]
 MaxMemoryOption = Annotated[
@@ -79,8 +81,9 @@ MaxMemoryOption = Annotated[
         "--max-memory",
         metavar="MB",
         min=64,
-        help="Memory for one picture in MB; what needs more is computed in strips. Default: up "
-        "to half of what is free, and on a CPU strips of about 512 MB for what needs more than 1 GB.",
+        help="Memory for one picture in MB; a picture that needs more is computed in strips. Default: up to "
+        "half of what is free, and on a CPU strips of about 512 MB for pictures that need more than 1 "
+        "GB.",
     ),
 ]
 
@@ -89,7 +92,8 @@ GalleryOption = Annotated[
     typer.Option(
         "--gallery",
         metavar="FILE.html",
-        help="Write one page that compares the first 300 pictures with their results: a slider over each, its level "
+        help="Write one page that compares the first 300 pictures with their results: a slider over each, "
+        "its level "
         "before and after, and the change of hue. It needs no other file.",
     ),
 ]
@@ -99,8 +103,8 @@ ShardOption = Annotated[
     typer.Option(
         "--shard",
         metavar="K/N",
-        help="Enhance every N-th picture, from the K-th on, and write a summary into the output folder; the N jobs of "
-        "an array job share all pictures. `effcli enhance merge` adds the summaries up.",
+        help="Enhance every N-th picture, from the K-th on, and write a summary into the output folder; the "
+        "N jobs of an array job together do all pictures. `effcli enhance merge` adds the summaries up.",
     ),
 ]
 
@@ -167,7 +171,8 @@ def run(
         bool,
         typer.Option(
             "--resume",
-            help="Skip what has its output, or is being written by another process; continue unfinished videos.",
+            help="Skip pictures that already have an output or are being written by another process; "
+            "continue unfinished videos.",
             rich_help_panel=RUN,
         ),
     ] = False,
@@ -175,7 +180,7 @@ def run(
 ) -> None:
     """Brighten pictures and videos (default).
 
-    Bit depth, grey, alpha, EXIF and ICC profile are kept; of videos the sound and the time stamps.
+    Bit depth, grey, alpha, EXIF and ICC profile are kept, and the sound and timestamps of videos.
     """
     shorthands = {
         "weights": ("--weights", weights),
@@ -220,7 +225,7 @@ def merge(
         ),
     ],
 ) -> None:
-    """Add up the summaries of shards: pictures, failures, those left nearly alone, and times."""
+    """Add up the summaries of shards: pictures, failures, pictures left nearly unchanged, and times."""
     from effcli.enhance.files.remote import location
     from effcli.enhance.files.shards import merge_summaries
 
@@ -278,7 +283,7 @@ def evaluate(
     detail: DetailOption = None,
     max_memory: MaxMemoryOption = None,
 ) -> None:
-    """Measure on pairs: PSNR, SSIM, hue, level, and what becomes of the references; with simple baselines."""
+    """Measure on pairs: PSNR, SSIM, hue, level, and how well the references are preserved; with simple baselines."""
     shorthands = {
         "brightness": ("--brightness", brightness),
         "weights": ("--weights", weights),

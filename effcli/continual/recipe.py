@@ -40,9 +40,8 @@ class TaskStreamSection(Section):
 
     source: str = Field(
         "builtin:fashion-images",
-        description="What is learned from: a folder with one sub-folder per class, a packed .npz, a "
-        "folder of IDX "
-        "files, builtin:NAME, or one of cifar10, cifar100, tiny-imagenet.",
+        description="Training images: a folder with one sub-folder per class, a packed .npz, a folder of "
+        "IDX files, builtin:NAME, or one of cifar10, cifar100, tiny-imagenet.",
     )
     root: str | None = Field(
         None,
@@ -71,8 +70,8 @@ class TaskStreamSection(Section):
     )
     more: tuple[str, ...] = Field(
         (),
-        description="Folders with one further task each, learned in this order after the others: new classes, or "
-        "more images of known ones.",
+        description="Folders with one additional task each, learned in this order after the others: new "
+        "classes, or more images of known ones.",
     )
     train_per_class: int | None = Field(
         None, ge=1, description="Only the first N training images of each class are used; null: all."
@@ -87,7 +86,7 @@ class TaskStreamSection(Section):
 
 
 class TaskEvalSection(Section):
-    """What accuracy is measured on."""
+    """The images for measuring accuracy."""
 
     hold_out: float = Field(
         0.2,
@@ -130,8 +129,8 @@ class NetworkSection(Section):
         1.0,
         ge=0,
         le=1,
-        description="Learning rate of the backbone as a share of the head's, 0..1; lowered, its features change less; "
-        "0: they stay as they are.",
+        description="Learning rate of the backbone as a share of the head's, 0..1; with lower values its "
+        "features change less; 0: they stay fixed.",
     )
 
     @property
@@ -169,7 +168,7 @@ class ImageAugmentSection(Section):
 class SgdTrainSection(Section):
     """The optimisation."""
 
-    epochs: int = Field(50, ge=1, description="Passes over the images of each task.")
+    epochs: int = Field(50, ge=1, description="Passes over the training images of each task.")
     batch_size: int = Field(32, ge=2, description="New images per step; at least 2, which batch norm needs.")
     learning_rate: float = Field(
         0.1, gt=0, description="Learning rate of SGD, constant and without momentum."
@@ -185,8 +184,8 @@ class ContinualRecipe(Recipe):
         "frequency": "er, derpp, er-ace and cls-er learn in the frequency domain",
     }
     task: Literal["continual"] = Field("continual", description="The command this recipe is for.")
-    data: TaskStreamSection = Field(TaskStreamSection(), description="What is learned from.")
-    eval: TaskEvalSection = Field(TaskEvalSection(), description="What accuracy is measured on.")
+    data: TaskStreamSection = Field(TaskStreamSection(), description="The training images and the tasks.")
+    eval: TaskEvalSection = Field(TaskEvalSection(), description="The images for measuring accuracy.")
     network: NetworkSection = Field(NetworkSection(), description="The network.")
     augment: ImageAugmentSection = Field(
         ImageAugmentSection(), description="Augmentation of training images."

@@ -112,8 +112,9 @@ class CompatRecipe(Recipe):
     switches: ClassVar[Mapping[str, Switch]] = {}
     compat: Literal["paper", "released", "ours"] = Field(
         "ours",
-        description="Whose reading the switches of the method follow where they are not set one by one: paper, as its "
-        "text says; released, as its authors' code does; ours, what works best here. docs/methods lists them.",
+        description="Which version the switches of the method follow where they are not set one by one. "
+        "paper: the text of the paper; released: its authors' code; ours: what works best here. "
+        "docs/methods lists the switches.",
     )
 
     @model_validator(mode="before")

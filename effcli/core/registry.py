@@ -128,7 +128,7 @@ TASKS: dict[str, Task] = {
         ),
         Task(
             "quantize",
-            "Make a diffusion UNet small and fast (MPQ-DM).",
+            "Make a diffusion model small and fast (MPQ-DM).",
             (
                 Method("mpq-dm", f"{_QUANTIZE}.mpq_dm", f"{_QUANTIZE}.recipe:MpqDmRecipe"),
                 # one row per method
@@ -247,7 +247,7 @@ TASKS: dict[str, Task] = {
         ),
         Task(
             "detect-stream",
-            "Boxes for the moment you receive them, from a stereo stream (StreamDSGN).",
+            "3D boxes from a stereo stream, correct when you receive them (StreamDSGN).",
             (
                 Method(
                     "streamdsgn",

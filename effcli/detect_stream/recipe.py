@@ -59,7 +59,7 @@ class StreamNetworkSection(Section):
     )
     ego_motion: bool = Field(
         False,
-        description="true: the cameras' own motion is removed before FFF looks for motion and added again (ours).",
+        description="true: the cameras' own motion is removed before FFF estimates motion, and added again (ours).",
     )
     quirks: bool | None = Field(
         None,
@@ -78,11 +78,11 @@ class StreamNetworkSection(Section):
 
 
 class StreamDataSection(Section):
-    """Labelled sequences to learn from."""
+    """Labelled sequences to train on."""
 
     source: str = Field(
         "synthetic:64",
-        description="What is learned from: a folder of KITTI Tracking, or N synthetic drives as synthetic:N or "
+        description="Training data: a folder of KITTI Tracking, or N synthetic drives as synthetic:N or "
         "synthetic:N:PRESET+PRESET.",
     )
     split: Split = Field(
@@ -92,14 +92,14 @@ class StreamDataSection(Section):
     )
     frames: Frames | None = Field(
         None,
-        description="Which frames of a folder are learned from, by the numbers of their names, both ends included: "
-        "49-127, or several with commas; SEQUENCE:FROM-TO where there are several sequences. They replace the split. "
-        "null: as data.split says.",
+        description="Frames of a folder to train on, by the numbers in their names, both ends included: "
+        "49-127; separate several ranges by commas; SEQUENCE:FROM-TO where there are several "
+        "sequences. Replaces the split; null: as data.split says.",
     )
     truncation: Truncation = Field(
         "graded",
         description="How KITTI Tracking's truncation 0, 1 or 2 is read. graded: as 0, 0.3 and 0.6 of the object; "
-        "fraction: as it stands, so that objects with 1 or 2 are neither learned nor counted.",
+        "fraction: literally, so that objects with 1 or 2 are neither learned nor counted.",
     )
 
 
@@ -132,18 +132,19 @@ class StreamLossSection(Section):
 
     target: Target = Field(
         "next",
-        description="Whose boxes are learned. next: those of the next frame; now: those of this frame.",
+        description="Which boxes are learned. next: those of the next frame; now: those of the current frame.",
     )
     horizons: tuple[PositiveInt, ...] = Field(
         (1,),
         min_length=1,
-        description="Frames after this one whose boxes are learned, increasing from 1; the stream takes those of the "
-        "frame that comes when a result is there. More than [1] needs target next.",
+        description="Frames after the current one whose boxes are learned, increasing from 1; the stream "
+        "uses those of the first frame due once the result is ready. More than [1] needs target "
+        "next.",
     )
     box: float = Field(0.5, ge=0, description="Weight of the box codes (smooth L1).")
     overlap: float = Field(1.0, ge=0, description="Weight of 1 - 3D intersection over union.")
     direction: float = Field(
-        0.2, ge=0, description="Weight of the half turn that a box faces (cross-entropy)."
+        0.2, ge=0, description="Weight of the direction, front or back, that a box faces (cross-entropy)."
     )
     depth: float = Field(1.0, ge=0, description="Weight of the pixels' depth (cross-entropy).")
     motion: float = Field(
@@ -161,18 +162,18 @@ class StreamTrainSection(Section):
 
     init: str | None = Field(
         None,
-        description="Weights that the training starts from: a run, a file or builtin:NAME; null: random weights.",
+        description="Weights that training starts from: a run, a file or builtin:NAME; null: random weights.",
     )
     frozen_stereo: str | None = Field(
         None,
-        description="A run, file or builtin:NAME whose parts up to the bird's-eye-view map are used and kept as they "
-        "are, so that only what follows is learned; null: everything is learned.",
+        description="A run, file or builtin:NAME whose parts up to the bird's-eye-view map are used and "
+        "frozen, so that only the rest is trained; null: everything is trained.",
     )
     depth_steps: int = Field(
         0,
         ge=0,
-        description="Steps before the others in which the depth of single frames alone is learned, on a cycle of their "
-        "own; each takes about half the time of the others.",
+        description="Initial steps that learn only the depth of single frames, with a learning rate cycle "
+        "of their own; each takes about half the time of the others.",
     )
     steps: int = Field(3000, ge=1, description="Optimiser steps.")
     batch_size: int = Field(4, ge=1, description="Frames per step, over all processes.")
@@ -186,16 +187,16 @@ class StreamTrainSection(Section):
 
 
 class StreamEvalSection(Section):
-    """The measurement at the end of a training."""
+    """The evaluation at the end of training."""
 
     data: str | None = Field(
         "synthetic:8",
-        description="What is measured on: a source as in data.source, of which the held-out part is taken; null: "
+        description="Evaluation data: a source as in data.source, of which the held-out part is used; null: "
         "nothing is measured.",
     )
     frames: Frames | None = Field(
         None,
-        description="Which frames of a folder are measured on, as of data.frames; null: as data.split says.",
+        description="Frames of a folder to measure on, in the form of data.frames; null: as data.split says.",
     )
 
 
@@ -204,24 +205,25 @@ class StreamRunSection(Section):
 
     clock: Literal["wall", "sim"] = Field(
         "wall",
-        description="wall: frames are due in real time, and those overtaken by newer ones are dropped; sim: the "
+        description="wall: frames arrive in real time, and those overtaken by newer ones are dropped; sim: the "
         "same on a virtual clock.",
     )
     score: float = Field(
         0.3,
         ge=0,
         le=1,
-        description="Lowest score of a box that is shown, 0 to 1; raising it shows fewer boxes.",
+        description="Lowest score of a box to report, 0 to 1; higher values report fewer boxes.",
     )
     horizon: float | Literal["auto"] | None = Field(
         None,
-        description="Boxes are moved at their velocities to this many milliseconds after the capture; auto: to the age "
-        "that results currently have; null: they stay those of the detector's target.",
+        description="Boxes are extrapolated at their velocities to this many milliseconds after the "
+        "capture; auto: to the age that results currently have; null: they stay those of the "
+        "detector's target.",
     )
     ego_motion: bool | Literal["pictures"] | None = Field(
         None,
         description="Whether the cameras' own motion is used. true: from poses, or from the pictures where there are "
-        "none; pictures: always from the pictures; false: not; null: as the detector was trained.",
+        "none; pictures: always from the pictures; false: it is ignored; null: as the detector was trained.",
     )
 
 
@@ -240,9 +242,9 @@ class StreamDsgnRecipe(CompatRecipe):
     method: Literal["streamdsgn"] = Field("streamdsgn", description="The method.")
     compat: Literal["paper", "released", "ours"] = Field(
         "ours",
-        description="Whose reading the switches of the method follow where they are not set one by one. released: the "
-        "released code's; ours: what works best here; paper is refused, as the paper's full text was not available. "
-        "docs/methods/streamdsgn.md lists them.",
+        description="Which version the switches of the method follow where they are not set one by one. "
+        "released: the released code; ours: what works best here; paper is refused, as the "
+        "paper's full text was not available. docs/methods/streamdsgn.md lists them.",
     )
     weights: str = Field(
         DEFAULT_WEIGHTS,
@@ -250,15 +252,13 @@ class StreamDsgnRecipe(CompatRecipe):
         "or builtin:NAME. `train` starts from train.init instead.",
     )
     network: StreamNetworkSection = Field(StreamNetworkSection(), description="The network.")
-    data: StreamDataSection = Field(StreamDataSection(), description="Labelled sequences to learn from.")
+    data: StreamDataSection = Field(StreamDataSection(), description="Labelled sequences to train on.")
     augment: StreamAugmentSection = Field(
         StreamAugmentSection(), description="Random changes of the training samples."
     )
     loss: StreamLossSection = Field(StreamLossSection(), description="Weights of the loss terms.")
     train: StreamTrainSection = Field(StreamTrainSection(), description="The optimisation.")
-    eval: StreamEvalSection = Field(
-        StreamEvalSection(), description="The measurement at the end of a training."
-    )
+    eval: StreamEvalSection = Field(StreamEvalSection(), description="The evaluation at the end of training.")
     stream: StreamRunSection = Field(StreamRunSection(), description="How a stream is run.")
 
     @model_validator(mode="after")

@@ -45,6 +45,7 @@ class ConditionSection(Section):
     )
     inputs: str | None = Field(
         None,
-        description="Safetensors file of inputs that the network needs and neither prompts nor labels give, such as "
-        "image latents or embeddings: a tensor per input, one row per image; null.NAME is what means no condition.",
+        description="Safetensors file of network inputs that neither prompts nor labels provide, such as "
+        "image latents or embeddings: one tensor per input, one row per image; null.NAME means "
+        "no condition.",
     )

@@ -62,12 +62,14 @@ class DistillImagesSection(Section):
 
     source: str = Field(
         CLOTHES,
-        description="Images to learn from: a folder of pictures, a folder of IDX files, a packed .npz, or "
-        "builtin:fashion-images; for text-conditional teachers images with captions, as for CLIP-KD; or teacher, what "
-        "the teacher samples itself.",
+        description="Training images: a folder of pictures, a folder of IDX files, a packed .npz, or "
+        "builtin:fashion-images; for text-conditional teachers images with captions, as for "
+        "CLIP-KD; or teacher: images that the teacher samples itself.",
     )
     sampled: int = Field(
-        2048, ge=1, description="Images that the teacher samples before training; of the source teacher."
+        2048,
+        ge=1,
+        description="Number of images that the teacher samples before training, where source is teacher.",
     )
 
 
@@ -93,25 +95,25 @@ class StudentsRecipe(DistillRecipe):
 
     model: str = Field(
         "builtin:fashion-diffusion",
-        description="The teacher: a diffusers folder, a hub id, a run of `effcli distill train`, or builtin:NAME.",
+        description="The teacher: a diffusers folder, a Hub id, a run of `effcli distill train`, or builtin:NAME.",
     )
-    data: DistillImagesSection = Field(DistillImagesSection(), description="The images to learn from.")
+    data: DistillImagesSection = Field(DistillImagesSection(), description="The training images.")
     augment: DistillAugmentSection = Field(
         DistillAugmentSection(), description="Random changes of the training images."
     )
     guidance: float = Field(
         1.0,
         ge=0,
-        description="Classifier-free guidance scale of the teacher, which students learn as their own, so that they "
-        "need one network call per step; 1 is no guidance.",
+        description="Classifier-free guidance scale of the teacher, which is built into the students, so "
+        "that they need one network call per step; 1 is no guidance.",
     )
     condition: ConditionSection = Field(
-        ConditionSection(), description="What a conditional teacher is given beside noise."
+        ConditionSection(), description="The conditions of a conditional teacher."
     )
     student: str | None = Field(
         None,
         description="The students' network. null: the teacher's; width=SHARE: its channels times this, above 0 to 1; "
-        "layers=N: so many residual blocks per level; both with a comma; or a config.json of a UNet2DModel. A new "
+        "layers=N: that many residual blocks per level; both with a comma; or a config.json of a UNet2DModel. A new "
         "network first learns for train.conversion_steps at the teacher's number of steps.",
     )
     teacher_steps: int = Field(
@@ -173,15 +175,15 @@ class FeatureRecipe(ProgressiveRecipe):
     )
     layers: Literal["last", "all"] = Field(
         "last",
-        description="What of the feature network is compared. last: its last map, pooled, by CFD, as published; all: "
-        "the maps of all its layers, pixel by pixel, with channels of unit length, as in LPIPS. Relations are always "
-        "those of the last map.",
+        description="Which feature maps are compared. last: the last one, pooled, by CFD, as in the paper; "
+        "all: those of all layers, pixel by pixel, normalised over channels, as in LPIPS. "
+        "Relations always use the last map.",
     )
     cfd_weight: float = Field(
         1.0,
         ge=0,
-        description="Weight of CFD, the KL divergence of pooled features; with layers: all of the distance of all "
-        "maps.",
+        description="Weight of CFD, the KL divergence of pooled features; with layers: all, of the distance "
+        "between all maps.",
     )
     cfd_temperature: float = Field(
         0.9,
@@ -230,12 +232,13 @@ class RelationSection(Section):
     enqueue: int = Field(128, ge=1, description="Pixels of a batch that enter the queue, over all processes.")
     head: Literal["projection", "none"] = Field(
         "projection",
-        description="What the student's feature maps pass before M_P2P: a learned projection, or nothing.",
+        description="What the student's feature maps pass through before M_P2P: a learned projection, or nothing.",
     )
     queue: Literal["pixels", "mixed"] = Field(
         "pixels",
-        description="What the queue holds. pixels: pixel vectors, any of which may be read; mixed: vectors whose "
-        "numbers are mixed across images and channels, random ones at first, of which the same fifth is always read.",
+        description="Contents of the queue. pixels: pixel vectors, all of which may be read; mixed: as in "
+        "the released code, vectors mixed across images and channels, random at first, of which "
+        "always the same fifth is read.",
     )
 
     @model_validator(mode="after")
@@ -288,7 +291,7 @@ class ImageModelTrainSection(Section):
         0.9999,
         ge=0,
         lt=1,
-        description="Decay of the averaged weights, which are what is saved (diffusion models).",
+        description="Decay of the averaged weights, which are saved (diffusion models).",
     )
     grad_clip: float = Field(
         1.0, gt=0, description="Largest norm of the gradient; larger gradients are scaled down to it."
@@ -349,7 +352,7 @@ class TeacherTrainSection(ImageModelTrainSection):
 
     weighting: Literal["truncated_snr", "min_snr"] = Field(
         "truncated_snr",
-        description="Weight of the image's error at a noise level. truncated_snr: max(1, SNR), as in progressive "
+        description="Weight of the image error at each noise level. truncated_snr: max(1, SNR), as in progressive "
         "distillation; min_snr: min(SNR, 5), which reaches good pictures in fewer steps.",
     )
 

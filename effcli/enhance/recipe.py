@@ -22,7 +22,7 @@ RENAMED = (
 
 
 class EnhanceDataSection(Section):
-    """What is learned from."""
+    """The training pairs."""
 
     source: tuple[str, ...] = Field(
         ("builtin:scenes",),
@@ -31,13 +31,13 @@ class EnhanceDataSection(Section):
     )
     held_out: tuple[str, ...] = Field(
         (),
-        description="Names of pairs, or of the folders they are in, that training leaves out of sources without parts "
-        "and eval then measures alone.",
+        description="Names of pairs, or of their folders, that are held out from sources without parts: "
+        "training skips them, and eval measures only them.",
     )
 
 
 class EnhanceEvalSection(Section):
-    """What is measured on."""
+    """The evaluation pairs."""
 
     data: tuple[str, ...] = Field(
         (),
@@ -55,12 +55,12 @@ class EnhanceRecipe(Recipe):
         le=1,
         description="Blend of the result with the input, 0 to 1: 0 is the input, 1 the result alone.",
     )
-    data: EnhanceDataSection = Field(EnhanceDataSection(), description="What is learned from.")
-    eval: EnhanceEvalSection = Field(EnhanceEvalSection(), description="What is measured on.")
+    data: EnhanceDataSection = Field(EnhanceDataSection(), description="The training pairs.")
+    eval: EnhanceEvalSection = Field(EnhanceEvalSection(), description="The evaluation pairs.")
 
 
 class WalMaFaDataSection(EnhanceDataSection):
-    """What is learned from, and how patches are sampled."""
+    """The training pairs, and how patches are sampled."""
 
     patch: int = Field(
         128,
@@ -73,15 +73,16 @@ class WalMaFaDataSection(EnhanceDataSection):
         0.0,
         ge=0,
         lt=1,
-        description="j, 0 to below 1: each dark patch is raised to a random power from 1 - j to 1 + j, so that the "
-        "brightness of the input says less about that of the result. 0 leaves it out. Of the head picture alone.",
+        description="j, 0 to below 1: each dark patch is raised to a random power from 1 - j to 1 + j, so "
+        "that the brightness of the input says less about that of the result. 0 turns it off. "
+        "Only for the head picture.",
     )
     identity: float = Field(
         0.1,
         ge=0,
         le=1,
-        description="Share of samples whose dark picture is the reference itself, 0 to 1, so that well-lit pictures "
-        "stay as they are. Of the head exposure alone, as are the next four.",
+        description="Share of samples whose dark picture is the reference itself, 0 to 1, so that well-lit "
+        "pictures stay unchanged. Only for the head exposure, like the next four.",
     )
     darken: float = Field(
         0.2,
@@ -93,20 +94,20 @@ class WalMaFaDataSection(EnhanceDataSection):
         0.08,
         ge=0,
         le=1,
-        description="Share of samples that are charts of flat colours instead of a pair, 0 to 1: any colour is to keep "
-        "its hue and saturation.",
+        description="Share of samples that are charts of flat colours instead of a pair, 0 to 1: they teach "
+        "that every colour keeps its hue and saturation.",
     )
     recolour: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="Share of samples whose channels change places and whose saturation is varied, 0 to 1.",
+        description="Share of samples whose colour channels are permuted and whose saturation is varied, 0 to 1.",
     )
     other_levels: float = Field(
         0.2,
         ge=0,
         le=1,
-        description="Share of samples that are to reach another level than their reference has, 0 to 1.",
+        description="Share of samples whose target level differs from that of their reference, 0 to 1.",
     )
 
 
@@ -139,7 +140,9 @@ class EnhanceTrainSection(Section):
         description="Weight of total variation in the loss, 0 to 1; L1 and SSIM get the rest. Higher values "
         "smooth more.",
     )
-    ssim: bool = Field(True, description="true has an SSIM term in the loss; false leaves it out (ablation).")
+    ssim: bool = Field(
+        True, description="true adds an SSIM term to the loss; false leaves it out (ablation)."
+    )
     gt_mean_weight: float = Field(
         0.0,
         ge=0,
@@ -148,7 +151,7 @@ class EnhanceTrainSection(Section):
         "out, as the released code does.",
     )
     level_steps: int = Field(
-        3000, ge=1, description="Steps of the level predictor, 1 or more. Of the head exposure alone."
+        3000, ge=1, description="Steps of the level predictor, 1 or more. Only for the head exposure."
     )
     level_batch_size: int = Field(
         32, ge=1, description="Pictures per step of the level predictor, 1 or more, over all processes."
@@ -161,7 +164,7 @@ class EnhanceTrainSection(Section):
     )
     init: str | None = Field(
         None,
-        description="Weights that the training starts from: a file or builtin:NAME; null starts from random weights.",
+        description="Weights that training starts from: a file or builtin:NAME; null starts from random weights.",
     )
 
 
@@ -184,20 +187,21 @@ class WalMaFaRecipe(EnhanceRecipe, CompatRecipe):
     )
     detail: Detail = Field(
         "auto",
-        description="How large pictures are computed: full has the network see every pixel, fast has it see a form of "
-        "about one megapixel and spreads what it says to the full size, auto is fast above 8 megapixels. Of weights "
-        "with an exposure head; others are always computed in full.",
+        description="How large pictures are computed: with full the network sees every pixel; with fast it "
+        "sees a version of about one megapixel, and its output is carried to the full size; "
+        "auto is fast above 8 megapixels. Only for weights with an exposure head; others are "
+        "always computed in full.",
     )
     max_memory_mb: int | None = Field(
         None,
         ge=64,
-        description="Memory for one picture in MB, 64 or more; null takes up to half of what is free, and on a CPU no "
-        "more than strips of moderate height need. A picture that needs more is computed in strips, with the same "
-        "result up to rounding.",
+        description="Memory for one picture in MB, 64 or more; null takes up to half of what is free, and "
+        "on a CPU no more than needed for strips of moderate height. A picture that needs more "
+        "is computed in strips, with the same result up to rounding.",
     )
     network: WalMaFaConfig = Field(WalMaFaConfig(), description="The network that train builds.")
     data: WalMaFaDataSection = Field(
-        WalMaFaDataSection(), description="What is learned from, and how patches are sampled."
+        WalMaFaDataSection(), description="The training pairs, and how patches are sampled."
     )
     train: EnhanceTrainSection = Field(EnhanceTrainSection(), description="The optimisation.")
 

@@ -23,9 +23,10 @@ class LoraSection(Section):
 
     file: str | None = Field(
         None,
-        description="safetensors file of a LoRA, as trainers save it, that becomes part of the weights; null for none.",
+        description="safetensors file of a LoRA, as trainers save it, to merge into the weights; null for "
+        "none.",
     )
-    scale: float = Field(1.0, description="What its update of the weights is multiplied by.")
+    scale: float = Field(1.0, description="Factor on the LoRA's update of the weights.")
 
 
 class WeightsSection(Section):
@@ -33,8 +34,8 @@ class WeightsSection(Section):
 
     codes: Literal["affine", "codebook"] = Field(
         "affine",
-        description="affine: equal steps from a scale and a zero-point per row; codebook: a table of levels per row, "
-        "found by k-means, for 1 to 4 bits. Layers of 8 bits stay affine.",
+        description="affine: equal steps from a scale and a zero-point per row; codebook: a table of levels "
+        "per row, those of least squared error, for 1 to 4 bits. Layers of 8 bits stay affine.",
     )
 
 
@@ -43,22 +44,25 @@ class AllocationSection(Section):
 
     rule: Literal["kurtosis", "error", "uniform"] = Field(
         "kurtosis",
-        description="What decides which rows get one bit more and which one bit less. kurtosis: the outliers of a row "
+        description="What decides which rows get one bit more and which one bit less. kurtosis: the outliers "
+        "of a row "
         "(OMQ of MPQ-DM); error: its output error; uniform: no row changes.",
     )
     plus: bool = Field(
         False,
-        description="MPQ-DM+: the tenth of the rows with the highest kurtosis gets one bit more and no row fewer; "
-        "without effect where rule is uniform.",
+        description="MPQ-DM+: the 10 % of the rows with the highest kurtosis get one bit more, and no row "
+        "gets fewer; has no effect where rule is uniform.",
     )
     search: Literal["half", "tenth"] = Field(
         "half",
-        description="How many rows the rule kurtosis may move. half: 0, 10, ..., 50 % on each side, with quantized "
+        description="Shares of rows that the rule kurtosis tries to raise and lower. half: 0, 10, ..., 50 % "
+        "each, with quantized "
         "inputs; tenth: 0 or 10 %, with inputs in full precision.",
     )
     profile: Literal["all", "main-path"] = Field(
         "all",
-        description="Which layers are quantized. all: every convolution and linear layer; main-path: skip and "
+        description="Which layers are quantized. all: every convolution and linear layer; main-path: skip "
+        "and "
         "downsampling convolutions, and the attention of unconditional UNets, stay in full precision.",
     )
 
@@ -70,7 +74,7 @@ class CalibrationInputsSection(Section):
         32, ge=1, description="Images that are sampled; each of their sampling steps is a candidate input."
     )
     n_inputs: int = Field(
-        128, ge=1, description="Network inputs chosen at random from those; ranges are found on them."
+        128, ge=1, description="Network inputs chosen at random from these candidates, to find ranges on."
     )
 
 
@@ -94,7 +98,8 @@ class QuantizeTrainSection(Section):
     trajectories: int = Field(
         40,
         ge=0,
-        description="Sampling runs to fine-tune on; each gives one optimiser step per sampling step. 0: calibrate "
+        description="Sampling runs to fine-tune on; each gives one optimiser step per sampling step. 0: "
+        "calibrate "
         "only.",
     )
     batch_size: int = Field(16, ge=1, description="Images per trajectory, over all processes.")
@@ -112,12 +117,14 @@ class QuantizeTrainSection(Section):
     )
     zero_points: Literal["integer", "float"] = Field(
         "integer",
-        description="Zero-points in training. integer: rounded wherever they are used, as in the packed file; "
+        description="Zero-points in training. integer: rounded wherever they are used, as in the packed "
+        "file; "
         "float: fractions, rounded only when the model is packed.",
     )
     per_step_activations: bool = Field(
         True,
-        description="One scale and zero-point of a layer's activations per sampling step; false: one for all steps.",
+        description="One scale and zero-point of a layer's activations per sampling step; false: one for all "
+        "steps.",
     )
     trd: bool = Field(
         True, description="Add TRD, the time-smoothed relation distillation, to the error of the prediction."
@@ -134,15 +141,18 @@ class QuantizeTrainSection(Section):
     trd_pool: int | None = Field(
         16,
         ge=1,
-        description="Largest side, in pixels, to which features are pooled for TRD; null: not pooled. Memory grows "
+        description="Largest side, in pixels, to which features are pooled for TRD; null: not pooled. Memory "
+        "grows "
         "with "
         "the fourth power.",
     )
     trd_reduction: Literal["sum", "mean"] = Field(
-        "sum", description="TRD as the sum or the mean over all pixels and images of a batch."
+        "sum", description="Whether TRD is the sum or the mean over all pixels and images of a batch."
     )
     trd_detached: bool = Field(
-        False, description="Compute TRD without a gradient: it is logged and has no effect on training."
+        False,
+        description="Compute TRD without a gradient, as the released code does: it is logged but has no "
+        "effect on training.",
     )
 
 
@@ -160,7 +170,7 @@ class QuantizeRecipe(Recipe):
     task: Literal["quantize"] = Field("quantize", description="The command this recipe is for.")
     model: str = Field(
         "builtin:fashion-diffusion",
-        description="The full-precision model: a diffusers folder, a hub id, or builtin:NAME.",
+        description="The full-precision model: a diffusers folder, a Hub id, or builtin:NAME.",
     )
     lora: LoraSection = Field(LoraSection(), description="A LoRA to merge into the network first.")
     bits: str = Field(
@@ -168,7 +178,7 @@ class QuantizeRecipe(Recipe):
         description="Mean bits per weight and bits per activation, 1 to 8: w2a4; w4 quantizes weights only.",
     )
     sampler: SamplerSettings = Field(
-        SamplerSettings(), description="How the model samples, here and when the result is used."
+        SamplerSettings(), description="The sampler that the result is made for."
     )
     condition: ConditionSection = Field(ConditionSection(), description="Conditions of a conditional model.")
     packing: PackingSection = Field(PackingSection(), description="The packed file.")
@@ -205,8 +215,8 @@ class MpqDmRecipe(QuantizeRecipe, CompatRecipe):
     method: Literal["mpq-dm"] = Field("mpq-dm", description="The method.")
     fast: bool = Field(
         False,
-        description="Quantize the weights alone, one layer after another, without sampling, fine-tuning and measuring; "
-        "bits must be of weights alone, such as w4.",
+        description="Quantize weights only, one layer after another, without sampling, fine-tuning or "
+        "evaluation; bits must be for weights only, such as w4.",
     )
     weights: WeightsSection = Field(WeightsSection(), description="Codes of the weights.")
     allocation: AllocationSection = Field(AllocationSection(), description="Bits of each row.")

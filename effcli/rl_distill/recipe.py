@@ -30,7 +30,7 @@ class RlTrainSection(Section):
     )
     tensorboard: bool = Field(
         False,
-        description="true also writes what is logged for TensorBoard, to tensorboard/ in the run directory.",
+        description="true also writes the logged values for TensorBoard, to tensorboard/ in the run directory.",
     )
 
 
@@ -43,12 +43,12 @@ class OpdSection(Section):
         "Stable-Baselines3; random is an untrained policy, as a control.",
     )
     peers: bool = Field(
-        True, description="Whether policies teach each other: false learns from the teachers alone."
+        True, description="Whether policies teach each other; with false they learn only from the teachers."
     )
     targets: Literal["attention", "mean", "none"] = Field(
         "attention",
-        description="How peers are weighted: attention learns weights per state, mean weights all peers alike, none "
-        "trains every policy by itself.",
+        description="How peers are weighted: attention learns weights per state, mean weights all peers "
+        "equally, none trains every policy on its own.",
     )
     decision_weight: float = Field(
         1.0,
@@ -71,13 +71,13 @@ class OpdSection(Section):
         0.0,
         ge=0,
         le=1,
-        description="Share of the training, 0 to 1, during which both weights rise to their full size; 0 starts with "
-        "the full size.",
+        description="Share of training, 0 to 1, during which both weights rise to their full size; 0 starts "
+        "at full size.",
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant",
-        description="What both weights do once they have risen: constant keeps them, linear and cosine let them fall "
-        "to 0 at the end of the training. Falling is not part of the published method.",
+        description="What both weights do once they have risen: constant keeps them, linear and cosine "
+        "lower them to 0 by the end of training. Lowering is not part of the published method.",
     )
     aggregate: Literal["logits", "probs"] = Field(
         "logits",
@@ -98,12 +98,12 @@ class OpdSection(Section):
     )
     attention_scale: Literal["sqrt", "none"] = Field(
         "sqrt",
-        description="sqrt divides attention scores by the square root of d; none leaves them as they are, as OKDDip.",
+        description="sqrt divides attention scores by the square root of d; none leaves them unscaled, as in OKDDip.",
     )
     attention_self: Literal["exclude", "include"] = Field(
         "exclude",
-        description="Whether a policy is among its own peers: exclude leaves it out of the softmax, include keeps it, "
-        "as OKDDip.",
+        description="Whether a policy is among its own peers: exclude leaves it out of the softmax, include "
+        "keeps it, as in OKDDip.",
     )
     attention_input: Literal["feature", "decision"] = Field(
         "feature",
@@ -150,7 +150,7 @@ class OpdDqnSection(OpdSection):
         0.27,
         ge=0,
         le=1,
-        description="Share of the training, 0 to 1, during which both weights rise to their full size.",
+        description="Share of training, 0 to 1, during which both weights rise to their full size.",
     )
 
 
@@ -169,18 +169,18 @@ class RlEvalSection(Section):
     every: int = Field(
         0,
         ge=0,
-        description="Environment steps of each policy between two evaluations during the training, which keep the "
-        "best weights so far in model/best/; 0 evaluates at the end only.",
+        description="Environment steps of each policy between two evaluations during training, which save "
+        "the best weights so far in model/best/; 0 evaluates only at the end.",
     )
     every_episodes: int = Field(
         10,
         ge=1,
-        description="Episodes that each policy plays in an evaluation during the training, 1 or more.",
+        description="Episodes that each policy plays in an evaluation during training, 1 or more.",
     )
     kwargs: dict[str, Any] = Field(
         {},
-        description="Arguments for the environment of all evaluations, beside those in env.kwargs or in their place: "
-        "for example levels that the training does not have.",
+        description="Arguments for the environment in all evaluations, in addition to env.kwargs or "
+        "overriding them: for example levels that do not occur in training.",
     )
     window: int = Field(
         100,
@@ -195,7 +195,7 @@ class RlDistillRecipe(Recipe):
 
     task: Literal["rl-distill"] = Field("rl-distill", description="The command this recipe is for.")
     env: EnvironmentSection = Field(EnvironmentSection(), description="The environment.")
-    train: RlTrainSection = Field(RlTrainSection(), description="The training.")
+    train: RlTrainSection = Field(RlTrainSection(), description="Length and logging of training.")
     policies: tuple[Size, ...] = Field(
         ("normal", "normal", "normal"),
         min_length=1,
@@ -246,8 +246,8 @@ class OpdRecipe(RlDistillRecipe):
     opd: OpdSection = Field(OpdSection(), description="How policies teach each other.")
     compare: tuple[Literal["independent", "mean"], ...] = Field(
         (),
-        description="Groups that are also trained, with the same seeds, to compare with: independent (no peers) and "
-        "mean (all peers weighted alike).",
+        description="Groups that are also trained, with the same seeds, for comparison: independent (no "
+        "peers) and mean (all peers weighted equally).",
     )
 
     @property
@@ -328,7 +328,7 @@ class DqnSection(Section):
     replay: int = Field(
         10_000,
         ge=100,
-        description="Transitions in the replay memory of a policy, 100 or more; 100,000 and more for Atari.",
+        description="Transitions in the replay buffer of a policy, 100 or more; 100,000 and more for Atari.",
     )
     batch_size: int = Field(128, ge=1, description="Transitions per gradient step, 1 or more; 32 for Atari.")
     learning_starts: int = Field(
@@ -357,7 +357,7 @@ class DqnSection(Section):
         0.5,
         gt=0,
         le=1,
-        description="Share of the training, above 0 to 1, during which the share of random actions falls linearly.",
+        description="Share of training, above 0 to 1, during which the share of random actions falls linearly.",
     )
     grad_clip: float | None = Field(
         None, gt=0, description="Largest gradient norm of a policy, above 0; null does not clip."

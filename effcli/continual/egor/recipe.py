@@ -15,8 +15,8 @@ class DetectionDataSection(Section):
 
     source: str = Field(
         "builtin:garment-scenes",
-        description="What is learned from: COCO annotations (.json), a data.yaml of YOLO, a folder or a tar with "
-        "COCO, YOLO or Pascal VOC labels and the images, or builtin:garment-scenes.",
+        description="Training images with boxes: COCO annotations (.json), a data.yaml of YOLO, a folder or "
+        "a tar with COCO, YOLO or Pascal VOC labels and the images, or builtin:garment-scenes.",
     )
     images: str | None = Field(
         None,
@@ -30,9 +30,8 @@ class DetectionDataSection(Section):
     )
     cooccur: bool = Field(
         False,
-        description="true: images that also show classes learned before, which are not labelled there, "
-        "are learned from, "
-        "too; false: they are left out.",
+        description="true: also use images that show classes learned before, which are not labelled there; "
+        "false: leave them out.",
     )
     longest_side: int | None = Field(
         None,
@@ -47,19 +46,19 @@ class DetectionDataSection(Section):
 
 
 class DetectionEvalSection(Section):
-    """What average precision is measured on."""
+    """The data for measuring average precision."""
 
     hold_out: float = Field(
         0.2,
         gt=0,
         lt=1,
-        description="Share of the images that is held out where the data has no part to measure on.",
+        description="Share of the images that is held out where the data has no evaluation part.",
     )
     old_data: str | None = Field(
         None,
-        description="Images with boxes of classes that the detector knows already, where the data to learn from do "
-        "not show them: forgetting is measured on these; null: on the images that the detector's own run held out, "
-        "else on objects synthesised from it.",
+        description="Images with boxes of classes that the detector already knows, to measure forgetting "
+        "where the training data does not show them; null: the images that the detector's own "
+        "run held out, else objects synthesised from it.",
     )
 
 
@@ -79,9 +78,8 @@ class DetectorSection(Section):
     )
     norm: Literal["live", "frozen"] = Field(
         "live",
-        description="Batch norm of the backbone: live, it learns and keeps running statistics; frozen, "
-        "it stays as the "
-        "weights have it.",
+        description="Batch norm of the backbone. live: it learns and updates running statistics; frozen: it "
+        "stays as in the weights.",
     )
     frozen_stages: int = Field(
         0, ge=0, le=4, description="Number of ResNet stages, counted from the stem, that are not trained."
@@ -97,7 +95,7 @@ class DetectorSection(Section):
 class DetectorTrainSection(Section):
     """The optimisation with SGD: the learning rate is divided by 10 after 8/12 and 11/12 of the steps."""
 
-    epochs: int = Field(12, ge=1, description="Passes over the images.")
+    epochs: int = Field(12, ge=1, description="Passes over the training images.")
     batch_size: int = Field(16, ge=1, description="Images per step.")
     learning_rate: float = Field(0.01, gt=0, description="Learning rate after the warm-up.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
@@ -123,13 +121,13 @@ class InversionSection(Section):
         description="Smallest and largest length of an object's longer side, as a share of the image's side.",
     )
     iterations: int = Field(2000, ge=1, description="Optimisation steps per batch of images.")
-    batch_size: int = Field(40, ge=1, description="Images that are optimised together.")
+    batch_size: int = Field(40, ge=1, description="Number of images optimised together.")
     learning_rate: float = Field(
         0.2, gt=0, description="Initial learning rate of Adam; half a cosine takes it to 0."
     )
     detect_weight: float = Field(10.0, gt=0, description="Weight of the detector's loss.")
     tv_weight: float = Field(
-        1.0, ge=0, description="Weight of total variation (L1); raised, smoother images."
+        1.0, ge=0, description="Weight of total variation (L1); higher values give smoother images."
     )
     bn_weight: float = Field(
         0.1, ge=0, description="Weight of the distance from the running statistics of batch norm (R_BN)."
@@ -150,24 +148,26 @@ class InversionSection(Section):
     erase: float = Field(0.5, ge=0, le=1, description="Share of the images that have a random patch erased.")
     save: Literal["denormalise", "minmax"] = Field(
         "denormalise",
-        description="How pixels become 8-bit images: denormalise, as the detector was shown them; "
-        "minmax, each image "
-        "stretched to the full range.",
+        description="How pixels become 8-bit images. denormalise: with the colours that the detector was "
+        "shown; minmax: each image stretched to the full range.",
     )
     min_score: float = Field(
         0.3,
         ge=0,
         le=1,
-        description="Objects that the old detector finds with a lower score are dropped; 0: none are.",
+        description="Objects that the old detector finds with a lower score are dropped; 0: all are kept.",
     )
 
 
 class CompositionSection(Section):
     """Synthesised objects pasted into new images."""
 
-    enabled: bool = Field(True, description="true: objects are pasted; false: distillation alone.")
+    enabled: bool = Field(
+        True, description="true: objects are pasted into the new images; false: distillation alone."
+    )
     online: bool = Field(
-        True, description="true: other objects and places in every epoch; false: chosen once for all epochs."
+        True,
+        description="true: different objects and positions in every epoch; false: chosen once for all epochs.",
     )
     scale: tuple[float, float] = Field(
         (0.5, 1.0), description="Range of the random factor by which objects are resized."
@@ -198,36 +198,35 @@ class DistillationSection(Section):
     )
     select: Literal["top", "threshold"] = Field(
         "top",
-        description="Locations that are distilled: top, those with the highest responses; threshold, "
-        "those above mean + "
-        "2 standard deviations, as in ERD.",
+        description="Locations that are distilled. top: those with the highest responses; threshold: those "
+        "above mean + 2 standard deviations, as in ERD.",
     )
     top_k: int = Field(1000, ge=1, description="Number of locations for select top.")
     nms: Literal["strides", "pixels"] = Field(
         "strides",
-        description="Boxes in the NMS of locations: strides, edges in units of the stride, as the "
-        "released code has "
-        "them; pixels, true boxes.",
+        description="Boxes in the NMS of locations. strides: edges in units of the stride, as in the "
+        "released code; pixels: true boxes.",
     )
     reduction: Literal["batch-8", "sum"] = Field(
         "batch-8",
-        description="Class and box terms: sum, over the images of a batch; batch-8, scaled as if a "
+        description="Class and box terms. sum: summed over the images of a batch; batch-8: scaled as if a "
         "batch had 8 images.",
     )
 
 
 class LearningSection(Section):
-    """Which objects are labels of which class."""
+    """Which objects serve as labels."""
 
     columns: Literal["new", "all"] = Field(
-        "new", description="Class outputs that the detector's loss sees: new, those of the new classes; all."
+        "new",
+        description="Class outputs that the detector's loss covers. new: those of the new classes; all: all of them.",
     )
     pasted_as_labels: bool = Field(
         False, description="true: pasted objects are labels of their old class; needs columns all."
     )
     pseudo_labels: bool = Field(
         False,
-        description="true: objects of old classes that the old detector finds in new images are labels; "
+        description="true: detections of old classes by the old detector in new images serve as labels; "
         "needs columns all.",
     )
     pseudo_score: float = Field(0.5, ge=0, le=1, description="Lowest score of a pseudo-label.")
@@ -239,7 +238,7 @@ class DetectionRecipe(Recipe):
     task: Literal["continual"] = Field("continual", description="The command this recipe is for.")
     data: DetectionDataSection = Field(DetectionDataSection(), description="Images with boxes.")
     eval: DetectionEvalSection = Field(
-        DetectionEvalSection(), description="What average precision is measured on."
+        DetectionEvalSection(), description="The data for measuring average precision."
     )
     augment: DetectionAugmentSection = Field(
         DetectionAugmentSection(), description="Augmentation of training images."
@@ -286,14 +285,11 @@ class EgorRecipe(DetectionRecipe, CompatRecipe):
     distillation: DistillationSection = Field(
         DistillationSection(), description="Distances from the old detector."
     )
-    learning: LearningSection = Field(
-        LearningSection(), description="Which objects are labels of which class."
-    )
+    learning: LearningSection = Field(LearningSection(), description="Which objects serve as labels.")
     train: DetectorTrainSection = Field(DetectorTrainSection(), description="Training on new classes.")
     references: tuple[Literal["finetune", "joint"], ...] = Field(
         (),
-        description="Detectors that are also trained, to compare with; joint needs images of the old "
-        "classes.",
+        description="Detectors that are also trained for comparison; joint needs images of the old classes.",
     )
 
     @property

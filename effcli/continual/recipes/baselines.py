@@ -15,7 +15,7 @@ class LwfRecipe(SgdTrainedRecipe):
 
     method: Literal["lwf"] = Field("lwf", description="The method.")
     distillation_weight: float = Field(
-        1.0, ge=0, description="lambda: weight of what the old network says of new images."
+        1.0, ge=0, description="lambda: weight of the old network's predictions on new images."
     )
 
 
@@ -24,13 +24,19 @@ class EwcRecipe(SgdTrainedRecipe):
 
     method: Literal["ewc"] = Field("ewc", description="The method.")
     strength: float = Field(
-        100.0, ge=0, description="lambda: how much weights are held that mattered before."
+        100.0,
+        ge=0,
+        description="lambda: how strongly weights that mattered for earlier tasks are held; higher values "
+        "forget less and learn less.",
     )
     fisher_images: int = Field(
-        200, ge=1, description="Images per task from which it is computed how much each weight matters."
+        200, ge=1, description="Images per task from which the importance of each weight is computed."
     )
     fisher_decay: float = Field(
-        1.0, ge=0, le=1, description="What is left of the earlier tasks' Fisher information with each task."
+        1.0,
+        ge=0,
+        le=1,
+        description="Factor on the Fisher information of earlier tasks at each new task; 1 keeps all of it.",
     )
 
 

@@ -19,9 +19,11 @@ class E2NetSection(Section):
         description="Shares of channels that a subnet may have, 0..1, ascending.",
     )
     candidates: int = Field(
-        500, ge=1, description="Number of subnets sampled before each task; raised, a longer search."
+        500,
+        ge=1,
+        description="Number of subnets sampled before each task; more take longer and may find a better one.",
     )
-    shortlist: int = Field(30, ge=1, description="One of this many best candidates is taken.")
+    shortlist: int = Field(30, ge=1, description="Number of best candidates among which the choice is made.")
     most_parameters: float = Field(
         0.95, gt=0, le=1, description="Upper bound of a subnet's share of the network's parameters."
     )
@@ -33,11 +35,11 @@ class E2NetSection(Section):
     )
     size_bonus: bool = Field(
         True,
-        description="true: a candidate's score is multiplied by exp(-share of the parameters), so that "
-        "smaller ones win.",
+        description="true: a candidate's score, of which the lowest wins, is multiplied by exp(-share of "
+        "the parameters), which favours larger subnets.",
     )
     distillation: float = Field(
-        0.05, ge=0, description="Weight of representative network distillation (RND); 0: without."
+        0.05, ge=0, description="Weight of representative network distillation (RND); 0: off."
     )
     gate: float = Field(
         0.75,
@@ -47,8 +49,7 @@ class E2NetSection(Section):
     )
     statistics: Literal["kept", "updated"] = Field(
         "kept",
-        description="What subnets do to the running statistics of batch norm: kept, nothing; updated, "
-        "they move them.",
+        description="Running statistics of batch norm. kept: subnets do not change them; updated: they do.",
     )
 
 

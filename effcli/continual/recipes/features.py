@@ -19,7 +19,7 @@ class BackboneSection(Section):
     )
     side: int | None = Field(None, ge=8, description=SIDE_OF_BACKBONE)
     features: str | None = Field(
-        None, description="Folder in which features are kept; null: effcli/features in the user's cache."
+        None, description="Folder in which features are cached; null: effcli/features in the user's cache."
     )
 
 
@@ -46,7 +46,7 @@ class ProjectionSection(Section):
     size: int | None = Field(
         4000,
         ge=1,
-        description="M: random features that those of the backbone are turned into; null: none.",
+        description="M: number of random features that the backbone's features are projected to; null: no projection.",
     )
     ridge: float = Field(
         0.1,

@@ -13,7 +13,7 @@ from effcli.core.recipe import CompatRecipe, Section, Switch
 class AdaptedTrainSection(SgdTrainSection):
     """The optimisation with SGD, momentum and weight decay."""
 
-    epochs: int = Field(20, ge=1, description="Passes over the images of each task.")
+    epochs: int = Field(20, ge=1, description="Passes over the training images of each task.")
     learning_rate: float = Field(0.01, gt=0, description="Initial learning rate.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
     weight_decay: float = Field(5e-4, ge=0, description="Weight decay of SGD.")
@@ -34,7 +34,7 @@ class SlcaNetworkSection(NetworkSection):
     """The trained network, whose backbone learns slowly."""
 
     backbone: str | None = Field(
-        "efficientnet-lite0", description="The trained network that is adapted: " + BACKBONES + "."
+        "efficientnet-lite0", description="The trained network to adapt: " + BACKBONES + "."
     )
     backbone_rate: float = Field(
         0.01,
@@ -52,18 +52,20 @@ class AlignmentSection(Section):
     )
     samples: int = Field(256, ge=1, description="Samples per class and pass, and samples per step.")
     learning_rate: float = Field(
-        0.01, gt=0, description="Initial learning rate of SGD, which falls to 0 as a cosine."
+        0.01, gt=0, description="Initial learning rate of SGD; a cosine takes it to 0."
     )
     temperature: float | None = Field(
         0.1,
         gt=0,
-        description="tau: logits are divided by their length, the mean over the tasks, times tau; null: they are not.",
+        description="tau: logits are divided by tau times their norm, averaged over the tasks; null: they "
+        "are not divided.",
     )
     shrink: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="Means of classes are multiplied by 1 - shrink and, the newer their task, up to 1.",
+        description="Class means are multiplied by a factor from 1 - shrink, for the oldest task, to 1, for "
+        "the newest.",
     )
 
 
@@ -87,36 +89,34 @@ class EaseSection(Section):
     """EASE: adapters per task, and prototypes in all their feature spaces."""
 
     hidden: int = Field(64, ge=1, description="r: width of the bottleneck of an adapter.")
-    scale: float = Field(0.1, gt=0, description="s: what an adapter adds is multiplied by it.")
+    scale: float = Field(0.1, gt=0, description="s: factor on the output of an adapter.")
     dropout: float = Field(
         0.1, ge=0, lt=1, description="Share of the bottleneck that is dropped in training."
     )
     other_spaces: float = Field(
         0.1,
         ge=0,
-        description="alpha: weight of the feature spaces of other tasks than a class's own; 0: its own alone.",
+        description="alpha: weight of the feature spaces of tasks other than a class's own; 0: only its own.",
     )
     average_others: bool = Field(
-        True, description="true: alpha is shared among the other spaces; false: each of them has it."
+        True, description="true: alpha is divided among the other spaces; false: each of them gets alpha."
     )
 
 
 class EaseNetworkSection(NetworkSection):
-    """The trained Vision Transformer, which is not changed."""
+    """The trained Vision Transformer, which stays frozen."""
 
     backbone: str | None = Field(
         "timm:vit_base_patch16_224",
-        description="A plain Vision Transformer of timm (timm:NAME, timm:NAME:FILE), which is not changed.",
+        description="A plain Vision Transformer of timm (timm:NAME, timm:NAME:FILE), which stays frozen.",
     )
-    backbone_rate: float = Field(0.0, ge=0, le=0, description="0: the network stays as it is.")
+    backbone_rate: float = Field(0.0, ge=0, le=0, description="0: the network stays frozen.")
 
 
 class EaseTrainSection(AdaptedTrainSection):
     """The optimisation of the adapters."""
 
-    learning_rate: float = Field(
-        0.025, gt=0, description="Initial learning rate, which falls to 0 as a cosine."
-    )
+    learning_rate: float = Field(0.025, gt=0, description="Initial learning rate; a cosine takes it to 0.")
 
 
 class EaseRecipe(SgdTrainedRecipe, CompatRecipe):

@@ -15,19 +15,19 @@ class IrSection(Section):
 
     enlarge: Literal["rotation", "mixup", "soft", "none"] = Field(
         "rotation",
-        description="Further classes for the features to tell apart: rotation, each image turned by 90, "
-        "180 and 270 "
-        "degrees; mixup, mixed pairs of classes; soft, mixed images with mixed labels; none.",
+        description="Additional classes for learning features. rotation: each image rotated by 90, 180 and "
+        "270 degrees; mixup: mixed pairs of classes; soft: mixed images with mixed labels; "
+        "none: no additional classes.",
     )
     space_weight: float = Field(
         10.0,
         ge=0,
-        description="lambda: weight of the distance from the old features; raised, they move less.",
+        description="lambda: weight of the distance from the old features; with higher values they move less.",
     )
     reduction: Literal["batch", "mean"] = Field(
         "batch",
-        description="Distance from the old features: batch, one norm over the batch, as in PASS; mean, "
-        "per image.",
+        description="Distance from the old features. batch: one norm over the batch, as in PASS; mean: the "
+        "mean of the norms of the images.",
     )
     temperature: float = Field(
         0.1, gt=0, description="tau: the logits of the transient classifier are divided by it."
@@ -35,8 +35,8 @@ class IrSection(Section):
     distance: Literal["euclidean", "cosine"] = Field("euclidean", description="Distance from a prototype.")
     prototypes: Literal["kept", "sdc"] = Field(
         "kept",
-        description="Old prototypes: kept, they stay; sdc, they follow the drift of nearby features "
-        "(not in the paper).",
+        description="Old prototypes. kept: they stay; sdc: they follow the drift of nearby features (not in "
+        "the paper).",
     )
     sdc_width: float = Field(
         0.3, gt=0, description="Width of the neighbourhood of sdc, in units of the mean feature norm."
@@ -52,10 +52,13 @@ class IrTrainSection(Section):
     first_epochs: int = Field(
         101,
         ge=0,
-        description="Passes over the images of the first task; 0, with a trained backbone: its features as they are.",
+        description="Passes over the training images of the first task; 0, with a trained backbone: its "
+        "features stay fixed.",
     )
     epochs: int = Field(
-        101, ge=0, description="Passes over the images of each later task; 0: prototypes alone are computed."
+        101,
+        ge=0,
+        description="Passes over the training images of each later task; 0: only prototypes are computed.",
     )
     batch_size: int = Field(64, ge=2, description="New images per step, before ir.enlarge adds to them.")
     learning_rate: float = Field(1e-3, gt=0, description="Initial learning rate of Adam.")

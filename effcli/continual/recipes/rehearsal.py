@@ -18,11 +18,12 @@ class BufferSection(Section):
     size: int = Field(
         50,
         ge=2,
-        description="Number of images that are kept; in the frequency domain 4 times as many features are.",
+        description="Number of images to keep; in the frequency domain 4 times as many features are kept.",
     )
     batch_size: int = Field(32, ge=2, description="Kept images per step.")
     dtype: Literal["float32", "float16"] = Field(
-        "float32", description="Type of kept features; float16 halves their memory. Images are kept as bytes."
+        "float32",
+        description="Number format of kept features; float16 halves their memory. Images are kept as bytes.",
     )
 
 
@@ -32,16 +33,17 @@ class FrequencySection(Section):
     enabled: bool = Field(False, description="true: learn in the frequency domain (CLFD).")
     encode: bool = Field(
         True,
-        description="true: images are replaced by frequency features of half the side (FFE); false: "
+        description="true: images are replaced by frequency features of half the side length (FFE); false: "
         "CFFS alone.",
     )
     select: bool = Field(
         True,
-        description="true: each class uses a subset of the features of its own (CFFS); false: FFE alone.",
+        description="true: each class uses its own subset of the features (CFFS); false: FFE alone.",
     )
     wavelet: WaveletName = Field(
         HAAR,
-        description="Wavelet of the bands: haar (the paper), or another discrete wavelet by its name in PyWavelets, "
+        description="Wavelet of the bands: haar (the paper), or another discrete wavelet by its name in "
+        "PyWavelets, "
         "such as db2, sym4 or bior2.2. Longer filters look further, and around the image's ends.",
     )
     kept: float = Field(
@@ -51,22 +53,22 @@ class FrequencySection(Section):
         0.5,
         ge=0,
         le=1,
-        description="lambda of equation 4, 0..1: raised, frequency dropout looks more at dissimilar and "
-        "less at similar classes.",
+        description="lambda of equation 4, 0..1: with higher values frequency dropout weighs dissimilar "
+        "classes more and similar ones less.",
     )
     concentration: float = Field(
         2.0,
         gt=0,
-        description="beta_c of equation 5: raised, semantic dropout keeps features that were used sooner.",
+        description="beta_c of equation 5: with higher values semantic dropout is more likely to keep units "
+        "that were used before.",
     )
     semantic_from: float = Field(
-        0.4, ge=0, le=1, description="E: share of a task's epochs that pass before semantic dropout begins."
+        0.4, ge=0, le=1, description="E: share of a task's epochs before semantic dropout begins."
     )
     alphas: Literal["shifted", "equation-4"] = Field(
         "shifted",
-        description="Exponents of frequency dropout: equation-4, as the paper writes them; shifted, as "
-        "its code "
-        "computes them, which keeps their sign.",
+        description="Exponents of frequency dropout. equation-4: as in the paper; shifted: as in the "
+        "released code, which keeps their sign.",
     )
     multiple: int = Field(
         4, ge=1, description="Number of features kept per image of buffer.size; they are a quarter as large."
@@ -83,7 +85,7 @@ class RehearsalRecipe(BufferedRecipe, CompatRecipe):
     """Of the methods that CLFD can be put around."""
 
     switches: ClassVar = {"frequency.alphas": Switch("equation-4", "shifted", "shifted")}
-    frequency: FrequencySection = Field(FrequencySection(), description="CLFD around the method.")
+    frequency: FrequencySection = Field(FrequencySection(), description="CLFD, which wraps the method.")
 
     @model_validator(mode="after")
     def _takes_what_the_encoder_gives(self) -> RehearsalRecipe:

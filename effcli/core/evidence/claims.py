@@ -40,7 +40,7 @@ class Expectation(Section):
     above_metric: str | None = Field(None, description="A metric of the same run it is compared with.")
     at_least: float | None = Field(None, description="A constant it is compared with.")
     by: float = Field(0.0, description="How much larger it is expected to be.")
-    times: float = Field(1.0, gt=0, description="The compared value counts this many times.")
+    times: float = Field(1.0, gt=0, description="Factor on the compared value.")
 
     @model_validator(mode="after")
     def _one_reference(self) -> Expectation:
@@ -63,7 +63,7 @@ class Claim(Section):
     arms: dict[ArmName, dict[str, Any]] = Field(
         description="Arm -> recipe key -> value; the key recipe names another base for this arm, of another method."
     )
-    seeds: list[int] = Field([0, 1, 2], min_length=1, description="One run an arm and seed.")
+    seeds: list[int] = Field([0, 1, 2], min_length=1, description="Seeds; each gives one run per arm.")
     expect: list[Expectation] = Field(min_length=1, description="What the claim says about the arms.")
 
     @model_validator(mode="after")

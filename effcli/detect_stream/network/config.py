@@ -84,7 +84,7 @@ class NetworkConfig(Section):
         description="FFF; features of two frames side by side; or one frame alone.",
     )
     fusion_channels: Channels = Field(description="Channels of each of the three parts of FFF.")
-    fusion_reach: int = Field(3, ge=0, le=64, description="Farthest shift that is looked for, pooled cells.")
+    fusion_reach: int = Field(3, ge=0, le=64, description="Largest shift that is searched, in pooled cells.")
     head_channels: Channels = Field(description="Channels of the detection head.")
     horizons: tuple[PositiveInt, ...] = Field(
         (1,),
@@ -93,7 +93,7 @@ class NetworkConfig(Section):
     )
     ego_motion: bool = Field(
         False,
-        description="Whether the cameras' own motion is removed before FFF looks for motion and added again (ours).",
+        description="Whether the cameras' own motion is removed before FFF estimates motion, and added again (ours).",
     )
     compat: bool = Field(
         False,

@@ -17,8 +17,8 @@ class AnyStepsTrainSection(StudentTrainSection):
         0.99,
         ge=0,
         lt=1,
-        description="Decay of the averaged weights, 0 to below 1, which give the targets and are what is saved; larger "
-        "is steadier and slower.",
+        description="Decay of the averaged weights, 0 to below 1, which give the targets and are saved; "
+        "higher values are steadier and slower.",
     )
 
 
@@ -34,9 +34,9 @@ class CdRecipe(AnyStepsRecipe):
     method: Literal["cd"] = Field("cd", description="The method.")
     features: str | None = Field(
         None,
-        description="What two images are compared by. null: the squared error of pixels; a network: its maps, as in "
-        "LPIPS: builtin (grey 16x16 clothes), unet (the teacher's own), torchvision:NAME, timm:NAME, or a classifier's "
-        "file.",
+        description="How two images are compared. null: by the squared error of pixels; a network: by its "
+        "feature maps, as in LPIPS: builtin (grey 16x16 clothes), unet (the teacher's own), "
+        "torchvision:NAME, timm:NAME, or a classifier's file.",
     )
     feature_side: int | None = Field(
         None,
@@ -53,6 +53,6 @@ class ShortcutRecipe(AnyStepsRecipe):
         0.25,
         gt=0,
         lt=1,
-        description="Share of each batch whose target is the teacher's, above 0 and below 1; that of the others is the "
-        "student's own.",
+        description="Share of each batch whose targets come from the teacher, above 0 and below 1; the "
+        "others come from the student itself.",
     )

@@ -18,14 +18,14 @@ class ClipPairsSection(Section):
 
     source: str = Field(
         "builtin:twemoji-captions",
-        description="Pairs to learn from: a CSV, WebDataset .tar shards, a folder of images with captions, an .npz, or "
+        description="Training pairs: a CSV, WebDataset .tar shards, a folder of images with captions, an .npz, or "
         "builtin:NAME.",
     )
     part: str | None = Field(
         None,
         pattern=r"^[1-9][0-9]*/[1-9][0-9]*$",
-        description="K/N: of the images to learn from the K-th of N parts, which share none; null: all. For a teacher "
-        "and a student that learn from different images.",
+        description="K/N: use only the K-th of N disjoint parts of the training images, so that teacher and "
+        "student can learn from different images; null: all.",
     )
     image_column: str | None = Field(
         None, description="Column of a CSV with the paths of images; null: one of the usual names."
@@ -65,7 +65,7 @@ class ClipEvalSection(Section):
         0.05,
         gt=0,
         lt=1,
-        description="Share of the images, 0 to 1, that is held out where the data have no eval part.",
+        description="Share of the images, 0 to 1, that is held out where the data has no eval part.",
     )
     zero_shot: str | None = Field(
         None,
@@ -92,8 +92,8 @@ class ClipLossSection(Section):
     clip: float = Field(1.0, ge=0, description="Weight of L_CLIP, the student's own contrastive loss.")
     contrast: Literal["softmax", "sigmoid"] = Field(
         "softmax",
-        description="Form of L_CLIP. softmax: CLIP's, each row of the batch against its own pair; sigmoid: SigLIP's, "
-        "each pair by itself, with a learned bias.",
+        description="Form of L_CLIP. softmax: CLIP's, each row of the batch against its own pair; sigmoid: "
+        "SigLIP's, each pair on its own, with a learned bias.",
     )
     crd: float = Field(
         1.0,
@@ -112,7 +112,10 @@ class ClipLossSection(Section):
     )
     mfd: float = Field(0.0, ge=0, description="Weight of MFD, FD of masked images; ViT students only.")
     mask_ratio: float = Field(
-        0.25, ge=0, lt=1, description="Share of the patches, 0 to 1, that mfd masks; more is harder."
+        0.25,
+        ge=0,
+        lt=1,
+        description="Share of the patches, 0 to 1, that mfd masks; higher values make its task harder.",
     )
     mask: Literal["applied", "unused"] = Field(
         "applied",
@@ -165,18 +168,19 @@ class ClipLossSection(Section):
 
 
 class ClipInitSection(Section):
-    """What the student's towers start from."""
+    """The initial weights of the student's towers."""
 
     image: str = Field(
         "new",
-        description="Weights of the image tower. new: as student says; teacher: the teacher's, of which a narrower or "
-        "shallower tower inherits a part; timm: those that timm has for the trunk, torchvision: those of "
-        "torchvision; or a file with a state dict of either.",
+        description="Weights of the image tower. new: as student says; teacher: the teacher's, of which a "
+        "narrower or shallower tower inherits a part; timm: timm's for the trunk; "
+        "torchvision:NAME: torchvision's; or a file with a state dict of either.",
     )
     text: Literal["new", "teacher", "kept"] = Field(
         "new",
-        description="Weights of the text tower. new: as student says; teacher: inherited from the teacher's; kept: the "
-        "teacher's own tower, which stays as it is, so that only the image tower is learned.",
+        description="Weights of the text tower. new: as student says; teacher: inherited from the "
+        "teacher's; kept: the teacher's own tower, frozen, so that only the image tower is "
+        "trained.",
     )
 
 
@@ -188,8 +192,9 @@ class ClipTrainSection(Section):
     forward_pairs: int | None = Field(
         None,
         ge=1,
-        description="Pairs of each process that pass the student at once; null: all of a step. Fewer need less memory "
-        "and a second forward pass; the loss and its gradient stay those of the whole batch (BatchNorm apart).",
+        description="Pairs that each process passes through the student at a time; null: all of a step. "
+        "Fewer need less memory, but a second forward pass; the loss and its gradient stay "
+        "those of the whole batch (BatchNorm apart).",
     )
     learning_rate: float = Field(
         1e-3, gt=0, description="AdamW's learning rate after the warm-up; a cosine takes it to 0."
@@ -211,16 +216,16 @@ class ClipTrainSection(Section):
 class ClipRecipe(DistillRecipe):
     """What both methods have."""
 
-    data: ClipPairsSection = Field(ClipPairsSection(), description="Images and captions to learn from.")
+    data: ClipPairsSection = Field(ClipPairsSection(), description="Images and captions to train on.")
     teacher_cache: str = Field(
         "on",
         pattern=r"^(on|off|[1-9][0-9]*-views)$",
-        description="Teacher embeddings that are kept on the disk. on: one per whole image; N-views: one per crop, of "
+        description="Teacher embeddings that are cached on disk. on: one per whole image; N-views: one per crop, of "
         "N fixed crops of each image; off: none, with a new crop each epoch and the teacher running in every step.",
     )
     cache_dir: str | None = Field(
         None,
-        description="Folder of the kept teacher embeddings; null: effcli/clip in the user's cache.",
+        description="Folder of cached teacher embeddings; null: effcli/clip in the user's cache.",
     )
     train: ClipTrainSection = Field(ClipTrainSection(), description="The optimisation.")
     eval: ClipEvalSection = Field(ClipEvalSection(), description="What is measured at the end.")
@@ -260,7 +265,9 @@ class ClipKdRecipe(ClipRecipe, CompatRecipe):
         description="The student. New weights: a model name of open_clip or effcli, a .json configuration, or a "
         "folder; trained ones: NAME:TAG or NAME:FILE of open_clip, hf-hub:OWNER/NAME, or builtin:NAME.",
     )
-    init: ClipInitSection = Field(ClipInitSection(), description="What the student's towers start from.")
+    init: ClipInitSection = Field(
+        ClipInitSection(), description="The initial weights of the student's towers."
+    )
     loss: ClipLossSection = Field(ClipLossSection(), description="Weights of the losses.")
 
     @model_validator(mode="after")
@@ -295,13 +302,13 @@ class ReinforceRecipe(DistillRecipe):
     views: int = Field(
         8,
         ge=1,
-        description="Crops of each image whose embeddings are stored; 1: the whole image. More vary more and need more "
-        "space.",
+        description="Crops of each image whose embeddings are stored; 1: the whole image. More give more "
+        "variety and need more space.",
     )
-    shard_images: int = Field(1000, ge=1, description="Images of a shard, at most.")
+    shard_images: int = Field(1000, ge=1, description="Largest number of images in a shard.")
     cache_dir: str | None = Field(
         None,
-        description="Folder of the kept teacher embeddings; null: effcli/clip in the user's cache.",
+        description="Folder of cached teacher embeddings; null: effcli/clip in the user's cache.",
     )
 
     @property

@@ -47,14 +47,15 @@ class WalMaFaConfig(Section):
     )
     head: Literal["picture", "exposure"] = Field(
         default="exposure",
-        description="What the network says: picture is the bright picture itself (the paper and the released code), "
-        "exposure how each pixel is to be lit, so that colours keep their hue and the level to reach can be chosen.",
+        description="What the network predicts: picture is the bright picture itself (the paper and the "
+        "released code), exposure is how to expose each pixel, so that colours keep their hue "
+        "and the level to reach can be chosen.",
     )
     mamba: bool = Field(
         default=True,
-        description="true has Mamba in the wavelet branch; false keeps its convolutions only (ablation).",
+        description="true uses Mamba in the wavelet branch; false keeps only its convolutions (ablation).",
     )
     fourier: bool = Field(
         default=True,
-        description="true has the Fourier block at the bottleneck; false leaves it out (ablation).",
+        description="true uses the Fourier block at the bottleneck; false leaves it out (ablation).",
     )

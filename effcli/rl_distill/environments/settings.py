@@ -21,8 +21,8 @@ class EnvironmentSection(Section):
     )
     action_bounds: Literal["clip", "squash"] = Field(
         "clip",
-        description="How continuous actions are kept within their bounds: clip cuts them off, squash bends them with "
-        "tanh. Both map -1..1 to the range of the environment.",
+        description="How continuous actions are kept within their bounds: clip cuts them off, squash "
+        "applies tanh. Both map -1..1 to the range of the environment.",
     )
     copies: int = Field(
         8,
@@ -43,13 +43,13 @@ class EnvironmentSection(Section):
     )
     normalise_observations: bool = Field(
         False,
-        description="true subtracts from numbers in observations their running mean and divides by the standard "
-        "deviation, of each policy; the statistics are part of the policy. Pictures and choices stay.",
+        description="true normalises numbers in observations by their running mean and standard deviation, "
+        "for each policy; the statistics are saved with it. Pictures and choices are unchanged.",
     )
     normalise_rewards: bool = Field(
         False,
-        description="true divides the rewards that are learned from by the running standard deviation of discounted "
-        "returns. Reported returns stay as they are.",
+        description="true divides the rewards used for training by the running standard deviation of "
+        "discounted returns. Reported returns stay raw.",
     )
     clip_rewards: bool = Field(
         False,
