@@ -341,7 +341,7 @@ def evaluate(
     for flag, value in (of_diffusion if is_clip else of_clip).items():
         if value is not None:
             raise UsageError(
-                f"is not for a run of {'CLIP-KD' if is_clip else 'a diffusion model'}", place=flag
+                f"does not apply to a run of {'CLIP-KD' if is_clip else 'a diffusion model'}", place=flag
             )
     if is_clip:
         given = {

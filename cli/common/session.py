@@ -97,7 +97,9 @@ def execute(
     entry = get_task(task)
     own_verb = entry.method(recipe.method).verb
     if own_verb != verb:
-        raise UsageError(f"method {recipe.method!r} is not for this verb", hint=f"effcli {task} {own_verb}")
+        raise UsageError(
+            f"method {recipe.method!r} does not belong to this verb", hint=f"effcli {task} {own_verb}"
+        )
     from effcli.core.evidence.result import read_result
     from effcli.core.resuming.checkpoint import SaveEvery
     from effcli.core.run import open_run

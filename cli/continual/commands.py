@@ -173,7 +173,7 @@ def run(
         **(_PSEUDO_LABELS if pseudo_label else {}),
     }
     if tasks_dir is not None and undo:
-        raise UsageError("one task is added or taken back at a time", place="--undo")
+        raise UsageError("one task is added or removed at a time", place="--undo")
     if tasks_dir is not None or undo:
         change_tasks(options, tasks_dir, shorthands)
         return

@@ -128,7 +128,7 @@ def _detector_among(places: list[str]) -> tuple[str, list[str]]:
     is_named = is_detector(first) or first.endswith((".safetensors", ".pth", ".pt", ".onnx"))
     detector, named = (first, places[1:]) if is_named else (BUILTIN, places)
     if not named:
-        raise UsageError("names no images", hint=f"effcli continual detect {detector} photo.jpg")
+        raise UsageError("no images are named", hint=f"effcli continual detect {detector} photo.jpg")
     if (Path(first) / "recipe.yaml").is_file() and not is_named:
         raise UsageError("is a run without a detector", place=first, hint=f"leave it out to use {BUILTIN}")
     return detector, named

@@ -66,7 +66,9 @@ def _check(options: RunOptions, flag: str, shorthands: dict[str, tuple[str, Any]
     if options.output is None or (flag == "--tasks-dir" and not options.resume):
         is_undo = flag == "--undo"
         raise UsageError(
-            "needs the run whose task is taken back" if is_undo else "needs the run that gets the task",
+            "needs the run whose task is to be removed"
+            if is_undo
+            else "needs the run that is to learn the task",
             place=flag,
             hint="name it with -o RUN" if is_undo else "name it with --resume -o RUN",
         )

@@ -67,7 +67,7 @@ def predict(
     if as_csv and options.as_json:
         raise UsageError("--json and --csv cannot both go to stdout", place="--csv")
     if pictures.count("-") > 1:
-        raise UsageError("stdin is one picture and can be named once", place="-")
+        raise UsageError("stdin is a single picture and can be named only once", place="-")
     from effcli.continual.egor.weights import is_detector
     from effcli.continual.prediction.picture_files import pictures_of, predict_files
     from effcli.continual.prediction.predictor import load

@@ -106,10 +106,12 @@ def _check(plan: OutputPlan, options: RecipeOptions, writing: Writing, to_stdout
     if to_stdout and options.as_json:
         raise UsageError("--json and a picture cannot both go to stdout", place="-o -")
     if writing.keep_times and (to_stdout or any(job.source is None for job in plan.jobs)):
-        raise UsageError("standard input and output have no times to keep", place="--keep-times")
+        raise UsageError("standard input and output have no modification times to keep", place="--keep-times")
     places = [place for job in plan.jobs for place in (job.source, job.destination)]
     if writing.keep_times and not all(isinstance(place, Path) for place in places):
-        raise UsageError("what is read or written by URL has no times to keep", place="--keep-times")
+        raise UsageError(
+            "pictures read or written by URL have no modification times to keep", place="--keep-times"
+        )
     if not plan.jobs and plan.failures and plan.shard is None:
         raise all_failed([failure.error for failure in plan.failures])
 

@@ -77,7 +77,7 @@ class AdaptedViT(nn.Module):
         super().__init__()
         if not _is_plain_vit(network):
             raise UsageError(
-                "EASE puts adapters into the blocks of a plain Vision Transformer of timm, and this network has none",
+                "EASE needs a plain Vision Transformer of timm: adapters go into its blocks",
                 place="network.backbone",
                 hint="such as timm:vit_base_patch16_224 or timm:vit_tiny_patch16_224",
             )

@@ -52,7 +52,7 @@ def _on_backbone(
     mean, std = backbone.about.mean, backbone.about.std
     if n_channels > len(mean) == 1:
         raise UsageError(
-            "it takes grey images, and these have colours",
+            "it takes grey images, and these are in colour",
             place="network.backbone",
             hint="-s data.channels=1",
         )
@@ -81,7 +81,7 @@ def named_backbone(name: str, side: int | None, image_side: int) -> Backbone:
         return open_backbone(name, side, image_side)
     if Path(name).suffix == ".onnx":
         raise InputError(
-            "an ONNX file has answers, not features",
+            "an ONNX file gives predictions, not features",
             place=name,
             hint="effcli continual export RUN -o FILE.safetensors",
         )

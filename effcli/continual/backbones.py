@@ -205,7 +205,7 @@ def with_side(backbone: Backbone, side: int | None) -> Backbone:
         return backbone
     if not backbone.takes_any_side:
         raise UsageError(
-            f"{about.name} takes images of {about.side} pixels alone, not {side}", place="network.side"
+            f"{about.name} takes only images of {about.side} pixels, not {side}", place="network.side"
         )
     if about.resnet is not None and about.resnet.is_encoded and side % 2:
         raise UsageError(f"the wavelet transform needs even sides, not {side}", place="network.side")
@@ -262,7 +262,9 @@ def _from_open_clip(name: str, weights: str | None, *, trained: bool) -> Backbon
     if trained and weights is None:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none known"
         raise InputError(
-            "which weights is not said", place=name, hint=f"open_clip:{name}:TAG or :FILE; tags: {tags}"
+            "the name does not say which weights",
+            place=name,
+            hint=f"open_clip:{name}:TAG or :FILE; tags: {tags}",
         )
     from_hub = weights is not None and not Path(weights).is_file()
     with hub_asked_once(f"open_clip:{name}:{weights}", hint=_OFFLINE) if from_hub else nullcontext():

@@ -178,7 +178,7 @@ def tasks_of(
             f"these classes are in only one part of the data: {', '.join(odd[:5])}", place="data"
         )
     if missing := _without_images(train, train.classes):
-        raise UsageError(f"no training image of the classes {', '.join(missing[:5])}", place="data")
+        raise UsageError(f"no training images of the classes {', '.join(missing[:5])}", place="data")
     if missing := _without_images(evaluated, train.classes):
         say_once(f"learned, but not measured, without a test image: {', '.join(missing[:5])}")
     found, start = [], 0
@@ -218,7 +218,7 @@ def further_task(
     known = [name for task in before for name in task.classes]
     there = [name for name in train.classes if name not in _without_images(train, train.classes)]
     if not there:
-        raise UsageError("no training image in it", place=place)
+        raise UsageError("no training images in it", place=place)
     if more := [name for name in there if name in known]:
         say_once(f"{place}: more images of classes that are known already: {', '.join(more[:5])}")
     new = tuple(name for name in there if name not in known)

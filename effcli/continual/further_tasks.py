@@ -28,7 +28,7 @@ def longer_recipe(run: Path, folder: Path) -> ContinualRecipe:
     """
     recipe = _recipe_of(run)
     if isinstance(recipe, JointRecipe):
-        raise UsageError("joint training takes no further tasks", place=str(run))
+        raise UsageError("joint training cannot learn additional tasks", place=str(run))
     source = str(folder.resolve())
     if recipe.data.more[-1:] == (source,) and not (run / "result.json").exists():
         return recipe
@@ -77,9 +77,9 @@ def shorter_recipe(run: Path) -> ContinualRecipe:
     recipe = _recipe_of(run)
     if not recipe.data.more:
         raise UsageError(
-            "no further task to take back",
+            "no added task to remove",
             place=str(run),
-            hint="--undo takes back what --tasks-dir added; the tasks of --data belong to the run",
+            hint="--undo removes what --tasks-dir added; the tasks of --data belong to the run",
         )
     return _with_more(recipe, recipe.data.more[:-1])
 
@@ -114,7 +114,7 @@ def _recipe_of(run: Path) -> ContinualRecipe:
     recipe = recipe_of_run("continual", run)
     if not isinstance(recipe, ContinualRecipe):
         raise UsageError(
-            f"a run of {recipe.method} takes no further task of images",
+            f"a run of {recipe.method} cannot learn additional tasks of images",
             place=str(run),
             hint="effcli continual --method egor --detector RUN --data NEW teaches a detector more classes",
         )

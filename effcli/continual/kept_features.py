@@ -113,7 +113,7 @@ class KeptFeatures:
                 yield database
         except sqlite3.Error as error:
             raise RunError(
-                f"kept features cannot be used: {error}",
+                f"the cached features cannot be used: {error}",
                 place=str(self.file),
                 hint="delete the file, and they are computed again; or name another folder with network.features",
             ) from None

@@ -72,7 +72,8 @@ def run(recipe: ContinualRecipe, tasks: list[ClassTask], run: Run) -> Result:
     if runtime.world > 1 and not isinstance(recipe, FrozenFeaturesRecipe):
         raise UsageError(
             f"{recipe.method} learns a stream of tasks in one process; {runtime.world} were started",
-            hint="run several seeds or recipes in parallel instead; ranpac and ncm share their features out",
+            hint="run several seeds or recipes in parallel instead; ranpac and ncm divide their features "
+            "among processes",
         )
     lessons = lessons_of(recipe, tasks)
     n_items, n_images = new_buffer(recipe, runtime.device).size, sum(task.n_train for task in tasks)
@@ -123,7 +124,7 @@ def lessons_of(recipe: ContinualRecipe, tasks: Sequence[ClassTask]) -> list[Clas
         return list(tasks)
     if recipe.data.more:
         raise UsageError(
-            "joint training learns all tasks at once and takes no further ones", place="data.more"
+            "joint training learns all tasks at once and cannot learn additional ones", place="data.more"
         )
     classes = tuple(name for task in tasks for name in task.classes)
     return [ClassTask(0, classes, 0, merged(tasks), tasks[0].eval)]

@@ -23,7 +23,7 @@ RENAMED = (
     Renamed("subnets.statistics", "subnets.statistics", {"released": "updated"}),
     Renamed("network.weights", "network.init", methods=DETECTORS),
     Renamed("train.flip", "augment.flip", {True: 0.5, False: 0.0}, methods=DETECTORS),
-    Renamed("base.flip", "", methods=DETECTORS, hint="augment.flip holds for both trainings"),
+    Renamed("base.flip", "", methods=DETECTORS, hint="augment.flip applies to both trainings"),
     Renamed("composition.mirror", "composition.flip", {True: 0.5, False: 0.0}, methods=DETECTORS),
     Renamed(
         "distillation.nms",

@@ -84,7 +84,7 @@ def check_same_data(tasks: Sequence[ClassTask], known: Sequence[Known]) -> None:
             raise InputError(
                 f"the data of task {task.number + 1} have changed since this run began",
                 place="data",
-                hint="a run that was begun by effcli 0.1 needs its old images as they were; or start a new one",
+                hint="a run that effcli 0.1 began needs its old images unchanged; otherwise start a new run",
             )
 
 
@@ -211,9 +211,9 @@ def _further(
     train = _without(train, seen)
     evaluated = None if evaluated is None else _without(evaluated, seen)
     if not len(train):
-        raise UsageError(f"nothing new: all its {n} training images are learned already", place=place)
+        raise UsageError(f"nothing new: all its {n} training images have been learned already", place=place)
     if len(train) < n:
-        log.warning("%s: left out: %d images that are learned already", place, n - len(train))
+        log.warning("%s: left out: %d images that have been learned already", place, n - len(train))
     return further_task(before, *_cut(recipe, train, evaluated), source, place)
 
 

@@ -72,7 +72,7 @@ def hub_asked_once(place: str, *, hint: str = "it needs the network the first ti
         if not (is_away and _is_of_offline_mode(error)):
             raise
         raise InputError(
-            f"not in the cache of the hub, and {host} cannot be reached", place=place, hint=hint
+            f"not in the Hub's cache, and {host} cannot be reached", place=place, hint=hint
         ) from None
     finally:
         constants.HF_HUB_OFFLINE = before

@@ -245,7 +245,9 @@ def kind_of(text: str, place: str, renamed: Sequence[Change] = ()) -> tuple[str,
     content, _ = _parse(text, place)
     if not isinstance(content, dict) or not isinstance(content.get("task"), str):
         raise RecipeError(
-            "has no 'task:' key", place=place, hint="say which command the file is for: task: enhance"
+            "has no 'task:' key",
+            place=place,
+            hint="add a line that says which command the file is for, such as: task: enhance",
         )
     method = (upgraded(content, renamed) if is_of_run(place) else content).get("method")
     return str(content["task"]), None if method is None else str(method)

@@ -186,7 +186,7 @@ class Run:
                     raise InterruptedRunError(
                         f"interrupted after {done} of {total_steps} {unit} of {stage}; checkpoint written",
                         place=str(self.path),
-                        hint="the same command with --resume goes on from there",
+                        hint="the same command with --resume continues from there",
                     )
         self.runtime.seed_all(stage, "done")
 
@@ -231,7 +231,7 @@ class Run:
         """Leave here if Ctrl-C or SIGTERM came; for stretches of work outside :meth:`steps`."""
         if self.stop_requested:
             raise InterruptedRunError(
-                "interrupted", place=str(self.path), hint="the same command with --resume goes on"
+                "interrupted", place=str(self.path), hint="the same command with --resume continues"
             )
 
     def draw(self, figures: Figures) -> None:

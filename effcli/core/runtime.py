@@ -288,7 +288,7 @@ def share_of(batch_size: int, world: int) -> int:
     """
     if batch_size % world:
         raise UsageError(
-            f"a batch of {batch_size} cannot be shared out evenly over {world} processes",
+            f"a batch of {batch_size} cannot be divided evenly among {world} processes",
             hint=f"choose a batch size that is a multiple of {world}",
         )
     return batch_size // world

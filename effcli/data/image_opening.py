@@ -195,7 +195,7 @@ def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
             with contextlib.suppress(SyntaxError):
                 return GreyAlpha16Tiff(file)
         if head.startswith(_SIGNATURES):
-            raise InputError("damaged or truncated image, or a kind of it that is not supported") from None
+            raise InputError("damaged or truncated image, or an unsupported variant of its format") from None
         raise InputError(_not_an_image(head)) from None
 
 

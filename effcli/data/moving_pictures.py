@@ -23,7 +23,9 @@ def check_video(path: Path) -> None:
         UsageError: the ending is none of ours, or a part is not installed.
     """
     if path.suffix.lower() not in ENDINGS:
-        raise UsageError("has no known ending", place=str(path), hint=f"name a {', '.join(ENDINGS)} file")
+        raise UsageError(
+            f"unknown file extension {path.suffix!r}", place=str(path), hint=f"use {', '.join(ENDINGS)}"
+        )
     if path.suffix.lower() == ".mp4":
         try:
             import av  # noqa: F401
@@ -42,7 +44,7 @@ def write_video(path: Path, pictures: Iterable[Image.Image], fps: float) -> None
     coming = iter(pictures)
     first = next(coming, None)
     if first is None:
-        raise RunError("no picture came to be written", place=str(path))
+        raise RunError("there was no picture to write", place=str(path))
     pictures = chain([first], coming)
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".mp4":

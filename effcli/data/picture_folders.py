@@ -219,7 +219,7 @@ def part_folders(folder: Path, split: Split, *, say: bool = False) -> list[Path]
         raise InputError(
             f"{parts[0].name}/ may be a part of the set or a class beside {others[0].name}/",
             place=str(folder),
-            hint=f"give {parts[0]} to use it alone; if it is a class, give it another name",
+            hint=f"give {parts[0]} to use it alone; if it is a class, rename it",
         )
     names = by_preference([one.name for one in parts], split, folder if say else "")
     return [folder / name for name in names]
@@ -246,7 +246,7 @@ def part_folder(folder: Path, split: Split) -> Path:
         raise InputError(
             f"has {' and '.join(f'{name}/' for name in parts)}, but no part {_MEASURING[split]}",
             place=str(folder),
-            hint=f"call it one of {', '.join(_PREFERRED[split])}, or give the folder of a part itself",
+            hint=f"name it one of {', '.join(_PREFERRED[split])}, or give the folder of a part itself",
         )
     beside = [
         f"{one.name}/" for one in _sub_folders(folder) if not part_of(one.name) and _holds_pictures(one)

@@ -79,16 +79,16 @@ def _check_end(source: Path, end: int, n_members: int) -> None:
             _warn_once(f"{source}: has no end mark behind its {n_members} members; it may be truncated")
         elif block.count(0) != tarfile.BLOCKSIZE:
             raise InputError(
-                f"truncated or damaged behind its first {n_members} members, at byte {end:,}",
+                f"truncated or damaged after its first {n_members} members, at byte {end:,}",
                 place=str(source),
                 hint="fetch or write it again",
             )
         while more := stream.read(1 << 20):
             if more.count(0) != len(more):
                 raise InputError(
-                    f"goes on behind its end mark, at byte {end:,}, which is not read",
+                    f"has data after its end mark, at byte {end:,}, which is not read",
                     place=str(source),
-                    hint="tars that were joined with cat: give them one by one",
+                    hint="if tars were joined with cat, give them one by one",
                 )
 
 

@@ -39,7 +39,7 @@ def parse_frames(text: str) -> tuple[FrameRange, ...]:
     """
     found = tuple(_parse_range(part.strip()) for part in text.split(","))
     if len({one.sequence is None for one in found}) > 1:
-        raise ValueError(f"name the sequence of every range or of none, not {text!r}")
+        raise ValueError(f"name the sequence of every range, or of none: {text!r}")
     for one, other in itertools.combinations(found, 2):
         if one.overlaps(other):
             raise ValueError(f"{one} and {other} overlap")

@@ -110,7 +110,7 @@ def plan_train(recipe: StreamDsgnRecipe) -> Plan[TrainInputs]:
     """
     if recipe.weights != DEFAULT_WEIGHTS:
         raise RecipeError(
-            f"{recipe.weights} would not be used: a training starts from train.init", place="weights"
+            f"{recipe.weights} would not be used: training starts from train.init", place="weights"
         )
     with torch.device("meta"):  # shapes alone
         network = load_method(recipe).create(recipe.architecture())
@@ -175,7 +175,7 @@ def _clips(sequences: list[StereoSequence], recipe: StreamDsgnRecipe, run: Run) 
         run.say(f"{n_without} sequences have no poses (oxts); they are found in the pictures")
         sequences = [PosedByPictures(one, config) if one.pose(0) is None else one for one in sequences]
     clips = Clips(sequences, config, recipe.data.truncation)
-    run.say(f"{len(sequences)} sequences, {len(clips)} frames to learn from")
+    run.say(f"{len(sequences)} sequences, {len(clips)} frames to train on")
     return clips
 
 

@@ -140,7 +140,7 @@ def require_depth(detector: TrainedDetector, place: str) -> None:
     """
     if not has_learned_depth(detector.network):
         raise InputError(
-            "has never learned the depth of pixels",
+            "was not trained to predict depth",
             place=place,
             hint="train it with loss.depth above 0 on data with depth: velodyne, depth_02, or synthetic drives",
         )
@@ -173,5 +173,5 @@ def require_same_stereo(ours: NetworkConfig, other: NetworkConfig, place: str) -
         raise InputError(
             "its parts up to the bird's-eye-view map are not those of this network",
             place=place,
-            hint="see network.size and network.quirks",
+            hint="compare network.size and network.quirks",
         )

@@ -207,7 +207,7 @@ def check_time(model: DiffusionModel) -> None:
     is_told_levels = process is not None and process.kind == "score"
     if config_of(model.unet).get("time_embedding_type") == "fourier" and not is_told_levels:
         raise InputError(
-            "the UNet's time_embedding_type is 'fourier': it is told noise levels, not timesteps",
+            "the UNet's time_embedding_type is 'fourier': it takes noise levels, not timesteps",
             place=model.source,
         )
 

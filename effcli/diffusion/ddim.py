@@ -126,7 +126,7 @@ def _check_levels(scheduler: DDIMScheduler) -> None:
         )
     if scheduler.config["prediction_type"] == "epsilon" and float(scheduler.alphas_cumprod[-1]) == 0:
         raise InputError(
-            "its last noise level is pure noise, of which a model that predicts epsilon can make no image",
+            "its last noise level is pure noise, from which a model that predicts epsilon cannot make an image",
             place="scheduler",
         )
 

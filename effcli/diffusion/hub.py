@@ -32,7 +32,7 @@ def download(source: str) -> Path:
     """
     if source.count("/") != 1 or source.startswith((".", "/")):
         raise InputError(
-            "no such folder or file", place=source, hint="a diffusers folder, a hub id or builtin:NAME"
+            "no such folder or file", place=source, hint="a diffusers folder, a Hub id or builtin:NAME"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -45,11 +45,11 @@ def download(source: str) -> Path:
                 snapshot_download(source, allow_patterns=weights, revision=folder.name)
             return folder
     except HFValidationError:
-        raise InputError("no such folder, and not a hub id either", place=source) from None
+        raise InputError("no such folder, and not a Hub id either", place=source) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"is not a local folder, and the hub did not give it: {reason}",
+            f"is not a local folder, and the Hub did not provide it: {reason}",
             place=source,
             hint=_CHECK,
         ) from None

@@ -217,7 +217,7 @@ def _check_levels(name: str, settings: Mapping[str, Any]) -> None:
             raise InputError(f"{name}'s trained_betas are not numbers from 0 to below 1", place="scheduler")
     if settings["rescale_betas_zero_snr"] and settings["prediction_type"] == "epsilon":
         raise InputError(
-            f"{name}'s rescale_betas_zero_snr does not go with prediction_type 'epsilon': "
-            "pure noise says nothing of the image",
+            f"{name}'s rescale_betas_zero_snr does not work with prediction_type 'epsilon': pure noise says "
+            "nothing about the image",
             place="scheduler",
         )

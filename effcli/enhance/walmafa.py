@@ -70,11 +70,13 @@ class Brightener:
     ) -> None:
         if network.level is None and brightness != AUTO:
             raise InputError(
-                "these weights choose the level themselves", place="brightness", hint="leave it at auto"
+                "these weights have no exposure head, so the level cannot be chosen",
+                place="brightness",
+                hint="leave it at auto",
             )
         if network.level is None and detail == "fast":
             raise InputError(
-                "these weights paint the picture, which has to be computed in full detail",
+                "these weights have no exposure head, so pictures are computed in full detail only",
                 place="detail",
                 hint="leave it at auto",
             )

@@ -72,7 +72,7 @@ def save_weights(
         ValueError: the network is a fused one.
     """
     if network.state_dict().keys() != blank_network(network.config).state_dict().keys():
-        raise ValueError("a fused network cannot be saved; save the one it was made from")
+        raise ValueError("a fused network cannot be saved; save the network before fusing it")
     metadata = {
         **(extra or {}),
         "format": FORMAT,

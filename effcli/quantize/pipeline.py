@@ -107,7 +107,7 @@ def plan_run(recipe: QuantizeRecipe) -> Plan[DiffusionModel | UnreadModel]:
 def _plan_weights_alone(recipe: MpqDmRecipe) -> Plan[DiffusionModel | UnreadModel]:
     if recipe.lora.file is not None:
         raise UsageError(
-            "--fast does not fuse a LoRA: it reads one layer at a time",
+            "--fast cannot merge a LoRA, because it reads one layer at a time",
             place="lora.file",
             hint="leave out --fast",
         )

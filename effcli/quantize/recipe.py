@@ -193,7 +193,7 @@ class QuantizeRecipe(Recipe):
     @model_validator(mode="after")
     def _fast_is_for_weights(self) -> Self:
         if getattr(self, "fast", False) and self.widths.activations is not None:
-            raise ValueError(f"fast quantizes weights alone: bits w{self.widths.weights}, not {self.bits}")
+            raise ValueError(f"fast quantizes weights only: use bits w{self.widths.weights}, not {self.bits}")
         return self
 
     @property

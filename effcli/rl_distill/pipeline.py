@@ -80,7 +80,7 @@ def plan_run(recipe: RlDistillRecipe) -> Plan[None]:
     _check_evaluations(recipe, env)
     if hasattr(recipe, "dqn") and not decides.is_discrete:
         raise UsageError(
-            "DQN takes a single choice, and this environment other actions",
+            "DQN needs a single discrete action, and this environment has other actions",
             place=recipe.env.id,
             hint="add --method opd-da, or ppo",
         )
@@ -92,7 +92,9 @@ def plan_run(recipe: RlDistillRecipe) -> Plan[None]:
             "env.normalise_observations: its observations have no numbers to normalise", place=recipe.env.id
         )
     if seen.left_out:
-        log.warning("no policy reads %s of the observations: texts are left out", ", ".join(seen.left_out))
+        log.warning(
+            "no policy reads %s of the observations: text parts are left out", ", ".join(seen.left_out)
+        )
     groups = ["group", *recipe.compared_groups]
     n_steps = recipe.train.env_steps
     facts = {
@@ -114,7 +116,7 @@ def run(recipe: RlDistillRecipe, _: None, run: Run) -> Result:
     """Train the group and those to compare with, write the policies to ``model/``, play."""
     if run.runtime.world > 1 and hasattr(recipe, "dqn"):
         raise UsageError(
-            f"a group of DQN is trained by one process, not by {run.runtime.world}",
+            f"a group of DQN policies is trained in one process; {run.runtime.world} were started",
             hint="start several seeds or recipes side by side instead, or choose --method opd-da or ppo",
         )
     arms = {"group": recipe} | {name: arm_of(recipe, name) for name in recipe.compared_groups}

@@ -44,13 +44,13 @@ def share_of_process(recipe: PpoRecipe | OpdDaRecipe, world: int) -> PpoRecipe |
         return recipe
     if recipe.env.copies % world:
         raise UsageError(
-            f"{recipe.env.copies} environments cannot be shared out evenly over {world} processes",
+            f"{recipe.env.copies} environments cannot be divided evenly among {world} processes",
             place="env.copies",
             hint=f"choose a multiple of {world}",
         )
     if recipe.env.normalise_observations or recipe.env.normalise_rewards:
         raise UsageError(
-            "statistics for normalisation are not shared by processes", hint="train in one process"
+            "statistics for normalisation cannot be shared by several processes", hint="train in one process"
         )
     env = recipe.env.model_copy(update={"copies": recipe.env.copies // world})
     return recipe.model_copy(update={"env": env})

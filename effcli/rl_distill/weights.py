@@ -77,7 +77,7 @@ class PolicyDescription:
             ValueError: the parts of the description do not fit together.
         """
         if self.seen.shape != self.shape or self.decides.n_decisions != self.n_actions:
-            raise ValueError("its shape and number of actions are not those of its observations and actions")
+            raise ValueError("its shape and number of actions do not match its observations and actions")
         return NETWORKS[self.algorithm](self.seen, self.decides, self.size, normalises=self.normalises)
 
 

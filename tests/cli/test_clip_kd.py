@@ -118,7 +118,7 @@ def test_a_run_is_a_teacher_too(place: Path) -> None:
 
 def test_options_of_the_other_kind_are_refused(place: Path) -> None:
     for words, message in (
-        ("distill eval run -n 4", "is not for a run of CLIP-KD"),
+        ("distill eval run -n 4", "does not apply to a run of CLIP-KD"),
         ("distill sample run -o x.png", "run"),
     ):
         done = effcli(*words.split(), cwd=place)

@@ -123,7 +123,7 @@ def test_a_task_is_added_only_where_a_run_is_and_with_new_classes(place: Path, t
     assert "leave out --method" in refused(place, *words, "-o", "run", "--method", "er").stderr
     before = (place / "run" / "recipe.yaml").read_bytes()
     done = refused(place, "--tasks-dir", "classes", "--resume", "-o", "run")
-    assert "nothing new: all its 48 training images are learned already" in done.stderr
+    assert "nothing new: all its 48 training images have been learned already" in done.stderr
     assert (place / "run" / "recipe.yaml").read_bytes() == before
     assert (place / "run" / "result.json").is_file()
 
@@ -243,9 +243,9 @@ def test_no_byte_of_a_run_changes_when_a_task_is_refused(place: Path, tmp_path: 
     (tmp_path / "new" / "x" / "1.png").write_bytes(b"")
     assert "2 of 24 pictures cannot be read" in refused(place, *words).stderr
     undone = ("--undo", "-o", tmp_path / "run")
-    assert "no further task to take back" in refused(place, *undone).stderr
+    assert "no added task to remove" in refused(place, *undone).stderr
     assert "name it with -o RUN" in refused(place, "--undo").stderr
-    assert "one task is added or taken back at a time" in refused(place, *words, "--undo").stderr
+    assert "one task is added or removed at a time" in refused(place, *words, "--undo").stderr
     assert [file.read_bytes() for file in files] == before
 
 
@@ -277,7 +277,7 @@ def test_a_run_goes_on_without_its_old_images(place: Path, tmp_path: Path) -> No
     assert done.code == 0
     assert "classes: 4 of 4 test images of task 1 are gone or changed" in done.stderr
     assert metrics_of(tmp_path / "run")["class_il"] == metrics_of(place / "run")["class_il"]
-    assert "none of its test images is there any more" in refused(tmp_path, "eval", "run").stderr
+    assert "its test images are no longer there" in refused(tmp_path, "eval", "run").stderr
 
 
 def test_own_photographs_are_learned_on_trained_features(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_bad_input(pair: Path, place: Path) -> None:
     assert "live sources need --clock wall" in refused(pair, "-", "--calib", "calib.txt", "--clock", "sim")
     assert "virtual clock only" in refused(pair, ".", "--simulate-latency", "60")
     assert "expected milliseconds" in refused(pair, ".", "--clock", "sim", "--simulate-latency", "soon")
-    assert "known ending" in refused(pair, ".", "--video", "play.txt")
+    assert "unknown file extension" in refused(pair, ".", "--video", "play.txt")
     assert "not a detector" in refused(pair, ".", "-w", "nowhere")
     (pair / "calib.txt").write_text("P2: 1 2\n")
     assert "P2 has 2 numbers" in refused(pair, ".")

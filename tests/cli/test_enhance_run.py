@@ -33,7 +33,7 @@ def test_existing_outputs_stay_without_force(photo: Path, tiny_weights: Path) ->
     arguments = ("enhance", photo.name, "-o", "out.png", "--weights", tiny_weights)
     done = effcli(*arguments, cwd=photo.parent)
     assert done.code == 2
-    assert "out.png: exists already" in done.stderr
+    assert "out.png: already exists" in done.stderr
     assert "--force" in done.stderr
     assert output.read_bytes() == b"precious"
     assert effcli(*arguments, "--force", cwd=photo.parent).code == 0
@@ -209,7 +209,9 @@ def test_times_are_kept_where_asked(photo: Path, tiny_weights: Path) -> None:
 def test_a_stream_has_no_times_to_keep(photo: Path, tiny_weights: Path) -> None:
     done = effcli("enhance", photo, "-o", "-", "--weights", tiny_weights, "--keep-times", cwd=photo.parent)
     assert (done.code, done.stdout) == (2, b"")
-    assert done.stderr.startswith("error: --keep-times: standard input and output have no times to keep")
+    assert done.stderr.startswith(
+        "error: --keep-times: standard input and output have no modification times to keep"
+    )
 
 
 def test_a_gallery_is_written_and_named_last(photo: Path, tiny_weights: Path) -> None:
@@ -222,7 +224,7 @@ def test_a_gallery_is_written_and_named_last(photo: Path, tiny_weights: Path) ->
     assert again.json["error"]["place"] == "broken.png"
     refused = effcli(*arguments, "--gallery", "night.png", cwd=photo.parent)
     assert (refused.code, refused.stdout) == (2, b"")
-    assert "night.png: the name of a gallery ends in .html" in refused.stderr
+    assert "night.png: the name of a gallery must end in .html" in refused.stderr
 
 
 def test_dry_run_names_what_would_be_written_and_writes_nothing(photo: Path) -> None:

@@ -180,7 +180,7 @@ def test_rl_distill_shares_environments_and_averages_gradients(tmp_path: Path) -
     )
     refused = two_ranks(*words.replace("copies=4", "copies=3").split(), "-o", "three", cwd=tmp_path)
     assert refused.code == 2
-    assert "cannot be shared out evenly over 2 processes" in refused.stderr
+    assert "cannot be divided evenly among 2 processes" in refused.stderr
 
 
 def test_continual_shares_features_out(tmp_path: Path) -> None:

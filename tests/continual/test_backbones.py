@@ -20,7 +20,7 @@ from effcli.core.errors import EffcliError
         ("timm:resnet81", "timm has no such model"),
         ("torchvision:resnet81", "torchvision has no such classifier"),
         ("open_clip:ViT-B-99:openai", "open_clip has no such model"),
-        ("open_clip:ViT-B-32", "which weights is not said"),
+        ("open_clip:ViT-B-32", "the name does not say which weights"),
         ("timm:test_resnet:nothing.safetensors", "no such file"),
     ],
 )

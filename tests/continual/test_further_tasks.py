@@ -136,7 +136,7 @@ def test_an_undone_task_leaves_what_was_there(place: Path) -> None:
     found = undo(place / "run")
     assert found["classes"] == kept["classes"] and found["accuracy_matrix"] == kept["accuracy_matrix"]
     assert weights(place / "run") == before and (place / "run" / "metrics.jsonl").read_text() == numbers
-    with pytest.raises(UsageError, match="no further task to take back"):
+    with pytest.raises(UsageError, match="no added task to remove"):
         undo(place / "run")
     for name in "xy":
         save_class(place / "again", name)
@@ -151,7 +151,7 @@ def test_what_was_learned_is_compared_and_not_paths(place: Path, caplog: pytest.
     assert checksums(place / "run") == before  # the same command again
     save_class(place / "new", "z")
     assert add(place / "run", place / "new")["classes"][2:] == [["x", "y"], ["z"]]
-    assert "left out: 12 images that are learned already" in caplog.text
+    assert "left out: 12 images that have been learned already" in caplog.text
 
 
 @pytest.mark.parametrize("method", ["er", "clfd-er", "e2net", "ir"])

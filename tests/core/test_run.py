@@ -282,7 +282,7 @@ def test_an_unfinished_run_needs_resume(tmp_path: Path) -> None:
         pass
     with pytest.raises(UsageError, match="unfinished run of this recipe") as caught:
         opened(tmp_path)
-    assert caught.value.hint == "--resume goes on with it"
+    assert caught.value.hint == "--resume continues it"
 
 
 def test_a_finished_run_is_refused_without_resume_and_untouched_with_it(

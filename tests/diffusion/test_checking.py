@@ -63,7 +63,7 @@ def conditional(**changes):
         ),
         (
             lambda: tiny_unet(time_embedding_type="fourier"),
-            "m: the UNet's time_embedding_type is 'fourier': it is told noise levels, not timesteps",
+            "m: the UNet's time_embedding_type is 'fourier': it takes noise levels, not timesteps",
         ),
         (
             lambda: tiny_unet(out_channels=3),

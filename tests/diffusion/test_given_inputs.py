@@ -96,7 +96,7 @@ def test_guidance_mixes_with_what_means_no_condition(tmp_path: Path) -> None:
             {"channels": torch.ones(2, 1, 8, 8)},
             "channels has the shape [2, 1, 8, 8], the network needs channels",
         ),
-        ({"null.channels": torch.ones(2, 8, 8)}, "its inputs have not the same number of rows: none"),
+        ({"null.channels": torch.ones(2, 8, 8)}, "its inputs do not have the same number of rows: none"),
         ({"channels": torch.full((2, 2, 8, 8), torch.nan)}, "channels is not finite"),
     ],
 )

@@ -165,15 +165,13 @@ def test_numbers_of_steps_and_classes_that_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no images in it" in str(refused(folder, data={"source": str(tmp_path / "empty")}))
     few = str(save_pipeline(tmp_path / "few", tiny_unet(num_class_embeds=3)))
-    assert "has 10 classes, the teacher knows 3" in str(refused(few))
+    assert "has 10 classes, the teacher has 3" in str(refused(few))
     eleven = str(save_pipeline(tmp_path / "eleven", tiny_unet(num_class_embeds=11)))
     error = refused(eleven)
-    assert "has 10 classes, the teacher knows 11" in str(error) and "means no class" in str(error.hint)
+    assert "has 10 classes, the teacher has 11" in str(error) and "means no class" in str(error.hint)
     for number in range(3):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "empty" / f"{number}.png")
-    assert "has no classes, the teacher knows 3" in str(
-        refused(few, data={"source": str(tmp_path / "empty")})
-    )
+    assert "has no classes, the teacher has 3" in str(refused(few, data={"source": str(tmp_path / "empty")}))
 
 
 @pytest.mark.slow

@@ -225,20 +225,20 @@ def test_the_middle_of_a_text_model_and_decoded_features(text_model: Path) -> No
 def test_what_a_teacher_lacks_is_said(text_model: Path, latent_model: Path, tmp_path: Path) -> None:
     text = {"model": str(text_model), **FEW}
     with pytest.raises(
-        InputError, match="is told a text, so its students learn from images with captions"
+        InputError, match="is conditioned on text, so its students learn from images with captions"
     ) as caught:
         progressive.plan(
             PdRecipe.model_validate({**text, "data": {"source": save_pictures(tmp_path / "plain")}})
         )
     assert "data.source=teacher" in str(caught.value.hint)
-    with pytest.raises(InputError, match=r"has no captions, and .* is told a text"):
+    with pytest.raises(InputError, match=r"has no captions, and .* is conditioned on text"):
         progressive.plan(PdRecipe.model_validate(text))
     sampled = {"source": "teacher"}
     with pytest.raises(UsageError, match="is not mirrored"):
         progressive.plan(PdRecipe.model_validate({**text, "data": sampled, "augment": {"flip": 0.5}}))
     with pytest.raises(UsageError, match="students of their own network are UNet2DModels"):
         progressive.plan(PdRecipe.model_validate({**text, "data": sampled, "student": "width=0.5"}))
-    with pytest.raises(InputError, match="only a UNet2DModel can be told the size of its steps"):
+    with pytest.raises(InputError, match="only a UNet2DModel can take the size of its steps as an input"):
         shortcut.plan(ShortcutRecipe.model_validate({**text, "data": sampled}))
     with pytest.raises(InputError, match="an unconditional model cannot be guided"):
         load_teacher(PdRecipe.model_validate({"model": str(latent_model), "guidance": 2.0, **FEW}))

@@ -100,7 +100,7 @@ def test_the_level_does_not_depend_on_the_size() -> None:
 
 def test_weights_that_say_the_picture_have_no_level_to_choose() -> None:
     network = WalMaFa(EXPOSURE.model_copy(update={"head": "picture"}))
-    with pytest.raises(InputError, match="brightness: these weights choose the level themselves"):
+    with pytest.raises(InputError, match="brightness: these weights have no exposure head"):
         Enhancer(network, brightness="+1EV")
     with pytest.raises(InputError, match="brightness: auto, a level"):
         Enhancer(network, brightness="more")

@@ -127,7 +127,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_activations_are_refused() -> None:
-    with pytest.raises(ValueError, match="fast quantizes weights alone: bits w4, not w4a8"):
+    with pytest.raises(ValueError, match="fast quantizes weights only: use bits w4, not w4a8"):
         MpqDmRecipe(bits="w4a8", fast=True)
 
 

@@ -292,7 +292,7 @@ def test_what_an_environment_draws_is_shown_as_it_is(drawn: np.ndarray, expected
 
 
 @pytest.mark.parametrize(
-    ("drawn", "message"), [(None, "it draws nothing"), (np.zeros((2, 40, 50)), "not a picture")]
+    ("drawn", "message"), [(None, "it renders nothing"), (np.zeros((2, 40, 50)), "not a picture")]
 )
 def test_what_is_no_picture_is_refused(drawn: Any, message: str) -> None:
     env: Any = Blocks(spaces.Box(-1, 1, (4,)), drawn=drawn)

@@ -90,7 +90,7 @@ def test_a_zip_decides_as_where_it_was_written(name: str) -> None:
 
 def test_a_zip_says_what_it_observes(tmp_path: Path) -> None:
     file = str(ZIPS / "ppo-parts.zip")
-    with pytest.raises(UsageError, match="sees 'kinds', which the students' environment does not show"):
+    with pytest.raises(UsageError, match="reads 'kinds', which the students' environment does not have"):
         read_stable_baselines(file, environments(spaces.Dict({"z": VECTOR, "room": CHOICE}), CHOICE))
     with pytest.raises(UsageError, match="reads a Dict of observations"):
         read_stable_baselines(file, environments(spaces.Box(-1, 1, (16,), np.float32), CHOICE))

@@ -225,7 +225,7 @@ def test_pictures_of_stable_baselines(tmp_path: Path) -> None:
         baselines_zip(tmp_path / "a.zip", w), make_environments("ALE/Pong-v5", 1)
     )
     assert network(torch.zeros(2, 4, 84, 84))[1].shape == (2, 6)
-    with pytest.raises(UsageError, match="reads pictures, which the environment does not show"):
+    with pytest.raises(UsageError, match="reads pictures, which the environment does not have"):
         read_stable_baselines(str(tmp_path / "a.zip"), make_environments(CORRIDOR, 1))
 
 

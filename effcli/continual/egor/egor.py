@@ -91,8 +91,8 @@ def old_objects(
     share = sum(len(one.boxes) > 0 for one in found) / max(1, len(found))
     if share > OFTEN and not wanted:
         log.warning(
-            "the old detector finds objects of old classes in %.0f %% of the new images; nothing is learned from them. "
-            "-s learning.columns=all -s learning.pseudo_labels=true takes them as labels",
+            "the old detector finds objects of old classes in %.0f %% of the new images, which would be learned as "
+            "background. -s learning.columns=all -s learning.pseudo_labels=true uses them as labels",
             100 * share,
         )
     if not wanted:

@@ -121,7 +121,7 @@ def _kept(scores: Tensor, labels: Tensor, least: float, about: DetectorSpec) -> 
         own = torch.nonzero(labels == number)[:, 0]
         if len(own) and not bool(kept[own].any()):
             log.warning(
-                "no synthesised object of %s is found with a score of %s or more; the best one is kept",
+                "the old detector finds no synthesised object of %s with a score of %s or more; the best one is kept",
                 name,
                 least,
             )
@@ -137,7 +137,7 @@ def read_objects(run: Path, number: int, classes: tuple[str, ...]) -> tuple[Tens
     """
     file = file_of(run, number)
     if not file.is_file():
-        raise InputError("no synthesised objects in it", place=str(run), hint="name a run of --method egor")
+        raise InputError("holds no synthesised objects", place=str(run), hint="name a run of --method egor")
     metadata, tensors = read_tensors(file, str(file))
     if tuple(metadata.get("classes", "").split("\n")) != classes:
         raise InputError("holds objects of classes other than the detector's", place=str(file))

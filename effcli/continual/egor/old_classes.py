@@ -129,4 +129,4 @@ def say_what_is_measured(groups: ClassGroups, known: Sequence[str], run: Run) ->
     parts = ", ".join(f"{one['classes']} on {one['source']} ({one['images']} images)" for one in found)
     n = sum(one["classes"] for one in found)
     left = f"; {len(known) - n} of {len(known)} cannot be measured" if n < len(known) else ""
-    run.say(f"old classes are measured: {parts}{left}")
+    run.say(f"old classes are measured on: {parts}{left}")

@@ -186,7 +186,7 @@ def named_detector(recipe: EgorRecipe) -> KnownDetector:
     known = KnownDetector(*load_detector(recipe.detector, recipe.detector_classes, sides))
     if isinstance(known.detector, BranchedDetector):
         raise UsageError(
-            "has a branch, and learns no classes in its old network",
+            "has a branch, and cannot learn classes in its old network",
             place=recipe.detector,
             hint="--method branch gives it another one",
         )

@@ -303,7 +303,9 @@ class EgorRecipe(DetectionRecipe, CompatRecipe):
         if labels.columns == "new" and (labels.pasted_as_labels or labels.pseudo_labels):
             raise ValueError("learning.columns: labels of old classes need columns all")
         if labels.pasted_as_labels and not self.composition.enabled:
-            raise ValueError("learning.pasted_as_labels: nothing is pasted without composition.enabled")
+            raise ValueError(
+                "learning.pasted_as_labels: needs composition.enabled, without which nothing is pasted"
+            )
         low, high = self.composition.scale
         if not 0 < low <= high:
             raise ValueError("composition.scale: two numbers above 0, the smaller first")

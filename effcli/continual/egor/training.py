@@ -135,7 +135,7 @@ def fit(
         composer: pastes objects; None for none.
     """
     if not len(images):
-        raise UsageError("there are no images to learn from", place="data")
+        raise UsageError("there are no training images", place="data")
     device = run.runtime.device
     wanted = [p for p in detector.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(

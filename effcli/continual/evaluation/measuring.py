@@ -232,7 +232,7 @@ def _own_tasks(place: str | Path) -> list[ClassTask]:
     tasks = load_stream(recipe, known_tasks(Path(place)))
     if not any(len(task.eval) for task in tasks):
         raise InputError(
-            "none of its test images is there any more", place=str(place), hint="name images with --data"
+            "its test images are no longer there", place=str(place), hint="name images with --data"
         )
     return tasks
 

@@ -81,7 +81,7 @@ class SlcaRecipe(SgdTrainedRecipe, CompatRecipe):
     @model_validator(mode="after")
     def _has_a_backbone(self) -> SlcaRecipe:
         if self.network.backbone is None:
-            raise ValueError("network.backbone: SLCA adapts a trained network; null is none")
+            raise ValueError("network.backbone: SLCA adapts a trained network, so it cannot be null")
         return self
 
 
@@ -131,5 +131,7 @@ class EaseRecipe(SgdTrainedRecipe, CompatRecipe):
     @model_validator(mode="after")
     def _has_a_backbone(self) -> EaseRecipe:
         if self.network.backbone is None:
-            raise ValueError("network.backbone: EASE puts adapters into a trained network; null is none")
+            raise ValueError(
+                "network.backbone: EASE puts adapters into a trained network, so it cannot be null"
+            )
         return self

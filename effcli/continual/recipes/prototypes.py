@@ -85,9 +85,7 @@ class PrototypeRecipe(ContinualRecipe):
     @model_validator(mode="after")
     def _has_features(self) -> PrototypeRecipe:
         if not self.train.first_epochs and self.network.backbone is None:
-            raise ValueError(
-                "train.first_epochs: 0 needs features that were learned before: network.backbone"
-            )
+            raise ValueError("train.first_epochs: 0 needs a trained network: set network.backbone")
         return self
 
 
@@ -109,5 +107,5 @@ class FrozenNcmRecipe(PrototypeRecipe):
     @model_validator(mode="after")
     def _drifts_nowhere(self) -> FrozenNcmRecipe:
         if self.ir.prototypes != "kept":
-            raise ValueError("ir.prototypes: frozen features do not drift")
+            raise ValueError("ir.prototypes: frozen features do not drift, so only kept is possible")
         return self

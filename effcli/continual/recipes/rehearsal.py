@@ -131,7 +131,7 @@ class ClfdRecipe(ErRecipe):
     @model_validator(mode="after")
     def _is_clfd(self) -> ClfdRecipe:
         if not self.frequency.enabled:
-            raise ValueError("frequency.enabled: false is method er")
+            raise ValueError("frequency.enabled: cannot be false here; without CLFD the method is er")
         return self
 
 

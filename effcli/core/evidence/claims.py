@@ -71,7 +71,7 @@ class Claim(Section):
         for item in self.expect:
             for arm in (item.arm, item.above):
                 if arm is not None and arm not in self.arms:
-                    raise ValueError(f"expect names no arm of this claim: {arm!r}")
+                    raise ValueError(f"expect names an arm that this claim does not have: {arm!r}")
         return self
 
 
@@ -182,7 +182,7 @@ def _run_arm(path: Path, recipe: Recipe, runtime: Runtime, name: str, show_progr
                 raise InterruptedRunError("interrupted between two runs", place=str(path.parent))
     except InterruptedRunError as error:
         raise InterruptedRunError(
-            error.message, place=error.place, hint="the same command goes on from there"
+            error.message, place=error.place, hint="the same command continues from there"
         ) from None
     return runtime.on_main(lambda: read_result(path))
 

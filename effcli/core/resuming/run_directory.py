@@ -76,7 +76,7 @@ def _holds_finished(path: Path, recipe: Recipe, resume: bool) -> bool:
     is_finished = (path / "result.json").exists()
     if not resume:
         state = "a finished run" if is_finished else "an unfinished run"
-        hint = "name another directory with -o" if is_finished else "--resume goes on with it"
+        hint = "name another directory with -o" if is_finished else "--resume continues it"
         raise UsageError(f"holds {state} of this recipe", place=place, hint=hint)
     return is_finished
 

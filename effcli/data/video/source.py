@@ -179,7 +179,7 @@ def _described(path: Path, container: Any, stream: Any, frame: Any, colours: Col
         raise InputError(f"frames of {frame.width}x{frame.height} pixels are too large", place=place)
     if not _is_rgb(frame) and luma_weights_of(frame.colorspace, frame.width, frame.height) is None:
         raise InputError(
-            f"its colours are in a form that is not supported (matrix {frame.colorspace} of H.273)",
+            f"its colour format is not supported (matrix {frame.colorspace} of H.273)",
             place=place,
             hint="convert it to BT.709 first",
         )
@@ -245,7 +245,7 @@ def _colours(stream: Any, place: str) -> ColourTags:
     if curve not in _UNDERSTOOD_CURVES and curve != _HLG:
         name = _CURVE_NAMES.get(curve, f"number {curve} of H.273")
         raise InputError(
-            f"its brightness is stored by a curve that is not supported: {name}",
+            f"its transfer curve is not supported: {name}",
             place=place,
             hint="convert it to SDR (BT.709) first",
         )
@@ -312,7 +312,7 @@ def _turn(frame: Any, place: str) -> tuple[tuple[int, int], tuple[int, int]]:
             scale = np.abs(values).max() or 1.0
             a, b, _, c, d = (values / scale).round(3).tolist()
             if sorted(map(abs, (a, b, c, d))) != [0, 0, 1, 1] or abs(a) != abs(d):
-                raise InputError("is turned by an angle other than 90, 180 or 270 degrees", place=place)
+                raise InputError("is rotated by an angle other than 90, 180 or 270 degrees", place=place)
             return (int(a), int(b)), (int(c), int(d))
     return (1, 0), (0, 1)
 

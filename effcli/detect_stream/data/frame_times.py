@@ -119,10 +119,10 @@ def timeline_of_pictures(stems: Sequence[str], places: Sequence[Path]) -> Timeli
     if len(times) != len(stems):
         first_is_0 = named.times_s is None and named.numbers[-1] < len(times)
         if not first_is_0:
-            raise InputError(f"has {len(times)} moments for {len(stems)} frames", place=str(file))
+            raise InputError(f"has {len(times)} timestamps for {len(stems)} frames", place=str(file))
         times = [times[number] for number in named.numbers]
     if any(later <= earlier for earlier, later in itertools.pairwise(times)):
-        raise InputError("its moments do not increase from frame to frame", place=str(file))
+        raise InputError("its timestamps do not increase from frame to frame", place=str(file))
     return Timeline(named.numbers, tuple(time - times[0] for time in times))
 
 

@@ -104,7 +104,9 @@ def labelled_sequences(
     name = parse_synthetic(source)
     if name is not None:
         if frames is not None:
-            raise UsageError(f"{frames} are frames of a folder, and {source} is none", place=frames_key)
+            raise UsageError(
+                f"{frames} selects frames of a folder, and {source} is not a folder", place=frames_key
+            )
         return drawn_sequences(drives_named(name, part), n_threads, check_stop)
     root = Path(source)
     names = sequence_names(root)
@@ -151,7 +153,7 @@ def _sequence_of(wanted: FrameRange, sequences: Sequence[StereoSequence], key: s
     if wanted.sequence is None:
         if len(sequences) > 1:
             raise UsageError(
-                f"{wanted} of which sequence? There are {len(sequences)} with labels",
+                f"{wanted} does not say which of the {len(sequences)} sequences with labels",
                 place=key,
                 hint=f"name it: {names[0]}:{wanted}",
             )

@@ -117,7 +117,8 @@ def _poses_in(
         return [None] * len(pairs)
     if np.array_equal(calibration.imu_to_camera, np.eye(4)):
         log.warning(
-            "%s: is not read, as where the GPS/IMU is is not known (calib_imu_to_velo.txt and calib_velo_to_cam.txt)",
+            "%s: is not read, because the position of the GPS/IMU is unknown: "
+            "calib_imu_to_velo.txt and calib_velo_to_cam.txt are missing",
             folder,
         )
         return [None] * len(pairs)
@@ -188,7 +189,7 @@ def paired_pictures(left: Path, right: Path, *, strict: bool = False) -> list[Pi
     ]
     for folder, named, side in zip((left, right), by_key, sides, strict=True):
         if len(named) < len(side):
-            raise InputError("has several pictures of one name", place=str(folder))
+            raise InputError("has several pictures with the same name", place=str(folder))
     single = sorted(by_key[0].keys() ^ by_key[1].keys())
     if single and (strict or not by_key[0].keys() & by_key[1].keys()):
         raise InputError(

@@ -85,9 +85,10 @@ def open_sequence(path: Path, calibration: str | None) -> StereoSequence:
         raise InputError("no such folder", place=str(path))
     if path.is_file() or _holds_pictures(path):
         raise InputError(
-            "has the pictures of one eye, and a stereo detector needs both",
+            "has the pictures of one camera, and a stereo detector needs both",
             place=str(path),
-            hint="name those of the right eye after it, and --calib FILE; or --side-by-side if each has both eyes",
+            hint="name those of the right camera after it, and --calib FILE; or --side-by-side if each "
+            "picture has both views",
         )
     raise InputError(
         "is neither a sequence of KITTI Tracking nor a folder with left/ and right/",
@@ -146,7 +147,7 @@ def _of_kitti(path: Path) -> StereoSequence | None:
     for folder in (path, path / "training"):
         if all((folder / name).is_dir() for name in _OBJECT[:3]):
             raise UsageError(
-                "is KITTI Object: its pictures are no stream",
+                "is KITTI Object: its pictures are not a stream",
                 place=str(path),
                 hint=f"name one: {path}/000000",
             )

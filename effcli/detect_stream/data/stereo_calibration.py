@@ -107,7 +107,7 @@ def require_rectified(calibration: StereoCalibration, place: str) -> StereoCalib
         raise InputError(
             f"the right camera is {shift_m:.3g} m to the left of the left one",
             place=place,
-            hint="exchange P2 and P3: the fourth number of their first rows is -f times the x of the camera",
+            hint="swap P2 and P3: the fourth number of their first rows is -f times the x of the camera",
         )
     for name, row, column, most in (
         ("focal lengths", 0, 0, 0.005 * left[0, 0]),
@@ -117,7 +117,7 @@ def require_rectified(calibration: StereoCalibration, place: str) -> StereoCalib
         values = float(left[row, column]), float(right[row, column])
         if abs(values[0] - values[1]) > most:
             raise InputError(
-                f"the {name} of the eyes differ: {values[0]:g} and {values[1]:g}",
+                f"the {name} of the two cameras differ: {values[0]:g} and {values[1]:g}",
                 place=place,
                 hint="rectify the pictures to one camera matrix (OpenCV: stereoRectify with CALIB_ZERO_DISPARITY)",
             )

@@ -40,7 +40,9 @@ def halves(picture: np.ndarray, place: str) -> StereoFrame:
     """
     width = picture.shape[1]
     if width % 2:
-        raise InputError(f"is {width} pixels wide, which are no two pictures side by side", place=place)
+        raise InputError(
+            f"is {width} pixels wide, an odd number, so it cannot hold two pictures side by side", place=place
+        )
     left, right = (np.ascontiguousarray(one) for one in (picture[:, : width // 2], picture[:, width // 2 :]))
     return StereoFrame(left, right)
 

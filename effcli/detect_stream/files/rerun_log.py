@@ -75,7 +75,7 @@ class RerunLog:
         if self._has_depth is None and images is not None:
             self._has_depth = images.depth is not None
             if not self._has_depth:
-                log.warning("%s has no depth: the detector has never learned it", self._path)
+                log.warning("%s has no depth: the detector was not trained for it", self._path)
         self._background.do(partial(self._write, output))
 
     def _log_camera(self) -> None:

@@ -88,7 +88,7 @@ def warn_if_horizon_is_off(fit: FrameFit, config: NetworkConfig) -> None:
     if abs(row - wanted) > _MOST_OFF * config.height:
         log.warning(
             "the horizon, by the calibration, is at row %.0f of the %d that the network sees and should be near row "
-            "%.0f; the pictures have no rows to shift to, so expect fewer objects",
+            "%.0f; the pictures have no further rows, so expect fewer detections",
             row,
             fit.height,
             wanted,

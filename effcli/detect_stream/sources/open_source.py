@@ -59,7 +59,7 @@ def open_source(name: SourceName, pipe: BinaryIO, most_frames: int | None = None
     """
     source, fps = name.source, name.fps
     if name.side_by_side and name.right is not None:
-        raise UsageError("is one source with both eyes; name no right one", place="--side-by-side")
+        raise UsageError("is one source with both views: leave the right one out", place="--side-by-side")
     if name.side_by_side and (source in (None, "-") or parse_synthetic(str(source)) is not None):
         raise UsageError("a pipe and synthetic drives have two pictures per frame", place="--side-by-side")
     if source is None or parse_synthetic(source) is not None:
@@ -69,7 +69,7 @@ def open_source(name: SourceName, pipe: BinaryIO, most_frames: int | None = None
     if is_live_name(source):
         if not name.side_by_side:
             raise UsageError(
-                "a camera is read with both eyes in one picture: separate ones do not say which frames belong together",
+                "a camera must have both views in one picture: separate ones do not say which frames belong together",
                 place=source,
                 hint="--side-by-side; or pair the frames yourself and send them through a pipe (-)",
             )
@@ -88,7 +88,7 @@ def _of_files(name: SourceName, path: Path) -> FrameSource:
             raise UsageError(
                 "is one video",
                 place=str(path),
-                hint="name the right one after it, or --side-by-side if both eyes are in it",
+                hint="name the right one after it, or --side-by-side if it has both views",
             )
         return VideoSource(path, Path(name.right) if name.right else None, _calibration(name), name.fps)
     if name.side_by_side:
@@ -117,6 +117,7 @@ def _calibration(name: SourceName) -> StereoCalibration:
         raise UsageError(
             "needs a calibration",
             place=name.source,
-            hint="--calib FILE: lines P2: and P3: of 12 numbers, or another form of docs/tasks/detect-stream.md",
+            hint="--calib FILE: lines P2: and P3: of 12 numbers, or another form of "
+            "docs/tasks/detect-stream.md",
         )
     return read_calibration(Path(name.calibration))

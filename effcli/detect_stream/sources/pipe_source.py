@@ -93,7 +93,7 @@ def _moment(value: Any, place: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"ts is {value!r}, not a number of seconds", place=place)
+        raise InputError(f"ts is {value!r}, not a time in seconds", place=place)
     return float(value)
 
 

@@ -98,15 +98,15 @@ def checked_eyes(arrivals: Iterator[Arrival], fit: FrameFit, config: NetworkConf
                 raise InputError(
                     "left and right are the same picture",
                     place=f"frame {arrival.number}",
-                    hint="name the pictures of both eyes",
+                    hint="name the pictures of both cameras",
                 )
             evidence, n_seen = evidence + found, n_seen + 1
             if evidence.total >= _LEAST_BLOCKS:
                 _say(evidence)
             elif n_seen == _MOST_FRAMES:
                 log.warning(
-                    "left and right could not be compared: the first %d frames have %d places with a clear match, and "
-                    "%d are needed; exchanged eyes would go unnoticed",
+                    "left and right could not be compared: the first %d frames have %d places with a clear "
+                    "match, and %d are needed; swapped cameras would go unnoticed",
                     n_seen,
                     evidence.total,
                     _LEAST_BLOCKS,
@@ -117,14 +117,15 @@ def checked_eyes(arrivals: Iterator[Arrival], fit: FrameFit, config: NetworkConf
 def _say(evidence: EyeEvidence) -> None:
     if evidence.farther_right > 2 * evidence.farther_left and evidence.farther_right >= _LEAST_BLOCKS // 2:
         log.warning(
-            "left and right look exchanged: of %d places %d are farther right in the right picture; exchange them, "
-            "or distances will be wrong",
+            "left and right look swapped: of %d places %d are farther right in the right picture; swap "
+            "them, or distances will be wrong",
             evidence.total,
             evidence.farther_right,
         )
     elif evidence.same_place > _FAR_SHARE * evidence.total:
         log.warning(
-            "of %d places %d are at the same place in both pictures: one eye shown twice, or all is very far away",
+            "of %d places %d are at the same position in both pictures: one camera shown twice, or everything "
+            "is very far away",
             evidence.total,
             evidence.same_place,
         )

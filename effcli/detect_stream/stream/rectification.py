@@ -65,7 +65,7 @@ def warn_if_size_is_odd(size: tuple[int, int], config: NetworkConfig) -> None:
         )
     elif height > width:
         log.warning(
-            "the pictures are %dx%d, upright: of %d rows the network sees %d; are they turned by 90 degrees?",
+            "the pictures are %dx%d, upright: of %d rows the network sees %d; are they rotated by 90 degrees?",
             *(width, height, height, round(config.height * max(1.0, width / config.width))),
         )
 

@@ -45,7 +45,7 @@ def training_data(recipe: StreamDsgnRecipe) -> TrainingData:
     warn_of_horizons([*(sequences or []), *(held_out or [])], recipe.network.config())
     for name, numbers in shared_frames(sequences or [], held_out or []).items():
         log.warning(
-            "%d frames of sequence %s, from %d to %d, are both learned from and measured on",
+            "%d frames of sequence %s, from %d to %d, are used both for training and for evaluation",
             *(len(numbers), name, numbers[0], numbers[-1]),
         )
     return TrainingData(sequences, held_out)
@@ -54,13 +54,13 @@ def training_data(recipe: StreamDsgnRecipe) -> TrainingData:
 def _check_clips(clips: Clips, source: str) -> None:
     if clips.n_beside_gaps:
         log.warning(
-            "%s: %d frames are not learned from, as the frame before or after them is missing",
+            "%s: %d frames are not used for training, because the frame before or after them is missing",
             source,
             clips.n_beside_gaps,
         )
     if not len(clips):
         raise UsageError(
-            "holds nothing to learn from: no frame has one before it and one with labelled objects after it",
+            "has no frames to train on: none has a frame before it and one with labelled objects after it",
             place=source,
         )
 
@@ -85,7 +85,7 @@ def _say_what_is_missing(sequences: list[StereoSequence], recipe: StreamDsgnReci
     n_without = sum(track < 0 for track in ids)
     if n_without and weights.motion and weights.motion_by == "track":
         log.warning(
-            "%s: %d of %d labelled objects have no track id (-1); motion consistency is not learned from them",
+            "%s: %d of %d labelled objects have no track id (-1) and are not used for motion consistency",
             *(source, n_without, len(ids)),
         )
 

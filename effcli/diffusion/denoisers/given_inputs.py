@@ -64,5 +64,5 @@ def _read(file: Path, needs: list[NeededInput]) -> tuple[Condition, Condition]:
     counts = {name: len(value) for name, value in rows.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         listed = ", ".join(f"{name} {n}" for name, n in counts.items())
-        raise InputError(f"its inputs have not the same number of rows: {listed or 'none'}", place=place)
+        raise InputError(f"its inputs do not have the same number of rows: {listed or 'none'}", place=place)
     return rows, null

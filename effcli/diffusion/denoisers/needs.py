@@ -86,7 +86,7 @@ def needs_of(network: nn.Module, place: str) -> list[NeededInput]:
         raise InputError(
             f"is a {name}: {reason}",
             place=place,
-            hint=f"--fast quantizes its weights alone; known are {', '.join(_NEEDS)}",
+            hint=f"--fast quantizes only its weights; supported: {', '.join(_NEEDS)}",
         )
     return _NEEDS[name](network, config, place)
 

@@ -52,9 +52,9 @@ def plan(recipe: ShortcutRecipe) -> Plan[TeacherInputs]:
     model = made.inputs.teacher.model
     if type(model.unet).__name__ != "UNet2DModel":
         raise InputError(
-            f"is a {type(model.unet).__name__}; only a UNet2DModel can be told the size of its steps",
+            f"is a {type(model.unet).__name__}; only a UNet2DModel can take the size of its steps as an input",
             place=model.source,
-            hint="--method cd is one training for any number of steps, too",
+            hint="--method cd also gives any number of steps from one training",
         )
     return made
 

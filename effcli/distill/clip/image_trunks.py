@@ -117,7 +117,7 @@ def same_network(model: nn.Module, trunk: nn.Module, place: str) -> dict[str, Te
     theirs, names = list(model.state_dict().values()), list(trunk.state_dict())
     shapes = [one.shape for one in trunk.state_dict().values()]
     if [one.shape for one in theirs] != shapes:
-        raise InputError("is another network than the student's image tower", place=place)
+        raise InputError("is not the network of the student's image tower", place=place)
     weights = dict(zip(names, theirs, strict=True))
     copied = copy.deepcopy(trunk)
     copied.load_state_dict(weights)
@@ -125,5 +125,5 @@ def same_network(model: nn.Module, trunk: nn.Module, place: str) -> dict[str, Te
     with torch.inference_mode():
         expected, found = model(picture).flatten(1), copied.eval()(picture).flatten(1)
     if expected.shape != found.shape or (expected - found).abs().max() > _CLOSE * expected.abs().max():
-        raise InputError("computes something else than the student's image tower", place=place)
+        raise InputError("computes something other than the student's image tower", place=place)
     return weights

@@ -90,7 +90,7 @@ def _chosen(
     n_ours, n_theirs = _n_layers(ours), _n_layers(theirs)
     if not n_ours or not n_theirs:
         raise InputError(
-            f"the {part} towers of student and teacher are not of one kind",
+            f"the {part} towers of student and teacher are of different kinds",
             place=f"init.{part}",
             hint="weights are inherited between ViTs and between text transformers of open_clip, or by equal towers",
         )

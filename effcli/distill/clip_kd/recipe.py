@@ -274,7 +274,9 @@ class ClipKdRecipe(ClipRecipe, CompatRecipe):
     def _one_weight_per_teacher(self) -> Self:
         if self.model == STORED:
             if self.more_teachers:
-                raise ValueError("more_teachers: reinforced data hold the embeddings of all teachers already")
+                raise ValueError(
+                    "more_teachers: reinforced data already holds the embeddings of all teachers"
+                )
         elif self.teacher_weights is not None and len(self.teacher_weights) != len(self.teachers):
             raise ValueError(
                 f"teacher_weights: {len(self.teacher_weights)} weights for {len(self.teachers)} teachers"

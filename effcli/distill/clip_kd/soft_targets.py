@@ -57,7 +57,7 @@ class SoftTargets:
         elif self._run.runtime.is_main:
             log.warning(
                 "%s, %.0f %%: the teacher knows these pairs so well that crd teaches little beyond the labels; "
-                "a teacher that has not learned them, or a larger batch, says more",
+                "a teacher that was not trained on them, or a larger batch, teaches more",
                 text,
                 100 * entropy / self._most,
             )

@@ -43,11 +43,11 @@ def _started(recipe: ClipKdRecipe, teacher: ClipModel | None) -> ClipModel:
     student = load_clip(name) if is_trained else new_clip(name)
     if "multimodal_cfg" in student.config:
         raise UsageError(
-            "a CoCa can teach, but not learn", place=name, hint="name its CLIP, such as ViT-B-32"
+            "a CoCa can be a teacher, but not a student", place=name, hint="name its CLIP, such as ViT-B-32"
         )
     if teacher is None and (init.image == "teacher" or init.text != "new"):
         raise UsageError(
-            "the data hold embeddings only, no towers to start from", place="init.image or init.text"
+            "the data holds only embeddings, no towers to start from", place="init.image or init.text"
         )
     changes = _changes(recipe, student, teacher)
     if changes:

@@ -104,7 +104,7 @@ class TeacherCache:
             self._compute(items, run)
         embeddings = self._open(items)
         if embeddings is None:
-            raise RunError("the teacher embeddings have been deleted meanwhile", place=str(self.folder))
+            raise RunError("the teacher embeddings have been deleted during the run", place=str(self.folder))
         for first in range(0, items.n, _CHECKED_ROWS):
             if not np.isfinite(embeddings[first : first + _CHECKED_ROWS]).all():
                 raise RunError(

@@ -116,12 +116,14 @@ def load_examples(recipe: StudentsRecipe, teacher: DiffusionTeacher) -> Examples
     source, model = recipe.data.source, teacher.model
     if source == SAMPLED:
         if recipe.augment.flip:
-            raise UsageError("what the teacher samples is not mirrored", place="augment.flip", hint="set 0")
+            raise UsageError(
+                "images that the teacher samples are not mirrored", place="augment.flip", hint="set 0"
+            )
         return None
     sources = {need.source for need in needs_of(model.unet, model.source)}
     if recipe.condition.inputs is not None or "file" in sources:
         raise InputError(
-            "images come without the other inputs that its network is given", place=source,
+            "images come without the other inputs that its network needs", place=source,
             hint=f"-s data.source={SAMPLED} learns from what the teacher samples with condition.inputs",
         )  # fmt: skip
     channels, height, width = teacher.picture_shape
@@ -144,15 +146,15 @@ def _captioned(source: str, teacher: DiffusionTeacher, side: int, channels: int)
     model = teacher.model
     if source == CLOTHES:
         raise InputError(
-            f"has no captions, and {model.source} is told a text", place=source,
-            hint=f"--data names images with captions, or {SAMPLED} for what the teacher samples itself",
+            f"has no captions, and {model.source} is conditioned on text", place=source,
+            hint=f"give --data images with captions, or {SAMPLED} for images that the teacher samples itself",
         )  # fmt: skip
     assert teacher.embedder is not None
     try:
         pairs = load_pairs(ClipPairsSection(source=source))
     except InputError as error:
         raise InputError(
-            f"{model.source} is told a text, so its students learn from images with captions: {error.args[0]}",
+            f"{model.source} is conditioned on text, so its students learn from images with captions: {error.args[0]}",
             place=source,
             hint=f"-s data.source={SAMPLED} learns from what the teacher samples of condition.prompts",
         ) from None
@@ -192,11 +194,11 @@ def _check_classes(images: ImageSet, teacher: DiffusionTeacher, null_class: int 
         return
     if images.classes == ("",):
         raise InputError(
-            f"has no classes, the teacher knows {n_classes}", place=place, hint="one sub-folder per class"
+            f"has no classes, the teacher has {n_classes}", place=place, hint="one sub-folder per class"
         )
     one_less = f"; or -s condition.null_class={n}, if the last label means no class"
     raise InputError(
-        f"has {n} classes, the teacher knows {n_classes}",
+        f"has {n} classes, the teacher has {n_classes}",
         place=place,
         hint="labels are the numbers of the classes in order, so there must be as many"
         + (one_less if n == n_classes - 1 else ""),
@@ -211,9 +213,9 @@ def check_teacher(model: DiffusionModel) -> None:
     """
     if class_name_of(model.unet) not in DENOISERS:
         raise InputError(
-            f"is a {class_name_of(model.unet)}, of which it is not known how it is called",
+            f"is a {class_name_of(model.unet)}, and effcli does not know how to call it",
             place=model.source,
-            hint=f"known are {', '.join(DENOISERS)}",
+            hint=f"supported: {', '.join(DENOISERS)}",
         )
     if is_unet(model.unet) and predicts_variances(model.unet):  # pipelines of transformers leave them out
         raise InputError(
@@ -231,8 +233,8 @@ def check_teacher(model: DiffusionModel) -> None:
     decoded = model.folder is not None and is_latent(model.folder)
     if not decoded and (channels not in (1, 3) or height != width):
         raise InputError(
-            f"denoises {channels}x{height}x{width}, not square grey or RGB images, and has no vae/ or vqvae/ that "
-            "makes some of it",
+            f"denoises {channels}x{height}x{width}, not square grey or RGB images, and has no vae/ or "
+            "vqvae/ that decodes it to such images",
             place=model.source,
         )
     _check_clipping(model)
@@ -248,7 +250,7 @@ def _check_clipping(model: DiffusionModel) -> None:
     settings = ddim_config(model.scheduler_config)
     if settings["thresholding"]:
         raise InputError(
-            "its scheduler's thresholding is true, which distillation does not do", place=model.source
+            "its scheduler's thresholding is true, which distillation does not support", place=model.source
         )
     if settings["clip_sample"] and settings["clip_sample_range"] != 1:
         raise InputError(

@@ -159,7 +159,9 @@ def copy_times(source: Path, destination: Path) -> None:
         times = source.stat()
         os.utime(destination, ns=(times.st_atime_ns, times.st_mtime_ns))
     except OSError as error:  # the picture is there all the same
-        log.warning("%s: its times are not those of the input: %s", destination, error.strerror)
+        log.warning(
+            "%s: its modification time could not be set to that of the input: %s", destination, error.strerror
+        )
 
 
 def _together(shares: list[Outcome]) -> Outcome:
@@ -179,7 +181,7 @@ def _show_skipped(gallery: Gallery, skipped: Sequence[Job]) -> None:
             try:
                 _show(gallery, job, read_picture(_stored(job.source)), read_picture(_stored(job.destination)))
             except InputError as error:
-                log.warning("%s: is not in the gallery: %s", job.source, error)
+                log.warning("%s: cannot be shown in the gallery: %s", job.source, error)
 
 
 def _show(gallery: Gallery, job: Job, before: Picture, after: Picture) -> None:
@@ -189,7 +191,7 @@ def _show(gallery: Gallery, job: Job, before: Picture, after: Picture) -> None:
     try:
         gallery.add(job.number, name, before, after)
     except OSError as error:  # the picture is there all the same
-        log.warning("%s: is not in the gallery: %s", name, error.strerror or error)
+        log.warning("%s: cannot be shown in the gallery: %s", name, error.strerror or error)
 
 
 @contextlib.contextmanager

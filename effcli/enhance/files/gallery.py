@@ -125,9 +125,9 @@ def check_gallery(name: str | Path, *, force: bool, resume: bool) -> Path:
     """
     path = Path(name)
     if is_url(str(name)):
-        raise UsageError("a gallery is a local file", place=str(name))
+        raise UsageError("a gallery must be a local file", place=str(name))
     if path.suffix.lower() not in _ENDINGS:
-        raise UsageError("the name of a gallery ends in .html", place=str(path))
+        raise UsageError("the name of a gallery must end in .html", place=str(path))
     check_new_file(path, force=force or (resume and _is_gallery(path)))
     return path
 

@@ -31,7 +31,7 @@ def encode(picture: Picture, format: str, quality: int, place: str) -> tuple[byt
     longest = _LONGEST_SIDE.get(format)
     if longest and max(width, height) > longest:
         hint = "choose PNG or TIFF"
-        raise RunError(f"{format} holds at most {longest} pixels a side", place=place, hint=hint)
+        raise RunError(f"{format} holds at most {longest} pixels per side", place=place, hint=hint)
     bit_depth = picture.bit_depth if format in ("PNG", "TIFF") else 8
     notes = [] if bit_depth == picture.bit_depth else [f"{format} holds 8 bits: 16-bit samples were rounded"]
     samples = _samples(picture, bit_depth)

@@ -46,7 +46,7 @@ def checked_suffix(output: str, format: str | None) -> Location:
         hint = f"supported: {' '.join(FORMATS)}; a folder ends in /"
         raise UsageError(f"suffix {path.suffix!r} is not an image format", place=output, hint=hint)
     if format not in (None, written):
-        raise UsageError(f"the name says {written}, the format asked for is {format}", place=output)
+        raise UsageError(f"the name says {written}, but --format says {format}", place=output)
     return path
 
 

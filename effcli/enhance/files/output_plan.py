@@ -84,7 +84,7 @@ def plan_outputs(
     paths = [location(item) for item in inputs]
     if output is None and (remote := [path for path in paths if isinstance(path, RemotePath)]):
         hint = "-o FOLDER, or -o and a URL"
-        raise UsageError("pictures by URL need an output", place=str(remote[0]), hint=hint)
+        raise UsageError("pictures read by URL need an output", place=str(remote[0]), hint=hint)
     left_out: Counter[str] = Counter()
     pairs, failures = _find(paths, output, suffix, format, left_out)
     pairs, sharing = with_own_outputs(pairs)
@@ -205,9 +205,7 @@ def _checked_root(output: str, n_inputs: int) -> Location:
     is_new = not _exists(root)
     if n_inputs > 1 and format_of(root) and is_new and not output.endswith(("/", os.sep)):
         hint = "end it with / if the folder really has that name"
-        raise UsageError(
-            f"is the name of one picture, but there are {n_inputs} inputs", place=output, hint=hint
-        )
+        raise UsageError(f"names one picture, but there are {n_inputs} inputs", place=output, hint=hint)
     if not is_new and not is_folder(root):
         raise UsageError("is a file, but the outputs need a folder", place=str(root))
     return root
@@ -262,7 +260,7 @@ class OutputPlaces:
             return InputError("the output is a folder", place=place)
         is_there = os.path.lexists(destination) if isinstance(destination, Path) else place in self.objects
         if is_there and not self.force:
-            return InputError("exists already", place=place, hint="--force overwrites it")
+            return InputError("already exists", place=place, hint="--force overwrites it")
         return None
 
 

@@ -198,7 +198,9 @@ def _check_one_batch(found: Sequence[tuple[Location, dict[str, Any]]]) -> None:
             message = f"is of {shard['of']} shards, {first_path} of {of}"
             raise UsageError(message, place=str(path), hint="merge the shards of one batch")
         if difference := _difference(first["settings"], summary["settings"]):
-            raise UsageError(f"has other settings than {first_path}: {difference}", place=str(path))
+            raise UsageError(
+                f"was made with settings other than those of {first_path}: {difference}", place=str(path)
+            )
         if shard["index"] in places:
             message = f"shard {shard['index']} of {of} is in {places[shard['index']]} too"
             raise UsageError(message, place=str(path), hint="give each shard once")
@@ -207,7 +209,9 @@ def _check_one_batch(found: Sequence[tuple[Location, dict[str, Any]]]) -> None:
             first["shard"]["n_inputs"],
         ):
             hint = "files came or went between the jobs: run the shards again with --resume"
-            raise UsageError(f"saw another list of inputs than {first_path}", place=str(path), hint=hint)
+            raise UsageError(
+                f"was made from another list of inputs than {first_path}", place=str(path), hint=hint
+            )
         places[shard["index"]] = path
     if missing := [index for index in range(1, of + 1) if index not in places]:
         word = "shard" if len(missing) == 1 else "shards"

@@ -82,8 +82,8 @@ class Memory:
             return cls(whole_fits=True)
         if is_indivisible:
             raise RunError(
-                f"weights with token_order reshape need the whole picture in memory: {needed >> 20} MB, "
-                f"allowed are {bound >> 20} MB",
+                f"weights with token_order reshape need the whole picture in memory: {needed >> 20} MB, and "
+                f"{bound >> 20} MB are allowed",
                 hint=f"--max-memory {(needed >> 20) + 1}, or weights with token_order transpose (builtin:walmafa)",
             )
         pixels = height * width * config.dim
@@ -92,7 +92,7 @@ class Memory:
         least = pixels * _FOURIER_BYTES + least_rows * row_bytes + _FIXED_BYTES
         if least > bound:
             raise RunError(
-                f"this picture needs at least {least >> 20} MB, allowed are {bound >> 20} MB",
+                f"this picture needs at least {least >> 20} MB, and {bound >> 20} MB are allowed",
                 hint=f"--max-memory {(least >> 20) + 1}",
             )
         left = bound - _FIXED_BYTES - pixels * _MAPS_BYTES

@@ -85,7 +85,7 @@ def _pairs(paths: list[Path], output: str | None, suffix: str) -> list[tuple[Pat
     if os.path.lexists(root) and not root.is_dir():
         raise UsageError("is a file, but the outputs need a folder", place=output)
     if container_of(root) and not names_folder(output):
-        raise UsageError(f"is the name of one video, but there are {len(paths)} inputs", place=output)
+        raise UsageError(f"names one video, but there are {len(paths)} inputs", place=output)
     return [(path, root / _output_name(path, "")) for path in paths]
 
 
@@ -101,7 +101,9 @@ def _check(inputs: Sequence[str | Path], output: str | None) -> None:
         if Path(item).is_dir() or is_picture_name(str(Path(item).name)):
             kind = "a folder" if Path(item).is_dir() else "a picture"
             raise UsageError(
-                f"is {kind}: videos are named alone", place=str(item), hint="run them separately"
+                f"is {kind}: videos cannot be mixed with other inputs",
+                place=str(item),
+                hint="run them separately",
             )
     try:
         import av  # noqa: F401

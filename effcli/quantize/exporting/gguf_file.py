@@ -72,7 +72,7 @@ def check_gguf(model: PackedModel, dtype: torch.dtype) -> nn.Module:
 
     if not hasattr(network, "from_single_file") or class_name_of(network) not in READABLE:
         raise InputError(
-            f"diffusers reads no GGUF file of a {class_name_of(network)}",
+            f"diffusers cannot read GGUF files of a {class_name_of(network)}",
             place="--to gguf",
             hint="--to torchao",
         )

@@ -58,9 +58,9 @@ def lora_of(about: dict[str, Any] | None) -> LoraSection:
         return LoraSection()
     file = Path(about["file"])
     if not file.is_file():
-        raise InputError("the LoRA that was fused is not here any more", place=str(file))
+        raise InputError("the LoRA that was fused is no longer here", place=str(file))
     if sha256(file) != about["sha256"]:
-        raise InputError("is another LoRA than the one that was fused", place=str(file))
+        raise InputError("is not the LoRA that was fused", place=str(file))
     return LoraSection(file=str(file), scale=about["scale"])
 
 

@@ -89,7 +89,7 @@ def find_pipeline(packed: PackedModel, place: str | Path, moved_to: str | None) 
             _refuse_missing(packed, name)
         if _checksum(pipeline / name) != checksum:
             raise InputError(
-                "has other files than when the model was quantized", place=str(pipeline / name), hint=_HINT
+                "has changed since the model was quantized", place=str(pipeline / name), hint=_HINT
             )
     return pipeline
 
@@ -108,7 +108,7 @@ def check_source(packed: PackedModel, place: str | None) -> str:
     """
     chosen = place or place_of_source(packed)
     if Path(chosen).is_absolute() and not Path(chosen).exists():
-        raise InputError("the full-precision model is not here any more", place=chosen, hint=_HINT)
+        raise InputError("the full-precision model is no longer here", place=chosen, hint=_HINT)
     return chosen
 
 
@@ -138,4 +138,4 @@ def _may_be_latent(packed: PackedModel) -> bool:
 
 def _refuse_missing(packed: PackedModel, part: str) -> NoReturn:
     source = place_of_source(packed)
-    raise InputError(f"{part} of the full-precision model is not there", place=source, hint=_HINT)
+    raise InputError(f"{part} of the full-precision model is missing", place=source, hint=_HINT)

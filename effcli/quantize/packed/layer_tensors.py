@@ -187,7 +187,7 @@ def _read_codes(
     codes = codes_of_file(by_bits, row_bits, n_codes)
     table = _read_table(name, counts, row_bits, tensors) if facts.codes == "codebook" else None
     if facts.crc32 is not None and _checksum(codes, table) != facts.crc32:
-        raise ValueError("its codes have another checksum than its header says")
+        raise ValueError("the checksum of its codes is not that of its header")
     return codes, table
 
 

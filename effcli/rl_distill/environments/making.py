@@ -152,7 +152,7 @@ def _of_function(make: Any, copies: int, workers: int, more: dict[str, Any], nam
     first = make(**more, **({"num_envs": copies} if "num_envs" in takes else {}))
     if isinstance(first, gymnasium.vector.VectorEnv):
         if workers:
-            raise UsageError("makes a vector environment, which --workers cannot share out", place=name)
+            raise UsageError("makes a vector environment, which --workers cannot divide", place=name)
         return first
     if not isinstance(first, gymnasium.Env):
         raise UsageError(

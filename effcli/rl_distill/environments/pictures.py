@@ -32,13 +32,13 @@ def _channels_last(drawn: np.ndarray) -> np.ndarray:
         ValueError: it is not a picture.
     """
     if drawn.dtype == object:
-        raise ValueError("it draws nothing")
+        raise ValueError("it renders nothing")
     if drawn.ndim == 3 and drawn.shape[2] not in (1, 3, 4) and drawn.shape[0] in (1, 3, 4):
         return np.moveaxis(drawn, 0, -1)
     if drawn.dtype.kind not in "buif" or not (
         drawn.ndim == 2 or (drawn.ndim == 3 and drawn.shape[2] in (1, 3, 4))
     ):
-        raise ValueError(f"it draws {drawn.dtype} of shape {list(drawn.shape)}, which is not a picture")
+        raise ValueError(f"it renders {drawn.dtype} of shape {list(drawn.shape)}, which is not a picture")
     return drawn
 
 

@@ -149,14 +149,16 @@ def _parts(observed: Observed, settings: BaselinesSettings, file: str) -> list[P
     by_name = {part.name: part for part in observed.parts}
     if "" in by_name:
         if settings.is_dict:
-            raise UsageError("reads a Dict of observations, the environment shows one array", place=file)
+            raise UsageError(
+                "reads a Dict of observations, but the environment has a single array", place=file
+            )
         return [by_name[""]]
     if settings.is_dict is False:
-        raise UsageError("teaches where observations are one array, not several parts", place=file)
+        raise UsageError("reads a single array of observations, not several parts", place=file)
     missing = [key for key in settings.keys or () if key not in by_name]
     if missing:
         raise UsageError(
-            f"sees {missing[0]!r}, which the students' environment does not show",
+            f"reads {missing[0]!r}, which the students' environment does not have",
             place=file,
             hint=f"available: {', '.join(map(repr, by_name))}",
         )
@@ -171,7 +173,7 @@ def _part_reader(
     is_image = part.layout in ("chw", "hwc")
     if f"{name}.cnn.0.weight" in weights:
         if not is_image:
-            raise UsageError("reads pictures, which the environment does not show", place=file)
+            raise UsageError("reads pictures, which the environment does not have", place=file)
         return [UnitPicture(scaled), *_convolutions(weights, name, file)]
     if part.choices:
         return [OneHot(part)]

@@ -106,11 +106,11 @@ def read_stable_baselines(file: str, env: Environments) -> tuple[BaselinesNetwor
     is_squashed = "actor.mu.weight" in weights
     if "actor.mu.0.weight" in weights:
         raise InputError(
-            "is a policy of TD3, DDPG, or SAC with use_sde; read are those of PPO, A2C, DQN, SAC and TQC, "
-            "which say how likely each action is without settings of their own", place=file,
+            "is a policy of TD3, DDPG, or SAC with use_sde; supported: PPO, A2C, DQN, SAC and TQC without "
+            "settings that change the distribution of actions", place=file,
         )  # fmt: skip
     if not (is_dqn or is_squashed or "action_net.weight" in weights):
-        raise InputError("has no network that is known: none of action_net, q_net and actor.mu", place=file)
+        raise InputError("has no known network: none of action_net, q_net and actor.mu", place=file)
     unread = next((name for name in weights if not _READ.match(name)), None)
     if unread is not None:
         raise InputError(f"has weights that are not understood: {unread[:80]}", place=file)
@@ -150,7 +150,9 @@ def _squashed_actor(
             "its actions are squashed, not clipped", place=file, hint="add -s env.action_bounds=squash"
         )
     if None in (*env.actions.low, *env.actions.high):
-        raise UsageError("its actions have bounds, the environment has an action without", place=file)
+        raise UsageError(
+            "its actions have bounds, but the environment has an action without bounds", place=file
+        )
     return BaselinesNetwork(body, head, None, None)
 
 
@@ -217,7 +219,7 @@ def _contents(file: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             if "policy.pth" not in names:
-                raise InputError("is no policy of Stable-Baselines3: it has no policy.pth", place=file)
+                raise InputError("is not a policy of Stable-Baselines3: it has no policy.pth", place=file)
             if sum(archive.getinfo(name).file_size for name in names) > _LARGEST_BYTES:
                 raise InputError("is larger than 2 GiB", place=file)
             data = json.loads(archive.read("data")) if "data" in names else {}

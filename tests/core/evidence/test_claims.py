@@ -185,7 +185,7 @@ def test_the_claim_is_as_good_as_its_weakest_sentence(
     [
         ("title:", "titel:", "claim.yaml:3: titel: unknown key, did you mean 'title'?"),
         ("at_least: 0.5", "at_least: 0.5, above: better", "give one of above, above_metric and at_least"),
-        ("above: plain", "above: plane", "expect names no arm of this claim: 'plane'"),
+        ("above: plain", "above: plane", "expect names an arm that this claim does not have: 'plane'"),
         ("better:", "../better:", "arms.../better"),
         ("seeds: [3, 1]", "seeds: []", "claim.yaml:10: seeds: List should have at least 1 item"),
         ("seeds: [3, 1]", "seeds: [3, 1]\nseeds: [3]", "claim.yaml:11: seeds: key given twice"),
@@ -276,7 +276,7 @@ def test_verify_skips_what_is_finished_and_resumes_what_is_not(
     toy.append(interrupted)
     with pytest.raises(InterruptedRunError) as caught:
         run_verify(claim_of(base), tmp_path)
-    assert caught.value.hint == "the same command goes on from there"  # verify has no --resume
+    assert caught.value.hint == "the same command continues from there"  # verify has no --resume
     content, lines = run_verify(claim_of(base), tmp_path)
     assert calls == [(0.01, 3), (0.5, 3), (0.5, 3), (0.01, 1), (0.5, 1)]
     assert lines == ["name: better, seed 3", "name: plain, seed 1", "name: better, seed 1"]

@@ -132,14 +132,14 @@ def test_grey_cameras_have_their_own_projections(tmp_path: Path) -> None:
         (
             "calib.txt",
             FORMS["middlebury"]["calib.txt"].replace(f"cam1=[{F} 0 {CX}", f"cam1=[{F} 0 600.5"),
-            "principal points' columns of the eyes differ: 600 and 600.5",
+            "principal points' columns of the two cameras differ: 600 and 600.5",
         ),
         ("a.json", argoverse(distortion=-0.17), "states lens distortion"),
         ("calib.txt", "cam0=[1 0 0; 0 1 0; 0 0 1]\n", "has no cam1"),
         (
             "calib.txt",
             FORMS["middlebury"]["calib.txt"].replace(f"cam1=[{F} 0 {CX}", f"cam1=[{F} 0 731"),
-            "principal points' columns of the eyes differ: 600 and 731",
+            "principal points' columns of the two cameras differ: 600 and 731",
         ),
         ("a.json", "{}", "is not a calibration of Argoverse"),
         ("intrinsic.txt", FORMS["vkitti"]["intrinsic.txt"], r"extrinsic\.txt: is missing"),

@@ -50,7 +50,7 @@ def test_files_of_timestamps(tmp_path: Path) -> None:
     file.write_text("".join(f"{i / 4}\n" for i in range(4)))
     found = timeline_of_pictures(["000001", "000003"], [tmp_path])  # one line for each number from 0
     assert found == Timeline((1, 3), (0.0, 0.5))
-    with pytest.raises(InputError, match="has 4 moments for 2 frames"):
+    with pytest.raises(InputError, match="has 4 timestamps for 2 frames"):
         timeline_of_pictures(["000001", "000009"], [tmp_path])
     file.write_text("0\nsoon\n")
     with pytest.raises(InputError, match=r"timestamps\.txt:2: 'soon' is not a timestamp"):

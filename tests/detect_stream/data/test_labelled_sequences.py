@@ -123,7 +123,7 @@ def test_frames_that_are_not_there_are_refused(kitti: Path, frames: str, message
 
 
 def test_frames_of_which_sequence(kitti: Path) -> None:
-    with pytest.raises(UsageError, match="of which sequence") as caught:
+    with pytest.raises(UsageError, match="does not say which of the") as caught:
         chosen_frames([Drive(1, 4), Drive(2, 4)], "1-2", "data.frames")
     assert caught.value.place == "data.frames"
     assert caught.value.hint == f"name it: {Drive(1, 4).name}:1-2"
@@ -137,9 +137,14 @@ def test_what_is_learned_and_measured_is_told_apart(kitti: Path, caplog: pytest.
     assert apart.held_out is not None and len(apart.held_out[0]) == 3
     assert "both learned from" not in caplog.text
     training_data(recipe_of(kitti, "data.frames=49-53", "eval.frames=52-56"))
-    assert "2 frames of sequence 0000, from 52 to 53, are both learned from and measured on" in caplog.text
+    assert (
+        "2 frames of sequence 0000, from 52 to 53, are used both for training and for evaluation"
+        in caplog.text
+    )
     assert "missing" not in caplog.text
     training_data(recipe_of(kitti, "data.frames=49-56", "eval.data=null"))
-    assert "2 frames are not learned from, as the frame before or after them is missing" in caplog.text
+    assert (
+        "2 frames are not used for training, because the frame before or after them is missing" in caplog.text
+    )
     with pytest.raises(UsageError, match="holds nothing to learn from"):
         training_data(recipe_of(kitti, "data.frames=49-50", "eval.data=null"))

@@ -291,7 +291,7 @@ def test_the_ranks_together_draw_the_batch_of_one_process(world: int) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
-    with pytest.raises(UsageError, match="a batch of 6 cannot be shared out evenly over 4 processes"):
+    with pytest.raises(UsageError, match="a batch of 6 cannot be divided evenly among 4 processes"):
         noise_pairs(3).batch(0, batch_size=6, patch=8, seed=0, world=4)
 
 

@@ -113,7 +113,7 @@ def test_existing_objects_are_skipped_refused_or_overwritten(bucket):
     plan = plan_outputs([f"{bucket}/in"], f"{bucket}/out", skip_existing=True)
     assert [job.source.name for job in plan.jobs] == ["9.png"] and len(plan.skipped) == 3
     refused = plan_outputs([f"{bucket}/in"], f"{bucket}/out")
-    assert {failure.error.message for failure in refused.failures} == {"exists already"}
+    assert {failure.error.message for failure in refused.failures} == {"already exists"}
     assert len(run([f"{bucket}/in"], f"{bucket}/out", force=True).done) == 4
     assert read_bytes(parse_url(f"{bucket}/out/a.png")) != b"mine"
 
@@ -206,7 +206,7 @@ def test_a_full_store_is_one_clear_error(bucket, monkeypatch):
         (["nope://a/b.png"], "out/", "unknown protocol 'nope'"),
         (["memory://"], "out/", "names no bucket"),
         (["memory://none/a.png"], "out/", "no such file or folder"),
-        (["{bucket}/in"], None, "pictures by URL need an output"),
+        (["{bucket}/in"], None, "pictures read by URL need an output"),
         (["{bucket}/in"], "{bucket}/in", "its own output"),
         (["{bucket}/in/a.png"], "{bucket}/in/a.png", "overwrite an input"),
         (["{bucket}/in"], "-", "a folder cannot be written to standard output"),

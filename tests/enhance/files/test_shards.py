@@ -124,7 +124,7 @@ def test_what_an_interrupted_shard_left_is_counted(tmp_path):
         ([summary(1, 2), summary(2, 3)], "is of 3 shards, .*0.json of 2"),
         (
             [summary(1, 2), summary(2, 2, settings={"recipe": {"strength": 0.5, "seed": 0}, "quality": 95})],
-            "has other settings than .*0.json: recipe.strength 0.5, not 1.0",
+            "was made with settings other than those of .*0.json: recipe.strength 0.5, not 1.0",
         ),
         (
             [

@@ -119,7 +119,7 @@ def test_the_plan_counts_the_halo_of_long_filters() -> None:
 
 
 def test_a_bound_below_what_strips_need_is_refused_with_the_figure() -> None:
-    with pytest.raises(RunError, match=r"needs at least \d+ MB, allowed are 300 MB") as caught:
+    with pytest.raises(RunError, match=r"needs at least \d+ MB, and 300 MB") as caught:
         Memory.plan(WalMaFaConfig(dim=12), (4000, 6000), 300, CPU)
     assert caught.value.hint is not None and caught.value.hint.startswith("--max-memory")
 

@@ -56,7 +56,7 @@ def test_names_are_chosen_as_those_of_pictures(clips: Path) -> None:
         (["a.mp4"], "", {}, "is empty"),
         (["none.mp4"], None, {}, "no such file"),
         (["a.mp4"], "a.mp4", {}, "would overwrite an input"),
-        (["a.mp4"], "b.MOV", {}, "exists already"),
+        (["a.mp4"], "b.MOV", {}, "already exists"),
         (["a.mp4"], "x" * 250 + ".mp4", {}, "too long"),
     ],
 )

@@ -94,7 +94,7 @@ def load_parts(recipe: DetectionRecipe) -> tuple[DetectionSet, DetectionSet]:
         return train, load_detection(settings.source, "eval", settings.images)
     if len(train) < 2:
         raise UsageError(
-            "holds one image; at least two are needed, one to learn from and one to measure on",
+            "holds one image; at least two are needed, one for training and one for evaluation",
             place=settings.source,
         )
     return hold_out(train, recipe.eval.hold_out, seed=0)
@@ -137,12 +137,12 @@ def _group(
     if not len(learned):
         reason = "every image of them also shows known classes" if len(shown) else "no image shows them"
         raise UsageError(
-            f"no image to learn {', '.join(classes[:5])} from: {reason}",
+            f"no images to learn {', '.join(classes[:5])} from: {reason}",
             place=settings.source,
             hint="-s data.cooccur=true" if len(shown) else None,
         )
     numbered = learned.of_classes(names)
     without = [name for name, n in numbered.counts().items() if name in classes and not n]
     if without:
-        raise UsageError(f"no training image shows {', '.join(without[:5])}", place=settings.source)
+        raise UsageError(f"no training images show {', '.join(without[:5])}", place=settings.source)
     return ClassGroup(classes, known, numbered, len(shown) - len(learned))

@@ -76,7 +76,7 @@ class BranchedDetector(EdgeDistributions):
             UsageError: always.
         """
         raise UsageError(
-            "a detector with a branch learns no classes in its old network", hint="--method branch"
+            "a detector with a branch cannot learn classes in its old network", hint="--method branch"
         )
 
     def forward(self, images: Tensor) -> Raw:

@@ -22,13 +22,13 @@ def read_vkitti(text: str, path: Path) -> StereoCalibration:
     inner = _table(text, 6, path)
     other = path.with_name("extrinsic.txt")
     if not other.is_file():
-        raise InputError("is missing", place=str(other), hint="it tells the distance of the cameras")
+        raise InputError("is missing", place=str(other), hint="it holds the distance of the cameras")
     outer = _table(other.read_text(encoding="utf-8"), 18, other)
     if np.ptp(inner[:, 2:], axis=0).max() > 1e-6:
         raise InputError("the cameras change from frame to frame", place=str(path))
     shifts = [outer[outer[:, 1] == camera][:, 5] for camera in (0, 1)]
     if not len(shifts[0]) or len(shifts[0]) != len(shifts[1]):
-        raise InputError("has not both cameras, 0 and 1, in each frame", place=str(other))
+        raise InputError("does not have both cameras, 0 and 1, in each frame", place=str(other))
     fx, fy, cx, cy = inner[0, 2:]
     matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     return pair_of(matrix, matrix, float(np.median(shifts[0] - shifts[1])))
@@ -66,7 +66,7 @@ def read_argoverse(text: str, path: Path) -> StereoCalibration:
         ) from None
     if distorts:
         raise InputError(
-            "states lens distortion: it is of pictures that are not rectified",
+            "states lens distortion, so it describes pictures that are not rectified",
             place=str(path),
             hint="use stereo_front_left_rect and stereo_front_right_rect with vehicle_calibration_stereo_info.json",
         )

@@ -35,9 +35,10 @@ def parse_middlebury(text: str, path: Path) -> StereoCalibration:
         raise InputError(f"not a number: {error}", place=str(path)) from None
     if abs(offset_px) > MOST_COLUMNS_APART_PX:
         raise InputError(
-            f"doffs is {offset_px:g}: the principal points of the eyes are so many pixels apart",
+            f"doffs is {offset_px:g}: the principal points of the cameras are that many pixels apart",
             place=str(path),
-            hint="move the right pictures by so many columns to the left, give cam1 the cx of cam0, and write doffs=0",
+            hint="shift the right pictures by that many columns to the left, give cam1 the cx of cam0, and "
+            "write doffs=0",
         )
     return pair_of(left, right, baseline_m, size)
 

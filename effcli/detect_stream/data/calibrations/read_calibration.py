@@ -35,7 +35,7 @@ def _read(path: Path, cameras: Cameras) -> StereoCalibration:
     ending = path.suffix.lower()
     if ending == ".conf" or "[LEFT_CAM_" in text:
         raise InputError(
-            "is a ZED file of the lenses, for pictures that are not rectified",
+            "is a ZED file that describes the lenses, for pictures that are not rectified",
             place=str(path),
             hint="rectify them, and give P1 and P2 of the rectified pair in a YAML file of OpenCV",
         )

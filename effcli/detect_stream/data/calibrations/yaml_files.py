@@ -71,7 +71,7 @@ def read_ros_pair(text: str, path: Path) -> StereoCalibration:
     found, contents = [], []
     for one in (path.with_name(left_name), path.with_name(right_name)):
         if not one.is_file():
-            raise InputError("is missing", place=str(one), hint=f"the other eye of {name}")
+            raise InputError("is missing", place=str(one), hint=f"it describes the other camera of {name}")
         content = _loaded(text if one == path else one.read_text(encoding="utf-8-sig"), one)
         contents.append(content)
         projection = next((content[key] for key in ("projection_matrix", "P", "p") if key in content), None)
@@ -79,7 +79,7 @@ def read_ros_pair(text: str, path: Path) -> StereoCalibration:
             raise InputError("has no projection_matrix", place=str(one), hint=_UNRECTIFIED)
         found.append((_matrix(projection, "projection_matrix", one), _size(content)))
     if found[0][1] != found[1][1]:
-        raise InputError(f"is for another size of pictures than {left_name}", place=right_name)
+        raise InputError(f"is for pictures of another size than {left_name}", place=right_name)
     _say_distortion(contents, path)
     return _in_metres(StereoCalibration(found[0][0], found[1][0], size=found[0][1]), path)
 
@@ -90,8 +90,8 @@ def _say_distortion(contents: Sequence[dict[str, Any]], path: Path) -> None:
     plain = [value.get("data") if isinstance(value, dict) else value for value in values]
     if any(np.any(np.array(one, float)) for one in plain if isinstance(one, list)):
         log.warning(
-            "%s: the lenses distort; its projections are those of the rectified pictures, so show those (ROS: "
-            "image_rect), not what the cameras send",
+            "%s: the lenses distort; its projections are for the rectified pictures, so use those (ROS: "
+            "image_rect), not the raw ones",
             path,
         )
 

@@ -46,7 +46,7 @@ def parse_town(name: str) -> TownSwitches | None:
     unknown = [group for group in off if group not in GROUPS]
     if unknown:
         raise UsageError(
-            f"no group {unknown[0]!r} that could be left out",
+            f"no group {unknown[0]!r} to leave out",
             place=name,
             hint=f"town-GROUP; groups: {', '.join(GROUPS)}",
         )

@@ -70,7 +70,7 @@ def _members(shard: Path) -> dict[str, StoredFile]:
         raise InputError(
             f"holds {name!r} {n} times",
             place=str(shard),
-            hint="write each sample under a key of its own: which text belongs to which image is not known",
+            hint="give each sample its own key: otherwise it is not known which text belongs to which image",
         )
     _say_left_out_of_tar(shard, members)
     return members

@@ -34,7 +34,7 @@ def plan_reinforce(recipe: ReinforceRecipe) -> Plan[tuple[CaptionSet, tuple[Clip
     pairs, teachers = load_pairs(recipe.data), tuple(map(load_clip, recipe.teachers))
     if pairs.stored:
         raise InputError(
-            "is reinforced already", place=recipe.data.source, hint="give the data it was made of"
+            "is reinforced already", place=recipe.data.source, hint="give the data it was made from"
         )
     n_captions = sum(map(len, pairs.captions))
     rows = recipe.views * len(pairs) + n_captions
@@ -74,9 +74,7 @@ def reinforce(recipe: ReinforceRecipe, inputs: tuple[CaptionSet, tuple[ClipModel
         "teacher_s_per_epoch": round(seconds, 2),
         "left_out": list(pairs.left_out[:100]),
     }
-    run.say(
-        f"each epoch that reads these data instead of running the teacher saves about {seconds:.1f} s here"
-    )
+    run.say(f"each epoch that reads this data instead of running the teacher saves about {seconds:.1f} s")
     return run.finish(metrics)
 
 

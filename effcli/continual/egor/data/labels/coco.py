@@ -78,7 +78,7 @@ def _parsed(data: bytes, place: str) -> dict[str, Any]:
         if not isinstance(content, dict) or key not in content
     ]
     if missing:
-        raise InputError(f"not a COCO file: there is no {missing[0]!r}", place=place)
+        raise InputError(f"not a COCO file: it has no {missing[0]!r}", place=place)
     found: dict[str, Any] = content
     return found
 
