@@ -106,8 +106,10 @@ class AdaptedViT(nn.Module):
         features: Tensor = vit.forward_head(vit.norm(x), pre_logits=True)
         return features
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The features of all spaces, each of length 1, ``[B, n D]``."""
+    def forward(self, x: Tensor, number: int | None = None) -> Tensor:
+        """The features of all spaces, each of length 1, ``[B, n D]``; or those of one, as they are."""
+        if number is not None:
+            return self.in_space(x, number)
         spaces = [F.normalize(self.in_space(x, one), dim=1) for one in range(len(self.adapters))]
         return torch.cat(spaces, 1)
 

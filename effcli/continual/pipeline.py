@@ -32,6 +32,7 @@ from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result
 from effcli.core.plan import Plan
 from effcli.core.run import Run
+from effcli.nn.gathering import refuse_unshareable
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +71,7 @@ def run(recipe: ContinualRecipe, tasks: list[ClassTask], run: Run) -> Result:
     """Learn the stream; the classifier goes to ``model/``."""
     runtime = run.runtime
     if runtime.world > 1 and not isinstance(recipe, FrozenFeaturesRecipe):
-        raise UsageError(
-            f"{recipe.method} learns a stream of tasks in one process; {runtime.world} were started",
-            hint="run several seeds or recipes in parallel instead; ranpac and ncm divide their features "
-            "among processes",
-        )
+        _refuse_unshareable(recipe, tasks)
     lessons = lessons_of(recipe, tasks)
     n_items, n_images = new_buffer(recipe, runtime.device).size, sum(task.n_train for task in tasks)
     if n_items >= n_images:
@@ -99,6 +96,20 @@ def run(recipe: ContinualRecipe, tasks: list[ClassTask], run: Run) -> Result:
     if text := unbalance(details, names):
         log.warning("%s", text)
     return run.finish(metrics, lambda: draw(metrics, details, tasks, run))
+
+
+def _refuse_unshareable(recipe: ContinualRecipe, tasks: Sequence[ClassTask]) -> None:
+    """Make sure that several processes learn what one does.
+
+    Raises:
+        UsageError: a layer of the network keeps them from it.
+    """
+    side = tasks[0].train.images.shape[-1]
+    method = new_method(recipe, n_classes_at_first(recipe, tasks), *statistics(recipe, tasks[0]), side)
+    method.enter_task(tasks[0])
+    method.train()
+    for network in method.networks():
+        refuse_unshareable(network, f"{recipe.method} in several processes")
 
 
 def draw(

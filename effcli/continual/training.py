@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from effcli.continual.assembly import new_method
 from effcli.continual.class_splits import ClassTask
@@ -16,7 +17,9 @@ from effcli.continual.methods.rehearsal import IncrementalMethod
 from effcli.continual.records import data_stage, learned_stage
 from effcli.continual.stream import check_same_data, fingerprint, record_task
 from effcli.core.run import Run
+from effcli.core.runtime import Runtime
 from effcli.data.epochs import batch_of_epoch, batches_per_epoch
+from effcli.nn.gathering import average_gradients, rows_shared
 
 LOG_EVERY = 10
 """Steps between two lines of the log; each step is looked at for NaN."""
@@ -130,7 +133,10 @@ def train_task(
     stopwatch: Stopwatch,
     run: Run,
 ) -> None:
-    """Train on the images of one task."""
+    """Train on the images of one task.
+
+    Several processes do the same with the same random numbers, and share out the rows of what goes through networks.
+    """
     recipe, learner, runtime = method.recipe, method.learner, run.runtime
     n_epochs, n_steps = recipe.epochs_of(task.number), steps_of(recipe, task)
     if not run.has_begun(stage_of(task.number)) and not run.has_begun(learned_stage(task.number)):
@@ -149,29 +155,42 @@ def train_task(
     method.train()
     for step in run.steps(stage_of(task.number), n_steps, state):
         started = time.perf_counter()
+        if runtime.world > 1:
+            runtime.seed_all(stage_of(task.number), 0, step)  # those of the main process in all
         epoch, rows = batch_of_epoch(step, len(images), recipe.train.batch_size, task.number, recipe.seed)
         if step % per_epoch == 0:
             learner.begin_epoch(task, epoch + 1, n_epochs)
         for group in optimizer.param_groups:
             group["lr"] = method.rate(step, n_steps) * group.get("share", 1.0)
         x, y = images[rows], labels[rows]
-        with runtime.autocast():
-            terms = method.loss(x, y)
-        total = torch.stack(list(terms.values())).sum()
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        method.after_step(x, y)
-        if (step + 1) % per_epoch == 0:
-            learner.end_epoch(task, epoch + 1, n_epochs)
+        with rows_shared(method.networks()):
+            terms = _descend(method, optimizer, x, y, runtime)
+            method.after_step(x, y)
+            if (step + 1) % per_epoch == 0:
+                learner.end_epoch(task, epoch + 1, n_epochs)
         stopwatch.seconds += time.perf_counter() - started
-        run.log("train", steps_before + step, every=LOG_EVERY, loss=total, **terms)
+        run.log("train", steps_before + step, every=LOG_EVERY, **terms)
+
+
+def _descend(
+    method: IncrementalMethod, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, runtime: Runtime
+) -> dict[str, Tensor]:
+    """One step of the optimiser; returns the loss and its terms."""
+    with runtime.autocast():
+        terms = method.loss(x, y)
+    total = torch.stack(list(terms.values())).sum()
+    optimizer.zero_grad()
+    total.backward()
+    average_gradients(one for group in optimizer.param_groups for one in group["params"])
+    optimizer.step()
+    return {"loss": total, **terms}
 
 
 def _measured(
     method: IncrementalMethod, seen: Sequence[ClassTask], task: ClassTask, run: Run
 ) -> tuple[tuple[list[float], list[float], float], dict[str, Any]]:
-    row = measure(method.scores, method.learner, seen, task.end_class, run.runtime)
+    with rows_shared(() if method.learner_is_fixed else method.networks()):
+        row = measure(method.scores, method.learner, seen, task.end_class, run.runtime)
     report = {name: value for name, value in method.report().items() if value is not None}
     return (row.class_il, row.task_il, row.pooled), report
 

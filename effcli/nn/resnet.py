@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effcli.nn.batch_norm import SyncedBatchNorm2d
+
 STRIDES = (1, 2, 2, 2)
 BLOCKS_PER_STAGE = 2
 
@@ -81,13 +83,13 @@ class Block(nn.Module):
         super().__init__()
         self.stride = stride
         self.conv1 = nn.Conv2d(before, mid, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(mid)
+        self.bn1 = SyncedBatchNorm2d(mid)
         self.conv2 = nn.Conv2d(mid, out, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out)
+        self.bn2 = SyncedBatchNorm2d(out)
         self.shortcut = (
             nn.Sequential()
             if stride == 1 and before == out
-            else nn.Sequential(ShortcutConv(before, out, stride), nn.BatchNorm2d(out))
+            else nn.Sequential(ShortcutConv(before, out, stride), SyncedBatchNorm2d(out))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ class ResNet18(nn.Module):
         self.widths = widths
         self.dim = widths.outs[-1]
         self.conv = nn.Conv2d(in_channels, widths.outs[0], 3, 1, 1, bias=False)
-        self.bn = nn.BatchNorm2d(widths.outs[0])
+        self.bn = SyncedBatchNorm2d(widths.outs[0])
         self.blocks = nn.ModuleList(Block(*shape) for shape in widths.blocks())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -202,5 +202,26 @@ def test_continual_shares_features_out(tmp_path: Path) -> None:
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=5e-3, rtol=5e-2)
     assert (tmp_path / "two" / "classes.csv").is_file()
-    refused = two_ranks("continual", "--method", "er", "--data", "classes", "-o", "three", cwd=tmp_path)
-    assert refused.code == 2 and "in one process; 2 were started" in refused.stderr
+
+
+def test_continual_trains_as_one_process_does(tmp_path: Path) -> None:
+    for label, name in enumerate("abcd"):
+        draws = np.random.default_rng(label)
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        for number in range(11):
+            values = draws.integers(40 * label, 40 * label + 99, (16, 16, 3)).astype(np.uint8)
+            Image.fromarray(values).save(tmp_path / "classes" / name / f"{number}.png")
+    words = f"continual --method er --data classes --tasks 2 {SAME} -s network.width=8 -s train.batch_size=7"
+    words += " -s train.epochs=2 -s train.learning_rate=0.001 -s buffer.size=10 -s buffer.batch_size=4"
+    assert effcli(*words.split(), "-o", "one", cwd=tmp_path).code == 0
+    done = two_ranks(*words.split(), "-o", "two", cwd=tmp_path)
+    assert (done.code, done.lines) == (0, ["two"]), done.stderr
+    one, two = (read_metrics(tmp_path / run / "metrics.jsonl")[0] for run in ("one", "two"))
+    assert two == {**one, "loss": pytest.approx(one["loss"], rel=1e-4), "ce": two["ce"]}
+    one, two = (load_file(tmp_path / run / "model" / "classifier.safetensors") for run in ("one", "two"))
+    first, second = (torch.cat([value.flatten().float() for value in run.values()]) for run in (one, two))
+    assert (second - first).norm() <= 1e-3 * first.norm()
+    backbone = "-s network.backbone=efficientnet-lite0 -s network.backbone_rate=0.1 -o three"
+    refused = two_ranks(*f"{words} {backbone}".split(), cwd=tmp_path)
+    assert refused.code == 2 and "takes its statistics from one process's part" in refused.stderr
+    assert not (tmp_path / "three").exists()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from effcli.continual.learner import Classifier
 from effcli.continual.methods.rehearsal import Rehearsal, Terms, cross_entropy
@@ -64,6 +64,10 @@ class ClsEr(Rehearsal):
         for model, rate in ((self.plastic, self.recipe.plastic_rate), (self.stable, self.recipe.stable_rate)):
             if float(torch.rand(())) < rate:
                 _move(model, self.learner.classifier, decay)
+
+    def networks(self) -> list[nn.Module]:
+        """The averages' too."""
+        return [*super().networks(), self.stable.backbone, self.plastic.backbone]
 
     def scores(self, images: Tensor) -> Tensor:
         """The stable model's logits."""

@@ -77,6 +77,10 @@ class Ir(IncrementalMethod):
         weights = self.groups(self.backbone, self.head)
         return torch.optim.Adam(weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
+    def networks(self) -> list[nn.Module]:
+        """The old features too."""
+        return [self.backbone, *([] if self.old is None else [self.old])]
+
     def rate(self, step: int, n_steps: int) -> float:
         """Divided by 10 after each ``decay_every`` of the steps."""
         settings = self.recipe.train

@@ -80,6 +80,10 @@ class IncrementalMethod:
         groups = [{"params": others}, {"params": slow, "share": settings.backbone_rate}]
         return [group for group in groups if group["params"]]
 
+    def networks(self) -> list[nn.Module]:
+        """All that batches go through in :meth:`loss`: several processes share their rows out."""
+        return [self.learner.classifier.backbone]
+
     def rate(self, step: int, n_steps: int) -> float:
         """The learning rate of a step of a task."""
         rate: float = self.recipe.train.learning_rate

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import EVAL_BATCH, Classifier
@@ -38,6 +38,10 @@ class Icarl(IncrementalMethod):
         """Keep the network of before."""
         super().enter_task(task)
         self.old.take(self.learner.classifier, task)
+
+    def networks(self) -> list[nn.Module]:
+        """The old one too."""
+        return [*super().networks(), *self.old.backbones()]
 
     def loss(self, images: Tensor, labels: Tensor) -> Terms:
         """Algorithm 3: binary cross-entropy; old classes are to be what the old network said."""

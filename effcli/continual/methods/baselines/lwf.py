@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.methods.baselines.old_network import OldNetwork, distillation
@@ -28,6 +28,10 @@ class Lwf(IncrementalMethod):
         """Keep the network of before."""
         super().enter_task(task)
         self.old.take(self.learner.classifier, task)
+
+    def networks(self) -> list[nn.Module]:
+        """The old one too."""
+        return [*super().networks(), *self.old.backbones()]
 
     def loss(self, images: Tensor, labels: Tensor) -> Terms:
         """L = CE(x) among the task's classes + lambda tau^2 KL(old || new) among those of before."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.learner import Classifier
@@ -29,6 +29,10 @@ class OldNetwork:
         """Copy the network as it is now."""
         if task.number:
             self.network = copy.deepcopy(network).requires_grad_(False).eval()
+
+    def backbones(self) -> list[nn.Module]:
+        """Its features; none in the first task."""
+        return [] if self.network is None else [self.network.backbone]
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.methods.baselines.old_network import OldNetwork, distillation
@@ -30,6 +30,10 @@ class Wa(Rehearsal):
         """Keep the network of before."""
         super().enter_task(task)
         self.old.take(self.learner.classifier, task)
+
+    def networks(self) -> list[nn.Module]:
+        """The old one too."""
+        return [*super().networks(), *self.old.backbones()]
 
     def loss(self, images: Tensor, labels: Tensor) -> Terms:
         """L = (1 - lambda) CE + lambda tau^2 KL(old || new) of new and kept images, lambda the share of old classes."""

@@ -101,6 +101,10 @@ class Ease(IncrementalMethod):
             weight_decay=settings.weight_decay,
         )
 
+    def networks(self) -> list[nn.Module]:
+        """The one with the adapters."""
+        return [self.vit]
+
     def rate(self, step: int, n_steps: int) -> float:
         """From the learning rate to 0 as a cosine."""
         return self.recipe.train.learning_rate * (1 + math.cos(math.pi * step / n_steps)) / 2
@@ -109,7 +113,7 @@ class Ease(IncrementalMethod):
         """CE(x) among the classes of the task."""
         own = torch.tensor(self.task.answers, device=labels.device)
         x = self.backbone.resized(self.learner.see(images))
-        features = self.vit.in_space(x, len(self.vit.adapters) - 1)
+        features = self.vit(x, len(self.vit.adapters) - 1)
         return {"ce": cross_entropy(self.head(features), torch.searchsorted(own, labels))}
 
     # --- prototypes -----------------------------------------------------------------------------------
