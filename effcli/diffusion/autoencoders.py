@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.diffusion.configs import config_of
-from effcli.diffusion.folders import DECODERS, load_part
+from effcli.diffusion.folders import DECODERS, load_part, refuse_absent
 from effcli.diffusion.models import DiffusionModel
 
 _CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny", "AsymmetricAutoencoderKL", "AutoencoderDC")
@@ -64,6 +64,7 @@ def load_autoencoder(model: DiffusionModel, device: torch.device) -> Autoencoder
     """
     names = [name for name in DECODERS if model.folder is not None and (model.folder / name).is_dir()]
     if not names or model.folder is None:
+        refuse_absent(model.folder, DECODERS)
         return None
     folder = model.folder / names[0]
     return Autoencoder(load_part(folder, _CLASSES, "decoder").network.to(device), str(folder))

@@ -77,6 +77,7 @@ class Guided:
             rows, null = embedder.embed_file(prompts)
             wanted = {need.name for need in needs} - given.keys()
             self._pools.insert(0, {name: value for name, value in rows.items() if name in wanted})
+            _check_embeddings(self._pools[0], needs, model.source)
             self._null = {name: value for name, value in null.items() if name in wanted} | self._null
         self._lacks_null_class = False
         if self._n_classes and "class_labels" not in given:
@@ -195,6 +196,18 @@ class Guided:
         if isinstance(time, float):
             time = torch.tensor(time, device=x.device)
         return self._call(self.unet, x, time, condition).float()
+
+
+def _check_embeddings(rows: Condition, needs: list[NeededInput], source: str) -> None:
+    """Refuse a network that is given what other text encoders make than it was trained with."""
+    for need in needs:
+        value = rows.get(need.name)
+        if value is not None and not need.fits(tuple(value.shape[1:])):
+            raise InputError(
+                f"its text encoders give {need.name} {list(value.shape[1:])} per image, its network needs {need}",
+                place=source,
+                hint="are all text encoders of the model there?",
+            )
 
 
 def check_time(model: DiffusionModel) -> None:

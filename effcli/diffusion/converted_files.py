@@ -23,8 +23,17 @@ from effcli.core.files import make_folder, read_json, write_error
 from effcli.core.tensor_file import read_pickled_tensors
 from effcli.core.weight_file import one_line
 from effcli.diffusion.configs import check_unet_config
+from effcli.diffusion.folders import SCHEDULER_FILE
 from effcli.diffusion.notices import quiet_diffusers, say_once
-from effcli.diffusion.single_files import PICKLED, is_gguf, is_whole_model, origin_of, shapes_in
+from effcli.diffusion.single_files import (
+    PICKLED,
+    check_levels,
+    check_rest,
+    is_gguf,
+    is_whole_model,
+    origin_of,
+    shapes_in,
+)
 
 _INDEX = "model_index.json"
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -47,8 +56,11 @@ def find_converted(file: Path, source: str) -> Path | None:
     if shapes is None:
         return None
     config = _find_config(file, source, shapes)
+    scheduler = _scheduler_in(config)
+    check_rest(shapes, scheduler, source)
     folder = _cache() / _key(file, config)
     if not (folder / _INDEX).is_file():
+        check_levels(file, shapes, scheduler, source)
         _convert(file, source, shapes, config, folder)
     say_once(source, f"is read as {folder}, with the configuration of {config}")
     return folder
@@ -92,6 +104,11 @@ def _find_config(file: Path, source: str, shapes: dict[str, Any]) -> Path:
     )
 
 
+def _scheduler_in(config: Path) -> dict[str, Any]:
+    file = config / "scheduler" / SCHEDULER_FILE
+    return read_json(file) if file.is_file() else {}
+
+
 def _cache() -> Path:
     """``effcli/converted`` in ``$XDG_CACHE_HOME``, by default ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME")
@@ -114,6 +131,7 @@ def _convert(file: Path, source: str, shapes: dict[str, Any], config: Path, fold
     parts = {n: None for n in _UNUSED if n in index}
     parts |= _decoder(index, shapes, config, source)
     _check_parts(index, config)
+    _check_second_encoder(index, shapes, config, source)
     for name in index.keys() - parts.keys():
         _check_network(index[name], config / name, shapes, source)
     try:
@@ -172,6 +190,17 @@ def _check_parts(index: dict[str, Any], config: Path) -> None:
         is_part = isinstance(value, list) and any(value) and not name.startswith("_") and name not in _UNUSED
         if is_part and not (config / name).is_dir():
             raise InputError(f"has no {name}/, which its {_INDEX} names", place=str(config))
+
+
+def _check_second_encoder(index: dict[str, Any], shapes: dict[str, Any], config: Path, source: str) -> None:
+    """Name the text encoder that a checkpoint of SDXL lacks: diffusers would name the other one."""
+    first, second = (any(name.startswith(f"conditioner.embedders.{n}.") for name in shapes) for n in (0, 1))
+    weights = [*(config / "text_encoder_2").glob("*.safetensors"), *(config / "text_encoder_2").glob("*.bin")]
+    if first and not second and any(index.get("text_encoder_2") or []) and not weights:
+        raise InputError(
+            "holds no second text encoder (conditioner.embedders.1)", place=source,
+            hint=f"put one with its weights into {config}/text_encoder_2",
+        )  # fmt: skip
 
 
 def _decoder(index: dict[str, Any], shapes: dict[str, Any], config: Path, source: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ def find_parts(folder: Path, source: str) -> Folder:
             return Folder(folder, above, _scheduler_of(above), is_part=True)
         return Folder(folder, folder, None)
     inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    inside += sorted(f"snapshots/{path.parent.name}" for path in folder.glob("snapshots/*/model_index.json"))
     raise InputError(
         "is not a diffusers folder: it has neither model_index.json nor config.json",
         place=source,
@@ -156,8 +157,29 @@ def read_scheduler(parts: Folder) -> dict[str, Any]:
 
 
 def is_latent(pipeline: Path) -> bool:
-    """Whether what the UNet denoises is decoded to images."""
-    return any((pipeline / name).is_dir() for name in DECODERS)
+    """Whether what the UNet denoises is decoded to images, by a decoder that is there or should be."""
+    return any((pipeline / name).is_dir() for name in DECODERS) or bool(absent_parts(pipeline, DECODERS))
+
+
+def absent_parts(pipeline: Path, names: Iterable[str] = BESIDE) -> list[str]:
+    """Those of ``names`` that the pipeline's `model_index.json` says it has, and that are not there."""
+    file = pipeline / "model_index.json"
+    index = read_json(file) if file.is_file() else {}
+    named = [name for name in names if isinstance(index.get(name), list) and any(index[name])]
+    return [name for name in named if not (pipeline / name).is_dir()]
+
+
+def refuse_absent(pipeline: Path | None, names: Iterable[str]) -> None:
+    """Refuse a pipeline without a part that it says it has.
+
+    Raises:
+        InputError: the first one.
+    """
+    for name in [] if pipeline is None else absent_parts(pipeline, names):
+        raise InputError(
+            f"has no {name}/, which its model_index.json names", place=str(pipeline),
+            hint="download it, or write [null, null] there for a model without it",
+        )  # fmt: skip
 
 
 def load_part(folder: Path, classes: tuple[str, ...], what: str) -> LoadedPart:
@@ -261,6 +283,9 @@ def _check_whole(info: Mapping[str, Any], what: str, folder: Path) -> None:
 def copy_parts(pipeline: Path, folder: Path, *, linked_to: Path | None = None) -> None:
     """Put the parts beside a network into another pipeline's folder, as they are.
 
+    Of weights that are there in a variant only (`model.fp16.safetensors`) the copies have plain names, so that the
+    new folder is read without naming it.
+
     Args:
         pipeline: where they are.
         folder: of the other pipeline.
@@ -288,7 +313,7 @@ def name_parts(pipeline: Path, folder: Path) -> None:
         if not isinstance(value, list):
             copied[name] = value
         elif name not in copied:
-            copied[name] = value if name in BESIDE else [None, None]
+            copied[name] = value if name in BESIDE and (folder / name).is_dir() else [None, None]
     write_text(folder / "model_index.json", json.dumps(copied, indent=2) + "\n")
 
 
@@ -300,5 +325,21 @@ def _copy_part(part: Path, place: Path, linked_to: Path | None) -> None:
                 place.symlink_to(os.path.relpath(linked_to, place.parent), target_is_directory=True)
         if not place.is_symlink():
             shutil.copytree(part, place, dirs_exist_ok=True)
+            if part.name not in TOKENIZERS:
+                _drop_variant(place)
     except OSError as error:
         raise write_error(error, place) from None
+
+
+def _drop_variant(part: Path) -> None:
+    weights = find_weights(part, of_diffusers=part.name in DECODERS)
+    if weights.variant is None:
+        return
+    for file in part.glob(f"*.index.{weights.variant}.json"):
+        text = file.read_text(encoding="utf-8")
+        for shard in weights.files:
+            text = text.replace(shard.name, weights.plain_name(shard))
+        write_text(part / weights.plain_name(file), text)
+        file.unlink()
+    for file in weights.files:
+        file.rename(part / weights.plain_name(file))

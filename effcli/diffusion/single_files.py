@@ -11,10 +11,25 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from effcli.core.errors import InputError
+from effcli.core.tensor_file import read_pickled_tensors
+from effcli.diffusion.ddim import ddim_scheduler
+from effcli.diffusion.notices import say_once
 
 PICKLED = (".ckpt", ".bin", ".pt", ".pth")
+_QUANTIZED = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8)
 _LORA = re.compile(r"lora_(?:unet|te|A|B|up|down)|\.lora\.|\blokr_|\bhada_")
 _VAE = re.compile(r"(?:first_stage_model\.|vae\.)?(?:encoder|decoder)\.(?:conv_in|conv_out)\.")
+_PREFIXES = (
+    "model.diffusion_model.", "first_stage_model.", "vae.", "cond_stage_model.", "conditioner.", "text_encoders.",
+)  # fmt: skip
+"""Beginnings of the names of networks in checkpoints of whole pipelines."""
+
+_MARKERS = ("v_pred", "ztsnr", "edm_mean", "edm_std")
+"""Tensors that say how a checkpoint was trained."""
+
+_TABLES = re.compile(r"betas|lvlb_weights|logvar|denoiser\.sigmas|posterior_\w+|\w*alphas_cumprod\w*")
+"""Names of tables that follow from a scheduler's configuration."""
+
 _NETWORKS = ("model.diffusion_model.", "joint_blocks.", "double_blocks.")
 
 
@@ -86,6 +101,73 @@ def origin_of(shapes: dict[str, Any]) -> str:
     return str(DIFFUSERS_DEFAULT_PIPELINE_PATHS.get(kind, {}).get("pretrained_model_name_or_path", kind))
 
 
+def check_rest(shapes: Mapping[str, Any], scheduler: Mapping[str, Any], source: str) -> None:
+    """Compare what a checkpoint says beside its weights with the configuration that it is read with.
+
+    What is neither read nor understood is said.
+
+    Args:
+        shapes: its tensors without values.
+        scheduler: the configuration's.
+        source: its name in messages.
+
+    Raises:
+        InputError: its weights are quantized, or it says that it was trained with another prediction or other levels.
+    """
+    quantized = sorted(name for name, value in shapes.items() if value.dtype in _QUANTIZED)
+    if quantized:
+        kind = str(shapes[quantized[0]].dtype).removeprefix("torch.")
+        raise InputError(
+            f"holds {kind} tensors ({quantized[0]}): quantized weights are not read", place=source,
+            hint="name the full-precision model",
+        )  # fmt: skip
+    for marker, key, value in (
+        ("v_pred", "prediction_type", "v_prediction"),
+        ("ztsnr", "rescale_betas_zero_snr", True),
+    ):
+        if marker in shapes and scheduler.get(key) != value:
+            raise InputError(
+                f"says that it was trained with {key} {value} (by its tensor {marker}), the configuration of the "
+                f"scheduler says {scheduler.get(key)}",
+                place=source,
+                hint=f"set {key} in the scheduler_config.json that it is read with",
+            )
+    if any(name.startswith("model_ema.") for name in shapes):
+        say_once(source, "has averaged weights too (model_ema), which are not read")
+    known = (*_PREFIXES, "model_ema.")
+    others = [n for n in shapes if not (n.startswith(known) or n in _MARKERS or _TABLES.fullmatch(n))]
+    if others and not any(name.startswith(_NETWORKS[1:]) for name in shapes):  # whose names have no beginning
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        say_once(source, f"its {others[0]}{more} is not read")
+
+
+def check_levels(file: Path, shapes: Mapping[str, Any], scheduler: Mapping[str, Any], source: str) -> None:
+    """Refuse a checkpoint whose own table of noise levels is not that of the configuration's scheduler.
+
+    Args:
+        file: of the checkpoint.
+        shapes, scheduler, source: as of :func:`check_rest`.
+
+    Raises:
+        InputError: it is another.
+    """
+    name = "alphas_cumprod"
+    plain = {**scheduler, "rescale_betas_zero_snr": False}  # which is done to the table of the checkpoint
+    theirs = getattr(ddim_scheduler(plain), name, None) if name in shapes else None
+    if theirs is None:
+        return
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as opened:
+            own = opened.get_tensor(name).float()
+    else:
+        own = read_pickled_tensors(file, source)[name].float()
+    if own.shape != theirs.shape or not torch.allclose(own, theirs, rtol=1e-2, atol=1e-4):
+        raise InputError(
+            f"its {name} are not those of the configuration's scheduler", place=source,
+            hint="the configuration is another model's",
+        )  # fmt: skip
+
+
 def shapes_in(file: Path, source: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Names with tensors of their shapes and types that hold nothing, and the metadata.
 
@@ -103,5 +185,11 @@ def shapes_in(file: Path, source: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _empty(stored: Any) -> torch.Tensor:
-    dtype = {"F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64}
+    dtype = {
+        "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E5M2": torch.float8_e5m2,
+        "I8": torch.int8,
+        "U8": torch.uint8,
+    }
+    dtype |= {"F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64}
     return torch.empty(stored.get_shape(), dtype=dtype.get(stored.get_dtype(), torch.float32), device="meta")

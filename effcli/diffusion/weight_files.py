@@ -50,6 +50,10 @@ class WeightFiles:
         digests = [sha256(file) for file in self.files]
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
+    def plain_name(self, file: Path) -> str:
+        """The name that a file of the variant has without it."""
+        return file.name if self.variant is None else file.name.replace(f".{self.variant}", "", 1)
+
     def check(self) -> tuple[str, int]:
         """Make sure that they hold plain floating-point weights.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,14 @@ import torch
 from effcli.core.errors import InputError
 from effcli.diffusion.autoencoders import load_decoder
 from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.ddim import ddim_scheduler
 from effcli.diffusion.models import load_model
-from tests.diffusion.tiny_checkpoints import save_checkpoint, save_stable_diffusion, strip_weights
+from tests.diffusion.tiny_checkpoints import (
+    save_checkpoint,
+    save_sdxl,
+    save_stable_diffusion,
+    strip_weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +90,73 @@ def test_without_a_configuration_it_is_said_what_to_put_where(
     with pytest.raises(InputError, match=r"a whole model like .*, without its configuration") as caught:
         load_model(str(file))
     assert "model_index.json" in str(caught.value.hint)
+
+
+def test_what_is_said_of_the_training_must_fit(made: Path, place: Path) -> None:
+    file = save_checkpoint(place / "model.safetensors", made, v_pred=torch.zeros(0), ztsnr=torch.zeros(0))
+    with pytest.raises(InputError, match="trained with rescale_betas_zero_snr True"):
+        load_model(str(file))
+    scheduler = place / "scheduler" / "scheduler_config.json"
+    settings = json.loads(scheduler.read_text())
+    scheduler.write_text(json.dumps(settings | {"prediction_type": "epsilon"}))
+    with pytest.raises(InputError, match="trained with prediction_type v_prediction"):
+        load_model(str(file))
+    scheduler.write_text(json.dumps(settings | {"rescale_betas_zero_snr": True}))
+    levels = ddim_scheduler(settings).alphas_cumprod
+    save_checkpoint(file, made, v_pred=torch.zeros(0), alphas_cumprod=levels, betas=1 - levels)
+    load_model(str(file))
+    save_checkpoint(file, made, alphas_cumprod=torch.linspace(1, 0, 64))
+    with pytest.raises(InputError, match="its alphas_cumprod are not those of the configuration's scheduler"):
+        load_model(str(file))
+
+
+def test_what_is_not_read_of_a_file_is_said(made: Path, place: Path, caplog: Any) -> None:
+    more = {"model_ema.x": torch.zeros(1), "control_model.y": torch.zeros(1), "betas": torch.zeros(1)}
+    file = save_checkpoint(place / "model.safetensors", made, **more)
+    with caplog.at_level(logging.INFO, "effcli"):
+        load_model(str(file))
+    assert f"{file}: has averaged weights too (model_ema), which are not read" in caplog.text
+    assert f"{file}: its control_model.y is not read" in caplog.text
+    assert "betas" not in caplog.text
+    eighth = {"model.diffusion_model.out.2.bias": torch.zeros(4).to(torch.float8_e4m3fn)}
+    save_checkpoint(file, made, **eighth)
+    with pytest.raises(
+        InputError, match=r"holds float8_e4m3fn tensors \(model\.diffusion_model\.out\.2\.bias\)"
+    ):
+        load_model(str(file))
+
+
+@pytest.mark.slow
+def test_sdxl_as_a_single_file_is_the_same_model(place: Path, tmp_path: Path) -> None:
+    made = save_sdxl(tmp_path / "sdxl")
+    config = shutil.copytree(made, tmp_path / "one")
+    strip_weights(config)
+    file = save_checkpoint(tmp_path / "one.safetensors", made)
+    ours, theirs = load_model(str(file)), load_model(str(made))
+    assert same(ours.unet, theirs.unet)
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    conditions = [
+        Guided(m, m.unet).random_condition(3, g) for m, g in zip((ours, theirs), generators, strict=True)
+    ]
+    assert conditions[0].keys() == conditions[1].keys() == {
+        "encoder_hidden_states", "added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids"
+    }  # fmt: skip
+    assert all(torch.equal(conditions[0][name], conditions[1][name]) for name in conditions[0])
+    for without, message in (
+        ("conditioner.embedders.1.", "holds no second text encoder"),
+        (
+            "conditioner.embedders.1.model.text_projection",
+            "lacks weights of the text_encoder_2: text_projection",
+        ),
+        (
+            "conditioner.embedders.0.transformer.text_model.encoder.layers.1",
+            "lacks weights of the text_encoder:",
+        ),
+        ("model.diffusion_model.label_emb", "lacks 'label_emb.0.0.weight'"),
+    ):
+        save_checkpoint(file, made, without=without)
+        with pytest.raises(InputError, match=message):
+            load_model(str(file))
 
 
 @pytest.mark.parametrize(

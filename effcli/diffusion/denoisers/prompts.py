@@ -17,6 +17,7 @@ from effcli.core.errors import InputError
 from effcli.core.files import read_json
 from effcli.core.weight_file import one_line
 from effcli.diffusion.denoisers.classes import Condition, denoiser_class
+from effcli.diffusion.folders import BESIDE, refuse_absent
 from effcli.diffusion.notices import quiet_diffusers
 from effcli.diffusion.weight_files import find_weights
 
@@ -37,6 +38,13 @@ _ENCODERS = {
     "umt5": ("UMT5EncoderModel",),
 }
 """``model_type`` -> classes of transformers; the one that ``architectures`` names is taken, else the first."""
+
+_NEEDED = {
+    "StableDiffusionXLPipeline": ("_2",),
+    "StableDiffusion3Pipeline": ("", "_2"),
+    "FluxPipeline": ("", "_2"),
+}
+"""Pipeline -> numbers of the text encoders without which it makes no conditions; of others the first."""
 
 
 @dataclass(frozen=True)
@@ -81,28 +89,45 @@ def load_embedder(network: nn.Module, folder: Path | None, source: str) -> Promp
     Raises:
         InputError: there is no text encoder, it cannot be loaded, or the package transformers is missing.
     """
-    if folder is None or not (folder / "text_encoder").is_dir() or not (folder / "tokenizer").is_dir():
-        raise InputError(
-            "is a text-conditional model without tokenizer/ and text_encoder/", place=source,
-            hint="-s condition.inputs=FILE gives embeddings that were computed before",
-        )  # fmt: skip
+    name = None if folder is None else pipeline_of(network, folder)
+    folder = _check_parts(name, folder, source)
     if find_spec("transformers") is None:
         raise InputError(
             "is a text-conditional model, which needs the package transformers",
             place=source,
             hint="pip install 'effcli[text]'",
         )
-    name = pipeline_of(network, folder)
     if name is None:
         return _plain_embedder(folder)
     pipeline = _text_pipeline(name, network, folder)
     return PromptEmbedder(_encoders_of(pipeline), partial(_PIPELINES[name], pipeline))
 
 
+def _check_parts(pipeline: str | None, folder: Path | None, source: str) -> Path:
+    """The folder, if it has what the pipeline needs of text encoders and tokenizers, and what it says it has."""
+    hint = "-s condition.inputs=FILE gives embeddings that were computed before"
+    if folder is not None:
+        refuse_absent(folder, [part for part in BESIDE if part.startswith(("text_encoder", "tokenizer"))])
+        if pipeline == "StableDiffusionXLPipeline" and _index_of(folder).get("requires_aesthetics_score"):
+            raise InputError("is SDXL's refiner, which does not start from noise", place=source, hint=hint)
+    parts = [
+        f"{kind}{n}" for n in _NEEDED.get(pipeline or "", ("",)) for kind in ("tokenizer", "text_encoder")
+    ]
+    lacking = [part for part in parts if folder is None or not (folder / part).is_dir()]
+    if folder is None or lacking:
+        listed = " and ".join(f"{part}/" for part in lacking)
+        raise InputError(f"is a text-conditional model without {listed}", place=source, hint=hint)
+    return folder
+
+
+def _index_of(folder: Path) -> dict[str, Any]:
+    file = folder / "model_index.json"
+    return read_json(file) if file.is_file() else {}
+
+
 def pipeline_of(network: nn.Module, folder: Path) -> str | None:
     """The pipeline of diffusers whose ``encode_prompt`` makes the conditions; None: a CLIP text model's last states."""
-    index = folder / "model_index.json"
-    own = str(read_json(index).get("_class_name")) if index.is_file() else ""
+    own = str(_index_of(folder).get("_class_name"))
     if own in _PIPELINES:
         return own
     if (folder / "text_encoder_2").is_dir() and type(network).__name__ == "UNet2DConditionModel":
@@ -171,8 +196,8 @@ def _text_pipeline(name: str, network: nn.Module, folder: Path) -> Any:
         place = folder / part
         parts[part] = _load_tokenizer(place) if place.is_dir() else None
     if name == "StableDiffusionXLPipeline":
-        index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
-        parts["force_zeros_for_empty_prompt"] = bool(index.get("force_zeros_for_empty_prompt", True))
+        zeros = _index_of(folder).get("force_zeros_for_empty_prompt", True)
+        parts["force_zeros_for_empty_prompt"] = bool(zeros)
         parts["add_watermarker"] = False
     if name == "StableDiffusion3Pipeline":
         parts["transformer"] = network  # without a T5 it says how wide zeros are

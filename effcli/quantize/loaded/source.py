@@ -48,9 +48,11 @@ def checksums(pipeline: Path) -> dict[str, str]:
 def _checksum(part: Path) -> str:
     if part.name in TOKENIZERS:
         files = sorted(file for file in part.iterdir() if file.is_file() and not file.name.startswith("."))
+        named = [(file.name, file) for file in files]
     else:
-        files = [part / "config.json", *find_weights(part, of_diffusers=part.name in DECODERS).files]
-    lines = [f"{file.name} {sha256(file)}\n" for file in files]
+        weights = find_weights(part, of_diffusers=part.name in DECODERS)
+        named = [("config.json", part / "config.json"), *((weights.plain_name(f), f) for f in weights.files)]
+    lines = [f"{name} {sha256(file)}\n" for name, file in named]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
