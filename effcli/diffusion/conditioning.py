@@ -151,8 +151,16 @@ class Guided:
             rows = torch.randint(len(next(iter(pool.values()))), (n,), generator=generator)
             condition |= {name: value[rows] for name, value in pool.items()}
         if self._n_classes and "class_labels" not in condition:
-            condition["class_labels"] = torch.randint(self._n_classes, (n,), generator=generator)
+            condition["class_labels"] = self._random_labels(n, generator)
         return condition | {name: value.repeat(n, *([1] * value.ndim)) for name, value in self._fixed.items()}
+
+    def _random_labels(self, n: int, generator: torch.Generator) -> Tensor:
+        """Classes ``[n]`` without the one that means no class, if that is in the table (it may be the one after it)."""
+        n_classes, null = self._n_classes or 0, int(self._null["class_labels"])
+        if n_classes < 2 or not 0 <= null < n_classes:
+            return torch.randint(n_classes, (n,), generator=generator)
+        labels = torch.randint(n_classes - 1, (n,), generator=generator)
+        return labels + (labels >= null).long()
 
     def with_labels(self, condition: Condition, labels: Tensor) -> Condition:
         """A condition for as many images with these classes, int64 ``[n]``.

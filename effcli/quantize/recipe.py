@@ -51,7 +51,7 @@ class AllocationSection(Section):
     plus: bool = Field(
         False,
         description="MPQ-DM+: the 10 % of the rows with the highest kurtosis get one bit more, and no row "
-        "gets fewer; has no effect where rule is uniform.",
+        "gets fewer; only with the rule kurtosis.",
     )
     search: Literal["half", "tenth"] = Field(
         "half",
@@ -224,6 +224,14 @@ class MpqDmRecipe(QuantizeRecipe, CompatRecipe):
         CalibrationSection(), description="The ranges before fine-tuning."
     )
     train: QuantizeTrainSection = Field(QuantizeTrainSection(), description="The fine-tuning.")
+
+    @model_validator(mode="after")
+    def _plus_is_by_kurtosis(self) -> Self:
+        if self.allocation.plus and self.allocation.rule != "kurtosis":
+            raise ValueError(
+                f"allocation.plus goes by kurtosis, not with allocation.rule: {self.allocation.rule}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _codebooks_are_small(self) -> Self:

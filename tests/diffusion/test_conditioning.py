@@ -22,6 +22,15 @@ def test_guidance_mixes_with_and_without_the_class():
     torch.testing.assert_close(out, without + 3 * (with_class - without), rtol=1e-4, atol=1e-5)
 
 
+def test_no_class_is_not_one_of_the_random_classes():
+    unet = tiny_unet(num_class_embeds=4)
+    model = DiffusionModel(unet, SCHEDULER, "x")
+    for null_class, classes in ((1, [0, 2, 3]), (3, [0, 1, 2]), (None, [0, 1, 2, 3])):
+        guided = Guided(model, unet, null_class=null_class)
+        condition = guided.random_condition(200, torch.Generator().manual_seed(0))
+        assert condition["class_labels"].unique().tolist() == classes
+
+
 def test_no_guidance_without_something_to_guide_by():
     unet = tiny_unet()
     with pytest.raises(InputError, match="unconditional model cannot be guided"):

@@ -50,3 +50,12 @@ def test_values_of_version_0_1_are_named_in_the_error_and_read_in_runs(tmp_path:
     )
     recipe: Any = find_recipe("quantize", str(tmp_path))
     assert (recipe.allocation.search, recipe.allocation.profile) == ("tenth", "main-path")
+
+
+@pytest.mark.parametrize("rule", ["error", "uniform"])
+def test_plus_beside_another_rule_is_refused(rule: str) -> None:
+    given = [("allocation.plus", True), ("allocation.rule", rule)]
+    with pytest.raises(
+        RecipeError, match=f"allocation.plus goes by kurtosis, not with allocation.rule: {rule}"
+    ):
+        find_recipe("quantize", "default", [Override("--set", key, value) for key, value in given])
