@@ -7,7 +7,8 @@ paths. Old images are needed only to measure on them again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -138,3 +139,20 @@ def rows_of(keys: Sequence[Key], wanted: Sequence[Key]) -> tuple[list[int], list
     row_of = {key: row for row, key in enumerate(keys)}
     there = [number for number, key in enumerate(wanted) if key in row_of]
     return there, [row_of[wanted[number]] for number in there]
+
+
+def renamed_classes(keys: Collection[Key], wanted: Collection[Key]) -> dict[str, tuple[str, int]]:
+    """Classes of wanted images none of which is among ``keys``, but many as images of another class.
+
+    Returns:
+        By the name of such a class: the other one, and how many of its images that has, at least half of them.
+    """
+    name_of = {digest: name for name, digest in keys}
+    there = {name for name, _ in keys}
+    found: dict[str, tuple[str, int]] = {}
+    n_wanted = Counter(name for name, _ in wanted)
+    others = Counter((name, name_of[digest]) for name, digest in wanted if digest in name_of)
+    for (name, other), n in others.items():
+        if name not in there and 2 * n >= n_wanted[name]:
+            found[name] = other, n
+    return found

@@ -21,7 +21,7 @@ from effcli.continual.class_splits import (
 )
 from effcli.continual.recipe import ContinualRecipe
 from effcli.continual.recipes.rehearsal import RehearsalRecipe
-from effcli.continual.records import Known, TaskRecord, digests_of, keys_of, rows_of
+from effcli.continual.records import Key, Known, TaskRecord, digests_of, keys_of, renamed_classes, rows_of
 from effcli.core.errors import InputError, UsageError
 from effcli.data.image_sets import ImageSet, has_parts, image_shape, load_images, usual_shape
 
@@ -36,6 +36,8 @@ Shape = tuple[int, Literal[1, 3]]
 
 LARGEST_TRAINED_SIDE = 224
 """The same for trained backbones, most of which have learned from images of this side."""
+
+_NO_RENAMING = "a run keeps the names of the classes that it learned"
 
 
 def load_stream(recipe: ContinualRecipe, known: Sequence[Known] = ()) -> list[ClassTask]:
@@ -207,6 +209,12 @@ def _further(
     """What is new in a source: images that were learned, or measured on, before are left out."""
     train, evaluated = _read(recipe, place, shape)
     seen = seen_keys(before)
+    for name, (other, n) in renamed_classes(seen, keys_of(train)).items():
+        raise UsageError(
+            f"{n} images of the class {name!r} have been learned as {other!r}",
+            place=place,
+            hint=f"{_NO_RENAMING}: call the folder {other!r}, or leave it out",
+        )
     n = len(train)
     train = _without(train, seen)
     evaluated = None if evaluated is None else _without(evaluated, seen)
@@ -214,6 +222,12 @@ def _further(
         raise UsageError(f"nothing new: all its {n} training images have been learned already", place=place)
     if len(train) < n:
         log.warning("%s: left out: %d images that have been learned already", place, n - len(train))
+    digests = {digest for _, digest in seen}
+    if n_relabelled := sum(digest in digests for _, digest in keys_of(train)):
+        log.warning(
+            "%s: %d images have been learned as another class before, which is not undone",
+            *(place, n_relabelled),
+        )
     return further_task(before, *_cut(recipe, train, evaluated), source, place)
 
 
@@ -246,8 +260,8 @@ def _found_again(
         n_gone = len(record.eval) - len(task.eval)
         if n_gone and reason is None:
             log.warning(
-                "%s: %d of %d test images of task %d are gone or changed; it is measured on the rest",
-                *(place, n_gone, len(record.eval), record.number + 1),
+                "%s: %d of %d test images of task %d are gone or changed; it is measured on the rest%s",
+                *(place, n_gone, len(record.eval), record.number + 1, _renaming(keys, record.keys("eval"))),
             )
         tasks.append(task)
     if reason is not None:
@@ -256,7 +270,7 @@ def _found_again(
 
 
 def _of_record(
-    record: TaskRecord, pool: ImageSet, keys: list[tuple[str, int]], place: str, before: Sequence[ClassTask]
+    record: TaskRecord, pool: ImageSet, keys: list[Key], place: str, before: Sequence[ClassTask]
 ) -> ClassTask:
     there, rows = rows_of(keys, record.keys("eval"))
     evaluated = ImageSet(pool.images[rows], record.eval_labels[there], record.names)
@@ -266,7 +280,7 @@ def _of_record(
         if n_gone := len(record.train) - len(there):
             raise InputError(
                 f"{n_gone} of {len(record.train)} training images of task {record.number + 1}, which is not "
-                "learned yet, are gone or changed",
+                f"learned yet, are gone or changed{_renaming(keys, record.keys('train'))}",
                 place=place,
                 hint="put them back, or start a new run with another -o",
             )
@@ -279,6 +293,12 @@ def _of_record(
     new = record.names[record.first_class :]
     number, first = record.number, record.first_class
     return ClassTask(number, new, first, train, evaluated, record, record.source, tuple(counts))
+
+
+def _renaming(keys: list[Key], wanted: list[Key]) -> str:
+    """What to add to a message that images are gone where their classes have other names now."""
+    now = [f"{name!r} is called {other!r}" for name, (other, _) in renamed_classes(keys, wanted).items()]
+    return f" ({', '.join(now)} there: {_NO_RENAMING}, so rename the folder back)" if now else ""
 
 
 def _whole(train: ImageSet, evaluated: ImageSet | None) -> ImageSet:

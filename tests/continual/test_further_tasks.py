@@ -18,6 +18,7 @@ from effcli.continual.evaluation import measuring
 from effcli.continual.further_tasks import begin_task, longer_recipe, shorter_recipe, take_back
 from effcli.continual.pipeline import plan_run, run
 from effcli.continual.recipe import ContinualRecipe
+from effcli.continual.records import known_tasks
 from effcli.continual.stream import load_stream
 from effcli.core.errors import InputError, UsageError
 from effcli.core.recipe import parse_set
@@ -152,6 +153,21 @@ def test_what_was_learned_is_compared_and_not_paths(place: Path, caplog: pytest.
     save_class(place / "new", "z")
     assert add(place / "run", place / "new")["classes"][2:] == [["x", "y"], ["z"]]
     assert "left out: 12 images that have been learned already" in caplog.text
+
+
+def test_a_renamed_class_is_told_from_a_new_one(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = recipe_of_run("continual", place / "run")
+    assert isinstance(recipe, ContinualRecipe)
+    data = Path(recipe.data.source)
+    (data / "a").rename(data / "z")
+    load_stream(recipe, known_tasks(place / "run"))
+    assert "('a' is called 'z' there: a run keeps the names" in caplog.text
+    (data / "z").rename(data / "a")
+    shutil.copytree(data / "b", place / "new" / "beta")
+    refuse(place, place / "new", UsageError, "6 images of the class 'beta' have been learned as 'b'")
+    (place / "new" / "beta").rename(place / "new" / "c")
+    plan_run(longer_recipe(place / "run", place / "new"), place / "run")
+    assert "6 images have been learned as another class before" in caplog.text
 
 
 @pytest.mark.parametrize("method", ["er", "clfd-er", "e2net", "ir"])

@@ -27,14 +27,16 @@ def learned() -> dict[str, Tensor]:
         nn.Conv2d(3, 4, 3), SyncedBatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
     )
     head = nn.Linear(3, 2)
-    weights, found = [*network.parameters(), *head.parameters()], {}
+    weights = [*network.parameters(), *head.parameters()]
+    found: dict[str, Tensor] = {}
     for n in SIZES:
         x = torch.randn(n, 3, 4, 4)
         with rows_shared([network]):
             out = network(x)
             head(out).square().mean().sqrt().backward()
             average_gradients(weights)
-        found |= {f"{n}-{number}": one.grad for number, one in enumerate(weights)} | {f"{n}": out.detach()}
+        gradients = {f"{n}-{number}": one.grad for number, one in enumerate(weights) if one.grad is not None}
+        found |= {**gradients, f"{n}": out.detach()}
         for one in weights:
             one.grad = None
     assert network.eval()(x).shape == (1, 3)  # each process the whole batch again
