@@ -72,7 +72,7 @@ def test_what_cannot_be_predicted_is_refused(place: Path) -> None:
     for words, message in [
         (("run", "nowhere.png"), "no such file or folder"),
         (("classes", "classes"), "no classifier in it"),
-        (("run", "-", "-"), "stdin is one picture"),
+        (("run", "-", "-"), "stdin is a single picture"),
         (("run", "classes", "--csv", "--json"), "cannot both go to stdout"),
     ]:
         done = effcli("continual", "predict", *words, cwd=place)

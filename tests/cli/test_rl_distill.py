@@ -124,7 +124,10 @@ def test_an_exported_policy_decides_the_same(place: Path, tmp_path: Path) -> Non
 
 def test_what_cannot_be_learned_is_refused(place: Path) -> None:
     assert "did you mean 'CartPole-v1'" in refused(place, "--env", "CartPol-v1").stderr
-    assert "DQN takes a single choice" in refused(place, "--env", "Pendulum-v1", "--method", "dqn").stderr
+    assert (
+        "DQN needs a single discrete action"
+        in refused(place, "--env", "Pendulum-v1", "--method", "dqn").stderr
+    )
     assert "steps" in refused(place, "--steps", "0").stderr
     assert "steps" in refused(place, "--steps", "many").stderr
     assert "--algo is now called --method" in refused(place, "--algo", "dqn").stderr

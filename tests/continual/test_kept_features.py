@@ -68,7 +68,7 @@ def test_what_is_not_finite_is_not_kept(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "f.sqlite").write_bytes(b"no database" * 100)
-    with pytest.raises(RunError, match="kept features cannot be used"):
+    with pytest.raises(RunError, match="the cached features cannot be used"):
         KeptFeatures(tmp_path / "f.sqlite", 3, Counted()).of(images(2))
 
 

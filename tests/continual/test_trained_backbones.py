@@ -78,7 +78,7 @@ def test_what_cannot_be_a_backbone_says_so(own: str, tmp_path: Path) -> None:
         named_backbone(str(tmp_path), None, 8)
     with pytest.raises(EffcliError, match="no classifier in it"):
         named_backbone(str(tmp_path / "none.safetensors"), None, 8)
-    with pytest.raises(EffcliError, match="answers, not features"):
+    with pytest.raises(EffcliError, match="predictions, not features"):
         named_backbone(str(tmp_path / "c.onnx"), None, 8)
     encoded = tiny_method("er", "frequency.enabled=true")
     save_classifier(tmp_path / "clfd.safetensors", classifier_of(encoded, NAMES, 8))
@@ -149,7 +149,7 @@ def test_selection_of_features_is_learned_on_a_backbone(own: str, tmp_path: Path
     [
         ("e2net", ["network.backbone=x"], "subnets are cut out of the channels of a ResNet-18"),
         ("er", ["network.backbone=x", "frequency.enabled=true"], "takes images, not frequency features"),
-        ("ir", ["train.first_epochs=0"], "needs features that were learned before"),
+        ("ir", ["train.first_epochs=0"], "0 needs a trained network"),
         ("er", ["network.backbone_rate=0.5"], "setting of a trained backbone"),
         ("er", ["network.side=64"], "setting of a trained backbone"),
     ],

@@ -62,7 +62,7 @@ def test_a_hub_id_without_a_network_says_so(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="the hub did not give it"):
+    with pytest.raises(InputError, match="the Hub did not provide it"):
         load_model("nobody/no-such-model-at-all")
 
 

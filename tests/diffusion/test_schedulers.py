@@ -134,7 +134,7 @@ def test_euler_steps_at_the_same_timesteps_end_at_the_same_image():
         ),
         (
             {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True},
-            "rescale_betas_zero_snr does not go with prediction_type 'epsilon'",
+            "rescale_betas_zero_snr does not work with prediction_type 'epsilon'",
         ),
         ({"_class_name": "DDIMScheduler", "beta_end": 2.0}, "its betas are 0.0001 to 2, not within 0 to 1"),
         ({"_class_name": "DDPMScheduler", "variance_type": "guessed"}, "variance_type is 'guessed'"),

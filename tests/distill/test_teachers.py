@@ -234,7 +234,7 @@ def test_what_a_teacher_lacks_is_said(text_model: Path, latent_model: Path, tmp_
     with pytest.raises(InputError, match=r"has no captions, and .* is conditioned on text"):
         progressive.plan(PdRecipe.model_validate(text))
     sampled = {"source": "teacher"}
-    with pytest.raises(UsageError, match="is not mirrored"):
+    with pytest.raises(UsageError, match="are not mirrored"):
         progressive.plan(PdRecipe.model_validate({**text, "data": sampled, "augment": {"flip": 0.5}}))
     with pytest.raises(UsageError, match="students of their own network are UNet2DModels"):
         progressive.plan(PdRecipe.model_validate({**text, "data": sampled, "student": "width=0.5"}))

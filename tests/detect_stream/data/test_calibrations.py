@@ -122,8 +122,8 @@ def test_grey_cameras_have_their_own_projections(tmp_path: Path) -> None:
         ("a.yml", opencv(right=RIGHT * [[1, 1, 1, 1000], [1, 1, 1, 1], [1, 1, 1, 1]]), "cannot be metres"),
         ("a.yml", "%YAML:1.0\n---\n[\n", "not a YAML file of OpenCV or ROS"),
         ("cam.yaml", ros(LEFT), "the calibration of one camera"),
-        ("SN1234.conf", "[LEFT_CAM_HD]\nfx=1\n", "is a ZED file of the lenses"),
-        ("calib.txt", "[LEFT_CAM_HD]\nfx=1\n", "is a ZED file of the lenses"),
+        ("SN1234.conf", "[LEFT_CAM_HD]\nfx=1\n", "is a ZED file that describes the lenses"),
+        ("calib.txt", "[LEFT_CAM_HD]\nfx=1\n", "is a ZED file that describes the lenses"),
         (
             "calib.txt",
             FORMS["middlebury"]["calib.txt"].replace("doffs=0", "doffs=31.2"),

@@ -135,7 +135,7 @@ def test_what_is_learned_and_measured_is_told_apart(kitti: Path, caplog: pytest.
     apart = training_data(recipe_of(kitti, "data.frames=49-52", "eval.frames=53-56"))
     assert apart.sequences is not None and len(apart.sequences[0]) == 4
     assert apart.held_out is not None and len(apart.held_out[0]) == 3
-    assert "both learned from" not in caplog.text
+    assert "used both for training" not in caplog.text
     training_data(recipe_of(kitti, "data.frames=49-53", "eval.frames=52-56"))
     assert (
         "2 frames of sequence 0000, from 52 to 53, are used both for training and for evaluation"
@@ -146,5 +146,5 @@ def test_what_is_learned_and_measured_is_told_apart(kitti: Path, caplog: pytest.
     assert (
         "2 frames are not used for training, because the frame before or after them is missing" in caplog.text
     )
-    with pytest.raises(UsageError, match="holds nothing to learn from"):
+    with pytest.raises(UsageError, match="has no frames to train on"):
         training_data(recipe_of(kitti, "data.frames=49-50", "eval.data=null"))

@@ -101,7 +101,7 @@ def test_a_scene_of_two_files_and_a_frame_of_kitti_object(tmp_path: Path) -> Non
     found = open_sequence(kitti / "000008", None)
     assert np.array_equal(found.frame(0).left, FRAMES[1].left) and found.has_labels
     assert found.objects(0).kinds == DRIVE.objects(1).kinds
-    with pytest.raises(UsageError, match="its pictures are no stream"):
+    with pytest.raises(UsageError, match="its pictures are not a stream"):
         open_sequence(kitti, None)
 
 
@@ -148,7 +148,7 @@ def test_both_eyes_side_by_side(tmp_path: Path) -> None:
         last = arrivals[-1].frame
         assert last is not None and np.array_equal(last.right, FRAMES[2 if n == 3 else 1].right)
     Image.new("RGB", (9, 4)).save(tmp_path / "both/1.png")
-    assert "are no two pictures side by side" in str(next(open_source(name, None).frames()).damage)  # type: ignore[arg-type]
+    assert "cannot hold two pictures side by side" in str(next(open_source(name, None).frames()).damage)  # type: ignore[arg-type]
 
 
 def test_two_pictures_are_a_stream_of_one_frame(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_poses_of_kitti_raw(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         open_sequence(drive, None)
     (drive.parent / "calib_velo_to_cam.txt").unlink()
     assert open_sequence(drive, None).pose(0) is None
-    assert "is not read, as where the GPS/IMU is is not known" in caplog.text
+    assert "is not read, because the position of the GPS/IMU is unknown" in caplog.text
     drive.rename(drive.with_name("2011_09_26_drive_0001_extract"))
     with pytest.raises(InputError, match="holds pictures that are not rectified"):
         open_sequence(drive.with_name("2011_09_26_drive_0001_extract"), None)

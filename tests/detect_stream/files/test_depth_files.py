@@ -106,7 +106,7 @@ def test_a_detector_that_has_never_learned_depth_is_refused(tmp_path: Path) -> N
     head.first.norm.load_state_dict({"bias": torch.zeros(16)}, strict=False)
     save_detector(tmp_path / "d.safetensors", detector.network, "next")
     recipe = StreamDsgnRecipe(weights=str(tmp_path / "d.safetensors"))
-    with pytest.raises(InputError, match="never learned the depth"):
+    with pytest.raises(InputError, match="not trained to predict depth"):
         plan_run(recipe, RunOptions(depth=tmp_path / "depth", most_frames=3))
     assert plan_run(recipe, RunOptions(most_frames=3)).facts["target"] == "next"
 

@@ -41,7 +41,7 @@ def test_frames_with_an_impossible_ts_are_left_out() -> None:
     assert "has no ts" in (arrivals[3].damage or "")
     assert [one.number for one in arrivals] == list(range(5))
     for wrong in ("now", True, [1]):
-        with pytest.raises(InputError, match="not a number of seconds"):
+        with pytest.raises(InputError, match="not a time in seconds"):
             piped([wrong])
 
 

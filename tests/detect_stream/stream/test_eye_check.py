@@ -37,7 +37,7 @@ def test_eyes_as_they_should_be_pass_without_a_word(caplog: pytest.LogCaptureFix
 
 def test_exchanged_eyes_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     checked(lambda one: StereoFrame(one.right, one.left))
-    assert "left and right look exchanged" in caplog.text
+    assert "left and right look swapped" in caplog.text
 
 
 def test_the_same_eye_twice_is_refused_and_nearly_the_same_is_a_warning(
@@ -46,7 +46,7 @@ def test_the_same_eye_twice_is_refused_and_nearly_the_same_is_a_warning(
     with pytest.raises(InputError, match="frame 0: left and right are the same picture"):
         checked(lambda one: StereoFrame(one.left, one.left))
     checked(lambda one: StereoFrame(one.left, np.clip(one.left.astype(int) + 1, 0, 255).astype(np.uint8)))
-    assert "one eye shown twice" in caplog.text
+    assert "one camera shown twice" in caplog.text
 
 
 def test_pictures_without_texture_cannot_be_compared_which_is_said(

@@ -141,7 +141,7 @@ def test_a_trunk_of_torchvision_is_checked_by_its_outputs(
     student = student_of(tmp_path, RESNET, init={"image": "torchvision:resnet18"})
     assert torch.equal(weights(student)["visual.trunk.conv1.weight"], resnet.conv1.weight)
     resnet.conv1.padding = (2, 2)
-    with pytest.raises(InputError, match="computes something else"):
+    with pytest.raises(InputError, match="computes something other"):
         image_trunks.same_network(resnet, student.network.visual.trunk, "x")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="is not one of timm"):
         student_of(tmp_path, STUDENT, init={"image": "torchvision:resnet18"})
@@ -186,7 +186,7 @@ def test_a_coca_teaches_but_does_not_learn(tmp_path: Path) -> None:
     with opened(tmp_path / "run", recipe) as run:
         result = distill(recipe, plan(recipe).inputs, run)
     assert {"teacher", "student"} <= result.metrics.keys()
-    with pytest.raises(UsageError, match="can teach, but not learn"):
+    with pytest.raises(UsageError, match="can be a teacher, but not a student"):
         student_of(tmp_path, COCA)
 
 

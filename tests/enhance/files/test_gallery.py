@@ -186,7 +186,7 @@ def test_a_page_replaces_nothing_but_itself(tmp_path):
         check_gallery(page, force=False, resume=False)
     with pytest.raises(UsageError, match="a gallery must be a local file"):
         check_gallery("s3://bucket/g.html", force=False, resume=False)
-    with pytest.raises(UsageError, match=r"ends in \.html"):
+    with pytest.raises(UsageError, match=r"end in \.html"):
         check_gallery(tmp_path / "g.png", force=False, resume=False)
 
 

@@ -399,7 +399,7 @@ def test_an_empty_name_and_one_picture_s_name_for_several_are_refused():
     touch("a.png", "b.png")
     with pytest.raises(UsageError, match="empty"):
         plan_outputs(["a.png"], "")
-    with pytest.raises(UsageError, match="name of one picture, but there are 2 inputs"):
+    with pytest.raises(UsageError, match="names one picture, but there are 2 inputs"):
         plan_outputs(["a.png", "b.png"], "out.png")
     assert set(pairs(plan_outputs(["a.png", "b.png"], "out.png/")).values()) == {
         "out.png/a.png",

@@ -131,7 +131,7 @@ def test_what_an_interrupted_shard_left_is_counted(tmp_path):
                 summary(1, 2),
                 summary(2, 2, shard={"index": 2, "of": 2, "n_inputs": 4, "inputs_sha256": "abd"}),
             ],
-            "saw another list of inputs",
+            "was made from another list of inputs",
         ),
     ],
 )

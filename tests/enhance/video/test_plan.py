@@ -51,7 +51,7 @@ def test_names_are_chosen_as_those_of_pictures(clips: Path) -> None:
         (["a.mp4"], "-", {}, "not read from or written to pipes"),
         (["a.mp4", "night.png"], "out/", {}, "is a picture"),
         (["a.mp4", "."], "out/", {}, "is a folder"),
-        (["a.mp4", "b.MOV"], "day.mp4", {}, "is the name of one video"),
+        (["a.mp4", "b.MOV"], "day.mp4", {}, "names one video"),
         (["memory://bucket/a.mp4"], "out/", {}, "by URL"),
         (["a.mp4"], "", {}, "is empty"),
         (["none.mp4"], None, {}, "no such file"),

@@ -68,10 +68,10 @@ def test_what_was_fused_is_found_again_or_refused(tmp_path: Path) -> None:
     about = describe_lora(section)
     assert lora_of(about) == section
     save_file({"x": torch.ones(1)}, file)
-    with pytest.raises(InputError, match="another LoRA than the one that was fused"):
+    with pytest.raises(InputError, match="is not the LoRA that was fused"):
         lora_of(about)
     file.unlink()
-    with pytest.raises(InputError, match="is not here any more"):
+    with pytest.raises(InputError, match="is no longer here"):
         lora_of(about)
 
 

@@ -123,7 +123,7 @@ def test_it_learns_its_object() -> None:
 def test_its_old_network_learns_no_classes(old: Detector) -> None:
     detector = BranchedDetector(old, pyramid_width(old), n_new=1, channels=8).train()
     assert not detector.old.training and not any(p.requires_grad for p in detector.old.parameters())
-    with pytest.raises(UsageError, match="learns no classes in its old network"):
+    with pytest.raises(UsageError, match="cannot learn classes in its old network"):
         detector.grow(1)
 
 

@@ -180,5 +180,5 @@ def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_several_teachers_of_the_data_are_not_named_again() -> None:
-    with pytest.raises(ValueError, match="hold the embeddings of all teachers"):
+    with pytest.raises(ValueError, match="holds the embeddings of all teachers"):
         ClipKdRecipe.model_validate({"model": "data", "more_teachers": ["x"]})
