@@ -67,6 +67,7 @@ class Guided:
         self.sample_shape = model.sample_shape
         self._call = denoiser_class(model.unet).call
         self._time_scale = denoiser_class(model.unet).time_scale
+        self._time_offset = denoiser_class(model.unet).time_offset
         self._n_classes = n_classes_of(model.unet)
         self._fixed = _computed(model, needs, guidance)
         self.guidance = 1.0 if any(name in self._fixed for name in _EMBEDDED_GUIDANCE) else guidance
@@ -200,7 +201,7 @@ class Guided:
         """One pass of the network: ``[B, C, H, W]`` to the same shape, in float32; t as the scheduler has it."""
         time: Any = t
         if self._time_scale != 1:
-            time = t * self._time_scale
+            time = t * self._time_scale + self._time_offset
         if isinstance(time, float):
             time = torch.tensor(time, device=x.device)
         return self._call(self.unet, x, time, condition).float()

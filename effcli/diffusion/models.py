@@ -101,9 +101,11 @@ class DiffusionModel:
 
 def network_timesteps(model: DiffusionModel, steps: int | None) -> list[float]:
     """What the network is told in each sampling step, the noisiest first; see :func:`ddim_scheduler`."""
-    scale = denoiser_class(model.unet).time_scale
+    row = denoiser_class(model.unet)
     timesteps = timesteps_of(ddim_scheduler(model.scheduler_config, steps))
-    return timesteps if scale == 1 else [float(torch.tensor(t * scale)) for t in timesteps]
+    if (row.time_scale, row.time_offset) == (1, 0):
+        return timesteps
+    return [float(torch.tensor(t * row.time_scale + row.time_offset)) for t in timesteps]
 
 
 def load_model(source: str) -> DiffusionModel:

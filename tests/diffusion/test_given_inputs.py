@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from effcli.core.errors import InputError
 from effcli.diffusion.checking import check_forward
 from effcli.diffusion.conditioning import Guided, guidance_embedding
-from effcli.diffusion.models import DiffusionModel
+from effcli.diffusion.models import DiffusionModel, network_timesteps
 from tests.diffusion.test_checking import conditional
 from tests.diffusion.tiny_denoisers import save_inputs, tiny_denoiser
 from tests.diffusion.tiny_models import SCHEDULER, tiny_unet
@@ -109,10 +109,6 @@ def test_what_does_not_fit_is_named(tensors: dict[str, torch.Tensor], message: s
 def test_networks_without_a_row_are_not_called() -> None:
     import diffusers
 
-    lumina = diffusers.Lumina2Transformer2DModel(
-        sample_size=8, in_channels=4, hidden_size=16, num_layers=1, num_refiner_layers=1, num_attention_heads=1,
-        num_kv_heads=1, axes_dim_rope=(4, 4, 8), axes_lens=(8, 8, 8), cap_feat_dim=8,
-    )  # fmt: skip
     qwen = diffusers.QwenImageTransformer2DModel(
         in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=1,
         joint_attention_dim=8, axes_dims_rope=(4, 4, 8),
@@ -121,7 +117,6 @@ def test_networks_without_a_row_are_not_called() -> None:
         num_attention_heads=1, attention_head_dim=8, num_layers=1, embedding_dim=8, num_embeddings=2
     )
     for network, reason in (
-        (lumina, "is a Lumina2Transformer2DModel: it is told how far the image is"),
         (qwen, "is a QwenImageTransformer2DModel: it is given shapes of images"),
         (
             other,
@@ -130,6 +125,26 @@ def test_networks_without_a_row_are_not_called() -> None:
     ):
         with pytest.raises(InputError, match=reason):
             Guided(DiffusionModel(network, SCHEDULER, "m"), network)
+
+
+def test_lumina_is_told_how_far_the_image_is(tmp_path: Path) -> None:
+    network: Any = tiny_denoiser("lumina")
+    file = save_inputs(tmp_path / "inputs.safetensors", network)
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 6.0}
+    model = DiffusionModel(network, flow, "m")
+    guided = Guided(model, network, inputs=str(file))
+    condition = guided.random_condition(2, torch.Generator().manual_seed(0))
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        towards_the_image = network(
+            x,
+            torch.full((2,), 0.25),
+            condition["encoder_hidden_states"],
+            condition["encoder_attention_mask"].bool(),
+        ).sample
+        torch.testing.assert_close(guided.predictor(condition)(x, 750.0), -towards_the_image)
+    told = network_timesteps(model, 4)
+    assert told[0] == 0 and told == sorted(told)
 
 
 def test_sana_sprint_is_not_taken_for_sana() -> None:

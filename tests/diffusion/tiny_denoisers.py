@@ -91,9 +91,19 @@ def _sana() -> nn.Module:
     )  # fmt: skip
 
 
+def _lumina() -> nn.Module:
+    from diffusers import Lumina2Transformer2DModel
+
+    return Lumina2Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, hidden_size=16, num_layers=2, num_refiner_layers=1,
+        num_attention_heads=2, num_kv_heads=1, multiple_of=4, axes_dim_rope=(4, 2, 2), axes_lens=(16, 16, 16),
+        cap_feat_dim=8,
+    )  # fmt: skip
+
+
 MAKERS = {
     "sdxl": _sdxl, "dit": _dit, "pixart": _pixart, "sd3": _sd3, "flux": _flux, "aura-flow": _aura_flow,
-    "sana": _sana,
+    "sana": _sana, "lumina": _lumina,
 }  # fmt: skip
 
 

@@ -23,7 +23,13 @@ from tests.quantize.quantized_tiny import recipe_of
 
 LATENTS = {**SCHEDULER, "clip_sample": False}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "use_dynamic_shifting": False}
-SCHEDULERS = {"sd3": FLOW, "aura-flow": FLOW, "sana": FLOW, "flux": {**FLOW, "use_dynamic_shifting": True}}
+SCHEDULERS = {
+    "sd3": FLOW,
+    "aura-flow": FLOW,
+    "sana": FLOW,
+    "lumina": FLOW,
+    "flux": {**FLOW, "use_dynamic_shifting": True},
+}
 CPU = torch.device("cpu")
 
 

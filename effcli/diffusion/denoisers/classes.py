@@ -82,6 +82,12 @@ def call_flux(network: nn.Module, x: Tensor, t: Any, given: Condition) -> Tensor
     return patches.reshape(n, channels, height, width)
 
 
+def call_lumina(network: nn.Module, x: Tensor, t: Any, given: Condition) -> Tensor:
+    """Lumina 2: is told how far the image is (0 is noise) and predicts the flow towards it: the negative of ours."""
+    mask = given["encoder_attention_mask"].long()
+    return -call_by_keyword(network, x, t, {**given, "encoder_attention_mask": mask})
+
+
 @dataclass(frozen=True)
 class DenoiserClass:
     """How a class of networks is used.
@@ -92,6 +98,7 @@ class DenoiserClass:
         pipeline: whose ``encode_prompt`` makes its text conditions; None for a CLIP text model's last states, or none.
         text: the keyword arguments that come from prompts.
         time_scale: what the timesteps of the scheduler are multiplied by before the network gets them.
+        time_offset: what is added then.
         latent_patch: side of the patches that a channel of the network's input stands for.
         joins_tokens: its last blocks see the tokens of the text before those of the image, as one sequence.
         labels: key of the number of classes, whose label beyond the last means no class.
@@ -102,6 +109,7 @@ class DenoiserClass:
     pipeline: str | None = None
     text: tuple[str, ...] = ()
     time_scale: float = 1.0
+    time_offset: float = 0.0
     latent_patch: int = 1
     joins_tokens: bool = False
     labels: str | None = None
@@ -128,6 +136,9 @@ DENOISERS: dict[str, DenoiserClass] = {
         pipeline="AuraFlowPipeline", text=("encoder_hidden_states",), time_scale=1e-3, joins_tokens=True
     ),
     "SanaTransformer2DModel": DenoiserClass(),
+    "Lumina2Transformer2DModel": DenoiserClass(
+        call=call_lumina, time_scale=-1e-3, time_offset=1.0, joins_tokens=True
+    ),
 }
 PARTS = ("unet", "transformer")
 """Folders of a pipeline where the network may be."""

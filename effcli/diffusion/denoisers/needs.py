@@ -223,9 +223,15 @@ def _of_sana(network: nn.Module, config: dict[str, Any], place: str) -> list[Nee
     ]
 
 
+def _of_lumina(network: nn.Module, config: dict[str, Any], place: str) -> list[NeededInput]:
+    what = "embeddings of the prompt by Gemma 2, which are not computed here"
+    return [
+        NeededInput("encoder_hidden_states", (None, config["cap_feat_dim"]), "file", what),
+        NeededInput("encoder_attention_mask", (None,), "file", "which tokens of the prompt count"),
+    ]
+
+
 _NOT_CALLED = {
-    "Lumina2Transformer2DModel": "it is told how far the image is, not the noise, and predicts the negative of the "
-    "flow; its text encoder (Gemma) is not read here",
     "QwenImageTransformer2DModel": "it is given shapes of images beside packed patches; its decoder (of videos) and "
     "text encoder (Qwen2.5-VL) are not read here",
 }
@@ -240,6 +246,7 @@ _NEEDS: dict[str, Callable[[nn.Module, dict[str, Any], str], list[NeededInput]]]
     "FluxTransformer2DModel": _of_joint_transformer,
     "AuraFlowTransformer2DModel": _of_aura_flow,
     "SanaTransformer2DModel": _of_sana,
+    "Lumina2Transformer2DModel": _of_lumina,
 }
 
 
