@@ -100,6 +100,12 @@ class Runtime:
         torch.distributed.all_reduce(tensor)
         return dict(zip(values, (tensor / self.world).tolist(), strict=True))
 
+    def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """Add up tensors of one shape over all ranks, in place."""
+        if self.world > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
     def any_rank(self, flag: bool) -> bool:
         """True when ``flag`` is true in at least one rank."""
         if self.world == 1:
@@ -301,6 +307,11 @@ def derive_seed(*key: int | str) -> int:
     )  # NumPy's integers print otherwise
     digest = hashlib.blake2b(ascii(plain).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def random_state(device: torch.device) -> torch.Tensor:
+    """The state of the generator that operations on a device sample from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def hardware_bf16(device: torch.device) -> bool:

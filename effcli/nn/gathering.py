@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effcli.core.errors import UsageError
+from effcli.core.runtime import random_state
 from effcli.nn.batch_norm import SyncedBatchNorm2d
 
 
@@ -109,7 +110,7 @@ def _share(network: nn.Module) -> tuple[Any, Any]:
 
     def give_all(_: nn.Module, inputs: tuple[Tensor, ...], own: Tensor) -> Tensor:
         n, random = before.pop()
-        if not torch.equal(random, _random_state(own)):
+        if not torch.equal(random, random_state(own.device)):
             raise UsageError(
                 "a network draws random numbers, which several processes cannot draw as one does"
             )
@@ -119,11 +120,6 @@ def _share(network: nn.Module) -> tuple[Any, Any]:
         return torch.cat([part[:size] for part, size in zip(padded.split(most), sizes, strict=True)])
 
     return network.register_forward_pre_hook(take_own), network.register_forward_hook(give_all)
-
-
-def _random_state(beside: Tensor) -> Tensor:
-    """Of the generator that operations on a tensor draw from."""
-    return torch.cuda.get_rng_state(beside.device) if beside.is_cuda else torch.get_rng_state()
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from effcli.core.runtime import Runtime
-from effcli.rl_distill.group import Policy, PolicyGroup, observations_of
-from effcli.rl_distill.losses import q_distance, td_error
+from effcli.rl_distill.group import Policy, PolicyGroup, observations_of, share_of_process
+from effcli.rl_distill.losses import mean_over, q_distance, td_error
 from effcli.rl_distill.network.encoders import count_in, share_statistics
 from effcli.rl_distill.network.policies import QNetwork
 from effcli.rl_distill.network.stack import NetworkStack, stacks_of
@@ -45,8 +45,7 @@ class DqnPolicy(Policy):
         """Start new episodes."""
         super().reset(update)
         if not hasattr(self, "replay"):
-            size = self.recipe.dqn.replay
-            env = self.env
+            env, size = self.env, -(-self.recipe.dqn.replay // self.share.n_all) * self.share.n_own
             self.replay = Replay(size, len(env), env.shape, env.dtype, stacked=env.observed.stacked)
         self.replay.begin(self.observations)
 
@@ -78,7 +77,8 @@ class DqnGroup(PolicyGroup):
     def __init__(
         self, recipe: DqnRecipe | OpdDaDqnRecipe, runtime: Runtime, *, together: bool = True
     ) -> None:
-        self.recipe = recipe
+        self.n_copies = recipe.env.copies
+        recipe = self.recipe = share_of_process(recipe, runtime.world)
         policies = [DqnPolicy(number, recipe, runtime) for number in range(len(recipe.policies))]
         self.members = policies
         adam = partial(torch.optim.Adam, lr=recipe.dqn.learning_rate, fused=True)
@@ -91,7 +91,7 @@ class DqnGroup(PolicyGroup):
     @property
     def steps_per_update(self) -> int:
         """Environment steps of each policy, at least one of each copy."""
-        return self.recipe.env.copies * max(1, self.recipe.dqn.train_every // self.recipe.env.copies)
+        return self.n_copies * max(1, self.recipe.dqn.train_every // self.n_copies)
 
     @property
     def n_updates(self) -> int:
@@ -108,9 +108,7 @@ class DqnGroup(PolicyGroup):
         """Act, then learn; returns means of the terms over policies."""
         settings = self.recipe.dqn
         first, end = update * self.steps_per_update, (update + 1) * self.steps_per_update
-        for step in range(first, end, self.recipe.env.copies):
-            for stack in self.stacks:
-                self.act(stack, self.epsilon(step))
+        self.in_all_processes(lambda: self._act_in(range(first, end, self.n_copies)))
         values: dict[str, float] = {"epsilon": self.epsilon(first)}
         if end >= settings.learning_starts:
             values |= self._learn(update, end)
@@ -119,12 +117,17 @@ class DqnGroup(PolicyGroup):
                 target.copy_weights(stack.weights)
         return values
 
+    def _act_in(self, steps: range) -> None:
+        for step in steps:
+            for stack in self.stacks:
+                self.act(stack, self.epsilon(step))
+
     @torch.no_grad()
     def act(self, stack: NetworkStack, epsilon: float) -> None:
         """One step of all copies: a random action with probability epsilon, else the one of the highest value."""
         policies = [self.members[m] for m in stack.members]
-        n = self.recipe.env.copies
-        uniform = torch.stack([torch.rand(2, n, generator=policy.generator) for policy in policies], 1)
+        drawn = [torch.rand(2, self.n_copies, generator=policy.generator) for policy in policies]
+        uniform = torch.stack([policies[0].share.of(one) for one in drawn], 1)
         actions = self._random(policies, uniform[1])
         greedy = uniform[0] >= epsilon
         if bool(greedy.any()):
@@ -150,30 +153,53 @@ class DqnGroup(PolicyGroup):
         settings, n = self.recipe.dqn, len(self.policies)
         if settings.anneal:
             self.set_rate(settings.learning_rate * (1 - update / self.n_updates))
-        batches = [self._sampled(stack) for stack in self.stacks]
+        batches, weights = zip(*(self._sampled(stack) for stack in self.stacks), strict=True)
         compares = update % _COMPARE_EVERY == 0 and n > 1
         seen = [batch[0] for batch in batches]
         views = self.views(seen) if self.caches_peers or compares else []
         peers: Sequence[Peers | None] = [None] * len(seen)
         if self.distils:
             peers = self.peers(views) if self.caches_peers else self.live_peers(seen)
-        weight = weight_at(step, self.recipe.train.env_steps, self.opd)
-        terms = [self.terms(i, *one, weight) for i, one in enumerate(zip(batches, peers, strict=True))]
+        weight, world = weight_at(step, self.recipe.train.env_steps, self.opd), self.runtime.world
+        parts = enumerate(zip(batches, peers, weights, strict=True))
+        terms = [self.terms(i, batch, of, weight, shares) for i, (batch, of, shares) in parts]
         self.descend(terms, settings.grad_clip)
-        sums = {name: float(torch.cat([one[name].detach() for one in terms]).sum()) / n for name in terms[0]}
+        sums = {
+            name: float(torch.cat([one[name].detach() for one in terms]).sum()) * world / n
+            for name in terms[0]
+        }
         if compares:
             sums["disagreement"] = self.disagreement(views)
-        return sums
+        return self.runtime.mean_over_ranks(sums)
 
-    def _sampled(self, stack: NetworkStack) -> tuple[Tensor, ...]:
-        """A batch from the replay memory of each policy, ``[T, B, ...]``."""
+    def _sampled(self, stack: NetworkStack) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """A batch from the replay memory of each policy, ``[T, B, ...]``; of several processes each has a part of it.
+
+        Then with the weight of each transition in the mean over the whole batch, ``[T, B]``, which is 0 of what fills
+        up the parts of those policies that have fewer.
+        """
         size, device = self.recipe.dqn.batch_size, self.runtime.device
         policies = [self.members[m] for m in stack.members]
-        batches = [policy.replay.sample(size, policy.generator, device) for policy in policies]
-        return tuple(torch.stack(part) for part in zip(*batches, strict=True))
+        places = [policy.replay.places(size, policy.generator, policy.share) for policy in policies]
+        counts = [len(rows) for rows, _ in places]
+        n = max(1, *counts)
+        batches = [
+            policy.replay.read(np.resize(rows, n), np.resize(copies, n), device)
+            for policy, (rows, copies) in zip(policies, places, strict=True)
+        ]
+        batch = tuple(torch.stack(part) for part in zip(*batches, strict=True))
+        if self.runtime.world == 1:
+            return batch, None
+        counted = torch.arange(n) < torch.tensor(counts)[:, None]
+        return batch, (counted / size).to(device)
 
     def terms(
-        self, i: int, batch: tuple[Tensor, ...], peers: Peers | None, weight: float
+        self,
+        i: int,
+        batch: tuple[Tensor, ...],
+        peers: Peers | None,
+        weight: float,
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The terms of the loss of the policies of stack i, ``[T]`` each (docs/methods/opd-da.md, Objective).
 
@@ -184,6 +210,7 @@ class DqnGroup(PolicyGroup):
             batch: observations, actions, rewards, next observations and terminated, ``[T, B, ...]`` each.
             peers: features and decisions of the peers; None without distillation.
             weight: the ramp w(t), 0..1.
+            weights: of the transitions in a part of a batch, ``[T, B]``; None of a whole one.
         """
         stack, opd = self.stacks[i], self.opd
         observations, actions, rewards, following, terminated = batch
@@ -191,15 +218,16 @@ class DqnGroup(PolicyGroup):
             best = self.targets[i](following.float())[1].amax(-1)
             targets = rewards + self.recipe.dqn.gamma * (1 - terminated) * best
         features, q = stack(observations.float())
-        terms = {"td": td_error(q, actions, targets)}
+        terms = {"td": mean_over(td_error(q, actions, targets), weights)}
         if peers is None:
             return terms
         alpha = self.weights_of(stack, features, q, peers)
         q_hat = mean_decisions(alpha, centred(peers.decisions, opd), opd)
-        terms["decision"] = weight * opd.decision_weight * q_distance(centred(q, opd), q_hat, opd).mean(-1)
+        apart = q_distance(centred(q, opd), q_hat, opd)
+        terms["decision"] = weight * opd.decision_weight * mean_over(apart, weights)
         if opd.feature_weight:
             target = self.attention.mean_features(alpha, peers, stack.members[0])
-            terms["feature"] = weight * opd.feature_weight * (features - target).square().mean((-2, -1))
+            terms["feature"] = weight * opd.feature_weight * mean_over((features - target).square(), weights)
         return terms
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from effcli.core.errors import UsageError
 from effcli.core.runtime import Runtime, derive_seed
 from effcli.nn.schedules import set_rate
-from effcli.rl_distill.environments.copies import Environments, Step
+from effcli.rl_distill.environments.copies import CopyShare, EnvironmentFailure, Environments, Step
 from effcli.rl_distill.environments.making import environments_of
 from effcli.rl_distill.environments.reward_scale import RewardScale
 from effcli.rl_distill.network.policies import ActorCritic, QNetwork
@@ -22,17 +22,43 @@ from effcli.rl_distill.recipe import OpdSection, RlDistillRecipe
 from effcli.rl_distill.returns import Returns
 from effcli.rl_distill.teachers.teacher import Teacher, load_teachers
 
+_Recipe = TypeVar("_Recipe", bound=RlDistillRecipe)
+_T = TypeVar("_T")
+
+
+def share_of_process(recipe: _Recipe, world: int) -> _Recipe:
+    """The recipe with the environments of one of several processes.
+
+    Raises:
+        UsageError: they cannot be shared out evenly, or statistics would have to be.
+    """
+    if world == 1:
+        return recipe
+    if recipe.env.copies % world:
+        raise UsageError(
+            f"{recipe.env.copies} environments cannot be divided evenly among {world} processes",
+            place="env.copies",
+            hint=f"choose a multiple of {world}",
+        )
+    if recipe.env.normalise_observations or recipe.env.normalise_rewards:
+        raise UsageError(
+            "statistics for normalisation cannot be shared by several processes", hint="train in one process"
+        )
+    env = recipe.env.model_copy(update={"copies": recipe.env.copies // world})
+    return recipe.model_copy(update={"env": env})
+
 
 class Policy:
-    """One member of a group: its network, environments and RNG.
+    """One member of a group: its network, environments and RNG, which is the same in all processes.
 
     Args:
         number: its index in the group, from 0.
-        recipe: the settings.
+        recipe: the settings, with the environments of this process.
         runtime: device, precision and seed.
         network: makes the network from what is observed, the actions and a size.
 
     Attributes:
+        share: which of the environments of all processes it has.
         continues: its episodes go on where a checkpoint left them.
     """
 
@@ -55,18 +81,17 @@ class Policy:
         self.returns = Returns(recipe.env.copies)
         is_scaled = recipe.env.normalise_rewards
         self.scale = RewardScale(recipe.env.copies, recipe.discount) if is_scaled else None
-        own_seed = derive_seed(seed, "rank", runtime.rank) if runtime.rank else seed
-        self.generator = torch.Generator().manual_seed(own_seed)
+        n_own = recipe.env.copies
+        first, n_all = runtime.rank * n_own, runtime.world * n_own
+        self.share = CopyShare(first, n_own, n_all, runtime.sum_over_ranks)
+        self.generator = torch.Generator().manual_seed(seed)
         self.continues = False
         self.reset(0)
 
     def reset(self, update: int) -> None:
         """Start new episodes; their seeds follow from the update."""
-        rank = [self.runtime.rank] if self.runtime.rank else []
-        seed = derive_seed(self.runtime.seed, "env", self.number, update, *rank)
-        if self.runtime.world > 1 and update:  # the checkpoint has the generator of the first process alone
-            self.generator.manual_seed(derive_seed(seed, "generator"))
-        self.observations = self.env.reset(seed % 2**31)
+        seed = derive_seed(self.runtime.seed, "env", self.number, update)
+        self.observations = self.env.reset(seed % 2**31 + self.share.first)
         self.returns.restart()
         if self.scale is not None:
             self.scale.restart()
@@ -221,29 +246,36 @@ class PolicyGroup:
         """One optimiser step of every policy and of the attention on the sum of the terms.
 
         Args:
-            terms: of the loss of each stack, ``[T]`` each.
+            terms: of the loss of each stack, ``[T]`` each; of several processes each has its part of them.
             largest: gradient norm to clip each policy to; None does not clip.
         """
         self.attention_optimizer.zero_grad(set_to_none=True)
         torch.cat([value for one in terms for value in one.values()]).sum().backward()
         for parameter in self.attention.parameters():
             if parameter.grad is not None:
-                self._average(parameter.grad)
+                self.runtime.sum_over_ranks(parameter.grad)
         for stack, optimizer in zip(self.stacks, self.optimizers, strict=True):
-            stack.take_gradient(largest, self._average)
+            stack.take_gradient(largest, self.runtime.sum_over_ranks)
             optimizer.step()
         self.attention_optimizer.step()
 
-    def _average(self, gradient: Tensor) -> None:
-        """Replace a gradient by its mean over the processes."""
-        if self.runtime.world > 1:
-            torch.distributed.all_reduce(gradient)
-            gradient /= self.runtime.world
+    def in_all_processes(self, act: Callable[[], _T]) -> _T:
+        """Act; then every process knows the episodes that ended, and the steps, of all.
 
-    def share_returns(self) -> None:
-        """Let every process know the episodes that ended, and the steps, of all."""
-        for policy in self.policies:
-            policy.returns.add_others(self.runtime.gather(policy.returns.take_new()), self.runtime.rank)
+        Raises:
+            EnvironmentFailure: an environment of this process failed, or one of another.
+        """
+        failure, found = None, None
+        try:
+            found = act()
+        except EnvironmentFailure as error:
+            failure = error
+        if self.runtime.any_rank(failure is not None):
+            raise failure or EnvironmentFailure("in another process")
+        if self.runtime.world > 1:
+            for policy in self.policies:
+                policy.returns.add_others(self.runtime.gather(policy.returns.take_new()), self.runtime.rank)
+        return cast("_T", found)
 
     def disagreement(self, views: Sequence[tuple[list[Tensor], list[Tensor]]]) -> float:
         """Mean disagreement of the policies on each other's states, 0..1."""

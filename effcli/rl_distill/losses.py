@@ -16,6 +16,8 @@ def ppo_terms(
 ) -> dict[str, Tensor]:
     """The clipped objective, the value loss and the entropy bonus (Schulman et al. 2017), weighted, ``[T]`` each.
 
+    Of several processes each has its part of the sum.
+
     Args:
         decisions: of the current policies, ``[T, B, D]``.
         values: of their critics, ``[T, B]``.
@@ -26,7 +28,7 @@ def ppo_terms(
     log_p, negative_entropy = log_prob_and_entropy(decisions, batch.actions, actions)
     ratio = (log_p - batch.log_probs).exp()
     centred = batch.advantages - batch.mean(batch.advantages)[:, None]
-    n = batch.valid.sum(-1)
+    n = batch.n_valid
     spread = (batch.mean(centred.square()) * n / (n - 1).clamp_min(1.0)).sqrt()
     advantages = centred / (spread[:, None] + 1e-8)
     clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
@@ -35,23 +37,30 @@ def ppo_terms(
         near = batch.values + (values - batch.values).clamp(-settings.clip, settings.clip)
         error = torch.maximum(error, (near - batch.targets).square())
     terms = {
-        "policy": -batch.mean(torch.minimum(ratio * advantages, clipped * advantages)),
-        "value": settings.value_weight / 2 * batch.mean(error),
+        "policy": -batch.part(torch.minimum(ratio * advantages, clipped * advantages)),
+        "value": settings.value_weight / 2 * batch.part(error),
     }
     if settings.entropy_weight:
-        terms["entropy"] = settings.entropy_weight * batch.mean(negative_entropy)
+        terms["entropy"] = settings.entropy_weight * batch.part(negative_entropy)
     return terms
 
 
+def mean_over(values: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean of ``[T, B, ...]`` over all but the first axis; by the ``weights`` ``[T, B]`` of a part of the batch."""
+    if weights is None:
+        return values.mean(tuple(range(1, values.ndim)))
+    return (values.reshape(*weights.shape, -1).mean(-1) * weights).sum(-1)
+
+
 def td_error(q: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared TD error (Mnih et al. 2015), ``[T]``.
+    """Squared TD error (Mnih et al. 2015), ``[T, B]``.
 
     Args:
         q: Q-values ``[T, B, A]``.
         actions: int64 ``[T, B]``.
         targets: ``[T, B]``.
     """
-    return (q.gather(-1, actions[..., None])[..., 0] - targets).square().mean(-1)
+    return (q.gather(-1, actions[..., None])[..., 0] - targets).square()
 
 
 def decision_divergence(z: Tensor, z_hat: Tensor, tau: float, actions: Actions | None = None) -> Tensor:

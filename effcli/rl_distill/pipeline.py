@@ -114,11 +114,6 @@ def plan_run(recipe: RlDistillRecipe) -> Plan[None]:
 
 def run(recipe: RlDistillRecipe, _: None, run: Run) -> Result:
     """Train the group and those to compare with, write the policies to ``model/``, play."""
-    if run.runtime.world > 1 and hasattr(recipe, "dqn"):
-        raise UsageError(
-            f"a group of DQN policies is trained in one process; {run.runtime.world} were started",
-            hint="start several seeds or recipes side by side instead, or choose --method opd-da or ppo",
-        )
     arms = {"group": recipe} | {name: arm_of(recipe, name) for name in recipe.compared_groups}
     trained = {name: train_group(one, name, run) for name, one in arms.items()}
     summaries = {

@@ -10,17 +10,17 @@ Policies of one shape act and learn as one stack of T networks (:mod:`effcli.rl_
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from effcli.core.errors import UsageError
 from effcli.core.runtime import Runtime
 from effcli.rl_distill.decisions import draw, log_prob, noise_of
-from effcli.rl_distill.environments.copies import EnvironmentFailure, Step
-from effcli.rl_distill.group import Policy, PolicyGroup, observations_of
+from effcli.rl_distill.environments.copies import CopyShare, Step
+from effcli.rl_distill.group import Policy, PolicyGroup, observations_of, share_of_process
 from effcli.rl_distill.losses import decision_divergence, feature_distance, ppo_terms
 from effcli.rl_distill.network.encoders import count_in
 from effcli.rl_distill.network.policies import ActorCritic
@@ -30,30 +30,10 @@ from effcli.rl_distill.recipe import OpdDaRecipe, PpoRecipe
 from effcli.rl_distill.rollout import Rollout, advantages_of
 
 ADAM_EPS = 1e-5
+_Rows = tuple[Tensor, Tensor | None]
+"""Indices of states ``[T, b]``, and which of them count, 0 or 1; None: all."""
 _COMPARED_STATES = 128
 """States of a rollout that the disagreement is measured on, where peers are not evaluated on all of them."""
-
-
-def share_of_process(recipe: PpoRecipe | OpdDaRecipe, world: int) -> PpoRecipe | OpdDaRecipe:
-    """The recipe with the environments of one of several processes.
-
-    Raises:
-        UsageError: they cannot be shared out evenly, or statistics would have to be.
-    """
-    if world == 1:
-        return recipe
-    if recipe.env.copies % world:
-        raise UsageError(
-            f"{recipe.env.copies} environments cannot be divided evenly among {world} processes",
-            place="env.copies",
-            hint=f"choose a multiple of {world}",
-        )
-    if recipe.env.normalise_observations or recipe.env.normalise_rewards:
-        raise UsageError(
-            "statistics for normalisation cannot be shared by several processes", hint="train in one process"
-        )
-    env = recipe.env.model_copy(update={"copies": recipe.env.copies // world})
-    return recipe.model_copy(update={"env": env})
 
 
 class PpoGroup(PolicyGroup):
@@ -86,11 +66,12 @@ class PpoGroup(PolicyGroup):
         settings, device = self.recipe.ppo, self.runtime.device
         policies = [self.policies[m] for m in stack.members]
         env, shape = policies[0].env, (settings.rollout, len(stack), self.recipe.env.copies)
-        noises = [noise_of((shape[0], shape[2]), self.actions, one.generator) for one in policies]
+        share = policies[0].share
+        noises = [noise_of((shape[0], share.n_all), self.actions, one.generator) for one in policies]
         seen = np.empty((*shape, *env.shape), policies[0].observations.dtype)
         rewards, terminated, done, valid = (np.empty(shape, np.float32) for _ in range(4))
         taken, decided, values = [], [], []
-        for t, numbers in enumerate(torch.stack(noises, 1).numpy()):
+        for t, numbers in enumerate(torch.stack([share.of(one) for one in noises], 1).numpy()):
             for i, policy in enumerate(policies):
                 seen[t, i] = policy.observations
             _, decision, value = stack(torch.from_numpy(seen[t]).to(device).float())
@@ -119,7 +100,8 @@ class PpoGroup(PolicyGroup):
             advantages + all_values[:-1],
             torch.from_numpy(valid),
         )
-        return Rollout(*(part.transpose(0, 1).flatten(1, 2).to(device) for part in parts))
+        flat = (part.transpose(0, 1).flatten(1, 2).to(device) for part in parts)
+        return replace(Rollout(*flat), total=self.runtime.sum_over_ranks)
 
     def _last_values(self, stack: NetworkStack, i: int, step: Step) -> np.ndarray:
         """The critic's values of the last states of episodes that were cut off, else 0, ``[E]``.
@@ -133,7 +115,7 @@ class PpoGroup(PolicyGroup):
     def update(self, update: int) -> dict[str, float]:
         """Collect, then learn; returns means of the terms over policies and minibatches."""
         settings, n = self.recipe.ppo, len(self.policies)
-        rollouts = self._rollouts()
+        rollouts = self.in_all_processes(lambda: [self.collect(stack) for stack in self.stacks])
         views = self._views(rollouts) if n > 1 or self.distils else []
         peers = self.peers(views) if self.caches_peers else None
         weight = weight_at(update, self.n_updates, self.opd)
@@ -152,22 +134,9 @@ class PpoGroup(PolicyGroup):
             for network, seen, valid in zip(stack.networks, rollout.observations, rollout.valid, strict=True):
                 count_in(network, seen[valid > 0])
         n_terms = settings.epochs * settings.minibatches * n
-        means = {name: float(value) / n_terms for name, value in sums.items()}
+        means = {name: float(value) * self.world / n_terms for name, value in sums.items()}
         means["disagreement"] = self.disagreement(views) if n > 1 else 0.0
         return self.runtime.mean_over_ranks(means)
-
-    def _rollouts(self) -> list[Rollout]:
-        """A rollout of each stack; where the environment of one process fails, all stop."""
-        failure, rollouts = None, []
-        try:
-            rollouts = [self.collect(stack) for stack in self.stacks]
-        except EnvironmentFailure as error:
-            failure = error
-        if self.runtime.any_rank(failure is not None):
-            raise failure or EnvironmentFailure("in another process")
-        if self.world > 1:
-            self.share_returns()
-        return rollouts
 
     def _views(self, rollouts: list[Rollout]) -> list[tuple[list[Tensor], list[Tensor]]]:
         """Features and decisions of all policies on all states, or on some where only the disagreement needs them."""
@@ -175,27 +144,30 @@ class PpoGroup(PolicyGroup):
         seen = [rollout.observations[:, ::every] for rollout in rollouts]
         return self.views(seen, [rollout.decisions[:, ::every] for rollout in rollouts])
 
-    def _orders(self, stack: NetworkStack, rollout: Rollout) -> tuple[Tensor, ...]:
-        """Indices of the states of each minibatch, ``[T, b]``; empty where there is one minibatch with all states."""
+    def _orders(self, stack: NetworkStack, rollout: Rollout) -> list[_Rows]:
+        """The states of each minibatch; empty where there is one minibatch with all states."""
         if self.recipe.ppo.minibatches == 1:
-            return ()
-        n = rollout.actions.shape[1]
+            return []
+        n = rollout.actions.shape[1] * self.world
         orders = [torch.randperm(n, generator=self.policies[m].generator) for m in stack.members]
-        return torch.stack(orders).to(self.runtime.device).tensor_split(self.recipe.ppo.minibatches, 1)
+        parts = torch.stack(orders).to(self.runtime.device).tensor_split(self.recipe.ppo.minibatches, 1)
+        if self.world == 1:
+            return [(part, None) for part in parts]
+        return [own_rows(part, self.policies[0].share) for part in parts]
 
     def _minibatch(
         self,
         rollouts: list[Rollout],
         peers: list[Peers] | None,
-        orders: list[tuple[Tensor, ...]],
+        orders: list[list[_Rows]],
         number: int,
     ) -> tuple[list[Rollout], Sequence[Peers | None]]:
         """Minibatch ``number`` of each stack: its states, and the peers' features and decisions on them."""
         if any(orders):
             rows = [order[number] for order in orders]
-            rollouts = [rollout.rows(indices) for rollout, indices in zip(rollouts, rows, strict=True)]
+            rollouts = [rollout.rows(*one) for rollout, one in zip(rollouts, rows, strict=True)]
             if peers is not None:
-                peers = [one.rows(indices) for one, indices in zip(peers, rows, strict=True)]
+                peers = [one.rows(indices) for one, (indices, _) in zip(peers, rows, strict=True)]
         if not self.distils:
             return rollouts, [None] * len(rollouts)
         return rollouts, peers or self.live_peers([batch.observations for batch in rollouts])
@@ -221,11 +193,25 @@ class PpoGroup(PolicyGroup):
         divergence = decision_divergence(decisions, z_hat, opd.temperature, self.actions)
         if opd.only_better:
             divergence = divergence * (batch.advantages < 0)
-        terms["decision"] = weight * opd.decision_weight * batch.mean(divergence)
+        terms["decision"] = weight * opd.decision_weight * batch.part(divergence)
         if opd.feature_weight:
             target = self.attention.mean_features(alpha, peers, stack.members[0])
-            terms["feature"] = weight * opd.feature_weight * batch.mean(feature_distance(features, target))
+            terms["feature"] = weight * opd.feature_weight * batch.part(feature_distance(features, target))
         return terms
+
+
+def own_rows(indices: Tensor, share: CopyShare) -> _Rows:
+    """Of states ``[T, b]`` of all processes those of this one, by their indices here, and which of them count.
+
+    Policies can have different numbers of them; the others are filled up with states that do not count, and there is
+    at least one.
+    """
+    copy = indices % share.n_all - share.first
+    is_own = (copy >= 0) & (copy < share.n_own)
+    here = indices // share.n_all * share.n_own + copy.clamp(0, share.n_own - 1)
+    n = max(1, int(is_own.sum(-1).max()))
+    first = (~is_own).to(torch.int8).argsort(dim=-1, stable=True)[:, :n]
+    return here.gather(-1, first), is_own.gather(-1, first).float()
 
 
 create = PpoGroup

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effcli.rl_distill.environments.copies import Step
+from effcli.rl_distill.environments.copies import CopyShare, Step
 
 
 class Replay:
@@ -103,14 +103,17 @@ class Replay:
         self.age[row] = np.where(begins, 0, before + 1)
         self.observations[row] = observations[:, -1] if self._stack else observations
 
-    def sample(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
-        """Sample transitions uniformly, with replacement.
+    def read(self, rows: np.ndarray, copies: np.ndarray, device: torch.device) -> tuple[Tensor, ...]:
+        """The transitions at places.
+
+        Args:
+            rows, copies: indices ``[n]``, of :meth:`places`.
+            device: of the result.
 
         Returns:
             observations ``[n, ...]``, actions ``[n]``, rewards ``[n]``, next observations ``[n, ...]``, and terminated
             ``[n]`` as floats.
         """
-        rows, copies = self._sampled_places(n, generator)
         content = (
             self._read(rows, copies),
             self.actions[rows, copies],
@@ -120,23 +123,38 @@ class Replay:
         )
         return tuple(torch.from_numpy(part).to(device) for part in content)
 
-    def _sampled_places(self, n: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of rows and copies whose transitions are complete."""
+    def places(
+        self, n: int, generator: torch.Generator, share: CopyShare | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Sample places of complete transitions uniformly, with replacement.
+
+        Args:
+            n: how many.
+            generator: in the same state in all processes.
+            share: which of all copies are stored here, None for all; the result are then those of n that are.
+
+        Returns:
+            indices of rows and copies.
+        """
+        own = share or CopyShare(0, self._copies, self._copies, lambda counts: counts)
         n_rows = min(self.n_added, self._rows - 1)
         oldest = self.n_added - n_rows
         found: list[np.ndarray] = []
         missing = n
         while missing > 0:
-            numbers = torch.randint(n_rows * self._copies, (2 * missing + 8,), generator=generator).numpy()
-            rows, copies = (oldest + numbers // self._copies) % self._rows, numbers % self._copies
-            good = self.valid[rows, copies]
+            numbers = torch.randint(n_rows * own.n_all, (2 * missing + 8,), generator=generator).numpy()
+            behind, copies = numbers // own.n_all, numbers % own.n_all - own.first
+            rows, is_own = (oldest + behind) % self._rows, (copies >= 0) & (copies < own.n_own)
+            here = np.where(is_own, copies, 0)
+            good = is_own & self.valid[rows, here]
             if self._stack:  # the frames before it must still be stored
-                behind = oldest + numbers // self._copies - oldest
-                good &= behind >= np.minimum(self.age[rows, copies], self._stack - 1)
+                good &= behind >= np.minimum(self.age[rows, here], self._stack - 1)
+            good = own.total(torch.from_numpy(good).int()).numpy() > 0  # each place is stored in one process
             found.append(np.stack([rows[good], copies[good]]))
             missing -= int(good.sum())
-        both = np.concatenate(found, 1)[:, :n]
-        return both[0], both[1]
+        rows, copies = np.concatenate(found, 1)[:, :n]
+        is_own = (copies >= 0) & (copies < own.n_own)
+        return rows[is_own], copies[is_own]
 
     def _following(self, rows: np.ndarray, copies: np.ndarray) -> np.ndarray:
         found = self._read((rows + 1) % self._rows, copies)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+
+def _of_one_process(value: Tensor) -> Tensor:
+    return value
+
+
+_PARTS = ("observations", "actions", "decisions", "log_probs", "values", "advantages", "targets", "valid")
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,7 @@ class Rollout:
         advantages: generalised advantage estimates, ``[T, N]``.
         targets: of the value loss, ``[T, N]``.
         valid: 1, or 0 where a copy was reset and ignored the action, ``[T, N]``.
+        total: adds up a tensor over the processes that have states of their own, in place.
     """
 
     observations: Tensor
@@ -32,20 +41,33 @@ class Rollout:
     advantages: Tensor
     targets: Tensor
     valid: Tensor
+    total: Callable[[Tensor], Tensor] = _of_one_process
 
-    def rows(self, indices: Tensor) -> Rollout:
-        """The states with the given indices ``[T, b]`` of each policy."""
+    def rows(self, indices: Tensor, counted: Tensor | None = None) -> Rollout:
+        """The states with the given indices ``[T, b]`` of each policy; where ``counted`` is 0 they are not valid."""
         policy = torch.arange(len(indices), device=indices.device)[:, None]
-        return Rollout(*(getattr(self, field.name)[policy, indices] for field in fields(self)))
+        parts = {name: getattr(self, name)[policy, indices] for name in _PARTS}
+        if counted is not None:
+            parts["valid"] = parts["valid"] * counted
+        return replace(self, **parts)
+
+    @cached_property
+    def n_valid(self) -> Tensor:
+        """Valid states of all processes, ``[T]``."""
+        return self.total(self.valid.sum(-1))
 
     @cached_property
     def shares(self) -> Tensor:
         """Weight of each state in a mean over the valid ones, ``[T, N]``."""
-        return self.valid / self.valid.sum(-1, keepdim=True).clamp_min(1.0)
+        return self.valid / self.n_valid[:, None].clamp_min(1.0)
+
+    def part(self, values: Tensor) -> Tensor:
+        """This process's part of the mean of ``[T, N]`` over the valid states of each policy, ``[T]``."""
+        return (values * self.shares).sum(-1)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean of ``[T, N]`` over the valid states of each policy, ``[T]``."""
-        return (values * self.shares).sum(-1)
+        """Mean of ``[T, N]`` over the valid states of each policy, of all processes, without gradient, ``[T]``."""
+        return self.total(self.part(values))
 
 
 def advantages_of(

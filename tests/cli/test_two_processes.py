@@ -166,18 +166,26 @@ def test_enhance_keeps_every_good_picture_though_one_share_is_all_broken(
     assert done.stderr.count("1.png: not an image") == 1
 
 
-def test_rl_distill_shares_environments_and_averages_gradients(tmp_path: Path) -> None:
-    words = "rl-distill --steps 512 --policies 2 --policy small,small -s ppo.epochs=1 -s ppo.rollout=32"
+PPO = "-s ppo.epochs=2 -s ppo.minibatches=4 -s ppo.rollout=32 -s opd.feature_weight=0.1"
+DQN = "--method opd-da-dqn -s dqn.learning_starts=100 -s dqn.batch_size=32"
+
+
+@pytest.mark.parametrize("method", [PPO, DQN], ids=["ppo", "dqn"])
+def test_rl_distill_gives_the_policies_of_one_process(method: str, tmp_path: Path) -> None:
+    words = f"rl-distill --env FrozenLake-v1 --steps 512 --policies 2 --policy small,small {method}"
     words += f" -s eval.episodes=2 -s env.copies=4 --compare= {SAME}"
     done = two_ranks(*words.split(), "-o", "two", "--json", cwd=tmp_path)
     assert done.code == 0, done.stderr
     metrics = done.json["metrics"]
     one = effcli(*words.split(), "-o", "one", "--json", cwd=tmp_path).json["metrics"]
-    assert len(metrics["returns"]) == 2
-    assert abs(metrics["env_steps"] - one["env_steps"]) < 100  # of both processes; resets are not counted
+    assert len(metrics["returns"]) == 2 and metrics["env_steps"] == one["env_steps"]
     assert len(read_metrics(tmp_path / "two/metrics.jsonl")) == len(
         read_metrics(tmp_path / "one/metrics.jsonl")
     )
+    for file in ("policy-1.safetensors", "policy-2.safetensors"):
+        two, alone = (load_file(tmp_path / run / "model" / file) for run in ("two", "one"))
+        for name, value in alone.items():
+            torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4)
     refused = two_ranks(*words.replace("copies=4", "copies=3").split(), "-o", "three", cwd=tmp_path)
     assert refused.code == 2
     assert "cannot be divided evenly among 2 processes" in refused.stderr

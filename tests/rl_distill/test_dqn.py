@@ -66,7 +66,9 @@ def test_the_memory_gives_back_what_was_seen(env: str) -> None:
             )
             happened.setdefault(observations[copy].tobytes(), set()).add(row)
         observations = step.observations
-    x, actions_, rewards, following, terminated = replay.sample(400, torch.Generator().manual_seed(0), CPU)
+    x, actions_, rewards, following, terminated = replay.read(
+        *replay.places(400, torch.Generator().manual_seed(0)), CPU
+    )
     for i in range(400):
         row = (
             int(actions_[i]),

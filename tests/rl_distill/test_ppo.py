@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -97,16 +97,11 @@ def test_resets_do_not_count() -> None:
     counted = rollout.observations[rollout.valid > 0]
     assert counted[:, 3].sum() == 0  # the last place is seen only when an episode is over
     assert rollout.observations[:, :, 3].sum() > 0
-    other = Rollout(
-        **{
-            name: torch.where(rollout.valid.bool(), value, torch.full_like(value, 7))
-            for name, value in vars(rollout).items()
-            if name not in ("observations", "valid", "actions", "decisions")
-        },
-        observations=rollout.observations,
-        actions=rollout.actions,
-        decisions=rollout.decisions,
-        valid=rollout.valid,
+    changed = ("log_probs", "values", "advantages", "targets")
+    parts = {name: getattr(rollout, name) for name in changed}
+    valid = rollout.valid.bool()
+    other = replace(
+        rollout, **{name: torch.where(valid, one, torch.full_like(one, 7)) for name, one in parts.items()}
     )
     logits, values = torch.randn(1, 128, 2), torch.randn(1, 128)
     terms, same_terms = (
@@ -276,7 +271,9 @@ def test_where_nothing_is_detached_targets_push_peers(together: bool) -> None:
     parts = [rollout.rows(torch.arange(128)[None]) for rollout in rollouts]
     if together:
         whole = rollouts[0]
-        parts = [Rollout(*(getattr(whole, f.name)[m : m + 1] for f in fields(Rollout))) for m in range(3)]
+        parts = [
+            Rollout(*(getattr(whole, f.name)[m : m + 1] for f in fields(Rollout)[:-1])) for m in range(3)
+        ]
     undetached_loss(one, states, parts).backward()
     for m, policy in enumerate(one.policies):
         slow = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.network.parameters()]

@@ -82,7 +82,7 @@ def test_the_memory_gives_back_what_was_seen_in_every_mode(mode: AutoresetMode) 
     envs = corridors(mode)
     replay = Replay(50, 2, envs.shape, envs.dtype)
     happened = {row[1:-1] for row in walk(envs, 80, replay)}
-    batch = replay.sample(500, torch.Generator().manual_seed(0), CPU)
+    batch = replay.read(*replay.places(500, torch.Generator().manual_seed(0)), CPU)
     for x, action, reward, following, terminated in zip(*batch, strict=True):
         row = (x.numpy().tobytes(), int(action), float(reward), following.numpy().tobytes(), bool(terminated))
         assert row in happened
@@ -154,7 +154,7 @@ def all_that_was_seen(envs: Environments, replay: Replay, n: int) -> set[bytes]:
 
 def check_memory(envs: Environments, replay: Replay, n: int, n_drawn: int) -> None:
     seen = all_that_was_seen(envs, replay, n)
-    x, _, _, following, _ = replay.sample(n_drawn, torch.Generator().manual_seed(0), CPU)
+    x, _, _, following, _ = replay.read(*replay.places(n_drawn, torch.Generator().manual_seed(0)), CPU)
     assert all(one.numpy().tobytes() in seen for one in (*x, *following))
 
 
@@ -165,7 +165,9 @@ def test_stacks_are_stored_as_they_were_seen() -> None:
     check_memory(envs, replay, 75, 400)
     again = Replay(60, 2, envs.shape, envs.dtype, stacked=True)
     again.load_state_dict(replay.state_dict())
-    first, second = (one.sample(50, torch.Generator().manual_seed(1), CPU) for one in (replay, again))
+    first, second = (
+        one.read(*one.places(50, torch.Generator().manual_seed(1)), CPU) for one in (replay, again)
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     old = {name: value for name, value in replay.state_dict().items() if name not in ("whole", "last")}
     again.load_state_dict(old)  # of version 0.1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from effcli.core.errors import UsageError
 from effcli.rl_distill.environments.actions import Actions, actions_of
@@ -46,6 +47,27 @@ class Step:
     def shown(self) -> np.ndarray:
         """What the next action follows from, ``[E, ...]``."""
         return self.observations if self.following is None else self.following
+
+
+@dataclass(frozen=True)
+class CopyShare:
+    """Which of all copies those of this process are; several processes share them out evenly.
+
+    Attributes:
+        first: index of its first among all.
+        n_own: how many it has.
+        n_all: how many there are.
+        total: adds up a tensor over the processes, in place.
+    """
+
+    first: int
+    n_own: int
+    n_all: int
+    total: Callable[[Tensor], Tensor]
+
+    def of(self, x: Tensor) -> Tensor:
+        """This process's part of what is given for all copies, ``[n, E, ...]``."""
+        return x[:, self.first : self.first + self.n_own]
 
 
 class EnvironmentFailure(Exception):  # noqa: N818  not an error of effcli

@@ -91,19 +91,19 @@ class NetworkStack:
         return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
 
     def take_gradient(
-        self, largest: float | None = None, average: Callable[[Tensor], None] = lambda gradient: None
+        self, largest: float | None = None, add_up: Callable[[Tensor], Tensor] = lambda gradient: gradient
     ) -> None:
         """Move the gradients of a backward pass to :attr:`weights`.
 
         Args:
             largest: norm that the gradient of each network is clipped to; None does not clip.
-            average: changes the gradients of all before, in place, to their mean over several processes.
+            add_up: changes the gradients of all before, in place, to their sum over several processes.
         """
         grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves]
         grad = torch.cat([*(one.reshape(len(self), -1) for one in grads), self._rest], 1)
         for leaf in self._leaves:
             leaf.grad = None
-        average(grad)
+        add_up(grad)
         if largest is not None:
             grad *= (largest / (grad.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1.0)
         self.weights.grad = grad
