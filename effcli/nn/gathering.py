@@ -105,7 +105,7 @@ def _share(network: nn.Module) -> tuple[Any, Any]:
 
     def take_own(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x, *others = inputs
-        before.append((len(x), _random_state(x)))
+        before.append((len(x), random_state(x.device)))
         return (x.tensor_split(_world())[dist.get_rank()], *others)
 
     def give_all(_: nn.Module, inputs: tuple[Tensor, ...], own: Tensor) -> Tensor:
