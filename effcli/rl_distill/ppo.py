@@ -10,7 +10,6 @@ Policies of one shape act and learn as one stack of T networks (:mod:`effcli.rl_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -101,7 +100,7 @@ class PpoGroup(PolicyGroup):
             torch.from_numpy(valid),
         )
         flat = (part.transpose(0, 1).flatten(1, 2).to(device) for part in parts)
-        return replace(Rollout(*flat), total=self.runtime.sum_over_ranks)
+        return Rollout(*flat, total=self.runtime.sum_over_ranks)
 
     def _last_values(self, stack: NetworkStack, i: int, step: Step) -> np.ndarray:
         """The critic's values of the last states of episodes that were cut off, else 0, ``[E]``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -41,7 +41,7 @@ class Rollout:
     advantages: Tensor
     targets: Tensor
     valid: Tensor
-    total: Callable[[Tensor], Tensor] = _of_one_process
+    total: Callable[[Tensor], Tensor] = field(default=_of_one_process, kw_only=True)
 
     def rows(self, indices: Tensor, counted: Tensor | None = None) -> Rollout:
         """The states with the given indices ``[T, b]`` of each policy; where ``counted`` is 0 they are not valid."""
