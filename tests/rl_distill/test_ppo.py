@@ -98,7 +98,7 @@ def test_resets_do_not_count() -> None:
     assert counted[:, 3].sum() == 0  # the last place is seen only when an episode is over
     assert rollout.observations[:, :, 3].sum() > 0
     changed = ("log_probs", "values", "advantages", "targets")
-    parts = {name: getattr(rollout, name) for name in changed}
+    parts: dict[str, Any] = {name: getattr(rollout, name) for name in changed}
     valid = rollout.valid.bool()
     other = replace(
         rollout, **{name: torch.where(valid, one, torch.full_like(one, 7)) for name, one in parts.items()}
