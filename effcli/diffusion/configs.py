@@ -100,7 +100,13 @@ def _check_types(function: Callable[..., Any], config: Mapping[str, Any], place:
             continue  # of a type that has no form in JSON of its own, or what diffusers has where nothing is said
         is_list = isinstance(value, list | tuple)
         fits = (list in kinds) if is_list else type(value) in kinds
-        if not fits or not all(_is_plain(leaf) and type(leaf) in kinds for leaf in _leaves(value)):
+        leaf_kinds = (
+            kinds if kinds - {list, NoneType} else None
+        )  # None: of any kind, where it is a list of what it may
+        leaves = _leaves(value)
+        if not fits or not all(
+            _is_plain(v) and (leaf_kinds is None or type(v) in leaf_kinds) for v in leaves
+        ):
             wanted = " or ".join(sorted(kind.__name__ for kind in kinds)).replace("NoneType", "null")
             raise InputError(f"{name} is {_short(value)}, not {wanted}", place=place)
 

@@ -75,7 +75,10 @@ def put_layers(
 def finish(unet: nn.Module, model: PackedModel, clock: StepClock, device: torch.device) -> nn.Module:
     """The network from a UNet with its packed layers, on ``device``."""
     unet.to(device)
-    clock.attach(unet)
+    if any(
+        codes.activation_bits is not None for codes in model.layers.values()
+    ):  # which have scales for each step
+        clock.attach(unet)
     if device.type == "cpu":
         make_lean(unet)
     for layer in unet.modules():

@@ -1,0 +1,112 @@
+"""Networks that are not called here: their weights are quantized, and what is loaded computes as any of diffusers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from effcli.core.errors import InputError
+from effcli.core.run import open_run
+from effcli.core.runtime import create_runtime
+from effcli.diffusion.models import save_folder
+from effcli.quantize.packed_unet import load
+from effcli.quantize.pipeline import plan_run, run
+from tests.diffusion.tiny_models import SCHEDULER
+from tests.quantize.quantized_tiny import recipe_of
+
+HEADS = {"num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
+SMALL_HEADS = {"num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2}
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def sizes() -> dict[str, Tensor]:
+    return {
+        "original_size": torch.ones(1, 2),
+        "target_size": torch.ones(1, 2),
+        "crop_coords": torch.zeros(1, 2),
+    }
+
+
+CASES: dict[str, tuple[dict[str, Any], Callable[[], dict[str, Any]]]] = {
+    "QwenImageTransformer2DModel": (
+        {"in_channels": 16, "out_channels": 4, "joint_attention_dim": 8, "axes_dims_rope": (4, 4, 8), **HEADS},
+        lambda: {
+            "hidden_states": noise(1, 16, 16), "encoder_hidden_states": noise(1, 3, 8), "timestep": torch.ones(1),
+            "encoder_hidden_states_mask": torch.ones(1, 3).long(), "img_shapes": [[(1, 4, 4)]],
+        },
+    ),
+    "ChromaTransformer2DModel": (
+        {
+            "in_channels": 4, "num_single_layers": 1, "joint_attention_dim": 32, "axes_dims_rope": [4, 4, 8],
+            "approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1, **HEADS,
+        },
+        lambda: {
+            "hidden_states": noise(1, 16, 4), "encoder_hidden_states": noise(1, 3, 32), "timestep": torch.ones(1),
+            "img_ids": torch.zeros(16, 3), "txt_ids": torch.zeros(3, 3),
+        },
+    ),
+    "Flux2Transformer2DModel": (
+        {
+            "in_channels": 4, "num_single_layers": 1, "joint_attention_dim": 32, "axes_dims_rope": [4, 4, 4, 4],
+            "timestep_guidance_channels": 16, **HEADS,
+        },
+        lambda: {
+            "hidden_states": noise(1, 16, 4), "encoder_hidden_states": noise(1, 3, 32), "timestep": torch.ones(1),
+            "img_ids": torch.zeros(16, 4), "txt_ids": torch.zeros(3, 4), "guidance": torch.ones(1),
+        },
+    ),
+    "CogView3PlusTransformer2DModel": (
+        {
+            "in_channels": 4, "out_channels": 4, "text_embed_dim": 8, "time_embed_dim": 8, "condition_dim": 2,
+            "pos_embed_max_size": 8, "sample_size": 8, **SMALL_HEADS,
+        },
+        lambda: {
+            "hidden_states": noise(1, 4, 8, 8), "encoder_hidden_states": noise(1, 3, 8), "timestep": torch.ones(1),
+            **sizes(),
+        },
+    ),
+    "MochiTransformer3DModel": (
+        {
+            "in_channels": 4, "pooled_projection_dim": 16, "text_embed_dim": 16, "time_embed_dim": 4,
+            "max_sequence_length": 8, **SMALL_HEADS, "num_layers": 2,
+        },
+        lambda: {
+            "hidden_states": noise(1, 4, 2, 8, 8), "encoder_hidden_states": noise(1, 8, 16),
+            "timestep": torch.ones(1), "encoder_attention_mask": torch.ones(1, 8).bool(),
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_weights_alone_of_any_denoiser(name: str, tmp_path: Path, caplog: Any) -> None:
+    import diffusers
+
+    settings, inputs = CASES[name]
+    torch.manual_seed(0)
+    network: Any = getattr(diffusers, name)(**settings).eval()
+    save_folder(tmp_path / "model", network, {**SCHEDULER, "clip_sample": False})
+    recipe = recipe_of(
+        "w8", model=str(tmp_path / "model"), fast=True, calibration={"range_method": "max"},
+        packing={"other_dtype": "fp32"},
+    )  # fmt: skip
+    runtime = create_runtime(device="cpu", precision="fp32", seed=0)
+    with open_run(tmp_path / "run", recipe, runtime, verb="run", recipe_name="x") as opened:
+        run(recipe, plan_run(recipe).inputs, opened)
+    with pytest.raises(InputError, match=f"is a {name}: "):
+        plan_run(recipe.model_copy(update={"fast": False}))
+    loaded = load(tmp_path / "run")
+    with torch.no_grad(), caplog.at_level(logging.WARNING, "effcli"):
+        theirs, ours = (one(**inputs(), return_dict=False)[0] for one in (network, loaded))
+    assert float((ours - theirs).norm() / theirs.norm()) < 0.02
+    assert "timestep" not in caplog.text  # weights alone have no ranges for each step
