@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -49,17 +50,29 @@ def checked(labels: Labels, split: Split) -> DetectionSet:
         raise InputError("lists no images", place=place)
     _refuse_many("annotations", "cannot be used", labels.mistakes, labels.n_annotations, place, notes)
     present = _present(labels, split, notes)
-    fitting, sizes = _of_true_size(present, place, notes)
+    whole, sizes = _of_true_size(present, place, notes)
+    fitting = _without_classes_of_crowds(whole, notes)
     boxes, mended = _boxes(fitting, sizes, labels.form, place)
     if mended:
         notes.append(f"{mended} boxes were empty or extended beyond their image: clipped or left out")
     used = {box.name for image in fitting for box in image.boxes}
     classes = tuple(name for name in labels.classes if name in used)
-    if unused := [name for name in labels.classes if name not in used]:
+    shown = {box.name for image in whole for box in image.boxes}
+    if unused := [name for name in labels.classes if name not in shown]:
         notes.append(f"{len(unused)} classes without any box are dropped: {_some(unused)}")
     for note in notes:
         log.warning("%s: %s", place, note)
     return _as_set(labels, fitting, sizes, boxes, classes, mended, notes)
+
+
+def _without_classes_of_crowds(images: Sequence[LabelledImage], notes: list[str]) -> list[LabelledImage]:
+    """Without the boxes of classes that are crowds, or ``difficult``, everywhere: nothing can be learned from these."""
+    single = {box.name for image in images for box in image.boxes if not box.crowd}
+    crowds = sorted({box.name for image in images for box in image.boxes} - single)
+    if not crowds:
+        return list(images)
+    notes.append(f"{len(crowds)} classes with crowds or difficult objects alone are dropped: {_some(crowds)}")
+    return [replace(one, boxes=[box for box in one.boxes if box.name in single]) for one in images]
 
 
 def _as_set(
@@ -185,11 +198,12 @@ def _boxes(
         return [one.astype(np.float32) for one in numbers], 0
     counts = [len(one) for one in numbers]
     sides = np.repeat(np.array([(width, height) for height, width in sizes], np.float64), counts, axis=0)
-    _refuse_other_form(flat, sides, form, place)
-    corners = corners_of(flat.astype(np.float32), sides.astype(np.float32), form)
-    clipped = np.clip(corners, 0, np.concatenate([sides, sides], 1).astype(np.float32))
-    is_empty = (clipped[:, 2:] <= clipped[:, :2]).any(1)
-    is_mended = is_empty | (np.abs(clipped - corners) > 1).any(1)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers may be of any size
+        _refuse_other_form(flat, sides, form, place)
+        corners = corners_of(flat.astype(np.float32), sides.astype(np.float32), form)
+        clipped = np.clip(corners, 0, np.concatenate([sides, sides], 1).astype(np.float32))
+        is_empty = (clipped[:, 2:] <= clipped[:, :2]).any(1)
+        is_mended = is_empty | (np.abs(clipped - corners) > 1).any(1)
     return np.split(clipped, np.cumsum(counts)[:-1]), int(is_mended.sum())
 
 

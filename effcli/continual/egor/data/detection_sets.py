@@ -139,8 +139,8 @@ class ScaledImages:
 
     Args:
         images: the set.
-        longest: most pixels of the longer side; None for any.
-        shortest: most pixels of the shorter side; None for any. With both, the smaller scale counts.
+        longest: pixels of the longer side, which smaller images are scaled to, too; None for any.
+        shortest: pixels of the shorter side; None for any. With both, the smaller scale counts.
     """
 
     def __init__(self, images: DetectionSet, longest: int | None, shortest: int | None) -> None:

@@ -12,7 +12,7 @@ import torch
 from effcli.continual.egor.data.checked_labels import checked
 from effcli.continual.egor.data.detection_sets import DetectionSet, ObjectBoxes
 from effcli.continual.egor.data.garment_scenes import GARMENT_SCENES, garment_scenes
-from effcli.continual.egor.data.labels.coco import read_coco
+from effcli.continual.egor.data.labels.coco import read_coco, tool_of
 from effcli.continual.egor.data.labels.file_tree import FileTree, near_files, part_of_path
 from effcli.continual.egor.data.labels.labelled_images import Labels
 from effcli.continual.egor.data.labels.voc import VocSet, find_voc, read_voc
@@ -117,6 +117,8 @@ def find_labels(source: str, images: str | None = None) -> FoundLabels:
         raise InputError(
             f"is a compressed archive ({ending})", place=source, hint="unpack it, and give the folder"
         )
+    if ending not in ("", ".tar"):
+        raise InputError(f"unknown file extension {ending!r}", place=source, hint=HINT)
     return _in_tree(FileTree.of_tar(path))
 
 
@@ -161,6 +163,12 @@ def _coco(tree: FileTree, files: list[str]) -> FoundLabels:
     for name in files:
         part = part_of_path(name) or _piece(PurePosixPath(name).stem) or WHOLE
         if part in parts:
+            if (tool := tool_of(tree.files[name].read())) is not None:
+                raise InputError(
+                    f"not COCO files but {len(files)} .json, the first {tool}",
+                    place=tree.place,
+                    hint="export the labels as COCO, YOLO or Pascal VOC",
+                )
             what = "for the whole set" if part == WHOLE else f"of the part {part}"
             raise InputError(
                 f"has several .json {what}: {parts[part]} and {name}",

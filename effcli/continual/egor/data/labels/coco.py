@@ -33,12 +33,17 @@ def read_coco(data: bytes, place: str, find: FindFile) -> Labels:
     content = _parsed(data, place)
     names = _categories(content["categories"], place)
     boxes: dict[str, list[LabelledBox]] = {}
-    entries = []
+    named: dict[str, str] = {}
+    entries, n_again = [], 0
     for number, one in enumerate(_list(content, "images", place)):
         if not isinstance(one, Mapping) or "id" not in one or not isinstance(one.get("file_name"), str):
             raise InputError(f"image {number} has no id or no file_name", place=place)
         if _key(one["id"]) in boxes:
             raise InputError(f"there are two images with the id {one['id']}", place=place)
+        if (first := named.setdefault(one["file_name"], _key(one["id"]))) in boxes:
+            n_again += 1
+            boxes[_key(one["id"])] = boxes[first]
+            continue
         boxes[_key(one["id"])] = []
         entries.append(one)
     annotations = _list(content, "annotations", place)
@@ -58,7 +63,20 @@ def read_coco(data: bytes, place: str, find: FindFile) -> Labels:
         for one in entries
     ]
     classes = tuple(dict.fromkeys(names.values()))
-    return Labels(place, "COCO", "sizes", images, classes, mistakes, len(annotations))
+    notes = (
+        [f"{n_again} images are listed again under another id: their boxes are taken together"]
+        if n_again
+        else []
+    )
+    return Labels(place, "COCO", "sizes", images, classes, mistakes, len(annotations), notes)
+
+
+def tool_of(data: bytes) -> str | None:
+    """What a JSON file of another tool's own format is; None for COCO's and for what is not known."""
+    try:
+        return _other_format(json.loads(data))
+    except (ValueError, RecursionError):
+        return None
 
 
 class _UnusableError(Exception):
@@ -98,6 +116,8 @@ def _other_format(content: Any) -> str | None:
         return "a project of the VGG Image Annotator (VIA)"
     if "shapes" in content and "imagePath" in content:
         return "a file of LabelMe"
+    if "objects" in content and "size" in content:
+        return "labels of Supervisely in its own format"
     first = next(iter(content["annotations"]), None) if isinstance(content.get("annotations"), list) else None
     if "categories" not in content and isinstance(first, Mapping) and "caption" in first:
         return "captions"
@@ -120,7 +140,8 @@ def _categories(content: Any, place: str) -> dict[str, str]:
         name = one.get("name") if isinstance(one, Mapping) else None
         if not isinstance(name, str | int) or isinstance(name, bool) or "id" not in one:
             raise InputError(f"not a COCO file: category {number} has no id or no name", place=place)
-        if found.setdefault(_key(one["id"]), str(name)) != str(name):
+        name = str(name).strip()
+        if found.setdefault(_key(one["id"]), name) != name:
             raise InputError(f"there are two categories with the id {one['id']}", place=place)
     if all(key.removeprefix("-").isdecimal() for key in found):
         return dict(sorted(found.items(), key=lambda item: int(item[0])))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
+from urllib.parse import unquote
 
 from effcli.data.picture_folders import is_hidden, is_picture_name, part_in, part_of
 from effcli.data.stored_files import StoredFile, index_tar
@@ -62,10 +63,12 @@ class FileTree:
 
     @cached_property
     def _by_base(self) -> Mapping[str, Sequence[str]]:
-        found = defaultdict(list)
+        """Paths by the last part, and in small letters where no file is called so."""
+        found, small = defaultdict(list), defaultdict(list)
         for name in self.files:
             found[name.rpartition("/")[2]].append(name)
-        return found
+            small[name.rpartition("/")[2].lower()].append(name)
+        return {**small, **found}
 
     def ending(self, *endings: str) -> list[str]:
         """Paths of files with one of some extensions, in any case."""
@@ -75,12 +78,14 @@ class FileTree:
         """How files are found that the labels at a path name.
 
         The longest end of the name that fits counts; of several files that fit, those of the labels' own part, then
-        those that lie nearest.
+        those that lie nearest. Where none fits, letters may be small or capital, and ``%20`` is a space.
         """
 
         def find(name: str) -> StoredFile | None:
             wanted = cleaned(name).split("/")
-            candidates = self._by_base.get(wanted[-1], ())
+            plain = unquote(wanted[-1])
+            ways = (wanted[-1], plain, wanted[-1].lower(), plain.lower())
+            candidates = next((self._by_base[way] for way in ways if way in self._by_base), ())
             if len(candidates) > 1:
                 candidates = _best(candidates, lambda one: _common(one.split("/")[::-1], wanted[::-1]))
             found = self.nearest(candidates, labels)
@@ -116,14 +121,28 @@ def near_files(roots: Sequence[Path], labels: Path) -> FindFile:
     inside = [p for root in roots for p in (root, *sorted(root.glob("*/")), *sorted(root.glob("images/*/")))]
     own = part_in(labels.stem)
     places = [p for p in inside if p in roots or part_in(p.name) in (None, own)]
+    in_small_letters = cache(lambda: _in_small_letters(places))
 
     def find(name: str) -> StoredFile | None:
         wanted = cleaned(name)
-        ends = dict.fromkeys((wanted, wanted.rpartition("/")[2]))
+        ends = dict.fromkeys(
+            one for way in (wanted, unquote(wanted)) for one in (way, way.rpartition("/")[2])
+        )
         files = (place / end for end in ends for place in places)
-        return next((StoredFile(file) for file in files if file.is_file()), None)
+        exact = next((StoredFile(file) for file in files if file.is_file()), None)
+        found = (in_small_letters().get(end.lower()) for end in ends)
+        return exact or next((file for file in found if file is not None), None)
 
     return find
+
+
+def _in_small_letters(places: Sequence[Path]) -> dict[str, StoredFile]:
+    """Pictures in folders, by their names in small letters, where just one is called so."""
+    found = defaultdict(list)
+    for file in (file for place in places if place.is_dir() for file in place.iterdir()):
+        if is_picture_name(file.name):
+            found[file.name.lower()].append(StoredFile(file))
+    return {name: files[0] for name, files in found.items() if len(files) == 1}
 
 
 def cleaned(name: str) -> str:

@@ -13,7 +13,7 @@ from effcli.continual.egor.data.labels.file_tree import FileTree, part_of_path
 from effcli.continual.egor.data.labels.labelled_images import LabelledBox, LabelledImage, Labels
 from effcli.continual.egor.data.labels.yolo import WHOLE
 from effcli.core.errors import InputError
-from effcli.data.picture_folders import is_picture_name, part_of
+from effcli.data.picture_folders import PART_NAMES, is_picture_name, part_of
 
 _FROM_ONE = "The VOC"
 """Databases whose pixels are counted from 1: PASCAL's own."""
@@ -35,6 +35,8 @@ class VocSet:
 def find_voc(tree: FileTree) -> VocSet | None:
     """The set that a folder with XML files is; its parts are lists in ``ImageSets/Main``, or folders.
 
+    ``trainval`` is learned from where there is no ``train``.
+
     Raises:
         InputError: the XML files are of another kind.
     """
@@ -52,14 +54,23 @@ def find_voc(tree: FileTree) -> VocSet | None:
     lists = {
         PurePosixPath(name).stem: name
         for name in tree.ending(".txt")
-        if part_of(PurePosixPath(name).stem) and "imagesets" in name.lower().split("/")[:-1]
+        if _is_listing(name) and part_of(PurePosixPath(name).stem)
     }
+    whole = next((name for name in tree.ending("trainval.txt") if _is_listing(name, "trainval")), None)
+    if whole is not None and not any(part.lower() in PART_NAMES["train"] for part in lists):
+        lists["train"] = whole
     if lists:
         return VocSet(tree, {part: _listed(tree, name, files) for part, name in lists.items()})
     parts = defaultdict(list)
     for name in files:
         parts[part_of_path(f"{name.rpartition('/')[0]}/") or WHOLE].append(name)
     return VocSet(tree, dict(parts))
+
+
+def _is_listing(name: str, stem: str | None = None) -> bool:
+    """Whether a path is one of a list in ``ImageSets``, of this name."""
+    path = PurePosixPath(name.lower())
+    return "imagesets" in path.parts[:-1] and stem in (None, path.stem)
 
 
 def read_voc(found: VocSet, part: str) -> Labels:

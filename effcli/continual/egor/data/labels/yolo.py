@@ -15,8 +15,9 @@ from effcli.continual.egor.data.labels.file_tree import FileTree, cleaned, part_
 from effcli.continual.egor.data.labels.labelled_images import LabelledBox, LabelledImage, Labels
 from effcli.core.errors import InputError
 
-_NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt", "labels.txt")
+_NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt", "labels.txt", "_darknet.labels")
 _PARTS = ("train", "val", "valid", "test")
+_NOTHING = (None, "", "null", "~")
 WHOLE = ""
 """The part of a set without parts."""
 
@@ -41,12 +42,14 @@ class YoloSet:
 def names_file_in(tree: FileTree) -> str | None:
     """The path of the file that names the classes: a YAML file with ``names``, else ``classes.txt``, ``obj.names``, ...
 
+    Of several that say the same, as one in each part, the first.
+
     Raises:
-        InputError: there are several.
+        InputError: there are several that differ.
     """
     yamls = [name for name in tree.ending(".yaml", ".yml") if _names_in(tree, name) is not None]
     found = yamls or [name for name in tree.files if name.rpartition("/")[2] in _NAME_FILES]
-    if len(found) > 1:
+    if len({_text(tree, name) for name in found}) > 1 or len(yamls) > 1:
         raise InputError(
             f"has several files that name classes: {', '.join(found[:4])}",
             place=tree.place,
@@ -94,6 +97,7 @@ def read_yolo(found: YoloSet, part: str) -> Labels:
     """
     place = found.place if part == WHOLE else f"{found.place}, {part}"
     mistakes: list[str] = []
+    words: set[str] = set()
     images, n_lines, n_without = [], 0, 0
     for name in found.parts[part]:
         labels = next((one for one in _label_paths(name) if one in found.tree.files), None)
@@ -104,17 +108,29 @@ def read_yolo(found: YoloSet, part: str) -> Labels:
             if not line.strip():
                 continue
             n_lines += 1
+            words.add(line.split()[0])
             try:
                 boxes.append(_box(line.split(), found.classes))
             except ValueError as error:
                 mistakes.append(f"{labels}:{number} {error}")
         images.append(LabelledImage(name, found.tree.files[name], None, boxes))
+    _refuse_counted_from_one(words, len(found.classes), place)
     if images and n_without == len(images):
         raise InputError(
             f"none of {len(images)} images has labels: no {_label_paths(images[0].name)[0]}", place=place
         )
     notes = [f"{n_without} of {len(images)} images have no file of labels"] if n_without else []
     return Labels(place, "YOLO", "centres", images, found.classes, mistakes, n_lines, notes)
+
+
+def _refuse_counted_from_one(words: set[str], n: int, place: str) -> None:
+    """Refuse class numbers that reach ``n`` and never are 0: each box would be of the class after its own."""
+    if str(n) in words and words <= set(map(str, range(1, n + 1))):
+        raise InputError(
+            f"its class numbers are 1 to {n}; YOLO's are 0 to {n - 1}",
+            place=place,
+            hint="subtract 1 from each, or put the name of class 0 before the others",
+        )
 
 
 def _names_in(tree: FileTree, name: str) -> tuple[str, ...] | None:
@@ -127,10 +143,10 @@ def _names_in(tree: FileTree, name: str) -> tuple[str, ...] | None:
                 f"names: the numbers of {len(names)} classes are not 0 to {len(names) - 1}",
                 place=tree.files[name].place,
             )
-        names = [names.get(i, names.get(str(i))) for i in range(len(names))]
+        names = [names[str(i)] for i in range(len(names))]
     if not isinstance(names, list) or not names:
         return None
-    if content.get("nc") not in (None, len(names)):
+    if content.get("nc") not in (*_NOTHING, str(len(names))):
         raise InputError(
             f"nc is {content['nc']}, but there are {len(names)} names", place=tree.files[name].place
         )
@@ -139,7 +155,9 @@ def _names_in(tree: FileTree, name: str) -> tuple[str, ...] | None:
 
 def _yaml(tree: FileTree, name: str) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(_text(tree, name))
+        content = yaml.load(
+            _text(tree, name), Loader=yaml.BaseLoader
+        )  # all scalars are texts: a class may be "no"
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" in line {mark.line + 1}"
@@ -149,11 +167,11 @@ def _yaml(tree: FileTree, name: str) -> Mapping[str, Any]:
 
 def _parts_of_yaml(tree: FileTree, name: str) -> dict[str, list[str]]:
     content = _yaml(tree, name)
-    root = cleaned(str(content.get("path") or ""))
+    root = "" if content.get("path") in _NOTHING else cleaned(str(content["path"]))
     parts = {}
     for part in _PARTS:
         value = content.get(part)
-        given = value if isinstance(value, list) else [value] if value else []
+        given = value if isinstance(value, list) else [] if value in _NOTHING else [value]
         images = [one for entry in given for one in _images_of(tree, str(entry), root, name)]
         if given and not images:
             raise InputError(f"{part}: no images in {given[0]}", place=tree.files[name].place)
@@ -203,7 +221,8 @@ def _label_paths(image: str) -> list[str]:
     swapped = []
     for i in reversed(range(len(parts) - 1)):
         if parts[i].lower() == "images":
-            swapped.append("/".join([*parts[:i], "labels", *parts[i + 1 :]]))
+            name = {"Images": "Labels", "IMAGES": "LABELS"}.get(parts[i], "labels")
+            swapped.append("/".join([*parts[:i], name, *parts[i + 1 :]]))
             break
     return [*swapped, beside.as_posix()]
 
