@@ -39,6 +39,7 @@ from effcli.continual.egor.data.detection_sets import ScaledImages
 from effcli.continual.egor.data.sources import load_detection
 from effcli.continual.egor.detecting.detection import ObjectFinder
 from effcli.continual.egor.detectors.detector import DetectionLoss, Raw, Targets
+from effcli.continual.egor.detectors.feature_statistics import own_statistics
 from effcli.continual.egor.detectors.gfl import Gfl, tiny_config
 from effcli.continual.egor.inversion import Crop, invert
 from effcli.continual.egor.losses import distillation
@@ -143,7 +144,8 @@ def inverted(
         try:
             with run:
                 started = time.perf_counter()
-                invert(detector, torch.cat([corner, corner + 0.7], 1), labels, settings, run, "invert")
+                boxes, known = torch.cat([corner, corner + 0.7], 1), own_statistics(detector)
+                invert(detector, boxes, labels, settings, run, "invert", known)
                 seconds = time.perf_counter() - started
         finally:
             inversion.augment = original

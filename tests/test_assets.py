@@ -46,6 +46,15 @@ def _egor(source: str) -> nn.Module:
     return load_detector(source)[0]
 
 
+def _statistics(source: str) -> nn.Module:
+    from effcli.continual.egor.detectors.feature_statistics import load_statistics
+
+    found, module = load_statistics(_path(source), source), nn.Module()
+    module.register_buffer("means", torch.cat(found.means))
+    module.register_buffer("variances", torch.cat(found.variances))
+    return module.eval()
+
+
 def _clip(source: str) -> nn.Module:
     from effcli.distill.clip.models import load_clip
 
@@ -58,6 +67,7 @@ READERS: dict[str, Callable[[str], nn.Module]] = {
     "effcli.diffusion": _diffusion,
     "effcli-streamdsgn": _detector,
     "effcli-detector": _egor,
+    "effcli-feature-statistics": _statistics,
     "effcli.clip": _clip,
 }
 

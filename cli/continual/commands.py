@@ -22,7 +22,14 @@ from ..common.output import print_metrics, print_result
 from ..common.session import execute, recipe_of_method, runtime_for
 from .app import app
 from .further_tasks import change_tasks, plan_of
-from .own_data import on_trained_features, parsed_split, saying_so, with_all_classes, with_fitting_tasks
+from .own_data import (
+    on_trained_features,
+    parsed_split,
+    recipe_of_detector,
+    saying_so,
+    with_all_classes,
+    with_fitting_tasks,
+)
 
 HOSTS = ("er", "derpp", "er-ace", "cls-er")
 WRAPPED = {f"clfd-{name}": name for name in HOSTS}
@@ -186,7 +193,7 @@ def run(
         chosen = on_trained_features(options)
         plan = plan if chosen is options or options.quiet else saying_so(plan)
         options = chosen
-    options = recipe_of_method("continual", options, inner)
+    options = recipe_of_method("continual", options, recipe_of_detector(inner, detector))
     execute("run", "continual", options, shorthands, plan_with=plan)
 
 

@@ -41,6 +41,13 @@ def on_trained_features(options: RunOptions) -> RunOptions:
     return replace(options, recipe="ranpac")
 
 
+def recipe_of_detector(method: str | None, detector: str | None) -> str | None:
+    """The recipe that is meant by a method: for EGOR on a NanoDet-m the one that keeps its trunk."""
+    from effcli.continual.egor.weights import is_nanodet
+
+    return "egor-nanodet" if method == "egor" and detector is not None and is_nanodet(detector) else method
+
+
 def saying_so(plan: Callable[[Recipe], Plan[Any]]) -> Callable[[Recipe], Plan[Any]]:
     """The plan function, which says afterwards what was taken for granted."""
 

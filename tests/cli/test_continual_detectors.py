@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+import effcli as effcli_package
 from effcli.core.tensor_file import read_tensors
 from tests.cli.coco_squares import save_squares
 from tests.cli.effcli_process import Finished, effcli
@@ -325,3 +327,33 @@ def test_what_does_not_fit_together_is_refused(place: Path, tmp_path: Path) -> N
         "joint",
     )
     assert "joint training also needs images of the old classes" in joint.stderr
+
+
+def test_egor_on_nanodet_keeps_its_trunk_unless_told_otherwise(place: Path, tmp_path: Path) -> None:
+    words = ("--method", "egor", "--detector", "builtin:nanodet-m", "--data", "squares", *FAST)
+    fast = (
+        "-s",
+        "train.epochs=1",
+        "-s",
+        "composition.enabled=false",
+        "-s",
+        f"eval.old_data={place / 'squares'}",
+    )
+    done = effcli("continual", *words, *fast[:4], "-o", tmp_path / "run", "--json", cwd=place)
+    assert done.code == 0, done.stderr
+    assert "trunk: frozen" in (tmp_path / "run" / "recipe.yaml").read_text()
+    old, new = (
+        read_tensors(file, "")[1]
+        for file in (
+            Path(effcli_package.__file__).parent / "assets/nanodet-m.safetensors",
+            tmp_path / "run/model/detector.safetensors",
+        )
+    )
+    for name, value in old.items():
+        is_kept = torch.equal(value.float(), new[name].float())
+        assert is_kept == name.startswith(("backbone.", "laterals.")) or name.startswith("cls."), name
+    again = ("--method", "egor", "--detector", tmp_path / "run", "--data", "squares", "--tasks", "4")
+    plan = effcli("continual", *again, "--dry-run", "--json", cwd=place)
+    assert plan.code == 2 and "already knows all of its classes" in plan.stderr
+    given = effcli("continual", "-r", "egor", *words, "--dry-run", "--json", cwd=place)
+    assert given.code == 0, given.stderr

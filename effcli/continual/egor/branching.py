@@ -9,6 +9,8 @@ from torch import Tensor
 
 from effcli.continual.egor.data.class_groups import ClassGroup, ClassGroups, load_groups
 from effcli.continual.egor.detectors.branched import BranchedDetector, pyramid_width
+from effcli.continual.egor.detectors.copied import CopiedBranch
+from effcli.continual.egor.detectors.detector import Detector
 from effcli.continual.egor.inversion import aspect_histogram
 from effcli.continual.egor.old_classes import describe, say_what_is_measured, with_old_images
 from effcli.continual.egor.pipeline import (
@@ -94,14 +96,14 @@ def run(recipe: BranchRecipe, inputs: BranchInputs, run: Run) -> Result:
     )
 
 
-def _branched(known: KnownDetector, width: int, group: ClassGroup, recipe: BranchRecipe) -> BranchedDetector:
-    settings = recipe.branch
-    return BranchedDetector(
-        known.detector, width, len(group.classes), settings.channels, settings.convolutions
-    )
+def _branched(known: KnownDetector, width: int, group: ClassGroup, recipe: BranchRecipe) -> Detector:
+    settings, n_new = recipe.branch, len(group.classes)
+    if settings.start == "copy":
+        return CopiedBranch(known.detector, n_new)
+    return BranchedDetector(known.detector, width, n_new, settings.channels, settings.convolutions)
 
 
-def _n_new(detector: BranchedDetector) -> int:
+def _n_new(detector: Detector) -> int:
     return sum(p.numel() for name, p in detector.named_parameters() if not name.startswith("old."))
 
 

@@ -49,6 +49,7 @@ def learn_increment(
         images = images.with_objects(with_old)
     composer = Composer(crops, recipe.composition, recipe.seed) if recipe.composition.enabled else None
     first = n_old if learning.columns == "new" else 0
+    is_frozen = learning.trunk == "frozen"  # then the old detector's pyramid is the new one's
 
     def loss_of(batch: DetectionBatch, x: Tensor) -> dict[str, Tensor]:
         with run.runtime.autocast():
@@ -59,12 +60,13 @@ def learn_increment(
         if recipe.distillation.weight == 0:
             return terms
         with torch.no_grad(), run.runtime.autocast():
-            old = teacher(x)
+            old = teacher.heads(new.pyramid) if is_frozen else teacher(x)
         return terms | distillation(
             detector, new, old, batch.pasted, n_old, loss.balance, recipe.distillation
         )
 
-    fit(detector, images, recipe.train, recipe.augment.flip, run, stage, loss_of, composer)
+    frozen = detector.trunk if is_frozen else ()
+    fit(detector, images, recipe.train, recipe.augment.flip, run, stage, loss_of, composer, frozen)
 
 
 def with_pasted(batch: DetectionBatch) -> Targets:

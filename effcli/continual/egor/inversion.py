@@ -7,7 +7,7 @@ I_inv = argmin_I L_detect(Phi_ori(I), Y_inv) + R(I), with R = R_TV + R_BN.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from effcli.continual.egor.detectors.assignment import pairwise_iou
 from effcli.continual.egor.detectors.detector import Detector, Targets
+from effcli.continual.egor.detectors.feature_statistics import FeatureStatistics, watched_layers, watching
 from effcli.continual.egor.recipe import InversionSection
 from effcli.core.run import Run
 from effcli.nn.schedules import cosine, set_rate
@@ -100,33 +100,34 @@ def total_variation(images: Tensor) -> Tensor:
     return x.abs().mean() + y.abs().mean() + diagonal.abs().mean() + antidiagonal.abs().mean()
 
 
-class BatchNormPrior:
-    """R_BN: how far the statistics of what enters each BatchNorm are from its running ones.
+class StatisticsPrior:
+    """R_BN: how far the statistics of features are from those that are known of them.
 
     Attributes:
-        n_layers: how many are watched; also those of torchvision's FrozenBatchNorm2d.
+        n_layers: how many are watched; 0 without statistics.
+
+    Args:
+        network: is watched.
+        statistics: of its layers; None for none.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self._layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
+    def __init__(self, network: nn.Module, statistics: FeatureStatistics | None) -> None:
+        layers = {} if statistics is None else watched_layers(network)
+        known = statistics or FeatureStatistics((), (), ())
+        self._layers = {name: layers[name] for name in known.layers}
+        self._known = dict(zip(known.layers, zip(known.means, known.variances, strict=True), strict=True))
         self._distances: list[Tensor] = []
         self.n_layers = len(self._layers)
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> AbstractContextManager[None]:
         """Watch until the end of the context; nothing stays on the network."""
-        handles = [layer.register_forward_pre_hook(self._look) for layer in self._layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return watching(self._layers, self._look)
 
-    def _look(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        batch: Any = layer
-        x = inputs[0].float()
+    def _look(self, name: str, features: Tensor) -> None:
+        x = features.float()
         mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
-        self._distances.append((batch.running_mean - mean).norm() + (batch.running_var - variance).norm())
+        known_mean, known_variance = self._known[name]
+        self._distances.append((known_mean - mean).norm() + (known_variance - variance).norm())
 
     def value(self, weight: float, first_weight: float) -> Tensor:
         """``weight`` times the sum over layers and ``first_weight`` times the first layer's, since the last call."""
@@ -194,7 +195,13 @@ def new_adam(pixels: nn.Module, rate: float) -> torch.optim.Optimizer:
 
 
 def invert(
-    detector: Detector, boxes: Tensor, labels: Tensor, settings: InversionSection, run: Run, stage: str
+    detector: Detector,
+    boxes: Tensor,
+    labels: Tensor,
+    settings: InversionSection,
+    run: Run,
+    stage: str,
+    statistics: FeatureStatistics | None = None,
 ) -> Tensor:
     """Draw images out of a frozen detector; all of a batch at once.
 
@@ -205,16 +212,17 @@ def invert(
         settings: the optimisation.
         run: keeps checkpoints; the loss goes to its log.
         stage: name of the stage.
+        statistics: of the detector's features, which those of the images are drawn to; None for no such prior.
 
     Returns:
         Images in the range that the detector takes, ``[N, 3, S, S]``, on the CPU.
     """
     was_training = detector.training
     detector.eval()
-    prior = BatchNormPrior(detector)
+    prior = StatisticsPrior(detector, statistics)
     made = []
     batches = zip(boxes.split(settings.batch_size), labels.split(settings.batch_size), strict=True)
-    with _frozen(detector), prior.watching():
+    with without_gradients(detector), prior.watching():
         for number, (some_boxes, some_labels) in enumerate(batches):
             name = f"{stage}-{number}"
             made.append(_invert_batch(detector, prior, some_boxes, some_labels, settings, run, name))
@@ -224,7 +232,7 @@ def invert(
 
 def _invert_batch(
     detector: Detector,
-    prior: BatchNormPrior,
+    prior: StatisticsPrior,
     boxes: Tensor,
     labels: Tensor,
     settings: InversionSection,
@@ -299,7 +307,7 @@ def confidences(
 
 
 @contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
+def without_gradients(network: nn.Module) -> Iterator[None]:
     """No parameter gets a gradient until the end of the context."""
     wanted = [p for p in network.parameters() if p.requires_grad]
     for parameter in wanted:

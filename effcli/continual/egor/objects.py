@@ -11,9 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from effcli.continual.egor.data.detection_sets import ScaledImages
 from effcli.continual.egor.detectors.detector import Detector
+from effcli.continual.egor.detectors.feature_statistics import (
+    FeatureStatistics,
+    measured_statistics,
+    own_statistics,
+    watched_layers,
+)
 from effcli.continual.egor.inversion import (
-    BatchNormPrior,
     Crop,
     confidences,
     cut_out,
@@ -23,6 +29,7 @@ from effcli.continual.egor.inversion import (
     to_pictures,
 )
 from effcli.continual.egor.recipe import InversionSection
+from effcli.continual.egor.training import stack
 from effcli.continual.egor.weights import DetectorSpec
 from effcli.core.errors import InputError
 from effcli.core.run import Run
@@ -30,6 +37,9 @@ from effcli.core.tensor_file import read_tensors, save_tensors
 from effcli.core.weight_file import check_tensors
 
 log = logging.getLogger(__name__)
+
+MOST_MEASURED = 256
+"""Images that statistics of features are measured on."""
 
 SAVE_MODES = ("denormalise", "minmax")
 
@@ -68,7 +78,12 @@ def file_of(run: Path, number: int) -> Path:
 
 
 def generate_objects(
-    detector: Detector, about: DetectorSpec, settings: InversionSection, run: Run, number: int
+    detector: Detector,
+    about: DetectorSpec,
+    settings: InversionSection,
+    run: Run,
+    number: int,
+    images: ScaledImages,
 ) -> GeneratedObjects:
     """Make objects of all classes that a detector knows, or take those of another run.
 
@@ -78,21 +93,19 @@ def generate_objects(
         settings: the optimisation.
         run: keeps checkpoints; ``objects/`` gets the pictures.
         number: of the increment, from 1.
+        images: of the new classes; with ``inversion.statistics`` images their features' statistics are the prior.
     """
     device = run.runtime.device
     if settings.source is not None:
         pictures, boxes, labels = read_objects(Path(settings.source), number, about.classes)
         seen: dict[str, Tensor] = {settings.save: confidences(detector, pictures, boxes, labels, device)}
     else:
-        if not BatchNormPrior(detector).n_layers:
-            log.warning(
-                "the detector has no BatchNorm, so synthesised objects have no prior from its training images"
-            )
+        statistics = statistics_of(detector, settings, images, device)
         rng = np.random.default_rng((23, run.runtime.seed, number))
         shares, labels = sample_boxes(about.histograms, settings.per_class, settings.box_sides, rng)
-        images = invert(detector, shares, labels, settings, run, f"invert-{number}")
+        inverted = invert(detector, shares, labels, settings, run, f"invert-{number}", statistics)
         boxes = shares * settings.side
-        both = {mode: to_pictures(detector, images, mode) for mode in SAVE_MODES}
+        both = {mode: to_pictures(detector, inverted, mode) for mode in SAVE_MODES}
         seen = {mode: confidences(detector, both[mode], boxes, labels, device) for mode in SAVE_MODES}
         pictures = both[settings.save]
         file = run.file(str(file_of(Path(), number)))
@@ -112,6 +125,30 @@ def generate_objects(
         f"mean score {report['mean_score']:.2f}"
     )
     return GeneratedObjects(pictures, boxes, labels, scores, kept, about.classes, report)
+
+
+def statistics_of(
+    detector: Detector, settings: InversionSection, images: ScaledImages, device: torch.device
+) -> FeatureStatistics | None:
+    """What the features of synthesised images are drawn to, as ``inversion.statistics`` says; None for nothing."""
+    if settings.statistics == "none":
+        return None
+    if settings.statistics == "images" and watched_layers(detector):
+        some = range(min(len(images), MOST_MEASURED))
+        detector.eval()
+        return measured_statistics(
+            detector, (detector.normalise(stack([images[i][0]])[0].to(device)) for i in some)
+        )
+    found = own_statistics(detector)
+    if found is None:
+        log.warning(
+            "nothing is known of the statistics of the detector's features, so synthesised objects have no prior from "
+            "its training images%s",
+            "; -s inversion.statistics=images measures them on the new images"
+            if watched_layers(detector)
+            else "",
+        )
+    return found
 
 
 def _kept(scores: Tensor, labels: Tensor, least: float, about: DetectorSpec) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from effcli.continual.egor.data.class_groups import ClassGroups, OldImages, load_parts
-from effcli.continual.egor.data.detection_sets import DetectionSet, ObjectBoxes
+from effcli.continual.egor.data.detection_sets import DetectionSet, ObjectBoxes, ScaledImages
 from effcli.continual.egor.data.sources import load_detection
 from effcli.continual.egor.detectors.detector import Detector
 from effcli.continual.egor.objects import generate_objects
@@ -93,7 +93,8 @@ def with_synthesised(
     They are others than those that are pasted.
     """
     few = settings.model_copy(update={"per_class": min(PER_CLASS, settings.per_class), "source": None})
-    made = generate_objects(detector, about, few, run, 0)
+    shown = ScaledImages(groups.groups[0].train, about.longest, about.shortest)
+    made = generate_objects(detector, about, few, run, 0, shown)
     pictures, boxes, labels = made.pictures[made.kept], made.boxes[made.kept], made.labels[made.kept]
     side = pictures.shape[-1]
     objects = tuple(

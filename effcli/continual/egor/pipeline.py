@@ -15,6 +15,7 @@ from torch import Tensor
 from effcli.continual.egor.data.class_groups import ClassGroup, ClassGroups, load_groups
 from effcli.continual.egor.data.detection_sets import DetectionSet, ScaledImages
 from effcli.continual.egor.detectors.branched import BranchedDetector
+from effcli.continual.egor.detectors.copied import CopiedBranch
 from effcli.continual.egor.detectors.detector import Detector
 from effcli.continual.egor.detectors.gfl import Gfl, resnet50_config, tiny_config
 from effcli.continual.egor.detectors.released_weights import load_backbone
@@ -116,9 +117,10 @@ def run(recipe: EgorRecipe, inputs: tuple[KnownDetector | None, ClassGroups], ru
             )
         old, objects = known, None
         if recipe.needs_objects:
-            objects = generate_objects(known.detector, known.about, recipe.inversion, run, number)
+            images = scaled(group.train, known.about)
+            objects = generate_objects(known.detector, known.about, recipe.inversion, run, number, images)
             reports.append(objects.report)
-            draw_increment(objects, scaled(group.train, known.about), recipe, run, number)
+            draw_increment(objects, images, recipe, run, number)
         known = increment(old, group, objects, recipe, run, f"train-{number}")
         learned.append(group.classes)
         history.append(measure(known, groups, learned, run, f"ap-{number}"))
@@ -184,7 +186,7 @@ def named_detector(recipe: EgorRecipe) -> KnownDetector:
     assert recipe.detector is not None
     sides = (recipe.data.longest_side, recipe.data.shortest_side)
     known = KnownDetector(*load_detector(recipe.detector, recipe.detector_classes, sides))
-    if isinstance(known.detector, BranchedDetector):
+    if isinstance(known.detector, BranchedDetector | CopiedBranch):
         raise UsageError(
             "has a branch, and cannot learn classes in its old network",
             place=recipe.detector,
@@ -297,13 +299,18 @@ def references_of(
 
 
 def _finetune(recipe: EgorRecipe, groups: ClassGroups, run: Run) -> dict[str, Any]:
-    """The same increments with nothing that keeps old classes."""
+    """The same increments with all weights learned and nothing that keeps old classes."""
     plain = recipe.model_copy(
         update={
             "distillation": recipe.distillation.model_copy(update={"weight": 0.0}),
             "composition": recipe.composition.model_copy(update={"enabled": False}),
             "learning": recipe.learning.model_copy(
-                update={"columns": "all", "pasted_as_labels": False, "pseudo_labels": False}
+                update={
+                    "columns": "all",
+                    "pasted_as_labels": False,
+                    "pseudo_labels": False,
+                    "trunk": "learned",
+                }
             ),
         }
     )

@@ -36,12 +36,12 @@ class DetectionDataSection(Section):
     longest_side: int | None = Field(
         None,
         ge=32,
-        description="Upper bound of the longer side of images, pixels; larger ones are scaled; null: none.",
+        description="Pixels that the longer side of images is scaled to, also of smaller ones; null: any.",
     )
     shortest_side: int | None = Field(
         None,
         ge=32,
-        description="Upper bound of the shorter side of images, pixels; larger ones are scaled; null: none.",
+        description="Pixels that the shorter side is scaled to; with both, the smaller scale counts; null: any.",
     )
 
 
@@ -129,9 +129,12 @@ class InversionSection(Section):
     tv_weight: float = Field(
         1.0, ge=0, description="Weight of total variation (L1); higher values give smoother images."
     )
-    bn_weight: float = Field(
-        0.1, ge=0, description="Weight of the distance from the running statistics of batch norm (R_BN)."
+    statistics: Literal["shipped", "images", "none"] = Field(
+        "shipped",
+        description="Statistics of features that images are drawn to (R_BN): shipped, batch norm's running ones, or "
+        "those beside builtin:nanodet-m, whose batch norm is folded; images, measured on the new images; none.",
     )
+    bn_weight: float = Field(0.1, ge=0, description="Weight of the distance from these statistics (R_BN).")
     first_bn_weight: float = Field(0.3, ge=0, description="Additional weight of R_BN at the first layer.")
     shift: float = Field(
         0.125,
@@ -230,6 +233,10 @@ class LearningSection(Section):
         "needs columns all.",
     )
     pseudo_score: float = Field(0.5, ge=0, le=1, description="Lowest score of a pseudo-label.")
+    trunk: Literal["learned", "frozen"] = Field(
+        "learned",
+        description="The network before the heads (backbone and pyramid): learned with the heads, or frozen.",
+    )
 
 
 class DetectionRecipe(Recipe):
@@ -320,12 +327,19 @@ class EgorRecipe(DetectionRecipe, CompatRecipe):
 
 
 class BranchSection(Section):
-    """The network that is added for new classes: a head on the frozen detector's pyramid."""
+    """The network that is added for new classes: heads on the frozen detector's pyramid."""
 
-    channels: int = Field(
-        64, ge=8, multiple_of=8, description="Channels of its convolutions, a multiple of 8."
+    start: Literal["new", "copy"] = Field(
+        "new",
+        description="new: a small head with random weights; copy: a copy of the old detector's heads, with new classes "
+        "in place of its own.",
     )
-    convolutions: int = Field(2, ge=0, description="Number of its depthwise-separable convolutions.")
+    channels: int = Field(
+        64, ge=8, multiple_of=8, description="Channels of the convolutions of a new head, a multiple of 8."
+    )
+    convolutions: int = Field(
+        2, ge=0, description="Number of the depthwise-separable convolutions of a new head."
+    )
 
 
 class BranchRecipe(DetectionRecipe):

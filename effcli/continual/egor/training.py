@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from effcli.continual.egor.composition import Composer
 from effcli.continual.egor.data.detection_sets import ScaledImages
 from effcli.continual.egor.detectors.detector import Detector, Targets
+from effcli.continual.egor.inversion import without_gradients
 from effcli.continual.egor.recipe import DetectorTrainSection
 from effcli.core.errors import UsageError
 from effcli.core.run import Run
@@ -121,6 +122,7 @@ def fit(
     stage: str,
     loss_of: Callable[[DetectionBatch, Tensor], dict[str, Tensor]],
     composer: Composer | None = None,
+    frozen: Sequence[nn.Module] = (),
 ) -> None:
     """Train a detector in place.
 
@@ -133,9 +135,27 @@ def fit(
         stage: name of the loop.
         loss_of: the terms of the loss of a batch, whose normalised images are the second argument.
         composer: pastes objects; None for none.
+        frozen: parts of the detector that stay as they are, running statistics included.
     """
     if not len(images):
         raise UsageError("there are no training images", place="data")
+    trunk = nn.ModuleList(frozen)
+    with without_gradients(trunk):
+        _fit(detector, images, settings, flip, run, stage, loss_of, composer, trunk)
+    detector.eval()
+
+
+def _fit(
+    detector: Detector,
+    images: ScaledImages,
+    settings: DetectorTrainSection,
+    flip: float,
+    run: Run,
+    stage: str,
+    loss_of: Callable[[DetectionBatch, Tensor], dict[str, Tensor]],
+    composer: Composer | None,
+    frozen: nn.Module,
+) -> None:
     device = run.runtime.device
     wanted = [p for p in detector.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(
@@ -144,6 +164,7 @@ def fit(
     n_steps = n_steps_of(settings, len(images))
     state: dict[str, Any] = {"detector": detector, "optimizer": optimizer}
     detector.train()
+    frozen.eval()
     for step in run.steps(stage, n_steps, state):
         set_rate(optimizer, rate_of(settings, step, n_steps))
         batch = batch_of_step(images, step, settings, flip, run.runtime.seed, composer)
@@ -155,4 +176,3 @@ def fit(
             nn.utils.clip_grad_norm_(wanted, settings.grad_clip)
         optimizer.step()
         run.log(stage, step, every=20, loss=total, **terms)
-    detector.eval()

@@ -15,21 +15,22 @@ from pydantic import ConfigDict, Field, Json, TypeAdapter, ValidationError
 from torch import Tensor
 
 from effcli.continual.egor.detectors.branched import BranchedDetector
+from effcli.continual.egor.detectors.copied import CopiedBranch
 from effcli.continual.egor.detectors.detector import Detector
 from effcli.continual.egor.detectors.gfl import Gfl, GflConfig
 from effcli.continual.egor.detectors.nanodet import NanoDetM
 from effcli.continual.egor.detectors.released_weights import read_state_dict
 from effcli.continual.egor.detectors.torchvision_detectors import KINDS, TorchvisionDetector, from_state_dict
 from effcli.continual.egor.inversion import AspectHistogram
-from effcli.core.errors import InputError, UsageError
-from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file, has_format, save_tensors
+from effcli.core.errors import EffcliError, InputError, UsageError
+from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file, has_format, read_tensors, save_tensors
 from effcli.core.weight_file import Count, Header, Side, build_network, first_mistake, read_weights
 
 T = TypeVar("T")
 
 FORMAT, VERSION = "effcli-detector", "1"
 FILE_NAME = "model/detector.safetensors"
-NANODET, BRANCHED = "nanodet-m", "branched"
+NANODET, BRANCHED, COPIED = "nanodet-m", "branched", "branched-copy"
 BUILTIN = "builtin:nanodet-m"
 """The detector in the package: 80 classes of COCO."""
 
@@ -41,7 +42,7 @@ class DetectorSpec:
     Attributes:
         classes: names, in the order of its scores.
         histograms: how long or wide the boxes of each class were.
-        longest, shortest: most pixels of the sides of images that it is shown; None for any.
+        longest, shortest: pixels that the sides of images are scaled to before it sees them; None for any.
     """
 
     classes: tuple[str, ...]
@@ -72,6 +73,19 @@ class NanoDetConfig:
 
 
 @dataclass(frozen=True)
+class CopyConfig:
+    """What a branch is built from that began as a copy of the old detector's heads.
+
+    Attributes:
+        n_new: classes of the branch.
+    """
+
+    n_new: Count
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+
+@dataclass(frozen=True)
 class BranchConfig:
     """What the branch of a detector is built from; see :class:`BranchedDetector`."""
 
@@ -95,6 +109,21 @@ def is_detector(place: str) -> bool:
     return (path / FILE_NAME).is_file() if path.is_dir() else path.is_file() and has_format(path, FORMAT)
 
 
+def is_nanodet(place: str) -> bool:
+    """Whether a detector, by its run, file or name in the package, is a NanoDet-m without a branch."""
+    if place == BUILTIN:
+        return True
+    path = Path(place)
+    file = path / FILE_NAME if path.is_dir() else path
+    if not (file.is_file() and has_format(file, FORMAT)):
+        return False
+    try:
+        config = json.loads(read_tensors(file, place)[0].get("config", ""))
+    except (EffcliError, ValueError):
+        return False  # what is wrong with it is said when it is loaded
+    return isinstance(config, dict) and config.get("kind") == NANODET
+
+
 def save_detector(file: Path, detector: Detector, about: DetectorSpec) -> None:
     """Write a detector, atomically."""
     metadata = {
@@ -116,6 +145,8 @@ def _config_of(detector: Detector) -> dict[str, Any]:
     if isinstance(detector, BranchedDetector):
         own = BranchConfig(detector.width, detector.n_new, detector.channels, detector.n_convs)
         return {"kind": BRANCHED, "old": _config_of(detector.old), **asdict(own)}
+    if isinstance(detector, CopiedBranch):
+        return {"kind": COPIED, "old": _config_of(detector.old), "n_new": detector.n_new}
     return {"kind": next(kind for kind, own in KINDS.items() if type(detector) is own)}
 
 
@@ -176,11 +207,14 @@ def _built(content: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str
     if kind == NANODET:
         n_classes = _checked(NanoDetConfig, settings, place).n_classes
         return build_network(lambda: NanoDetM(n_classes), tensors, place)
-    if kind == BRANCHED and isinstance(content.get("old"), Mapping):
-        branch = _checked(BranchConfig, settings, place)
+    if kind in (BRANCHED, COPIED) and isinstance(content.get("old"), Mapping):
         inside = "old.net." if content["old"].get("kind") in KINDS else "old."
         frozen = {key.removeprefix(inside): one for key, one in tensors.items() if key.startswith(inside)}
         old = _built(content["old"], frozen, place)
+        if kind == COPIED:
+            n_new = _checked(CopyConfig, settings, place).n_new
+            return build_network(lambda: CopiedBranch(old, n_new), tensors, place)
+        branch = _checked(BranchConfig, settings, place)
         return build_network(
             lambda: BranchedDetector(old, branch.width, branch.n_new, branch.channels, branch.n_convs),
             tensors,

@@ -14,11 +14,12 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from effcli.continual.egor import inversion
 from effcli.continual.egor.detectors.detector import Targets
+from effcli.continual.egor.detectors.feature_statistics import own_statistics, watched_layers
 from effcli.continual.egor.detectors.gfl import Gfl, tiny_config
 from effcli.continual.egor.inversion import (
     AspectHistogram,
-    BatchNormPrior,
     Pixels,
+    StatisticsPrior,
     aspect_histogram,
     augment,
     confidences,
@@ -51,7 +52,7 @@ def test_the_batchnorm_prior_is_zero_where_statistics_agree() -> None:
             inputs = network[:layer](x)
             network[layer].running_mean.copy_(inputs.mean((0, 2, 3)))
             network[layer].running_var.copy_(inputs.var((0, 2, 3), unbiased=False))
-        prior = BatchNormPrior(network)
+        prior = StatisticsPrior(network, own_statistics(network))
         with prior.watching():
             network(x)
         assert float(prior.value(0.1, 0.3)) == pytest.approx(0, abs=1e-6)
@@ -69,7 +70,7 @@ def test_the_batchnorm_prior_is_zero_where_statistics_agree() -> None:
 
 
 def test_frozen_batchnorm_of_torchvision_is_watched_too() -> None:
-    assert BatchNormPrior(nn.Sequential(FrozenBatchNorm2d(4), nn.GroupNorm(2, 4))).n_layers == 1
+    assert len(watched_layers(nn.Sequential(FrozenBatchNorm2d(4), nn.GroupNorm(2, 4)))) == 1
 
 
 def test_adam_without_memory_is_sign_descent() -> None:
@@ -205,7 +206,7 @@ def inverted(
     settings = InversionSection(iterations=iterations, side=32, batch_size=batch_size)
     boxes, labels = torch.tensor([BOX]).expand(n, 4), torch.arange(n) % 3
     with run:
-        images = invert(detector, boxes, labels, settings, run, "invert")
+        images = invert(detector, boxes, labels, settings, run, "invert", own_statistics(detector))
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return images, [line["loss"] for line in lines if line["stage"] == "invert-0"]
 

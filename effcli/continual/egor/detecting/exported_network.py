@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from effcli.continual.egor.detectors.branched import BranchedDetector
+from effcli.continual.egor.detectors.copied import CopiedBranch
 from effcli.continual.egor.detectors.detector import (
     NMS_IOU,
     PER_IMAGE,
@@ -55,7 +56,7 @@ class Candidates(nn.Module):
 
 def parts_of(detector: Detector) -> list[Detector]:
     """The detector below all branches, then these in the order in which they were learned."""
-    if isinstance(detector, BranchedDetector):
+    if isinstance(detector, BranchedDetector | CopiedBranch):
         return [*parts_of(detector.old), detector]
     return [detector]
 

@@ -22,7 +22,7 @@ from effcli.nn.onnx_file import open_onnx, save_model
 FORMAT = "effcli-detector"
 
 _USAGE = (
-    "image: uint8 RGB, upright, [1, 3, height, width], any size; scale it down first as preprocessing says. boxes: "
+    "image: uint8 RGB, upright, [1, 3, height, width], any size; scale it first as preprocessing says. boxes: "
     "left, top, right, bottom in pixels of it, labels: numbers of classes. Normalisation, padding to multiples of 32 "
     "and NMS within classes are inside. score_threshold: least score of a box; it may be left out."
 )
@@ -36,7 +36,7 @@ class OnnxDetector:
         detect: finds objects in an image as the file takes it, uint8 ``[3, H, W]``, with a score of at least the
             second argument.
         classes: names, by label.
-        longest, shortest: most pixels of an image's sides; None for any.
+        longest, shortest: pixels that an image's sides are scaled to; None for any.
     """
 
     detect: Callable[[Tensor, float], Detections]
@@ -48,7 +48,7 @@ class OnnxDetector:
 def export_detector(file: Path, detector: Detector, about: DetectorSpec) -> None:
     """Write an ONNX file: one image of any size to boxes, scores and labels, with NMS inside.
 
-    Its metadata have the names of the classes and the most pixels of an image's sides.
+    Its metadata have the names of the classes and the pixels that an image's sides are scaled to.
 
     Raises:
         UsageError: the packages for it are not installed, or the detector is one of torchvision's.
@@ -65,7 +65,7 @@ def export_detector(file: Path, detector: Detector, about: DetectorSpec) -> None
         "resize": {
             "longest_side": about.longest,
             "shortest_side": about.shortest,
-            "enlarge": False,
+            "enlarge": True,
             "filter": "bilinear",
             "antialias": True,
             "round": True,

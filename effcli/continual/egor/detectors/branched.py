@@ -79,12 +79,30 @@ class BranchedDetector(EdgeDistributions):
             "a detector with a branch cannot learn classes in its old network", hint="--method branch"
         )
 
-    def forward(self, images: Tensor) -> Raw:
+    def renew(self, n_new: int) -> None:
+        """Refused, as :meth:`grow` is.
+
+        Raises:
+            UsageError: always.
+        """
+        self.grow(n_new)
+
+    @property
+    def trunk(self) -> tuple[nn.Module, ...]:
+        """The old detector's."""
+        return self.old.trunk
+
+    @torch.no_grad()
+    def pyramid(self, images: Tensor) -> Sequence[Tensor]:
+        """The old detector's."""
+        return self.old.pyramid(images)
+
+    def heads(self, levels: Sequence[Tensor]) -> Raw:
         """What the branch says of its own classes; ``frozen`` in it is what the old detector says."""
         with torch.no_grad():
-            frozen = self.old(images)
+            frozen = self.old.heads(levels)
         logits, edges, features = [], [], []
-        for scale, level in zip(self.scales, frozen.pyramid, strict=True):
+        for scale, level in zip(self.scales, levels, strict=True):
             tower = self.tower(level)
             features.append(tower)
             logits.append(by_place(self.cls(tower)))
@@ -96,15 +114,19 @@ class BranchedDetector(EdgeDistributions):
         """Those of the old detector, as it gives them alone, and those of the branch after them."""
         assert raw.frozen is not None
         before = self.old.detections(raw.frozen, sizes, threshold)
-        own = super().detections(raw, sizes, threshold)
-        return [
-            Detections(
-                torch.cat([a.boxes, b.boxes]),
-                torch.cat([a.scores, b.scores]),
-                torch.cat([a.labels, b.labels + self.old.n_classes]),
-            )
-            for a, b in zip(before, own, strict=True)
-        ]
+        return joined(before, super().detections(raw, sizes, threshold), self.old.n_classes)
+
+
+def joined(before: Sequence[Detections], own: Sequence[Detections], n_before: int) -> list[Detections]:
+    """For each image what an old detector of ``n_before`` classes finds, and after it what a branch finds."""
+    return [
+        Detections(
+            torch.cat([a.boxes, b.boxes]),
+            torch.cat([a.scores, b.scores]),
+            torch.cat([a.labels, b.labels + n_before]),
+        )
+        for a, b in zip(before, own, strict=True)
+    ]
 
 
 def pyramid_width(detector: Detector) -> int:

@@ -101,13 +101,30 @@ class Detector(nn.Module, ABC):
     def n_classes(self) -> int:
         """How many classes it knows."""
 
+    @property
     @abstractmethod
+    def trunk(self) -> tuple[nn.Module, ...]:
+        """What :meth:`pyramid` runs: all but the heads."""
+
+    @abstractmethod
+    def pyramid(self, images: Tensor) -> Sequence[Tensor]:
+        """What the heads see of normalised images ``[B, 3, H, W]``: one ``[B, P, H, W]`` a level."""
+
+    @abstractmethod
+    def heads(self, levels: Sequence[Tensor]) -> Raw:
+        """What is said of a pyramid."""
+
     def forward(self, images: Tensor) -> Raw:
         """Look at normalised images ``[B, 3, H, W]``; sides are multiples of the largest stride that pads."""
+        return self.heads(self.pyramid(images))
 
     @abstractmethod
     def grow(self, n_new: int) -> None:
         """Have ``n_new`` more classes; what it says of the others stays as it is."""
+
+    @abstractmethod
+    def renew(self, n_new: int) -> None:
+        """Have ``n_new`` new classes in place of all."""
 
     @abstractmethod
     def scores(self, raw: Raw) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -182,7 +183,7 @@ class Gfl(EdgeDistributions):
         return self
 
     def _frozen_parts(self) -> list[nn.Module]:
-        if self.config.frozen_stages == 0 or self.config.backbone == "tiny":
+        if self.config.frozen_stages == 0 or not isinstance(self.backbone, ResNet50Backbone):
             return []
         return [self.backbone.stem, *self.backbone.stages[: self.config.frozen_stages]]
 
@@ -194,29 +195,45 @@ class Gfl(EdgeDistributions):
                 if isinstance(module, nn.BatchNorm2d):
                     module.requires_grad_(False)
 
+    @property
+    def trunk(self) -> tuple[nn.Module, ...]:
+        """The backbone and the pyramid's network."""
+        return self.backbone, self.fpn
+
     def grow(self, n_new: int) -> None:
         """Have ``n_new`` more classes: rows ~ N(0, 0.01^2) with bias -log((1 - 0.01) / 0.01); old rows stay."""
+        self._set_rows(n_new, self.gfl_cls.out_channels)
+
+    def renew(self, n_new: int) -> None:
+        """Have ``n_new`` new classes in place of all."""
+        self._set_rows(n_new, 0)
+
+    def _set_rows(self, n_new: int, n_kept: int) -> None:
         old = self.gfl_cls
-        new = nn.Conv2d(old.in_channels, old.out_channels + n_new, 3, padding=1).to(old.weight.device)
+        new = nn.Conv2d(old.in_channels, n_kept + n_new, 3, padding=1).to(old.weight.device)
         nn.init.normal_(new.weight, std=0.01)
         nn.init.constant_(_bias(new), -math.log((1 - PRIOR) / PRIOR))
         with torch.no_grad():
-            new.weight[: old.out_channels] = old.weight
-            _bias(new)[: old.out_channels] = _bias(old)
+            new.weight[:n_kept] = old.weight[:n_kept]
+            _bias(new)[:n_kept] = _bias(old)[:n_kept]
         self.gfl_cls = new.to(memory_format=torch.channels_last)
         self.config = GflConfig(**{**asdict(self.config), "n_classes": new.out_channels})
 
-    def forward(self, images: Tensor) -> Raw:
-        """Look at normalised images ``[B, 3, H, W]``."""
+    def pyramid(self, images: Tensor) -> Sequence[Tensor]:
+        """What the heads see."""
         names = [str(i) for i in range(len(self.backbone.OUT))]
-        levels = tuple(self.fpn(OrderedDict(zip(names, self.backbone(images), strict=True))).values())
+        levels = self.fpn(OrderedDict(zip(names, self.backbone(images), strict=True)))
+        return tuple(levels.values())
+
+    def heads(self, levels: Sequence[Tensor]) -> Raw:
+        """What is said of a pyramid."""
         logits, edges, features = [], [], []
         for scale, level in zip(self.scales, levels, strict=True):
             tower = self.cls_tower(level)
             features.append(tower)
             logits.append(by_place(self.gfl_cls(tower)))
             edges.append(by_place(self.gfl_reg(self.reg_tower(level)).float() * scale))
-        return Raw(torch.cat(logits, 1).float(), torch.cat(edges, 1), tuple(features), levels)
+        return Raw(torch.cat(logits, 1).float(), torch.cat(edges, 1), tuple(features), tuple(levels))
 
 
 def _tower(channels: int, n_convs: int) -> nn.Sequential:

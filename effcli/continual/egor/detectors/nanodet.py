@@ -6,6 +6,7 @@ Batch norm is folded into the convolutions, as in released files for inference.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -52,10 +53,18 @@ class NanoDetM(EdgeDistributions):
         """Have ``n_new`` more classes: rows ~ N(0, 0.01^2) with bias -log((1 - 0.01) / 0.01); old rows stay."""
         self.cls = nn.ModuleList(_grown(conv, n_new) for conv in self.cls)
 
-    def forward(self, images: Tensor) -> Raw:
-        """Look at normalised images ``[B, 3, H, W]``, whose sides are multiples of 32."""
+    def renew(self, n_new: int) -> None:
+        """Have ``n_new`` new classes in place of all."""
+        self.cls = nn.ModuleList(_grown(conv, n_new, keep=False) for conv in self.cls)
+
+    @property
+    def trunk(self) -> tuple[nn.Module, ...]:
+        """The backbone and what makes the pyramid of it."""
+        return self.backbone, self.laterals
+
+    def heads(self, levels: Sequence[Tensor]) -> Raw:
+        """What is said of a pyramid."""
         logits, edges, features = [], [], []
-        levels = self.pyramid(images)
         for i, level in enumerate(levels):
             tower = self.towers[i](level)
             features.append(tower)
@@ -63,8 +72,11 @@ class NanoDetM(EdgeDistributions):
             edges.append(by_place(self.reg[i](tower)))
         return Raw(torch.cat(logits, 1).float(), torch.cat(edges, 1).float(), tuple(features), tuple(levels))
 
-    def pyramid(self, images: Tensor) -> list[Tensor]:
-        """Features of strides 8, 16 and 32, 96 channels each: added from the coarsest down, then back up."""
+    def pyramid(self, images: Tensor) -> Sequence[Tensor]:
+        """Features of strides 8, 16 and 32, 96 channels each: added from the coarsest down, then back up.
+
+        Sides of images are multiples of 32.
+        """
         sides = zip(self.laterals, self.backbone(images), strict=True)
         fine, middle, coarse = (lateral(level) for lateral, level in sides)
         middle = middle + _resized(coarse, middle)
@@ -146,13 +158,14 @@ def _resized(level: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(level, like.shape[-2:], mode="bilinear")
 
 
-def _grown(old: nn.Module, n_new: int) -> nn.Conv2d:
+def _grown(old: nn.Module, n_new: int, keep: bool = True) -> nn.Conv2d:
     assert isinstance(old, nn.Conv2d) and old.bias is not None
-    new = nn.Conv2d(old.in_channels, old.out_channels + n_new, 1).to(old.weight.device)
+    n_old = old.out_channels if keep else 0
+    new = nn.Conv2d(old.in_channels, n_old + n_new, 1).to(old.weight.device)
     assert new.bias is not None
     nn.init.normal_(new.weight, std=0.01)
     nn.init.constant_(new.bias, -math.log((1 - PRIOR) / PRIOR))
     with torch.no_grad():
-        new.weight[: old.out_channels] = old.weight
-        new.bias[: old.out_channels] = old.bias
+        new.weight[:n_old] = old.weight[:n_old]
+        new.bias[:n_old] = old.bias[:n_old]
     return new.to(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -67,10 +67,18 @@ class TorchvisionDetector(Detector):
         """Of each place of a level."""
         return int(self.net.head.classification_head.num_anchors)
 
-    def forward(self, images: Tensor) -> Raw:
-        """Look at normalised images ``[B, 3, H, W]``."""
-        levels = list(self.net.backbone(images).values())
-        head = self.net.head.classification_head
+    @property
+    def trunk(self) -> tuple[nn.Module, ...]:
+        """The backbone, whose pyramid is inside."""
+        return (self.net.backbone,)
+
+    def pyramid(self, images: Tensor) -> Sequence[Tensor]:
+        """What the heads see."""
+        return list(self.net.backbone(images).values())
+
+    def heads(self, levels: Sequence[Tensor]) -> Raw:
+        """What is said of a pyramid."""
+        head, levels = self.net.head.classification_head, list(levels)
         towers = tuple(head.conv(level) for level in levels)
         logits = [self._by_anchor(head.cls_logits(tower)) for tower in towers]
         return Raw(torch.cat(logits, 1).float(), self._edges(levels).float(), towers, tuple(levels))
@@ -87,12 +95,18 @@ class TorchvisionDetector(Detector):
 
     def grow(self, n_new: int) -> None:
         """Have ``n_new`` more classes: columns ~ N(0, 0.01^2) with bias -log((1 - 0.01) / 0.01); old ones stay."""
-        head = self.net.head.classification_head
-        weight, bias = self._columns()
+        self._add_columns(n_new, self.n_classes)
+
+    def renew(self, n_new: int) -> None:
+        """Have ``n_new`` new classes in place of all."""
+        self._add_columns(n_new, 0)
+
+    def _add_columns(self, n_new: int, n_kept: int) -> None:
+        weight, bias = (one[:, :n_kept] for one in self._columns())
         new = weight.new_empty(self.n_anchors, n_new, *weight.shape[2:]).normal_(std=0.01)
         new_bias = bias.new_full((self.n_anchors, n_new), -math.log((1 - PRIOR) / PRIOR))
         self._set_columns(torch.cat([weight, new], 1), torch.cat([bias, new_bias], 1))
-        head.num_classes += n_new
+        self.net.head.classification_head.num_classes = n_kept + n_new
 
     def drop_column(self, column: int) -> None:
         """Forget what is said of one class, such as the background that torchvision's labels leave room for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,17 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from effcli.continual.egor.data.detection_sets import single_image
+from effcli.continual.egor.detecting.detection import ObjectFinder
 from effcli.continual.egor.detecting.onnx_detector import export_detector, load_onnx_detector
 from effcli.continual.egor.detectors.branched import BranchedDetector
+from effcli.continual.egor.detectors.copied import CopiedBranch
 from effcli.continual.egor.detectors.detector import Detections, Detector
 from effcli.continual.egor.detectors.gfl import Gfl, GflConfig
 from effcli.continual.egor.detectors.torchvision_detectors import new_torchvision_detector
 from effcli.continual.egor.evaluation import find
-from effcli.continual.egor.weights import UNKNOWN_RATIOS, DetectorSpec
+from effcli.continual.egor.weights import BUILTIN, UNKNOWN_RATIOS, DetectorSpec, load_detector
 from effcli.core.errors import InputError, UsageError
 from effcli.core.runtime import create_runtime
+from effcli.data.images import read_image
+from effcli.nn.onnx_file import open_onnx
 
-LONGEST = 100
+LONGEST, LONGEST_OF_NANODET = 100, 320
+EXAMPLES = Path(__file__).resolve().parents[4] / "examples"
 
 
 def small(n_classes: int) -> Gfl:
@@ -77,6 +83,32 @@ def test_an_exported_detector_finds_the_same_and_its_branch_too(tmp_path: Path) 
     branched = BranchedDetector(small(3), 16, 2, channels=8, n_convs=1).eval()
     spread(branched.cls)
     check_same(branched, about(5), tmp_path / "branched.onnx")
+    copied = CopiedBranch(small(3), 2).eval()
+    spread(copied.own.gfl_cls)  # type: ignore[arg-type]
+    check_same(copied, about(5), tmp_path / "copied.onnx")
+
+
+@pytest.mark.slow
+def test_the_detector_in_the_package_finds_the_same_in_photographs_when_exported(tmp_path: Path) -> None:
+    export_detector(tmp_path / "nanodet.onnx", *load_detector(BUILTIN))
+    runtime = create_runtime(device="cpu", precision="fp32", seed=0, threads=1)
+    ours, exported = (ObjectFinder(p, 0.05, runtime) for p in (BUILTIN, str(tmp_path / "nanodet.onnx")))
+    assert exported.classes == ours.classes
+    metadata = open_onnx(tmp_path / "nanodet.onnx").get_modelmeta().custom_metadata_map
+    resize = json.loads(metadata["preprocessing"])["resize"]
+    assert (resize["longest_side"], resize["enlarge"]) == (LONGEST_OF_NANODET, True)
+    n = 0
+    for photo in sorted(EXAMPLES.glob("*.jpg")):
+        whole = read_image(photo)
+        height, width = whole.shape[1:]
+        for image in (whole, whole.flip(-1), whole[:, : height // 2 + 7, : width // 3]):
+            expected, found = (finder(image)[0] for finder in (ours, exported))
+            assert torch.equal(found.labels, expected.labels)
+            torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
+            sides = torch.tensor([image.shape[2], image.shape[1]] * 2)
+            torch.testing.assert_close(found.boxes / sides, expected.boxes / sides, atol=1e-5, rtol=0)
+            n += len(found.labels)
+    assert n > 500
 
 
 @pytest.mark.slow

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
 from torchvision.models.detection import fcos_resnet50_fpn
 
 from effcli.continual.egor.detectors.branched import BranchedDetector, pyramid_width
+from effcli.continual.egor.detectors.copied import CopiedBranch, heads_of
 from effcli.continual.egor.detectors.detector import Detector, Targets
-from effcli.continual.egor.detectors.gfl import Gfl, tiny_config
+from effcli.continual.egor.detectors.gfl import Gfl, resnet50_config, tiny_config
 from effcli.continual.egor.detectors.nanodet import NanoDetM
 from effcli.continual.egor.detectors.torchvision_detectors import from_state_dict
 from effcli.continual.egor.weights import (
@@ -26,10 +28,12 @@ from effcli.continual.egor.weights import (
 from effcli.core.errors import InputError, UsageError
 from effcli.core.tensor_file import read_tensors, save_tensors
 
+D = TypeVar("D", BranchedDetector, CopiedBranch)
+
 LOW = 0.005  # scores of untrained heads are 0.01
 
 
-def trained(detector: BranchedDetector, n_steps: int = 3) -> BranchedDetector:
+def trained(detector: D, n_steps: int = 3) -> D:
     """A few steps with large rates and noise as images."""
     optimizer = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], 0.1)
     wanted = Targets(torch.tensor([[[8.0, 8, 50, 50]]]), torch.tensor([[0]]), torch.tensor([[True]]))
@@ -52,13 +56,18 @@ def old(request: pytest.FixtureRequest) -> Detector:
     return (Gfl(tiny_config(2)) if request.param == "gfl" else NanoDetM(2)).eval()
 
 
-def test_what_the_old_detector_says_is_the_same_bit_for_bit(old: Detector) -> None:
+@pytest.mark.parametrize("start", ["new", "copy"])
+def test_what_the_old_detector_says_is_the_same_bit_for_bit(old: Detector, start: str) -> None:
     images = torch.randn(2, 3, 64, 96)
     weights = {name: value.clone() for name, value in old.state_dict().items()}
     with torch.no_grad():
         raw = old(images)
     before = old.detect(images, threshold=LOW)
-    detector = trained(BranchedDetector(old, pyramid_width(old), n_new=3, channels=16))
+    detector: BranchedDetector | CopiedBranch
+    if start == "new":
+        detector = trained(BranchedDetector(old, pyramid_width(old), n_new=3, channels=16))
+    else:
+        detector = trained(CopiedBranch(old, n_new=3))
     assert all(torch.equal(value, weights[name]) for name, value in old.state_dict().items())
     with torch.no_grad():
         frozen = detector(images).frozen
@@ -84,6 +93,39 @@ def test_the_detector_in_the_package_keeps_its_word() -> None:
     (found,) = detector.detect(images, threshold=0.02)
     n = len(alone.scores)
     assert n > 0 and torch.equal(found.boxes[:n], alone.boxes) and torch.equal(found.scores[:n], alone.scores)
+
+
+def test_a_copy_begins_with_the_old_boxes_and_features(old: Detector) -> None:
+    images = torch.randn(1, 3, 64, 96)
+    detector = CopiedBranch(old, n_new=1).eval()
+    with torch.no_grad():
+        raw = detector(images)
+    assert raw.frozen is not None and raw.logits.shape[-1] == 1
+    assert torch.equal(raw.edges, raw.frozen.edges)
+    assert all(map(torch.equal, raw.features, raw.frozen.features))
+    own = sum(p.numel() for p in detector.own.parameters())
+    columns = sum(p.numel() for name, p in old.named_parameters() if name.split(".")[0] in ("cls", "gfl_cls"))
+    trunk = sum(p.numel() for part in old.trunk for p in part.parameters())
+    assert own == sum(p.numel() for p in old.parameters()) - trunk - columns // 2  # of two classes
+
+
+def test_copies_on_copies_and_beside_new_heads(old: Detector, tmp_path: Path) -> None:
+    images = torch.randn(1, 3, 64, 64)
+    first = trained(CopiedBranch(old, n_new=1))
+    second = trained(CopiedBranch(first, n_new=2))
+    third = trained(BranchedDetector(second, pyramid_width(second), n_new=1, channels=8))
+    for i, (detector, before) in enumerate(((second, first), (third, second))):
+        file = tmp_path / f"{i}.safetensors"
+        save_detector(file, detector, spec(detector.n_classes))
+        loaded, about = load_detector(str(file))
+        assert type(loaded) is type(detector) and len(about.classes) == loaded.n_classes == 5 + i
+        (expected,) = before.detect(images, threshold=LOW)
+        for one in (detector, loaded):
+            (found,) = one.detect(images, threshold=LOW)
+            n = len(expected.scores)
+            assert torch.equal(found.boxes[:n], expected.boxes)
+            assert torch.equal(found.scores[:n], expected.scores)
+            assert set(found.labels[n:].tolist()) <= set(range(before.n_classes, detector.n_classes))
 
 
 def test_a_branch_on_a_branch(old: Detector, tmp_path: Path) -> None:
@@ -128,12 +170,16 @@ def test_its_old_network_learns_no_classes(old: Detector) -> None:
 
 
 @pytest.mark.slow
-def test_on_torchvisions_detector() -> None:
+@pytest.mark.parametrize("start", ["new", "copy"])
+def test_on_torchvisions_detector(start: str) -> None:
     net = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2)
     old = from_state_dict(net.state_dict(), "fcos").eval()
-    detector = BranchedDetector(old, 256, n_new=1, channels=8)
+    detector = BranchedDetector(old, 256, n_new=1, channels=8) if start == "new" else CopiedBranch(old, 1)
     loaded = _built(_config_of(detector), detector.state_dict(), "file")
     assert loaded.n_classes == 3
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded.scores(loaded(images)), detector.eval().scores(detector(images)))
     assert torch.equal(
         loaded.state_dict()["old.net.head.classification_head.cls_logits.weight"],
         net.state_dict()["head.classification_head.cls_logits.weight"],
@@ -156,6 +202,29 @@ def test_damaged_metadata_are_named(key: str, value: object, message: str, tmp_p
     save_detector(file, BranchedDetector(old, pyramid_width(old), n_new=1, channels=8), spec(3))
     metadata, tensors = read_tensors(file, str(file))
     metadata["config"] = json.dumps({**json.loads(metadata["config"]), key: value})
+    save_tensors(file, tensors, metadata)
+    with pytest.raises(InputError, match=message):
+        load_detector(str(file))
+
+
+def test_the_heads_of_a_frozen_resnet_learn() -> None:
+    old = Gfl(resnet50_config(1, frozen_stages=1))
+    own = heads_of(old, 2).train()
+    assert own.n_classes == 2 and all(p.requires_grad for p in own.parameters())
+    assert not any(name.startswith(("backbone", "fpn")) for name in own.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [({"n_new": 0}, r"config\.n_new"), ({"n_new": 2}, "shape"), ({"channels": 8}, r"config\.channels")],
+)
+def test_damaged_metadata_of_a_copy_are_named(
+    content: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "d.safetensors"
+    save_detector(file, CopiedBranch(NanoDetM(2), 1), spec(3))
+    metadata, tensors = read_tensors(file, str(file))
+    metadata["config"] = json.dumps({**json.loads(metadata["config"]), **content})
     save_tensors(file, tensors, metadata)
     with pytest.raises(InputError, match=message):
         load_detector(str(file))

@@ -15,9 +15,9 @@ from torchvision.models.detection import fcos_resnet50_fpn, retinanet_resnet50_f
 from torchvision.ops import FrozenBatchNorm2d
 
 from effcli.continual.egor.detectors.detector import Targets
+from effcli.continual.egor.detectors.feature_statistics import watched_layers
 from effcli.continual.egor.detectors.released_weights import read_state_dict
 from effcli.continual.egor.detectors.torchvision_detectors import TorchvisionDetector, from_state_dict
-from effcli.continual.egor.inversion import BatchNormPrior
 from effcli.continual.egor.losses import distillation
 from effcli.continual.egor.recipe import DistillationSection
 from effcli.continual.egor.weights import load_detector, save_detector
@@ -182,7 +182,7 @@ def test_frozen_batchnorm_is_recognised(pair: tuple[nn.Module, TorchvisionDetect
     weights = {k: v for k, v in theirs.state_dict().items() if not k.endswith("num_batches_tracked")}
     detector = from_state_dict(weights)
     assert sum(isinstance(m, FrozenBatchNorm2d) for m in detector.modules()) == 53
-    assert BatchNormPrior(detector).n_layers == 53
+    assert len(watched_layers(detector)) == 53
     assert not detector.net.backbone.body.layer1[0].conv1.weight.requires_grad
 
 
