@@ -20,7 +20,7 @@ from effcli.core.plan import Plan
 from effcli.core.registry import load_method
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
-from effcli.detect_stream.data.drive_sets import Part
+from effcli.detect_stream.data.drive_sets import Part, parse_synthetic
 from effcli.detect_stream.data.labelled_sequences import labelled_sequences
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
 from effcli.detect_stream.evaluation.sequence_evaluation import (
@@ -36,7 +36,7 @@ from effcli.detect_stream.network.box_decoding import Limits
 from effcli.detect_stream.network.config import NetworkConfig
 from effcli.detect_stream.network.depth_map import has_learned_depth
 from effcli.detect_stream.network.ego_motion import ego_motion_of
-from effcli.detect_stream.network.frame_fitting import warn_if_horizon_is_off, warn_of_horizons
+from effcli.detect_stream.network.frame_fitting import warn_if_horizon_is_off
 from effcli.detect_stream.network.streamdsgn import StreamDsgn, n_parameters
 from effcli.detect_stream.recipe import DEFAULT_WEIGHTS, Split, StreamDsgnRecipe, StreamRunSection
 from effcli.detect_stream.sources.frame_source import (
@@ -52,6 +52,7 @@ from effcli.detect_stream.stream.clocks import StreamRecord, run_simulated, run_
 from effcli.detect_stream.stream.eye_check import checked_eyes
 from effcli.detect_stream.stream.publishing import Aim, Publisher
 from effcli.detect_stream.stream.rectification import warn_if_not_rectified, warn_if_size_is_odd
+from effcli.detect_stream.stream.rig_check import check_rigs
 from effcli.detect_stream.stream.run_options import RunOptions, check_options, say_if_not_learned
 from effcli.detect_stream.stream.stream_detector import StreamDetector
 from effcli.detect_stream.training.clips import Clips
@@ -245,7 +246,8 @@ def evaluate(
     started = time.perf_counter()
     sequences = labelled_sequences(data, "eval", split, frames=frames)
     check_measurable(settings, detector, weights, sequences, data)
-    warn_of_horizons(sequences, detector.network.config)
+    if parse_synthetic(data) is None:
+        check_rigs(sequences, detector.network.config)
     metrics = measure(detector, sequences, settings, runtime)
     return result_of_verb(
         "detect-stream",

@@ -18,14 +18,20 @@ from effcli.detect_stream.data.stereo_sequence import StereoSequence
 log = logging.getLogger(__name__)
 
 TIME_FILES = ("timestamps.txt", "times.txt")
-"""A line per frame: seconds, nanoseconds of 16 digits or more, or ``2011-09-26 13:02:25.594360375``."""
+"""A line per frame: seconds, a moment since 1970 (``_STAMP_UNITS``), or ``2011-09-26 13:02:25.594360375``."""
 
 _LAST_NUMBER = re.compile(r"(.*?)(\d+)$", re.DOTALL)
 _DATED = re.compile(r"\d{4}(?:-\d\d){5}-\d{3}$")
 """The end of DrivingStereo's names: ``2018-07-11-14-50-08-769``."""
 
-_STAMP_UNITS = {13: 1e-3, 16: 1e-6, 18: 1e-9, 19: 1e-9}
-"""Digits of a name that is a moment, and its unit in seconds: milli-, micro- and nanoseconds since 1970."""
+_STAMP_UNITS = {13: 3, 16: 6, 18: 9, 19: 9}
+"""Digits of a moment, and the power of ten of its units in a second: milli-, micro- and nanoseconds since 1970."""
+
+_SECONDS = re.compile(r"\d{10}[._]\d{3,9}$")
+"""Names that are seconds since 1970: ``1305031102.175304``."""
+
+LEAST_FPS, MOST_FPS = 0.1, 1000.0
+"""Rates beyond are not those of a camera, but of times in another unit than seconds."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,9 @@ def numbers_in(stems: Sequence[str]) -> list[int] | None:
 
 
 def timeline_by_names(stems: Sequence[str]) -> Timeline:
-    """Of names in the order of their frames: numbers, moments (13, 16, 18 or 19 digits, or a date), or neither."""
+    """Of names in the order of their frames: numbers, moments (milliseconds and finer, seconds, a date), or neither."""
+    if stems and all(_SECONDS.match(stem) for stem in stems):
+        return _timeline_of_seconds(stems)
     dates = [_DATED.search(stem) for stem in stems]
     if stems and all(dates):
         moments = [datetime.strptime(date[0] + "000", "%Y-%m-%d-%H-%M-%S-%f") for date in dates if date]
@@ -98,11 +106,19 @@ def timeline_by_names(stems: Sequence[str]) -> Timeline:
     numbers = numbers_in(stems)
     if numbers is None or sorted(numbers) != numbers:
         return Timeline(tuple(range(len(stems))))
-    unit = _STAMP_UNITS.get(len(str(numbers[0])))
-    if unit is None:
+    power = _STAMP_UNITS.get(len(str(numbers[0])))
+    if power is None:
         return Timeline(tuple(numbers))
-    times = tuple((number - numbers[0]) * unit for number in numbers)
+    times = tuple((number - numbers[0]) / 10**power for number in numbers)
     return Timeline(tuple(range(len(stems))), times)
+
+
+def _timeline_of_seconds(stems: Sequence[str]) -> Timeline:
+    """Of names such as ``1305031102.175304``, counted from 0 where the moments do not increase."""
+    moments = [_moment(stem.replace("_", "."), stem) for stem in stems]
+    times = tuple((whole - moments[0][0]) + (rest - moments[0][1]) for whole, rest in moments)
+    is_ordered = all(later > earlier for earlier, later in itertools.pairwise(times))
+    return Timeline(tuple(range(len(stems))), times if is_ordered else None)
 
 
 def timeline_of_pictures(stems: Sequence[str], places: Sequence[Path]) -> Timeline:
@@ -123,7 +139,14 @@ def timeline_of_pictures(stems: Sequence[str], places: Sequence[Path]) -> Timeli
         times = [times[number] for number in named.numbers]
     if any(later <= earlier for earlier, later in itertools.pairwise(times)):
         raise InputError("its timestamps do not increase from frame to frame", place=str(file))
-    return Timeline(named.numbers, tuple(time - times[0] for time in times))
+    found = Timeline(named.numbers, tuple(time - times[0] for time in times))
+    if found.fps is not None and not LEAST_FPS <= found.fps <= MOST_FPS:
+        raise InputError(
+            f"its frames are {1 / found.fps:.3g} s apart, read as seconds",
+            place=str(file),
+            hint="write seconds; timestamps since 1970 of 13, 16 or 19 digits are milli-, micro- and nanoseconds",
+        )
+    return found
 
 
 def read_times(file: Path) -> list[float]:
@@ -148,8 +171,12 @@ def read_times(file: Path) -> list[float]:
 
 def _moment(text: str, place: str) -> tuple[float, float]:
     """Whole seconds and the rest, apart, as both together have more digits than a float."""
-    if text.isdigit() and len(text) >= 16:
-        return float(int(text) // 10**9), int(text) % 10**9 * 1e-9
+    if text.isdigit() and len(text) in _STAMP_UNITS:
+        one = 10 ** _STAMP_UNITS[len(text)]
+        return float(int(text) // one), int(text) % one / one
+    whole, _, rest = text.partition(".")
+    if whole.isdigit() and rest.isdigit():
+        return float(whole), float(f"0.{rest}")
     try:
         value = float(text)
         if np.isfinite(value):

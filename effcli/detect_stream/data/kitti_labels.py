@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,14 +13,25 @@ from effcli.core.errors import InputError
 from effcli.detect_stream.data.boxes3d import from_camera, to_camera
 from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects, objects_of
 
+log = logging.getLogger(__name__)
+
 _GRADES = (0.0, 0.3, 0.6)
+_KINDS = (
+    *("Car", "Van", "Truck", "Tram", "Misc", "DontCare"),
+    *("Pedestrian", "Person", "Person_sitting", "Cyclist"),
+)
+_WITH_SIZE = ("Car", "Van", "Pedestrian", "Person", "Cyclist")
+"""What is learned or measured, for which a box in 3D is needed."""
 
 
 def read_tracking_labels(path: Path) -> dict[int, FrameObjects]:
     """Frame -> objects of a file of KITTI Tracking, ``label_02/0000.txt``; frames without a row are not there.
 
+    Kinds that KITTI does not have are logged: nothing is learned from them.
+
     Raises:
-        InputError: a line has fewer than 17 columns, or something that is not a number.
+        InputError: a line has fewer than 17 columns, something that is not a finite number, a kind in other letters
+            than KITTI's (``car``), or no size of a car, van, pedestrian or cyclist.
     """
     rows: dict[int, list[list[str]]] = {}
     for place, words in _lines(path):
@@ -26,6 +39,7 @@ def read_tracking_labels(path: Path) -> dict[int, FrameObjects]:
             raise InputError(f"has {len(words)} columns, not 17", place=place)
         frame, track = (_whole(word, place) for word in words[:2])
         rows.setdefault(frame, []).append([str(track), *words[2:], place])
+    _say_unknown_kinds(path, (row[1] for found in rows.values() for row in found))
     return {frame: _objects(found) for frame, found in rows.items()}
 
 
@@ -33,13 +47,14 @@ def read_object_labels(path: Path) -> FrameObjects:
     """The objects of a file of KITTI Object, one image, with a score in a 16th column or not.
 
     Raises:
-        InputError: a line has fewer than 15 columns, or something that is not a number.
+        InputError: as of :func:`read_tracking_labels`, with 15 columns.
     """
     rows = []
     for place, words in _lines(path):
         if len(words) < 15:
             raise InputError(f"has {len(words)} columns, not 15", place=place)
         rows.append(["-1", *words, place])
+    _say_unknown_kinds(path, (row[1] for row in rows))
     return _objects(rows)
 
 
@@ -87,10 +102,19 @@ def _lines(path: Path) -> Iterable[tuple[str, list[str]]]:
 
 def _objects(rows: Sequence[Sequence[str]]) -> FrameObjects:
     """Of lists (track, type, truncated, occluded, alpha, 4 of the 2D box, h w l, x y z, rotation_y[, score], place)."""
+    for row in rows:
+        _check_kind(row[1], row[-1])
     kinds = tuple("Person" if row[1] == "Person_sitting" else row[1] for row in rows)
     numbers = np.array([_floats(row[2:-1], row[-1]) for row in rows]).reshape(len(rows), -1)
     if not len(rows):
         return no_objects()
+    for kind, sizes, row in zip(kinds, numbers[:, 7:10], rows, strict=True):
+        if kind in _WITH_SIZE and (sizes <= 0).any():
+            raise InputError(
+                f"a {kind} of height, width and length {' '.join(f'{size:g}' for size in sizes)}",
+                place=row[-1],
+                hint="boxes in 3D are learned and measured; DontCare is for objects whose box is not known",
+            )
     return objects_of(
         kinds,
         from_camera(numbers[:, 10:13], numbers[:, 7:10], numbers[:, 13]),
@@ -102,12 +126,31 @@ def _objects(rows: Sequence[Sequence[str]]) -> FrameObjects:
     )
 
 
+def _check_kind(kind: str, place: str) -> None:
+    """Refuse ``car``, of which nothing would be learned."""
+    meant = {one.lower(): one for one in _KINDS}.get(kind.lower(), kind)
+    if meant != kind:
+        raise InputError(f"{kind!r} is none of KITTI's kinds", place=place, hint=f"write {meant}")
+
+
+def _say_unknown_kinds(path: Path, kinds: Iterable[str]) -> None:
+    unknown = Counter(kind for kind in kinds if kind.lower() not in {one.lower() for one in _KINDS})
+    if unknown:
+        log.warning(
+            "%s: nothing is learned from %s: KITTI has no such kinds",
+            path,
+            ", ".join(f"{n} {kind}" for kind, n in unknown.items()),
+        )
+
+
 def _floats(words: Sequence[str], place: str) -> list[float]:
     """15 numbers; the last, the score, is 1 where it is not given."""
     try:
         found = [float(word) for word in words[:15]]
     except ValueError as error:
         raise InputError(f"not a number: {error}", place=place) from None
+    if not np.isfinite(found).all():
+        raise InputError(f"holds {next(v for v in found if not np.isfinite(v))}", place=place)
     return found if len(found) == 15 else [*found, 1.0]
 
 

@@ -38,11 +38,12 @@ class KittiSequence:
         strict: refuse one in which a picture of one eye is missing; else only its frame cannot be read.
 
     Raises:
-        InputError: pictures or calibration are not there, or left and right are not the same frames.
+        InputError: pictures or calibration are not there, left and right are not the same frames, the calibration is
+            for pictures of another shape, or labels are of other frames.
     """
 
     def __init__(self, root: Path, name: str, *, strict: bool = True) -> None:
-        self.root, self.name = training_folder(root), name
+        self.root, self.name, self._strict = training_folder(root), name, strict
         self.calibration: StereoCalibration = read_calibration(self.root / "calib" / f"{name}.txt")
         self.pairs = paired_pictures(self.root / LEFT / name, self.root / RIGHT / name, strict=strict)
         stems, places = (
@@ -53,6 +54,15 @@ class KittiSequence:
         self.numbers, self.fps = self.timeline.numbers, self.timeline.fps or FPS
         labels = self.root / "label_02" / f"{name}.txt"
         self._labels = read_tracking_labels(labels) if labels.is_file() else None
+        if self._labels and not self._labels.keys() & set(self.numbers):
+            raise InputError(
+                f"is of frames {min(self._labels)} to {max(self._labels)}, the pictures are {self.numbers[0]} to "
+                f"{self.numbers[-1]}",
+                place=str(labels),
+            )
+        self._size = self._first_size()
+        if self._size is not None:
+            self.calibration = self.calibration.for_pictures(self._size, name)
         self._poses: dict[int, np.ndarray] | None = None
 
     @property
@@ -67,9 +77,26 @@ class KittiSequence:
         """The pair.
 
         Raises:
-            InputError: a picture is missing or damaged, or the two have not the same size.
+            InputError: a picture is missing or damaged, the two have not the same size, or, if that is strict, it is
+                not that of the first frame.
         """
-        return self.pairs[i].read()
+        frame = self.pairs[i].read()
+        if self._strict and self._size not in (None, frame.size):
+            first = self._size or frame.size
+            raise InputError(
+                f"is {frame.size[1]}x{frame.size[0]}, the first frame {first[1]}x{first[0]}",
+                place=str(self.pairs[i].left),
+                hint="make a sequence of its own of the frames of each size",
+            )
+        return frame
+
+    def _first_size(self) -> tuple[int, int] | None:
+        """Height and width of the first left picture; None where it cannot be read."""
+        left = next((pair.left for pair in self.pairs if pair.left is not None), None)
+        try:
+            return None if left is None else check_picture(left)
+        except InputError:
+            return None
 
     def objects(self, i: int) -> FrameObjects:
         """Labels of the frame; 2D boxes that are not given (-1 -1 -1 -1) are those of the 3D boxes."""

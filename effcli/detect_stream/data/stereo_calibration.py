@@ -17,6 +17,9 @@ MOST_COLUMNS_APART_PX = 0.1
 
 _MOST_ROWS_APART_PX = 1.0
 
+_MOST_OFF_CENTRE = 0.2
+"""Share of the width by which the principal point may be off the middle before a warning; KITTI's are 0.01 off."""
+
 
 def _identity() -> np.ndarray:
     return np.eye(4)
@@ -60,9 +63,13 @@ class StereoCalibration:
     def for_pictures(self, size: tuple[int, int], place: str) -> StereoCalibration:
         """Of pictures of a height and width, which may be smaller or larger than those that it was made for.
 
+        Where it does not say which those are, a principal point far from the middle is a warning.
+
         Raises:
-            InputError: they have another shape.
+            InputError: they have another shape, or the principal point is outside them.
         """
+        if self.size is None:
+            self._check_principal_point(size, place)
         if self.size is None or self.size == size:
             return self
         factors = size[0] / self.size[0], size[1] / self.size[1]
@@ -76,6 +83,17 @@ class StereoCalibration:
             *(place, size[1], size[0], self.size[1], self.size[0]),
         )
         return self.scaled(factors[1])
+
+    def _check_principal_point(self, size: tuple[int, int], place: str) -> None:
+        column, row = float(self.left[0, 2]), float(self.left[1, 2])
+        words = (
+            f"by the calibration the principal point is at column {column:.0f}, row {row:.0f} of pictures of "
+            f"{size[1]}x{size[0]}"
+        )
+        if not (0 <= column < size[1] - 1 and row < size[0] - 1):
+            raise InputError(words, place=place, hint="it is for larger pictures, or for others")
+        if abs(column / size[1] - 0.5) > _MOST_OFF_CENTRE:
+            log.warning("%s: %s: is it for pictures of another size?", place, words)
 
     def moved(self, left_px: float, top_px: float) -> StereoCalibration:
         """Of images without their first columns and rows."""

@@ -233,6 +233,8 @@ def _of_sequence(
     depth = errors is not None
     machine = _machine(detector, sequence, how.ego_motion, 0.05, runtime, horizons, depth=depth)
     stream = run_simulated(source, machine, source.frames(), how.latencies_s, see)
+    for number, reason in stream.damaged:
+        raise InputError(f"frame {number} cannot be measured on: {reason}", place=sequence.name)
     truth = [_read(sequence.objects(i), how.truncation) for i in range(len(sequence))]
     outputs = [one.detected.objects for one in stream.outputs]
     pairing = pair_outputs(

@@ -27,6 +27,7 @@ _DIRECTION_OFFSET = 0.78539
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(mode=False)  # what is kept serves trainings, too
 def anchors_of(config: NetworkConfig) -> Tensor:
     """All anchors, row by row, class by class and rotation by rotation: ``[Y * X * 6, 7]``."""
     _, n_y, n_x = config.grid.cells

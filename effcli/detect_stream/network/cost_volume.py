@@ -112,6 +112,7 @@ def matched_planes(
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # what is kept serves trainings, too
 def _matches(
     focal_baseline: float, n_columns: int, height: int, width: int, config: NetworkConfig
 ) -> WeightedRows:
@@ -138,6 +139,7 @@ def _whole(left: Tensor, right: Tensor, focal_baseline: Tensor, config: NetworkC
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # what is kept serves trainings, too
 def _shift_matrix(focal_baseline: float, n_columns: int, width: int, config: NetworkConfig) -> Tensor:
     """From the columns of the right features to the places of all planes, ``[4 w, K w]``."""
     low, high, share, inside = _places(focal_baseline, n_columns, width, config)

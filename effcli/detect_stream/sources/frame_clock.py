@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from effcli.detect_stream.data.frame_times import LEAST_FPS, MOST_FPS
 from effcli.detect_stream.data.stereo_sequence import FPS
 from effcli.detect_stream.sources.frame_source import Arrival
 
@@ -45,6 +46,7 @@ class FrameClock:
         self._intervals: deque[float] = deque(maxlen=_RECENT)
         self._arrivals: deque[float] = deque(maxlen=_RECENT)
         self._is_compared = False
+        self._is_unit_said = False
         self.fps = fps or FPS
 
     def stamped(self, arrival: Arrival, ts: float | None) -> Arrival:
@@ -74,6 +76,7 @@ class FrameClock:
         if ts is None:
             self._say_if_too_fast()
         else:
+            self._say_if_not_seconds()
             self._compare("its ts say", self._intervals, "ts is")
         return replace(arrival, time_s=moment, interval_s=1 / self.fps)
 
@@ -92,6 +95,17 @@ class FrameClock:
                 self._option,
                 used,
             )
+
+    def _say_if_not_seconds(self) -> None:
+        """Say once if the first three frames have a ``ts`` in another unit."""
+        if not self._is_unit_said and len(self._intervals) == 2:
+            self._is_unit_said = True
+            if not LEAST_FPS <= self.fps <= MOST_FPS:
+                log.warning(
+                    "%s: by their ts frames are %.3g s apart: ts is in seconds, in another unit speeds are wrong",
+                    self._name,
+                    1 / self.fps,
+                )
 
     def _say_if_too_fast(self) -> None:
         if not self._is_compared and len(self._intervals) == _RECENT:

@@ -17,6 +17,7 @@ from effcli.detect_stream.sources.frame_clock import FrameClock
 from effcli.detect_stream.sources.frame_source import Arrival
 
 _LARGEST_PX = 8192
+_ENDED = "the pipe ended in the middle of it"
 
 
 class PipeSource:
@@ -41,8 +42,11 @@ class PipeSource:
         self.sequence: StereoSequence | None = None
 
     def frames(self) -> Iterator[Arrival]:
-        """Frames until the pipe is closed; one that is cut off by its end is not counted."""
+        """Frames until the pipe is closed; one that is cut off by its end is damaged."""
         for arrival, ts in self._read_frames():
+            if arrival.damage is _ENDED:
+                yield arrival
+                return
             stamped = self._clock.stamped(arrival, ts)
             self.fps = self._clock.fps
             yield stamped
@@ -52,26 +56,17 @@ class PipeSource:
         while line := self._pipe.readline():
             if not line.strip():
                 continue
+            if number and not line.endswith(b"\n"):
+                yield Arrival(number, None, _ENDED), None
+                return
             header = _header(line, number)
-            ts = header.get("ts")
-            if "w" in header:
-                width, height = header["w"], header["h"]
-                n_bytes = width * height * 3
-                raw = [self._read(n_bytes), self._read(n_bytes)]
-                if None in raw:
-                    return
-                shaped = [np.frombuffer(part or b"", np.uint8).reshape(height, width, 3) for part in raw]
-                yield Arrival(number, StereoFrame(*shaped)), ts
-            else:
-                files = [self._read(header["left_bytes"]), self._read(header["right_bytes"])]
-                if None in files:
-                    return
-                yield _decoded(number, [part or b"" for part in files]), ts
+            sizes = _sizes(header)
+            parts = [self._pipe.read(size) for size in sizes]
+            if [len(part) for part in parts] != sizes:
+                yield Arrival(number, None, _ENDED), None
+                return
+            yield (_raw if "w" in header else _decoded)(number, parts, header), header["ts"]
             number += 1
-
-    def _read(self, n_bytes: int) -> bytes | None:
-        data = self._pipe.read(n_bytes)
-        return data if len(data) == n_bytes else None
 
 
 def _header(line: bytes, number: int) -> dict[str, Any]:
@@ -97,7 +92,19 @@ def _moment(value: Any, place: str) -> float | None:
     return float(value)
 
 
-def _decoded(number: int, files: list[bytes]) -> Arrival:
+def _sizes(header: dict[str, Any]) -> list[int]:
+    """Bytes of the left and the right picture."""
+    if "w" in header:
+        return [header["w"] * header["h"] * 3] * 2
+    return [header["left_bytes"], header["right_bytes"]]
+
+
+def _raw(number: int, parts: list[bytes], header: dict[str, Any]) -> Arrival:
+    shape = header["h"], header["w"], 3
+    return Arrival(number, StereoFrame(*(np.frombuffer(part, np.uint8).reshape(shape) for part in parts)))
+
+
+def _decoded(number: int, files: list[bytes], header: dict[str, Any]) -> Arrival:
     try:
         pictures = [read_rgb(one, place=f"stdin, frame {number}") for one in files]
     except InputError as error:

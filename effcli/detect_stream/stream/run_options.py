@@ -127,5 +127,7 @@ def say_if_not_learned(weights: str, options: RunOptions) -> None:
     """Log that a built-in detector has seen no real road, if the pictures may be of one."""
     if is_real(options.source) and (data := trained_on(weights)):
         log.warning(
-            "%s has learned from %s: it finds little on real roads; train on your own data", weights, data
+            "%s has learned from %s: it finds fewer objects on real roads; train on your own data",
+            weights,
+            data,
         )

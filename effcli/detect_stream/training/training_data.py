@@ -10,8 +10,8 @@ from effcli.core.progress import NOTICE
 from effcli.detect_stream.data.drive_sets import Part, parse_synthetic
 from effcli.detect_stream.data.labelled_sequences import labelled_sequences, shared_frames
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
-from effcli.detect_stream.network.frame_fitting import warn_of_horizons
 from effcli.detect_stream.recipe import StreamDsgnRecipe
+from effcli.detect_stream.stream.rig_check import check_rigs
 from effcli.detect_stream.training.clips import LEARNED, Clips
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def training_data(recipe: StreamDsgnRecipe) -> TrainingData:
     if sequences is not None:
         _check_clips(Clips(sequences, recipe.architecture(), recipe.data.truncation), recipe.data.source)
         _say_what_is_missing(sequences, recipe)
-    warn_of_horizons([*(sequences or []), *(held_out or [])], recipe.network.config())
+    check_rigs([*(sequences or []), *(held_out or [])], recipe.network.config())
     for name, numbers in shared_frames(sequences or [], held_out or []).items():
         log.warning(
             "%d frames of sequence %s, from %d to %d, are used both for training and for evaluation",

@@ -60,6 +60,36 @@ def test_files_of_timestamps(tmp_path: Path) -> None:
         timeline_of_pictures(["0", "1"], [tmp_path])
 
 
+def test_the_unit_of_a_moment_is_told_by_its_digits_in_files_as_in_names(tmp_path: Path) -> None:
+    file = tmp_path / "times.txt"
+    for first, step in (
+        (1317042145345, 100),
+        (1317042145345678, 100_000),
+        (1317042145345678901, 100_000_000),
+    ):
+        stamps = [str(first + step * i) for i in range(3)]
+        file.write_text("\n".join(stamps) + "\n")
+        for found in (timeline_by_names(stamps), timeline_of_pictures(["0", "1", "2"], [tmp_path])):
+            assert found.numbers == (0, 1, 2) and found.moments(10) == pytest.approx([0, 0.1, 0.2])
+
+
+def test_names_that_are_seconds_are_moments() -> None:
+    found = timeline_by_names(["1305031102.875304", "1305031102.975304", "1305031103.075304"])
+    assert found.numbers == (0, 1, 2) and found.moments(5) == pytest.approx([0, 0.1, 0.2])
+    assert timeline_by_names(["1305031102_05", "1305031102_06"]).numbers == (
+        5,
+        6,
+    )  # a recording and its frames
+
+
+@pytest.mark.parametrize("step", ["100", "100000000", "0.0001"])
+def test_times_in_another_unit_than_seconds_are_refused(step: str, tmp_path: Path) -> None:
+    file = tmp_path / "times.txt"
+    file.write_text("".join(f"{float(step) * i:.6f}\n" for i in range(3)))
+    with pytest.raises(InputError, match=r"times\.txt: its frames are .* s apart, read as seconds"):
+        timeline_of_pictures(["0", "1", "2"], [tmp_path])
+
+
 def made_pair(folder: Path, names: list[str]) -> PairSequence:
     for side in ("left", "right"):
         (folder / side).mkdir()

@@ -312,3 +312,9 @@ def test_a_convolution_where_it_is_read(stride: tuple[int, int], half: bool) -> 
         found = convolved_where_read(x, conv, stride)
     assert found.shape == whole.shape
     torch.testing.assert_close(found.float(), whole, atol=0.05 if half else 1e-4, rtol=0)
+
+
+def test_what_a_stream_has_kept_serves_a_training() -> None:
+    with torch.inference_mode():
+        kept = anchors_of(TINY.model_copy(update={"depth": (2.0, 41.0)}))
+    assert not kept.is_inference()

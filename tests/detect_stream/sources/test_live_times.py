@@ -72,3 +72,21 @@ def test_the_option_stands_for_arrivals_and_says_if_they_differ(caplog: pytest.L
     moments = ticks(0.001)
     stamped(FrameClock("cam", None, lambda: next(moments)), 12)
     assert "as from a file" in caplog.text
+
+
+def test_ts_in_another_unit_than_seconds_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    piped([1317042145345 + 100 * i for i in range(4)])
+    assert "by their ts frames are 100 s apart: ts is in seconds" in caplog.text
+    assert len(caplog.records) == 1
+    caplog.clear()
+    piped([5.0 * i for i in range(4)])
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("n_missing", [1, 24, 25, 28])
+def test_a_pipe_that_ends_in_the_middle_of_a_frame_says_so(n_missing: int) -> None:
+    whole = b'{"w": 2, "h": 2, "ts": 1}\n' + bytes(24)
+    source = PipeSource(io.BytesIO(whole + whole.replace(b"1}", b"2}")[:-n_missing]), CALIBRATION, None)
+    first, last = source.frames()
+    assert first.frame is not None
+    assert (last.number, last.frame, last.damage) == (1, None, "the pipe ended in the middle of it")
