@@ -17,6 +17,8 @@ VIDEO_ENDINGS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".ts")
 _LIVE = ("rtsp", "rtsps", "rtmp", "http", "https", "tcp", "udp", "srt")
 _DEVICES = "/dev/video"
 _TIMEOUT_S = 10.0
+_SAME_RATE = 0.01
+"""Share by which the rates of two videos may differ; of a few frames they are not known better."""
 
 
 def is_live_name(source: str) -> bool:
@@ -36,7 +38,7 @@ class VideoSource:
         fps: frames per second; None as the left video says, else 10.
 
     Raises:
-        InputError: a video cannot be read, or they have not the same size.
+        InputError: a video cannot be read, or they have not the same size or rate.
         UsageError: PyAV is not installed.
     """
 
@@ -55,7 +57,14 @@ class VideoSource:
                 f"is {sizes[1][1]}x{sizes[1][0]}, the left video {sizes[0][1]}x{sizes[0][0]}",
                 place=str(right),
             )
-        self.fps = fps or float(streams[0].average_rate or FPS)
+        rates = [float(stream.average_rate or 0) for stream in streams]
+        if all(rates) and abs(rates[0] / rates[-1] - 1) > _SAME_RATE:
+            raise InputError(
+                f"has {rates[1]:.4g} frames per second, the left video {rates[0]:.4g}",
+                place=str(right),
+                hint="frames are paired by their order: convert both to one rate",
+            )
+        self.fps = fps or rates[0] or FPS
         self.n_frames: int | None = max(stream.frames for stream in streams) or None
         self.sequence: StereoSequence | None = None
         for container in containers:

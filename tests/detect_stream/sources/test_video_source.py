@@ -103,3 +103,11 @@ def test_a_camera_is_refused_by_name_where_it_cannot_be_read(calibration: str) -
         port = server.getsockname()[1]
     with pytest.raises(InputError, match="cannot be read as a video"):
         opened(f"tcp://127.0.0.1:{port}", calibration=calibration, side_by_side=True)
+
+
+def test_two_videos_of_different_rates_are_refused(tmp_path: Path, calibration: str) -> None:
+    for name, rate in (("left", 20), ("right", 10), ("other", 20)):
+        write_video(tmp_path / f"{name}.mp4", [Image.fromarray(picture(i)) for i in range(N_FRAMES)], rate)
+    with pytest.raises(InputError, match=r"right\.mp4: has 10 frames per second, the left video 20"):
+        opened(tmp_path / "left.mp4", tmp_path / "right.mp4", calibration=calibration)
+    assert len(opened(tmp_path / "left.mp4", tmp_path / "other.mp4", calibration=calibration)) == N_FRAMES
