@@ -36,6 +36,7 @@ from effcli.detect_stream.weights import TrainedDetector, load_detector
 
 NEAR_M = 2.0
 LATENCY_S = 0.06
+_COUNTED = ("boxes per frame", "on nothing in the picture", "on nothing from above")
 
 
 def overlapping(found: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -52,7 +53,9 @@ def on_nothing(found: FrameObjects, true: FrameObjects) -> tuple[np.ndarray, np.
     ignored = np.array([kind == "DontCare" for kind in true.kinds], bool)
     delta = found.boxes[:, None, :2] - true.boxes[None, ~ignored, :2]
     is_near = (np.linalg.norm(delta, axis=-1) <= NEAR_M).any(1)
-    return ~shares.any(1), ~is_near & ~shares[:, ignored].any(1)
+    in_picture: np.ndarray = ~shares.any(1)
+    from_above: np.ndarray = ~is_near & ~shares[:, ignored].any(1)
+    return in_picture, from_above
 
 
 def compared(
@@ -92,14 +95,8 @@ def counted(pairs: Sequence[tuple[FrameObjects, FrameObjects]]) -> list[dict[str
         for found, in_picture, from_above in masks:
             own = np.array([name in ("all", kind) for kind in found.kinds], bool)
             totals += own.sum(), (own & in_picture).sum(), (own & from_above).sum()
-        boxes, in_picture, from_above = (round(float(total) / len(pairs), 2) for total in totals)
         rows.append(
-            {
-                "class": name,
-                "boxes per frame": boxes,
-                "on nothing in the picture": in_picture,
-                "on nothing from above": from_above,
-            }
+            {"class": name} | dict(zip(_COUNTED, (totals / len(pairs)).round(2).tolist(), strict=True))
         )
     return rows
 
