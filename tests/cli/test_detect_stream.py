@@ -231,7 +231,7 @@ def test_bad_input(pair: Path, place: Path) -> None:
     assert "no such folder" in refused(place, "nowhere")
     assert "holds 2 sequences" in refused(place, "kitti")
     assert "needs a calibration" in refused(pair, "left", "right")
-    assert "has the pictures of one eye" in refused(pair, "left")
+    assert "has the pictures of one camera" in refused(pair, "left")
     assert "name a .rrd file" in refused(pair, ".", "--log", "drive.txt")
     assert "no preset" in refused(place, "synth", "-o", "x", "--preset", "no")
     assert "PRESET" in refused(place, "synthetic:0")

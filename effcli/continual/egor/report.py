@@ -48,7 +48,7 @@ def draw_scenes(
         pasted.append(Detections(new.boxes, torch.ones(len(new.boxes)), new.labels))
     name = f"objects/scenes-{number}.png"
     _save(scenes, pasted, objects.classes, run, name)
-    return {f"ObjectBoxes pasted into new images {number}": name}
+    return {f"Objects pasted into new images {number}": name}
 
 
 def draw_found(detector: Detector, about: DetectorSpec, images: DetectionSet, run: Run) -> dict[str, str]:
@@ -57,7 +57,7 @@ def draw_found(detector: Detector, about: DetectorSpec, images: DetectionSet, ru
     found = find(detector, some, run.runtime, run=run, threshold=GOOD)
     pictures = [images.read(i) for i in range(len(some))]
     _save(pictures, found, about.classes, run, "pictures/found.png")
-    return {"Found in images to measure on, with a score above 30 percent": "pictures/found.png"}
+    return {"Found in evaluation images, with a score above 30 percent": "pictures/found.png"}
 
 
 def _save(

@@ -176,7 +176,7 @@ def test_lenses_that_distort_are_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, files: dict[str, str]
 ) -> None:
     read_calibration(written(tmp_path, files))
-    assert "the lenses distort; its projections are those of the rectified pictures" in caplog.text
+    assert "the lenses distort; its projections are for the rectified pictures" in caplog.text
     caplog.clear()
     read_calibration(written(tmp_path, FORMS["ros"]))
     assert caplog.text == ""

@@ -127,7 +127,7 @@ def test_frames_of_which_sequence(kitti: Path) -> None:
         chosen_frames([Drive(1, 4), Drive(2, 4)], "1-2", "data.frames")
     assert caught.value.place == "data.frames"
     assert caught.value.hint == f"name it: {Drive(1, 4).name}:1-2"
-    with pytest.raises(UsageError, match="frames of a folder, and synthetic:2 is none"):
+    with pytest.raises(UsageError, match="frames of a folder, and synthetic:2 is not a folder"):
         labelled_sequences("synthetic:2", "train", frames="1-2")
 
 

@@ -95,7 +95,7 @@ def test_a_live_stream_has_the_moments_of_its_sender(calibration: str) -> None:
 
 
 def test_a_camera_is_refused_by_name_where_it_cannot_be_read(calibration: str) -> None:
-    with pytest.raises(UsageError, match="both eyes in one picture"):
+    with pytest.raises(UsageError, match="both views in one picture"):
         opened("/dev/video0", calibration=calibration)
     with pytest.raises(InputError, match="/dev/video77: cannot be read as a video"):
         opened("/dev/video77", calibration=calibration, side_by_side=True)
