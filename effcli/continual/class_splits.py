@@ -173,9 +173,19 @@ def tasks_of(
 ) -> list[ClassTask]:
     """Cut a set by an order of its classes and the number of classes of each task."""
     if train.classes != evaluated.classes:
-        odd = sorted(set(train.classes) ^ set(evaluated.classes))
+        untested, unknown = (
+            sorted(set(one.classes) - set(other.classes))
+            for one, other in ((train, evaluated), (evaluated, train))
+        )
+        lacking = [
+            f"{', '.join(names[:5])} (no images to {use})"
+            for names, use in ((untested, "measure on"), (unknown, "learn from"))
+            if names
+        ]
         raise UsageError(
-            f"these classes are in only one part of the data: {', '.join(odd[:5])}", place="data"
+            f"these classes are in only one part of the data: {'; '.join(lacking)}",
+            place="data",
+            hint="both parts need a folder for each class; without a test part images are held out of each class",
         )
     if missing := _without_images(train, train.classes):
         raise UsageError(f"no training images of the classes {', '.join(missing[:5])}", place="data")

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -175,7 +176,12 @@ def _read(recipe: ContinualRecipe, source: str, shape: Shape) -> tuple[ImageSet,
     train, evaluated = load("train"), load("eval") if has_parts(source) else None
     train, evaluated = _with_images(train, evaluated)
     if len(train.classes) < 2 and source == recipe.data.source:
-        raise UsageError("has no classes", place=source, hint="give a folder with one sub-folder per class")
+        single = f"has a single class, {train.classes[0]!r}; at least two are needed"
+        raise UsageError(
+            single if train.classes and Path(source).is_dir() else "has no classes",
+            place=source,
+            hint="give a folder with one sub-folder per class",
+        )
     return train, evaluated
 
 

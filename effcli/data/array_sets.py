@@ -16,6 +16,7 @@ _PARTS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
     "eval": ("eval", "val", "valid", "validation", "test"),
 }
+NPZ_HINT = "name the arrays train_images and train_labels, or x_train and y_train (test_images, x_test to measure on)"
 _NAMES = (("{}_images", "{}_labels"), ("x_{}", "y_{}"), ("X_{}", "y_{}"))
 
 
@@ -73,12 +74,13 @@ def read_labels(
         InputError: they are not whole numbers from 0 (below ``n_classes``), or not one per image.
     """
     if values.shape not in {(n_images,), (n_images, 1)}:
-        several = (
-            "; several labels per image are not supported"
-            if values.ndim == 2 and len(values) == n_images
-            else ""
+        is_table = values.ndim == 2 and len(values) == n_images
+        several = "; several labels per image are not supported" if is_table else ""
+        raise InputError(
+            f"labels of shape {values.shape} for {n_images} images{several}",
+            place=place,
+            hint="one-hot labels: store their argmax(1)" if is_table else None,
         )
-        raise InputError(f"labels of shape {values.shape} for {n_images} images{several}", place=place)
     if values.dtype.kind not in "iu":
         raise InputError(f"labels of {values.dtype}; supported: integers", place=place)
     labels = values.reshape(-1).astype(np.int64)

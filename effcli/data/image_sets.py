@@ -30,7 +30,7 @@ from effcli.core.errors import InputError
 from effcli.core.progress import NOTICE
 from effcli.core.runtime import Runtime
 from effcli.core.tensor_file import BUILTIN_PREFIX
-from effcli.data.array_sets import array_names, read_arrays, read_labels
+from effcli.data.array_sets import NPZ_HINT, array_names, read_arrays, read_labels
 from effcli.data.epochs import draws_of, item_of
 from effcli.data.images import identify, read_image
 from effcli.data.picture_folders import ClassFolders, class_folders, has_part, need_classes
@@ -343,7 +343,9 @@ def _npz_part(file: Path, split: Split) -> tuple[list[bytes], np.ndarray | None,
             kind = next((k for k in ("jpeg", "png") if f"{prefix}_{k}" in content), None)
             if prefix is None or kind is None:
                 names = ", ".join(content.files)
-                raise InputError(f"has no encoded {split} images, only {names}", place=str(file))
+                raise InputError(
+                    f"no {split} images in it, only the arrays {names}", place=str(file), hint=NPZ_HINT
+                )
             data, offsets = content[f"{prefix}_{kind}"].tobytes(), content[f"{prefix}_offsets"].tolist()
             labels = content.get(f"{prefix}_labels", None)
             classes = tuple(str(name) for name in content["classes"]) if "classes" in content else None

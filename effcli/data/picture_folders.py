@@ -298,6 +298,9 @@ def class_folders(folder: Path, split: Split, *, used: Collection[str] = ()) -> 
         say_once(f"{top}: left out: {_pictures(n_stray)} beside the class folders")
     if empty := [one.name for one in _sub_folders(top) if one.name not in classes]:
         say_once(f"{top}: left out: class folders without pictures: {_some(empty)}")
+    paths = [file.relative_to(top).parts for file in inside]
+    if deeper := sorted({f"{path[0]}/{path[1]}" for path in paths if len(path) > 2}):
+        say_once(f"{top}: pictures in sub-folders of a class folder count for that class: {_some(deeper)}")
     number = {name: place for place, name in enumerate(classes)}
     return ClassFolders(top, tuple(inside), tuple(number[name] for name in names), classes)
 

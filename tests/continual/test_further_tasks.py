@@ -126,6 +126,16 @@ def test_a_refused_task_leaves_every_byte(place: Path) -> None:
     refuse(place, Path(recipe.data.source), UsageError, "nothing new: all its 24 training images")
 
 
+def test_a_single_class_and_nested_ones_are_said(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_class(place / "one", "a")
+    with pytest.raises(UsageError, match="has a single class, 'a'; at least two"):
+        load_stream(recipe_for(place / "one"))
+    for name in "cd":
+        save_class(place / "one" / "b", name)
+    load_stream(recipe_for(place / "one"))
+    assert "count for that class: b/c, b/d" in caplog.text
+
+
 def test_an_undone_task_leaves_what_was_there(place: Path) -> None:
     before, numbers = weights(place / "run"), (place / "run" / "metrics.jsonl").read_text()
     kept = json.loads((place / "run" / "result.json").read_text())["metrics"]

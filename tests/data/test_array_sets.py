@@ -83,3 +83,14 @@ def test_labels_beyond_the_names_of_classes_are_named(tmp_path: Path) -> None:
         load_images(
             save(tmp_path / "x.npz", **arrays, train_labels=np.array([0, 7])), "train", side=8, channels=1
         )
+
+
+def test_what_other_layouts_lack_is_said(tmp_path: Path) -> None:
+    file = save(tmp_path / "x.npz", images=images(4, 8, 8), labels=np.array([0, 1, 0, 1]))
+    with pytest.raises(InputError, match="no train images in it, only the arrays images, labels") as caught:
+        load_images(file, "train", side=8, channels=1)
+    assert "name the arrays train_images and train_labels, or x_train" in str(caught.value.hint)
+    file = save(tmp_path / "y.npz", x_train=images(2, 8, 8), y_train=np.eye(2, dtype=int))
+    with pytest.raises(InputError, match="several labels per image") as caught:
+        load_images(file, "train", side=8, channels=1)
+    assert caught.value.hint == "one-hot labels: store their argmax(1)"
