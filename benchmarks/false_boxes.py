@@ -53,9 +53,9 @@ def on_nothing(found: FrameObjects, true: FrameObjects) -> tuple[np.ndarray, np.
     ignored = np.array([kind == "DontCare" for kind in true.kinds], bool)
     delta = found.boxes[:, None, :2] - true.boxes[None, ~ignored, :2]
     is_near = (np.linalg.norm(delta, axis=-1) <= NEAR_M).any(1)
-    in_picture: np.ndarray = ~shares.any(1)
-    from_above: np.ndarray = ~is_near & ~shares[:, ignored].any(1)
-    return in_picture, from_above
+    in_picture = np.logical_not(shares.any(axis=1))
+    from_above = np.logical_not(is_near | shares[:, ignored].any(axis=1))
+    return np.asarray(in_picture), np.asarray(from_above)
 
 
 def compared(

@@ -15,7 +15,7 @@ _N_FRAMES = 3
 
 
 def check_rigs(sequences: Sequence[StereoSequence], config: NetworkConfig) -> None:
-    """Log what looks wrong with the pictures, once per pair of cameras: horizon, size, rows, exchanged eyes.
+    """Log what looks wrong with the pictures, once per pair of cameras: horizon, size, rows, swapped eyes.
 
     Raises:
         InputError: left and right are the same picture, or a picture is missing or damaged.

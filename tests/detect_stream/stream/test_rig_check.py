@@ -37,7 +37,7 @@ def test_a_rig_as_it_should_be_passes_without_a_word(kitti: Path, caplog: pytest
     assert caplog.text == ""
 
 
-def test_exchanged_eyes_are_said_once_per_pair_of_cameras(
+def test_swapped_eyes_are_said_once_per_pair_of_cameras(
     kitti: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     base = kitti / "training"
@@ -45,7 +45,7 @@ def test_exchanged_eyes_are_said_once_per_pair_of_cameras(
         (base / old).rename(base / new)
     sequence = KittiSequence(kitti, "0000")
     check_rigs([sequence, sequence], TINY)
-    assert caplog.text.count("left and right look exchanged") == len(caplog.records) == 1
+    assert caplog.text.count("left and right look swapped") == len(caplog.records) == 1
 
 
 def test_rows_that_do_not_agree_are_said(kitti: Path, caplog: pytest.LogCaptureFixture) -> None:
