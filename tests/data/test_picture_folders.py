@@ -218,9 +218,10 @@ def test_classes_strays_and_empty_folders(tmp_path, caplog):
         f"{tmp_path}: left out: 1 .heic (pip install 'effcli[heic]'), 1 .md",
         f"{tmp_path}: left out: 1 picture beside the class folders",
         f"{tmp_path}: left out: class folders without pictures: fox",
+        f"{tmp_path}: pictures in sub-folders of a class folder count for that class: cat/deep",
     ]
     class_folders(tmp_path, "train")
-    assert len(caplog.messages) == 3  # each is said once
+    assert len(caplog.messages) == 4  # each is said once
 
 
 def test_linked_class_folders_are_classes(tmp_path):
