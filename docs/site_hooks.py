@@ -59,7 +59,11 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Write equations as MathML, which browsers show without a script; leave out the roles of docstrings."""
+    """Write equations as MathML, which browsers show without a script; leave out the roles of docstrings.
+
+    The backslash before a pipe in the code of a table, which GitHub needs, is left out: Markdown shows it here.
+    """
+    content = re.sub(r"<td[^>]*>.*?</td>", lambda cell: cell[0].replace("\\|", "|"), content, flags=re.DOTALL)
 
     def mathml(match: re.Match[str]) -> str:
         if match[2] == "(":
