@@ -17,6 +17,9 @@ MOST_COLUMNS_APART_PX = 0.1
 
 _MOST_ROWS_APART_PX = 1.0
 
+LARGEST_BASELINE_M = 5.0
+"""Cameras farther apart are not on one rig: lengths are in another unit than metres."""
+
 _MOST_OFF_CENTRE = 0.2
 """Share of the width by which the principal point may be off the middle before a warning; KITTI's are 0.01 off."""
 
@@ -126,6 +129,12 @@ def require_rectified(calibration: StereoCalibration, place: str) -> StereoCalib
             f"the right camera is {shift_m:.3g} m to the left of the left one",
             place=place,
             hint="swap P2 and P3: the fourth number of their first rows is -f times the x of the camera",
+        )
+    if -shift_m > LARGEST_BASELINE_M:
+        raise InputError(
+            f"the cameras are {-shift_m:.4g} apart; that cannot be metres",
+            place=place,
+            hint="divide the fourth number of the right camera's first row (by 1000 for millimetres)",
         )
     for name, row, column, most in (
         ("focal lengths", 0, 0, 0.005 * left[0, 0]),

@@ -11,6 +11,7 @@ from PIL import Image
 
 from effcli.core.errors import InputError
 from effcli.core.runtime import create_runtime
+from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
 from effcli.detect_stream.data.kitti_tracking import KittiSequence, write_sequence
 from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.evaluation.sequence_evaluation import MeasureSettings, measure
@@ -96,3 +97,10 @@ def test_a_picture_of_another_size_is_an_error_where_it_is_learned_from_or_measu
             MeasureSettings(),
             create_runtime(device="cpu", threads=1),
         )
+
+
+def test_a_calibration_in_millimetres_is_refused_in_every_form(tmp_path: Path) -> None:
+    file = tmp_path / "calib.txt"
+    file.write_text("P2: 700 0 208 0 0 700 60 0 0 0 1 0\nP3: 700 0 208 -378000 0 700 60 0 0 0 1 0\n")
+    with pytest.raises(InputError, match=r"calib\.txt: the cameras are 540 apart; that cannot be metres"):
+        read_calibration(file)

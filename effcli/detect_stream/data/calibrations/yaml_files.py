@@ -11,11 +11,10 @@ import numpy as np
 import yaml
 
 from effcli.core.errors import InputError
-from effcli.detect_stream.data.stereo_calibration import StereoCalibration
+from effcli.detect_stream.data.stereo_calibration import LARGEST_BASELINE_M, StereoCalibration
 
 log = logging.getLogger(__name__)
 
-_LARGEST_BASELINE_M = 5.0
 _DISTORTIONS = ("D1", "D2", "distortion_coefficients", "D")
 """What OpenCV's samples and ROS call the coefficients of the lenses."""
 
@@ -128,7 +127,7 @@ def _size(content: dict[str, Any]) -> tuple[int, int] | None:
 
 def _in_metres(calibration: StereoCalibration, path: Path) -> StereoCalibration:
     baseline = calibration.focal_baseline / max(float(calibration.left[0, 0]), 1e-9)
-    if baseline > _LARGEST_BASELINE_M:
+    if baseline > LARGEST_BASELINE_M:
         raise InputError(
             f"the cameras are {baseline:.4g} apart; that cannot be metres",
             place=str(path),
