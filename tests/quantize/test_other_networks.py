@@ -74,6 +74,15 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], dict[str, Any]]]] = {
             **sizes(),
         },
     ),
+    "WanTransformer3DModel": (
+        {
+            "in_channels": 4, "out_channels": 4, "text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "rope_max_seq_len": 32,
+            "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 1,
+        },
+        lambda: {
+            "hidden_states": noise(1, 4, 1, 8, 8), "encoder_hidden_states": noise(1, 3, 16), "timestep": torch.ones(1),
+        },
+    ),
     "MochiTransformer3DModel": (
         {
             "in_channels": 4, "pooled_projection_dim": 16, "text_embed_dim": 16, "time_embed_dim": 4,

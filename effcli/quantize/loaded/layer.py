@@ -50,7 +50,8 @@ class LoadedLayer(nn.Module):
     ) -> None:
         nn.Module.__init__(self)
         self.codes, self.clock, self.integer, self.float32_out = codes, clock, integer, float32_out
-        self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
+        # a parameter: some networks of diffusers ask their parts for the type of the first one
+        self.like = nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=False)
         self._made_for: tuple[torch.device, bool] | None = None
 
     @property
