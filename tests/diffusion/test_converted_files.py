@@ -111,14 +111,18 @@ def test_what_is_said_of_the_training_must_fit(made: Path, place: Path) -> None:
 
 
 def test_what_is_not_read_of_a_file_is_said(made: Path, place: Path, caplog: Any) -> None:
-    more = {"model_ema.x": torch.zeros(1), "control_model.y": torch.zeros(1), "betas": torch.zeros(1)}
+    more: dict[str, Any] = {
+        "model_ema.x": torch.zeros(1),
+        "control_model.y": torch.zeros(1),
+        "betas": torch.zeros(1),
+    }
     file = save_checkpoint(place / "model.safetensors", made, **more)
     with caplog.at_level(logging.INFO, "effcli"):
         load_model(str(file))
     assert f"{file}: has averaged weights too (model_ema), which are not read" in caplog.text
     assert f"{file}: its control_model.y is not read" in caplog.text
     assert "betas" not in caplog.text
-    eighth = {"model.diffusion_model.out.2.bias": torch.zeros(4).to(torch.float8_e4m3fn)}
+    eighth: dict[str, Any] = {"model.diffusion_model.out.2.bias": torch.zeros(4).to(torch.float8_e4m3fn)}
     save_checkpoint(file, made, **eighth)
     with pytest.raises(
         InputError, match=r"holds float8_e4m3fn tensors \(model\.diffusion_model\.out\.2\.bias\)"

@@ -97,11 +97,16 @@ def test_resets_do_not_count() -> None:
     counted = rollout.observations[rollout.valid > 0]
     assert counted[:, 3].sum() == 0  # the last place is seen only when an episode is over
     assert rollout.observations[:, :, 3].sum() > 0
-    changed = ("log_probs", "values", "advantages", "targets")
-    parts: dict[str, Any] = {name: getattr(rollout, name) for name in changed}
-    valid = rollout.valid.bool()
+
+    def spoilt(part: torch.Tensor) -> torch.Tensor:
+        return torch.where(rollout.valid.bool(), part, torch.full_like(part, 7))
+
     other = replace(
-        rollout, **{name: torch.where(valid, one, torch.full_like(one, 7)) for name, one in parts.items()}
+        rollout,
+        log_probs=spoilt(rollout.log_probs),
+        values=spoilt(rollout.values),
+        advantages=spoilt(rollout.advantages),
+        targets=spoilt(rollout.targets),
     )
     logits, values = torch.randn(1, 128, 2), torch.randn(1, 128)
     terms, same_terms = (

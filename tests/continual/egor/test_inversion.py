@@ -45,7 +45,7 @@ def test_total_variation_of_a_constant_and_of_a_ramp() -> None:
 
 
 def test_the_batchnorm_prior_is_zero_where_statistics_agree() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5)).eval()
+    network: Any = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.BatchNorm2d(5)).eval()
     x = torch.randn(4, 3, 9, 9)
     with torch.no_grad():
         for layer in (1, 3):
