@@ -117,7 +117,11 @@ def test_damaged_codebooks_are_refused(folder: Path, damage: str) -> None:
     else:
         tensors[name] = tensors[name] ^ 1
     save_file(tensors, file, metadata)
-    found = {"missing": "lacks", "short": "qt2 has the shape", "changed": "another checksum"}[damage]
+    found = {
+        "missing": "lacks",
+        "short": "qt2 has the shape",
+        "changed": "the checksum of its codes is not that of its header",
+    }[damage]
     with pytest.raises(InputError, match=found):
         load_packed(folder)
 

@@ -113,7 +113,7 @@ def newer(metadata):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (flip_a_bit, "another checksum"),
+        (flip_a_bit, "checksum of its codes is not that"),
         (another_width, "its header says"),
         (cut_a_row, "qw2 has the shape"),
         (not_finite, "scale is not finite: 1 of its 16 numbers"),

@@ -123,7 +123,7 @@ def test_towers_that_cannot_be_inherited(tmp_path: Path) -> None:
     teacher = tiny_clip(tmp_path, wide(), seed=4)
     wider = wide()
     wider["vision_cfg"] = {**wider["vision_cfg"], "width": 128}
-    for config, message in ((wider, "more than the teacher's"), (RESNET, "are not of one kind")):
+    for config, message in ((wider, "more than the teacher's"), (RESNET, "are of different kinds")):
         with pytest.raises(InputError, match=message):
             student_of(tmp_path, config, teacher, init={"image": "teacher"})
     with pytest.raises(UsageError, match="no towers to start from"):

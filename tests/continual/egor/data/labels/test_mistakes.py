@@ -169,7 +169,7 @@ def test_an_uncompressed_mask_gives_a_box(tmp_path: Path) -> None:
         ({"a.png1": {"filename": "a.png", "regions": []}}, "a project of the VGG Image Annotator"),
         ({"shapes": [], "imagePath": "a.png"}, "a file of LabelMe"),
         ({"images": [], "annotations": [{"caption": "a cat"}]}, "captions"),
-        ({"images": []}, "there is no 'annotations'"),
+        ({"images": []}, "it has no 'annotations'"),
     ],
 )
 def test_formats_of_others_are_named(content: object, message: str, tmp_path: Path) -> None:
