@@ -60,7 +60,7 @@ def test_packed_npz(tmp_path):
     found = load_images(tmp_path / "x.npz", "eval", side=8, channels=3)
     assert found.images[0, :, 3, 3].tolist() == [255, 0, 0]
     assert (found.labels.tolist(), found.classes) == ([1, 0], ("a", "b"))
-    with pytest.raises(InputError, match="no encoded train images"):
+    with pytest.raises(InputError, match="no train images in it"):
         load_images(tmp_path / "x.npz", "train", side=8, channels=3)
 
 
@@ -127,7 +127,7 @@ def test_batches_cover_each_epoch_once_and_ranks_share_them():
     assert drawn[:10].tolist() != drawn[10:].tolist()
     parts = [images.batch_indices(2, batch_size=4, seed=3, rank=rank, world=2) for rank in (0, 1)]
     assert np.concatenate(parts).tolist() == drawn[8:12].tolist()
-    with pytest.raises(UsageError, match="shared out evenly"):
+    with pytest.raises(UsageError, match="divided evenly"):
         images.batch_indices(0, batch_size=3, seed=0, world=2)
 
 

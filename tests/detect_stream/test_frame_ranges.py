@@ -29,7 +29,7 @@ def test_ranges_are_read() -> None:
         ("-5", "expected FROM-TO"),
         ("127-49", "127-49 is empty"),
         ("49-60,60-70", "49-60 and 60-70 overlap"),
-        ("49-60,0000:70-80", "of every range or of none"),
+        ("49-60,0000:70-80", "name the sequence of every range, or of none"),
     ],
 )
 def test_other_lists_are_refused(text: str, message: str) -> None:

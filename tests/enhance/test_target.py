@@ -62,7 +62,7 @@ def test_a_picture_within_the_tolerance_stays_and_no_gain_exceeds_the_bound() ->
 
 
 def test_fast_detail_needs_an_exposure_head() -> None:
-    with pytest.raises(InputError, match="paint the picture"):
+    with pytest.raises(InputError, match="have no exposure head"):
         brightener("picture", detail="fast")
 
 
