@@ -14,6 +14,7 @@ import typer
 
 from effcli.core.errors import UsageError
 from effcli.core.progress import NOTICE
+from effcli.core.text import counted
 
 from ..common.options import MachineOptions, with_options
 from ..common.output import print_lines, print_result
@@ -104,8 +105,8 @@ def _summary(lines: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
     }
     logging.getLogger("effcli.continual").log(
         NOTICE,
-        "%d pictures, %.0f per second; of none of the known classes: %d; cannot be read: %d",
-        *(len(lines), found["images_per_s"], found["unknown"], found["failed"]),
+        "%s, %.0f per second; of none of the known classes: %d; cannot be read: %d",
+        *(counted(len(lines), "picture"), found["images_per_s"], found["unknown"], found["failed"]),
     )
     return found
 

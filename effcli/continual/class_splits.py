@@ -16,6 +16,7 @@ from torch import Tensor
 
 from effcli.continual.records import TaskRecord, keys_of
 from effcli.core.errors import UsageError
+from effcli.core.text import counted
 from effcli.data.image_sets import ImageSet
 from effcli.data.picture_folders import say_once
 
@@ -95,7 +96,7 @@ def parse_split(tasks: int | str | Sequence[int] | Sequence[Sequence[str]], n_cl
     if isinstance(tasks, int):
         if n_classes % tasks:
             raise UsageError(
-                f"{n_classes} classes cannot be split into {tasks} tasks of the same size",
+                f"{counted(n_classes, 'class', 'classes')} cannot be split into {tasks} tasks of the same size",
                 place="data.tasks",
                 hint=f"give the sizes: [{', '.join(map(str, _nearly_equal(n_classes, tasks)))}]",
             )
@@ -112,7 +113,10 @@ def parse_split(tasks: int | str | Sequence[int] | Sequence[Sequence[str]], n_cl
     else:
         sizes = [one if isinstance(one, int) else len(one) for one in tasks]
     if sum(sizes) != n_classes or min(sizes, default=0) < 1:
-        raise UsageError(f"tasks of {sizes} classes do not add up to {n_classes} classes", place="data.tasks")
+        raise UsageError(
+            f"tasks of {sizes} classes do not add up to {counted(n_classes, 'class', 'classes')}",
+            place="data.tasks",
+        )
     return sizes
 
 

@@ -1,4 +1,4 @@
-"""Text of others (names of files and classes, captions) on its way to a terminal or a picture."""
+"""Text on its way to a terminal or a picture: that of others (names of files and classes, captions), and counts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 _JOINER = "\u200d"
 """Part of many emoji, and harmless."""
+
+
+def counted(n: int, thing: str, things: str | None = None) -> str:
+    """``1 picture``, ``2 pictures``; ``things`` is the plural where that is not ``thing`` with an s."""
+    return f"{n} {thing}" if n == 1 else f"{n} {things or thing + 's'}"
 
 
 def printable(text: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effcli.core.errors import InputError
+from effcli.core.text import counted
 from effcli.data.picture_folders import say_once
 from effcli.data.stored_files import SPLITS, Split
 
@@ -77,7 +78,7 @@ def read_labels(
         is_table = values.ndim == 2 and len(values) == n_images
         several = "; several labels per image are not supported" if is_table else ""
         raise InputError(
-            f"labels of shape {values.shape} for {n_images} images{several}",
+            f"labels of shape {values.shape} for {counted(n_images, 'image')}{several}",
             place=place,
             hint="one-hot labels: store their argmax(1)" if is_table else None,
         )

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
 from effcli.core.errors import InputError
+from effcli.core.text import counted
 from effcli.data.camera_raw import ENDINGS as RAW_ENDINGS
 from effcli.data.camera_raw import INSTALL, can_develop
 from effcli.data.image_opening import register_heif
@@ -253,7 +254,7 @@ def part_folder(folder: Path, split: Split) -> Path:
     ]
     n_stray = len(list_pictures(folder, recursive=False).files)
     if beside or n_stray:
-        beside += [_pictures(n_stray)] if n_stray else []
+        beside += [counted(n_stray, "picture")] if n_stray else []
         say_once(f"{folder}: left out, as it lies beside the parts: {', '.join(beside)}")
     return found[0]
 
@@ -290,12 +291,12 @@ def class_folders(folder: Path, split: Split, *, used: Collection[str] = ()) -> 
     classes = tuple(sorted(set(names)))
     if n_stray > len(inside):
         raise InputError(
-            f"{_pictures(n_stray)} lie beside class folders that hold {_pictures(len(inside))}",
+            f"{counted(n_stray, 'picture')} lie beside class folders that hold {counted(len(inside), 'picture')}",
             place=str(top),
             hint="sub-folders are classes: move the pictures into them, or the sub-folders away",
         )
     if n_stray:
-        say_once(f"{top}: left out: {_pictures(n_stray)} beside the class folders")
+        say_once(f"{top}: left out: {counted(n_stray, 'picture')} beside the class folders")
     if empty := [one.name for one in _sub_folders(top) if one.name not in classes]:
         say_once(f"{top}: left out: class folders without pictures: {_some(empty)}")
     paths = [file.relative_to(top).parts for file in inside]
@@ -319,10 +320,6 @@ def need_classes(found: ClassFolders) -> ClassFolders:
             f"{found.folder.resolve().name!r} the folder above it, {found.folder.resolve().parent}",
         )
     return found
-
-
-def _pictures(n: int) -> str:
-    return "1 picture" if n == 1 else f"{n} pictures"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from effcli.core.plan import Plan
 from effcli.core.registry import load_method
 from effcli.core.run import Run
 from effcli.core.runtime import Runtime
+from effcli.core.text import counted
 from effcli.detect_stream.data.drive_sets import Part, parse_synthetic
 from effcli.detect_stream.data.labelled_sequences import labelled_sequences
 from effcli.detect_stream.data.stereo_sequence import StereoSequence
@@ -176,7 +177,7 @@ def _clips(sequences: list[StereoSequence], recipe: StreamDsgnRecipe, run: Run) 
         run.say(f"{n_without} sequences have no poses (oxts); they are found in the pictures")
         sequences = [PosedByPictures(one, config) if one.pose(0) is None else one for one in sequences]
     clips = Clips(sequences, config, recipe.data.truncation)
-    run.say(f"{len(sequences)} sequences, {len(clips)} frames to train on")
+    run.say(f"{counted(len(sequences), 'sequence')}, {counted(len(clips), 'frame')} to train on")
     return clips
 
 

@@ -24,6 +24,7 @@ from effcli.continual.egor.detectors.torchvision_detectors import KINDS, Torchvi
 from effcli.continual.egor.inversion import AspectHistogram
 from effcli.core.errors import EffcliError, InputError, UsageError
 from effcli.core.tensor_file import BUILTIN_PREFIX, builtin_file, has_format, read_tensors, save_tensors
+from effcli.core.text import counted
 from effcli.core.weight_file import Count, Header, Side, build_network, first_mistake, read_weights
 
 T = TypeVar("T")
@@ -246,6 +247,7 @@ def _torchvision(file: Path, classes: Sequence[str]) -> Detector:
         detector.drop_column(0)
     if detector.n_classes != len(classes):
         raise UsageError(
-            f"has {detector.n_classes} classes, but {len(classes)} names were given", place=str(file)
+            f"has {counted(detector.n_classes, 'class', 'classes')}, but {counted(len(classes), 'name')} given",
+            place=str(file),
         )
     return detector.eval()

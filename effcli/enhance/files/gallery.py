@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 
 from effcli.core.errors import EffcliError, UsageError
 from effcli.core.files import atomic_path, check_new_file, make_folder
-from effcli.core.text import printable
+from effcli.core.text import counted, printable
 from effcli.data.picture import Picture
 from effcli.enhance.files.figures import level_of, small_pair
 from effcli.enhance.files.remote import is_url
@@ -164,7 +164,7 @@ def _facts(facts: BatchFacts) -> str:
     n_failed = len(facts.failures)
     failed = f", {n_failed} of them could not be enhanced" if n_failed else ""
     return (
-        f"{_pictures(facts.n_planned)}{failed}. Levels are mean grey levels, 0 black to 1 white; "
+        f"{counted(facts.n_planned, 'picture')}{failed}. Levels are mean grey levels, 0 black to 1 white; "
         "the change of hue is the mean over what is coloured in the result."
     )
 
@@ -178,10 +178,6 @@ def _notices(facts: BatchFacts) -> list[str]:
     if len(facts.failures) > MOST_PICTURES:
         notices.append(f"Of {len(facts.failures)} failures the first {MOST_PICTURES} are listed.")
     return notices
-
-
-def _pictures(n: int) -> str:
-    return "1 picture" if n == 1 else f"{n} pictures"
 
 
 @cache

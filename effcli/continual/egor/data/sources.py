@@ -18,6 +18,7 @@ from effcli.continual.egor.data.labels.labelled_images import Labels
 from effcli.continual.egor.data.labels.voc import VocSet, find_voc, read_voc
 from effcli.continual.egor.data.labels.yolo import WHOLE, YoloSet, find_yolo, names_file_in, read_yolo
 from effcli.core.errors import InputError
+from effcli.core.text import counted
 from effcli.data.picture_folders import by_preference
 from effcli.data.stored_files import SPLITS, Split
 
@@ -135,7 +136,7 @@ def _in_tree(tree: FileTree) -> FoundLabels:
         )
     if not found:
         n = len(tree.pictures)
-        what = f"{n} images without labels" if n else "no images and no labels"
+        what = f"{counted(n, 'image')} without labels" if n else "no images and no labels"
         raise InputError(f"holds {what}", place=tree.place, hint=HINT)
     return found[0]
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effcli.core.errors import InputError
+from effcli.core.text import counted
 from effcli.data.stored_files import StoredFile, index_tar
 from effcli.distill.clip_kd.captions.caption_set import CaptionSet
 from effcli.distill.clip_kd.captions.tars import read_tars
@@ -42,7 +43,9 @@ def read_reinforced(folder: Path) -> CaptionSet:
     found = read_tars([folder / shard.name for shard in header.shards], "train")
     n_images = sum(shard.images for shard in header.shards)
     if len(found) != n_images or found.left_out:
-        raise InputError(f"holds {len(found)} of its {n_images} pairs", place=str(folder), hint=_HINT)
+        raise InputError(
+            f"holds {len(found)} of its {counted(n_images, 'pair')}", place=str(folder), hint=_HINT
+        )
     members = {
         (shard.name, file.member): file for shard in header.shards for file in index_tar(folder / shard.name)
     }

@@ -141,7 +141,7 @@ def test_the_background_column_goes_and_the_file_comes_back(
     assert same == about
     with pytest.raises(UsageError, match="does not name its 4 classes"):
         load_detector(str(tmp_path / "theirs.pth"))
-    with pytest.raises(UsageError, match="has 4 classes, but 2 names were given"):
+    with pytest.raises(UsageError, match="has 4 classes, but 2 names given"):
         load_detector(str(tmp_path / "theirs.pth"), ("a", "b"))
 
 
