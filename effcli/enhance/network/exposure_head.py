@@ -36,8 +36,8 @@ MOST_GAIN = 3.0
 MOST_SATURATION = 0.2
 MOST_TINT = 0.07
 MOST_BY_CHANNEL = 0.45
-LEAST_SATURATION = 0.73
-SATURATION_KEPT_FROM = (0.03, 0.12)
+LEAST_SATURATION = 0.76
+SATURATION_KEPT_FROM = (0.03, 0.075)
 SHARPNESS = 8.0
 FIRST_SCALE = 2.0
 _GUIDE_VARIANCE = 2.5e-3
@@ -186,7 +186,7 @@ def _colours(x: Tensor, maps: Tensor) -> Tensor:
 
 
 def _saturated(bright: Tensor, source: Tensor, v: Tensor) -> Tensor:
-    """The result with at least 0.73 of the source's saturation, except near black, where the noise makes most of it."""
+    """The result with at least 0.76 of the source's saturation, except near black, where the noise makes most of it."""
     low, high = SATURATION_KEPT_FROM
     rise = ((v - low) / (high - low)).clamp(0, 1)
     kept = LEAST_SATURATION * rise * rise * (3 - 2 * rise)
