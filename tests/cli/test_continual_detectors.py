@@ -152,7 +152,18 @@ def test_references_and_pseudo_labels(place: Path, tmp_path: Path) -> None:
 
 def test_a_branch_leaves_the_old_detector_alone(place: Path, tmp_path: Path) -> None:
     words = ("--method", "branch", "--detector", "first", "--data", "squares", "--epochs", "2", *TRAIN, *FAST)
-    done = effcli("continual", *words, "-s", "branch.channels=8", "-o", tmp_path / "run", "--json", cwd=place)
+    done = effcli(
+        "continual",
+        *words,
+        "-s",
+        "branch.start=new",
+        "-s",
+        "branch.channels=8",
+        "-o",
+        tmp_path / "run",
+        "--json",
+        cwd=place,
+    )
     assert done.code == 0, done.stderr
     metrics = done.json["metrics"]
     assert metrics["ap"]["old"] == metrics["before"]["ap"]["all"]
@@ -330,7 +341,7 @@ def test_what_does_not_fit_together_is_refused(place: Path, tmp_path: Path) -> N
 
 
 def test_egor_on_nanodet_keeps_its_trunk_unless_told_otherwise(place: Path, tmp_path: Path) -> None:
-    words = ("--method", "egor", "--detector", "builtin:nanodet-m", "--data", "squares", *FAST)
+    words = ("--method", "egor", "--detector", "builtin:nanodet-m", "--data", "squares", *INVERT, *FAST)
     fast = (
         "-s",
         "train.epochs=1",

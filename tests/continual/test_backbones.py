@@ -55,7 +55,7 @@ def test_a_transformer_takes_its_own_side_alone(tmp_path: Path) -> None:
             found,
             expected.forward_head(expected.forward_features(torch.ones(1, 3, 160, 160)), pre_logits=True),
         )
-    with pytest.raises(EffcliError, match="160 pixels alone"):
+    with pytest.raises(EffcliError, match="takes only images of 160 pixels"):
         open_backbone(f"timm:test_vit:{file}", 96, 8)
 
 
