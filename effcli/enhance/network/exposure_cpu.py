@@ -3,8 +3,9 @@
 One pass over the picture, in tiles that stay in the cache with their blurred forms, 16 neighbouring pixels of a row at
 a time. The arithmetic is that of `exposure_head.py`, function by function; results agree to rounding.
 
-This module imports numba; it is imported when the first picture is rendered on a CPU. numba's cache does not notice a
-change of the constants that come from `exposure_head.py`: after one, touch this file.
+This module imports numba; it is imported when the first picture is rendered on a CPU. numba's cache on
+disk looks at the content of this file alone, so a change of the constants that come from `exposure_head.py` must change
+CONSTANTS_SHA256 here.
 """
 
 # The kernels are typed by numba, from the signature that they are compiled for.
@@ -41,6 +42,8 @@ from effcli.nn.compiled.lane_functions import log1m_lanes, max_lanes, min_lanes
 from effcli.nn.compiled.lanes import LANES, exp2_lanes, load_lanes, log1p_lanes, spread_lanes, store_lanes
 from effcli.nn.compiled.numba_threads import compile_cached, in_shares
 
+CONSTANTS_SHA256 = "7d456c4cb2c0"
+"""Of the constants of `exposure_head.py`, in the order of their import; its first digits."""
 _LOG2E = math.log2(math.e)
 _MOST_V = 1 - 1e-6
 _LOW, _HIGH = SATURATION_KEPT_FROM

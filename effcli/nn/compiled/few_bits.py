@@ -4,7 +4,7 @@ The stream is little-endian without gaps: 64 codes of b bits are 8 b bytes. Each
 and spreads them to bytes.
 
 This module imports numba; import it only from code that runs a compiled kernel. numba's cache on disk does not notice a
-change in this file: after one, touch the file with the kernels.
+change in this file: after one, change the content of the file with the kernels, too.
 """
 
 # numba's decorators and its LLVM builder have no types worth checking.

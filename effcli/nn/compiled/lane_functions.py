@@ -1,7 +1,7 @@
 """Further functions of vectors of 16 (:mod:`effcli.nn.compiled.lanes`): limits, signs, a logarithm, stores that round.
 
 This module imports numba; import it only from code that runs a compiled kernel. numba's cache on disk does not notice a
-change in this file: after one, touch the files with the kernels.
+change in this file: after one, change the content of the files with the kernels, too.
 """
 
 # numba's decorators and its LLVM builder have no types worth checking.

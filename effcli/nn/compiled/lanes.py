@@ -7,7 +7,7 @@ two arrays overlap. Here a row of 16 neighbouring array elements is one value: `
 registers).
 
 This module imports numba; import it only from code that runs a compiled kernel. numba's cache on disk does
-not notice a change in this file: after one, touch the file with the kernels.
+not notice a change in this file: after one, change the content of the file with the kernels, too.
 """
 
 # numba's decorators and its LLVM builder have no types worth checking.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from effcli.enhance.network import exposure_cpu
 from effcli.enhance.network.exposure_head import (
     N_MAPS,
     GuidedMaps,
@@ -89,3 +94,12 @@ def test_the_number_of_threads_changes_nothing() -> None:
     finally:
         torch.set_num_threads(n_threads)
     assert torch.equal(*results)
+
+
+def test_a_change_of_the_constants_changes_the_kernels_file() -> None:
+    """numba takes a kernel from its cache on disk while the content of that file stays the same."""
+    tree = ast.parse(Path(exposure_cpu.__file__).read_text(encoding="utf-8"))
+    imports = [one for one in tree.body if isinstance(one, ast.ImportFrom)]
+    names = next(one.names for one in imports if str(one.module).endswith("exposure_head"))
+    values = [getattr(exposure_cpu, one.name) for one in names]
+    assert hashlib.sha256(repr(values).encode()).hexdigest()[:12] == exposure_cpu.CONSTANTS_SHA256

@@ -28,7 +28,7 @@ def load_backbone(backbone: nn.Module, place: str) -> None:
     """Load a ResNet-50's state dict with torchvision's names into a detector's backbone; its classifier is left out.
 
     Raises:
-        InputError: there is no such file, or it holds other weights.
+        InputError: the file does not exist, or its weights do not fit.
     """
     own: dict[str, Tensor] = {}
     for name, value in read_state_dict(Path(place)).items():
