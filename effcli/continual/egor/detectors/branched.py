@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,61 @@ PRIOR = 0.01
 _LEVELS_OF_LARGE_ANCHORS = 5
 
 
-class BranchedDetector(EdgeDistributions):
+class OnOldDetector(Detector):
+    """A branch on the pyramid of a frozen detector.
+
+    Attributes:
+        old: the detector.
+    """
+
+    old: Detector
+
+    @property
+    @abstractmethod
+    def n_new(self) -> int:
+        """Classes of the branch."""
+
+    @property
+    def n_classes(self) -> int:
+        """Of the old detector and the branch."""
+        return self.old.n_classes + self.n_new
+
+    def train(self, mode: bool = True) -> Self:
+        """The old detector stays in evaluation mode."""
+        super().train(mode)
+        self.old.eval()
+        return self
+
+    def grow(self, n_new: int) -> None:
+        """Refused: a further branch has further classes.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "a detector with a branch cannot learn classes in its old network", hint="--method branch"
+        )
+
+    def renew(self, n_new: int) -> None:
+        """Refused, as :meth:`grow` is.
+
+        Raises:
+            UsageError: always.
+        """
+        self.grow(n_new)
+
+    @property
+    def trunk(self) -> tuple[nn.Module, ...]:
+        """The old detector's."""
+        return self.old.trunk
+
+    @torch.no_grad()
+    def pyramid(self, images: Tensor) -> Sequence[Tensor]:
+        """The old detector's."""
+        return self.old.pyramid(images)
+
+
+class BranchedDetector(OnOldDetector, EdgeDistributions):
     """The old network looks at the images; a small head on its pyramid finds the new classes.
 
     The head is a GFL: one for all levels, a pointwise convolution and depthwise-separable ones, with GroupNorm. Its
@@ -57,45 +113,6 @@ class BranchedDetector(EdgeDistributions):
     def n_new(self) -> int:
         """Classes of the branch."""
         return self.cls.out_channels
-
-    @property
-    def n_classes(self) -> int:
-        """Of the old detector and the branch."""
-        return self.old.n_classes + self.n_new
-
-    def train(self, mode: bool = True) -> BranchedDetector:
-        """The old detector stays in evaluation mode."""
-        super().train(mode)
-        self.old.eval()
-        return self
-
-    def grow(self, n_new: int) -> None:
-        """Refused: a further branch has further classes.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(
-            "a detector with a branch cannot learn classes in its old network", hint="--method branch"
-        )
-
-    def renew(self, n_new: int) -> None:
-        """Refused, as :meth:`grow` is.
-
-        Raises:
-            UsageError: always.
-        """
-        self.grow(n_new)
-
-    @property
-    def trunk(self) -> tuple[nn.Module, ...]:
-        """The old detector's."""
-        return self.old.trunk
-
-    @torch.no_grad()
-    def pyramid(self, images: Tensor) -> Sequence[Tensor]:
-        """The old detector's."""
-        return self.old.pyramid(images)
 
     def heads(self, levels: Sequence[Tensor]) -> Raw:
         """What the branch says of its own classes; ``frozen`` in it is what the old detector says."""

@@ -9,11 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from effcli.continual.egor.detectors.branched import BranchedDetector, joined
+from effcli.continual.egor.detectors.branched import OnOldDetector, joined
 from effcli.continual.egor.detectors.detector import DetectionLoss, Detections, Detector, Raw, Targets
 
 
-class CopiedBranch(Detector):
+class CopiedBranch(OnOldDetector):
     """The old network looks at the images; a copy of its heads, with new classes in place of its own, learns.
 
     What it says of the old classes stays the same, bit for bit.
@@ -33,37 +33,6 @@ class CopiedBranch(Detector):
     def n_new(self) -> int:
         """Classes of the branch."""
         return self.own.n_classes
-
-    @property
-    def n_classes(self) -> int:
-        """Of the old detector and the branch."""
-        return self.old.n_classes + self.n_new
-
-    @property
-    def trunk(self) -> tuple[nn.Module, ...]:
-        """The old detector's."""
-        return self.old.trunk
-
-    def train(self, mode: bool = True) -> CopiedBranch:
-        """The old detector stays in evaluation mode."""
-        super().train(mode)
-        self.old.eval()
-        return self
-
-    def grow(self, n_new: int) -> None:
-        """Refused: a further branch has further classes.
-
-        Raises:
-            UsageError: always.
-        """
-        BranchedDetector.grow(self, n_new)  # type: ignore[arg-type]
-
-    renew = grow
-
-    @torch.no_grad()
-    def pyramid(self, images: Tensor) -> Sequence[Tensor]:
-        """The old detector's."""
-        return self.old.pyramid(images)
 
     def heads(self, levels: Sequence[Tensor]) -> Raw:
         """What the branch says of its own classes; ``frozen`` in it is what the old detector says."""
@@ -104,7 +73,7 @@ class CopiedBranch(Detector):
 
 def heads_of(detector: Detector, n_classes: int) -> Detector:
     """A copy without the trunk, with new classes: its :meth:`~Detector.heads` see another detector's pyramid."""
-    while isinstance(detector, BranchedDetector | CopiedBranch):
+    while isinstance(detector, OnOldDetector):
         detector = detector.old
     made = copy.deepcopy(detector).requires_grad_(True)
     parts = {name for name, one in made.named_modules() if any(one is part for part in made.trunk)}
