@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -139,40 +138,31 @@ def fit(
     """
     if not len(images):
         raise UsageError("there are no training images", place="data")
-    trunk = nn.ModuleList(frozen)
+    trunk, device = nn.ModuleList(frozen), run.runtime.device
+    n_steps = n_steps_of(settings, len(images))
     with without_gradients(trunk):
-        _fit(detector, images, settings, flip, run, stage, loss_of, composer, trunk)
+        optimizer = torch.optim.SGD(
+            [parameter for parameter in detector.parameters() if parameter.requires_grad],
+            settings.learning_rate,
+            settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+        detector.train()
+        trunk.eval()
+        for step in run.steps(stage, n_steps, {"detector": detector, "optimizer": optimizer}):
+            set_rate(optimizer, rate_of(settings, step, n_steps))
+            batch = batch_of_step(images, step, settings, flip, run.runtime.seed, composer)
+            terms = loss_of(batch, detector.normalise(batch.images.to(device)))
+            total = torch.stack(list(terms.values())).sum()
+            _descend(optimizer, total, settings.grad_clip)
+            run.log(stage, step, every=20, loss=total, **terms)
     detector.eval()
 
 
-def _fit(
-    detector: Detector,
-    images: ScaledImages,
-    settings: DetectorTrainSection,
-    flip: float,
-    run: Run,
-    stage: str,
-    loss_of: Callable[[DetectionBatch, Tensor], dict[str, Tensor]],
-    composer: Composer | None,
-    frozen: nn.Module,
-) -> None:
-    device = run.runtime.device
-    wanted = [p for p in detector.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(
-        wanted, settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
-    )
-    n_steps = n_steps_of(settings, len(images))
-    state: dict[str, Any] = {"detector": detector, "optimizer": optimizer}
-    detector.train()
-    frozen.eval()
-    for step in run.steps(stage, n_steps, state):
-        set_rate(optimizer, rate_of(settings, step, n_steps))
-        batch = batch_of_step(images, step, settings, flip, run.runtime.seed, composer)
-        terms = loss_of(batch, detector.normalise(batch.images.to(device)))
-        total = torch.stack(list(terms.values())).sum()
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        if settings.grad_clip is not None:
-            nn.utils.clip_grad_norm_(wanted, settings.grad_clip)
-        optimizer.step()
-        run.log(stage, step, every=20, loss=total, **terms)
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, grad_clip: float | None) -> None:
+    """One step down the gradient of a loss, whose length is at most ``grad_clip``."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if grad_clip is not None:
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], grad_clip)
+    optimizer.step()
