@@ -39,6 +39,17 @@ def warnings_logged() -> Iterator[list[str]]:
     logging.getLogger("effcli").removeHandler(handler)
 
 
+@pytest.fixture
+def without_heic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As where pillow-heif is not installed."""
+    from effcli.data import picture_folders
+
+    picture_folders._readable_endings.cache_clear()
+    monkeypatch.setattr(picture_folders, "register_heif", lambda: False)
+    yield
+    picture_folders._readable_endings.cache_clear()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow tests first, so that no worker is left with them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

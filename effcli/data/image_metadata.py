@@ -1,4 +1,4 @@
-"""What travels beside the pixels of a picture: EXIF, ICC profile, XMP, IPTC, comment, colour chunks and resolution.
+"""What travels beside the pixels of a picture: EXIF, ICC profile, XMP, IPTC, comment, chunks of PNG and resolution.
 
 EXIF blocks are patched in place rather than parsed and written again, so that maker notes (which hold
 absolute offsets) and texts in any encoding survive bit for bit.
@@ -15,13 +15,18 @@ from typing import BinaryIO
 
 from PIL import ExifTags, Image
 
-from effcli.data.picture import Metadata
+from effcli.data.image_codecs import bits_and_colour
+from effcli.data.picture import Chunks, Metadata
 from effcli.data.xmp import upright_xmp, without_appended_data
 
 EXIF_PREFIX = b"Exif\0\0"
+PHOTOSHOP_PREFIX = b"Photoshop 3.0\0"
 PNG_COLOUR_CHUNKS = (b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI")
 """Gamma, primaries, coding-independent code points, and the two of high dynamic range."""
-_MOST_CHUNK_BYTES = 64
+_PNG_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+_KEPT_ELSEWHERE = re.compile(rb"Comment|XML:com\.adobe\.xmp|Raw profile type (exif|APP1|xmp)", re.I)
+"""Keywords of texts that are kept as comment, XMP and EXIF."""
+_MOST_CHUNK_BYTES, _MOST_TEXT_BYTES = 64, 1 << 20
 
 _ORIENTATION = ExifTags.Base.Orientation
 _THUMBNAIL_OFFSET, _THUMBNAIL_LENGTH = ExifTags.Base.JpegIFOffset, ExifTags.Base.JpegIFByteCount
@@ -29,6 +34,15 @@ _EXIF_WIDTH, _EXIF_HEIGHT = ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImag
 _XMP, _ICC = 700, 34675
 _PHOTOSHOP, _PHOTOSHOP_LAYERS = 34377, 37724
 _TYPE_SHORT = 3
+
+_PREVIEWS = (1033, 1036)  # resources of Photoshop
+_KNOWN_SEGMENTS = {  # of JPEG -> how those begin that are kept, or said elsewhere
+    "APP0": (b"JFIF\0", b"JFXX\0"),
+    "APP1": (b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"),
+    "APP2": (b"ICC_PROFILE\0", b"MPF\0"),
+    "APP13": (PHOTOSHOP_PREFIX,),
+    "APP14": (b"Adobe",),
+}
 
 _CFA_PATTERN_SIZE, _CFA_PATTERN, _DNG = 33421, 33422, range(50706, 52554)
 
@@ -64,16 +78,18 @@ def read_metadata(
     if xmp:
         xmp, more_notes = without_appended_data(upright_xmp(xmp, width, height))
         notes += more_notes
+    colour, texts = _png_chunks(file) if image.format == "PNG" else ((), ())
     metadata = Metadata(
         exif=exif,
         icc=image.info.get("icc_profile") or None,
         xmp=xmp,
         dpi=_dpi(image),
-        iptc=_iptc(image),
+        iptc=_without_previews(_image_resources(image)) or None,
         comment=_comment(image),
-        png_colour=_png_colour(file) if image.format == "PNG" else (),
+        png_colour=colour or _coded_colour(image, file),
+        png_text=texts,
     )
-    return metadata, notes
+    return metadata, notes + _unknown_segments(image)
 
 
 def orientation(image: Image.Image) -> int:
@@ -184,28 +200,71 @@ def ascii_as_read(exif: Image.Exif) -> Image.Exif:
     return exif
 
 
-def _iptc(image: Image.Image) -> bytes | None:
-    """The APP13 segment of a JPEG, in which Photoshop and others keep IPTC."""
-    segments = [data for name, data in getattr(image, "applist", []) if name == "APP13"]
-    return next((data for data in segments if data.startswith(b"Photoshop 3.0\0")), None)
+def _image_resources(image: Image.Image) -> bytes:
+    """The image resources, in which Photoshop and others keep IPTC: in segments of a JPEG, in a tag of a TIFF."""
+    if "APP13" in dict(getattr(image, "applist", [])):
+        segments = [data for name, data in image.applist if name == "APP13"]  # type: ignore[attr-defined]
+        return b"".join(
+            data[len(PHOTOSHOP_PREFIX) :] for data in segments if data.startswith(PHOTOSHOP_PREFIX)
+        )
+    found = getattr(image, "tag_v2", {}).get(_PHOTOSHOP, b"")
+    return found if isinstance(found, bytes) else b""
+
+
+def _without_previews(resources: bytes) -> bytes:
+    """Image resources without previews of the picture; what cannot be taken apart stays as it is."""
+    kept, at = [], 0
+    while len(resources) - at >= 12 and resources[at : at + 4] == b"8BIM":
+        after_name = at + 6 + (resources[at + 6] + 2) // 2 * 2
+        size = int.from_bytes(resources[after_name : after_name + 4], "big")
+        end = after_name + 4 + size + size % 2
+        if int.from_bytes(resources[at + 4 : at + 6], "big") not in _PREVIEWS:
+            kept.append(resources[at:end])
+        at = end
+    return b"".join(kept) + resources[at:]
+
+
+def _unknown_segments(image: Image.Image) -> tuple[str, ...]:
+    """A note on the segments of a JPEG that are not kept, by their names and how they begin."""
+    names = []
+    for name, data in getattr(image, "applist", []):
+        if name != "COM" and not data.startswith(_KNOWN_SEGMENTS.get(name, ())):
+            word = re.match(rb"[\w./:-]{2,30}", data)
+            names.append(name + (f" ({word[0].decode()})" if word else ""))
+    unknown = list(dict.fromkeys(names))
+    return (f"its JPEG segments {', '.join(unknown)} are not kept",) if unknown else ()
 
 
 def _comment(image: Image.Image) -> bytes | None:
+    if comments := [data for name, data in getattr(image, "applist", []) if name == "COM"]:
+        return b"\n".join(comments)
     comment = image.info.get("comment" if image.format in ("JPEG", "MPO", "GIF") else "Comment")
     return comment.encode() if isinstance(comment, str) else comment or None
 
 
-def _png_colour(file: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:
-    """The chunks before a PNG's pixels that say how its samples encode colour."""
+def _png_chunks(file: BinaryIO) -> tuple[Chunks, Chunks]:
+    """The chunks of a PNG that say how its samples encode colour, and its texts."""
     file.seek(8)
-    found = []
-    while len(header := file.read(8)) == 8 and header[4:] != b"IDAT":
-        size = int.from_bytes(header[:4], "big")
-        if header[4:] in PNG_COLOUR_CHUNKS and size <= _MOST_CHUNK_BYTES:
-            found.append((header[4:], file.read(size)))
-            size = 0
-        file.seek(size + 4, io.SEEK_CUR)
-    return tuple(found)
+    colour, texts, n_left = [], [], _MOST_TEXT_BYTES
+    while len(header := file.read(8)) == 8 and header[4:] != b"IEND":
+        name, size = header[4:], int.from_bytes(header[:4], "big")
+        is_colour = name in PNG_COLOUR_CHUNKS and size <= _MOST_CHUNK_BYTES
+        data = file.read(size) if is_colour or (name in _PNG_TEXT_CHUNKS and size <= n_left) else b""
+        file.seek(size - len(data) + 4, io.SEEK_CUR)
+        if is_colour:
+            colour.append((name, data))
+        elif data and not _KEPT_ELSEWHERE.fullmatch(data.split(b"\0")[0]):
+            texts.append((name, data))
+            n_left -= size
+    return tuple(colour), tuple(texts)
+
+
+def _coded_colour(image: Image.Image, file: BinaryIO) -> Chunks:
+    """How an AVIF or HEIC without an ICC profile encodes colour, as PNG says it; empty where as sRGB."""
+    if image.format not in ("AVIF", "HEIF") or image.info.get("icc_profile"):
+        return ()
+    _, code = bits_and_colour(file)
+    return ((b"cICP", bytes([*code, 0, 1])),) if code else ()
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:

@@ -8,9 +8,9 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import (
@@ -50,6 +50,7 @@ _RAW_SIGNATURES = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0
 _BITS_PER_SAMPLE, _COMPRESSION, _SAMPLES_PER_PIXEL, _PLANAR = 258, 259, 277, 284  # TIFF tags
 _SUBFILE_TYPE, _PHOTOMETRIC, _DNG_VERSION = 254, 262, 50706
 _RAW_PHOTOMETRICS = (32803, 34892)  # a mosaic of colour filters, linear raw
+_SAMPLE_FORMAT = 339
 _STRIPS, _TILES = (273, 279), (324, 325)  # TIFF tags of offsets and byte counts
 _HINT_SAMPLES = "save it as interleaved 8- or 16-bit RGB or grey"
 _TRUNCATED = "truncated image: the file ends before the picture does"
@@ -85,8 +86,9 @@ def opened(
     limit = contextlib.nullcontext() if max_pixels is None else _pillow_unlimited()
     try:
         with _open_file(source) as file, limit, _open_image(file) as image:
-            _check_samples(image, max_pixels)
+            _check_size(image, max_pixels)
             _check_tiff(image, file)
+            _check_samples(image)
             yield image, file
     except EffcliError as error:
         error.place = error.place or place
@@ -190,8 +192,10 @@ def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
     except UnidentifiedImageError:
         file.seek(0)
         if head[:4] in (b"II*\0", b"MM\0*"):
-            if _is_raw_directory(file):
+            tags = _first_directory(file)
+            if _DNG_VERSION in tags or tags.get(_PHOTOMETRIC) in _RAW_PHOTOMETRICS:
                 raise RawFileError from None
+            _check_kind(tags)
             with contextlib.suppress(SyntaxError):
                 return GreyAlpha16Tiff(file)
         if head.startswith(_SIGNATURES):
@@ -199,15 +203,15 @@ def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
         raise InputError(_not_an_image(head)) from None
 
 
-def _is_raw_directory(file: BinaryIO) -> bool:
-    """Whether the first directory of a TIFF is that of a raw file; the file is left at its start."""
+def _first_directory(file: BinaryIO) -> dict[int, Any]:
+    """The tags of the first directory of a TIFF, none where it is damaged; the file is left at its start."""
     try:
         directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
         file.seek(directory.next)
         directory.load(file)
-        return _DNG_VERSION in directory or directory.get(_PHOTOMETRIC) in _RAW_PHOTOMETRICS
+        return dict(directory.items())
     except Exception:  # Pillow's parser raises nearly anything on damaged files
-        return False
+        return {}
     finally:
         file.seek(0)
 
@@ -228,12 +232,16 @@ def _not_an_image(head: bytes) -> str:
     return "not an image (PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM)"
 
 
-def _check_samples(image: ImageFile.ImageFile, max_pixels: int | None) -> None:
-    """Refuse what is too large, or has samples whose range is unknown (32 bits) or that are not RGB or grey."""
+def _check_size(image: ImageFile.ImageFile, max_pixels: int | None) -> None:
+    """Refuse what is too large."""
     width, height = image.size
     if max_pixels is not None and width * height > max_pixels:
         limit = f"{max_pixels / 1e6:g} megapixels"
         raise InputError(f"{width} x {height} pixels are more than the limit of {limit}")
+
+
+def _check_samples(image: ImageFile.ImageFile) -> None:
+    """Refuse samples whose range is unknown (32 bits) or that are not RGB or grey."""
     if image.mode in ("I", "F", "LAB") and not is_16bit(image):
         kind = "Lab colours" if image.mode == "LAB" else "32-bit samples"
         raise InputError(f"{kind} are not supported", hint=_HINT_SAMPLES)
@@ -246,6 +254,7 @@ def _check_tiff(image: ImageFile.ImageFile, file: BinaryIO) -> None:
     tags = image.tag_v2
     if _DNG_VERSION in tags or (int(tags.get(_SUBFILE_TYPE, 0)) & 1 and not getattr(image, "is_animated", 0)):
         raise RawFileError
+    _check_kind(tags)
     bits = {int(value) for value in np.atleast_1d(tags.get(_BITS_PER_SAMPLE, 1))}
     if not bits <= {1, 2, 4, 8, 16}:
         raise InputError(f"{max(bits)}-bit samples are not supported", hint=_HINT_SAMPLES)
@@ -256,6 +265,15 @@ def _check_tiff(image: ImageFile.ImageFile, file: BinaryIO) -> None:
         pieces = zip(np.atleast_1d(tags.get(offsets, 0)), np.atleast_1d(tags.get(counts, 0)), strict=False)
         if tags.get(_COMPRESSION, 1) != 1 and any(int(at) + int(size) > n_bytes for at, size in pieces):
             raise InputError(_TRUNCATED)
+
+
+def _check_kind(tags: Mapping[int, Any]) -> None:
+    """Refuse samples of a TIFF that are no natural numbers."""
+    bits = {int(value) for value in np.atleast_1d(tags.get(_BITS_PER_SAMPLE, 1))}
+    kinds = {int(value) for value in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))}
+    if not kinds <= {1, 4}:  # 4 is undefined, as opposed to signed, floating-point or complex
+        kind = "signed" if kinds == {2} else "floating-point" if 3 in kinds else "complex"
+        raise InputError(f"{max(bits)}-bit {kind} samples are not supported", hint=_HINT_SAMPLES)
 
 
 def _has_thumbnails_only(image: ImageFile.ImageFile) -> bool:

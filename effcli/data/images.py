@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
 from effcli.core.errors import InputError
+from effcli.core.text import counted
 from effcli.data.camera_raw import can_develop, develop, size_of
-from effcli.data.image_codecs import is_16bit, is_grey_16, is_grey_alpha_16, read_samples_16
+from effcli.data.image_codecs import bits_and_colour, is_16bit, is_grey_16, is_grey_alpha_16, read_samples_16
 from effcli.data.image_metadata import orientation, read_metadata
 from effcli.data.image_opening import (
     RawFileError,
@@ -54,6 +55,7 @@ MAX_PIXELS = 400_000_000
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 _END_BYTES = 16
 _MOST_SAID = 3
+_SAMPLES_PER_PIXEL, _LAYERS = 277, 37724  # TIFF tags
 _said: set[str] = set()
 
 
@@ -105,7 +107,7 @@ def _read_still(source: Source, max_pixels: int) -> Picture:
         _check_still(image)
         lossless = _is_lossless(image, file)
         bit_depth = 16 if is_16bit(image) else 8
-        notes = _notes_on_frames(image)
+        notes = _notes_on_frames(image) + _notes_on_samples(image, file)
         samples: Samples
         if bit_depth == 16:
             samples = _key_to_alpha(read_samples_16(image, file), image)
@@ -259,6 +261,22 @@ def _notes_on_frames(image: ImageFile.ImageFile) -> tuple[str, ...]:
     if image.format == "TIFF":
         return ("only the main picture is kept, not its thumbnails",)
     return ("only the first of the pictures in the file (no depth or gain map) is kept",)
+
+
+def _notes_on_samples(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[str, ...]:
+    """What of the samples is not read: bits of AVIF and HEIC, channels of TIFF beside colours and alpha, layers."""
+    if image.format in ("AVIF", "HEIF"):
+        bits, _ = bits_and_colour(file)
+        return (f"its {bits}-bit samples were rounded to 8 bits",) if bits > 8 else ()
+    tags = getattr(image, "tag_v2", {})
+    is_grey = image.mode in ("1", "L", "LA") or is_grey_16(image) or is_grey_alpha_16(image)
+    n_read = 1 if is_grey or image.mode == "P" else 4 if image.mode == "CMYK" else 3
+    n_more = int(tags.get(_SAMPLES_PER_PIXEL, 0)) - n_read - image.has_transparency_data
+    n_more = 0 if is_grey_alpha_16(image) else n_more
+    channels = f"{counted(n_more, 'further channel')} of its pixels {'is' if n_more == 1 else 'are'} not kept"
+    return ((channels,) if n_more > 0 else ()) + (
+        ("its layers are not kept, only what they look like together",) if _LAYERS in tags else ()
+    )
 
 
 def _as_8_bits(image: ImageFile.ImageFile, file: BinaryIO) -> Image.Image:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
+Chunks = tuple[tuple[bytes, bytes], ...]
+"""Chunks of a PNG, each (name, data)."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,10 @@ class Metadata:
         icc: ICC profile.
         xmp: XMP packet (XML).
         dpi: dots per inch, horizontal and vertical.
-        iptc: APP13 segment of a JPEG, from ``Photoshop 3.0`` on.
+        iptc: image resources of Photoshop, each from ``8BIM`` on, IPTC among them; without previews.
         comment: of a JPEG, PNG or GIF.
         png_colour: chunks of a PNG that say how its samples encode colour, each (name, data).
+        png_text: chunks of a PNG that hold texts other than comment, XMP and EXIF, each (name, data).
     """
 
     exif: bytes | None = None
@@ -30,7 +33,8 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     iptc: bytes | None = None
     comment: bytes | None = None
-    png_colour: tuple[tuple[bytes, bytes], ...] = ()
+    png_colour: Chunks = ()
+    png_text: Chunks = ()
 
 
 @dataclass(frozen=True, eq=False)

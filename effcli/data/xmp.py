@@ -7,11 +7,13 @@ import re
 _GAIN_MAP = "http://ns.adobe.com/hdr-gain-map/1.0/"
 _CAMERA = "http://ns.google.com/photos/1.0/camera/"
 _CONTAINER = "http://ns.google.com/photos/1.0/container/"
+_NOTE = "http://ns.adobe.com/xmp/note/"
 
 _APPENDED = {  # namespace -> (names of the properties that speak of data behind the picture, what these data are)
     _GAIN_MAP: (r"\w+", "gain map"),
     _CAMERA: (r"(?:MotionPhoto|MicroVideo)\w*", "film"),
     _CONTAINER: (r"Directory", ""),
+    _NOTE: (r"HasExtendedXMP", "extended XMP packet"),
 }
 
 
@@ -27,7 +29,7 @@ def upright_xmp(xmp: bytes | str, width: int, height: int) -> bytes:
 
 
 def without_appended_data(packet: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """Drop the properties that point to a gain map or a film behind the picture, which are not written again.
+    """Drop the properties that point to what is not written again: a gain map, a film, the rest of the packet.
 
     Returns:
         The packet, and a note on what is gone.

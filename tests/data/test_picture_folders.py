@@ -74,6 +74,7 @@ def test_every_extension_in_any_case_and_the_order_of_paths(tmp_path):
     assert len(direct.files) == 8 and direct.left_out == {"sub-folders": 1}
 
 
+@pytest.mark.usefixtures("without_heic")
 def test_what_is_left_out_is_counted_by_extension(tmp_path):
     touch(*(tmp_path / name for name in ("a.HEIC", "b/c.heic", "d.txt", "e", "f.mp4")))
     found = list_pictures(tmp_path)
@@ -205,6 +206,7 @@ def test_a_class_called_train_is_asked_about(tmp_path):
 # Classes
 
 
+@pytest.mark.usefixtures("without_heic")
 def test_classes_strays_and_empty_folders(tmp_path, caplog):
     for n in range(2):
         picture(tmp_path / "dog" / f"{n}.png")
@@ -250,6 +252,7 @@ def test_more_strays_than_pictures_of_classes_are_refused(tmp_path):
         class_folders(tmp_path, "train")
 
 
+@pytest.mark.usefixtures("without_heic")
 def test_a_folder_without_pictures_says_what_is_in_it(tmp_path):
     touch(tmp_path / "cat" / "a.heic")
     with pytest.raises(InputError, match=r"no images in it \(left out: 1 \.heic \(pip install"):

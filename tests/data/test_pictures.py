@@ -318,3 +318,52 @@ def test_no_decoder_speaks_to_the_terminal(capfd):
         read_rgb(data[:3000])
     assert capfd.readouterr() == ("", "")
     assert read_rgb(io.BytesIO(data).getvalue()).shape == (40, 60, 3)
+
+
+# Kinds of samples
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("largest", [65535, 1023, 300])
+def test_colour_ppm_of_more_than_8_bits_keeps_them(plain, largest):
+    samples = np.random.default_rng(0).integers(0, largest + 1, (3, 5, 3))
+    body = " ".join(map(str, samples.ravel())).encode() if plain else samples.astype(">u2").tobytes()
+    data = f"P{3 if plain else 6}\n# dcraw -6\n5 3\n{largest}\n".encode() + body
+    picture = read_picture(data)
+    assert picture.bit_depth == identify(data).bit_depth == 16
+    assert np.abs(picture.pixels * largest - samples).max() < 0.51
+    with pytest.raises(InputError, match="truncated"):
+        read_picture(data[:-9])
+
+
+def test_bitmaps_of_16_bits_per_pixel_are_8_bit_colours():
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0)
+    data = header + struct.pack("<III", 0xF800, 0x7E0, 0x1F) + struct.pack("<HH", 0xF800, 0x07FF)
+    data = b"BM" + struct.pack("<IHHI", 14 + len(data), 0, 0, 14 + len(data) - 4) + data
+    assert read_rgb(data).tolist() == [[[255, 0, 0], [0, 255, 255]]]
+    assert read_picture(data).bit_depth == 8
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "channels", "message"),
+    [
+        (np.uint8, 2, 1, "8-bit signed"),
+        (np.uint16, 2, 1, "16-bit signed"),
+        (np.float16, 3, 1, "16-bit floating-point"),
+        (np.float32, 3, 3, "32-bit floating-point"),
+    ],
+)
+def test_tiff_samples_that_are_no_natural_numbers_are_refused(dtype, kind, channels, message):
+    data = made.tiff(np.ones((4, 4, channels), dtype), sample_format=kind)
+    for read in (read_rgb, read_picture, check_picture):
+        with pytest.raises(InputError, match=f"{message} samples are not supported"):
+            read(data)
+
+
+def test_channels_that_are_not_read_are_said():
+    data = made.tiff(np.full((4, 4, 4), 90, np.uint8), photometric=2, extra_samples=0)
+    assert read_picture(data).notes == ("1 further channel of its pixels is not kept",)
+    with_alpha = made.tiff(np.full((4, 4, 4), 90, np.uint8), photometric=2, extra_samples=2)
+    grey_alpha = made.tiff(np.full((4, 4, 2), 90, np.uint16), photometric=1, extra_samples=2)
+    for whole in (with_alpha, grey_alpha, made.tiff(np.full((4, 4, 1), 90, np.uint16))):
+        assert read_picture(whole).notes == ()

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
 from effcli.core.errors import RunError
-from effcli.data.image_metadata import STORAGE_TAGS, ascii_as_read, icc_fits
+from effcli.data.image_metadata import PHOTOSHOP_PREFIX, STORAGE_TAGS, ascii_as_read, icc_fits
 from effcli.data.picture import Metadata, Picture, Samples
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL = 258, 262, 277  # TIFF tags
 _PREDICTOR, _EXTRA_SAMPLES = 317, 338
 _STRIP_BYTES = 1 << 20
 _LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}
-_JPEG_EXIF_BYTES, _JPEG_XMP_BYTES = 65533, 65504  # what one marker segment holds
+_JPEG_EXIF_BYTES, _JPEG_XMP_BYTES, _JPEG_RESOURCE_BYTES = 65533, 65504, 65519  # what one marker segment holds
+_PHOTOSHOP = 34377  # TIFF tag
 
 
 def encode(picture: Picture, format: str, quality: int, place: str) -> tuple[bytes, tuple[str, ...]]:
@@ -68,7 +69,7 @@ def _encode_samples(samples: Samples, metadata: Metadata, format: str, quality: 
         if metadata.comment:
             options["comment"] = metadata.comment
         if metadata.iptc:
-            options["extra"] = b"\xff\xed" + struct.pack(">H", 2 + len(metadata.iptc)) + metadata.iptc
+            options["extra"] = _resource_segments(metadata.iptc)
     if format == "WEBP":
         options |= {"lossless": True, "exact": True} if lossless else {"quality": quality}
     file = io.BytesIO()
@@ -79,13 +80,22 @@ def _encode_samples(samples: Samples, metadata: Metadata, format: str, quality: 
 def _png_chunks(metadata: Metadata) -> PngImagePlugin.PngInfo:
     """What Pillow writes into a PNG beside EXIF, ICC profile and resolution."""
     chunks = PngImagePlugin.PngInfo()
-    for name, data in metadata.png_colour:
+    for name, data in (*metadata.png_colour, *metadata.png_text):
         chunks.add(name, data)
     if metadata.xmp:
         chunks.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
     if metadata.comment:
         chunks.add_text("Comment", metadata.comment.decode("utf-8", "replace"))
     return chunks
+
+
+def _resource_segments(resources: bytes) -> bytes:
+    """Image resources of Photoshop as segments of a JPEG; long ones go on in the next segment."""
+    parts = [
+        PHOTOSHOP_PREFIX + resources[at : at + _JPEG_RESOURCE_BYTES]
+        for at in range(0, len(resources), _JPEG_RESOURCE_BYTES)
+    ]
+    return b"".join(b"\xff\xed" + struct.pack(">H", 2 + len(part)) + part for part in parts)
 
 
 def _samples(picture: Picture, bit_depth: int) -> Samples:
@@ -139,20 +149,27 @@ def _fitting_metadata(metadata: Metadata, format: str, n_colours: int) -> tuple[
     if format == "BMP" and any((exif, icc, xmp)):
         exif = icc = xmp = None
         notes.append("BMP holds no EXIF, ICC profile or XMP: not kept")
-    iptc, comment, colour = metadata.iptc, metadata.comment, metadata.png_colour
-    if iptc and format != "JPEG":
+    iptc, comment = metadata.iptc, metadata.comment
+    if iptc and format not in ("JPEG", "TIFF"):
         iptc = None
         notes.append(f"{format} holds no IPTC: not kept")
     if comment and format not in ("JPEG", "PNG"):
         comment = None
         notes.append(f"{format} holds no comment: not kept")
-    if colour and format != "PNG":
-        names = ", ".join(name.decode() for name, _ in colour)
-        colour = ()
+    if format != "PNG":
+        notes += _lost_chunks(metadata, format)
+    return replace(metadata, exif=exif, icc=icc, xmp=xmp, iptc=iptc, comment=comment), notes
+
+
+def _lost_chunks(metadata: Metadata, format: str) -> list[str]:
+    """Notes on the chunks of a PNG that another format does not hold."""
+    notes = []
+    if names := ", ".join(name.decode() for name, _ in metadata.png_colour):
         notes.append(f"{format} holds no chunks on colour ({names}): not kept")
-    return replace(
-        metadata, exif=exif, icc=icc, xmp=xmp, iptc=iptc, comment=comment, png_colour=colour
-    ), notes
+    words = [data.split(b"\0")[0].decode("latin-1") for _, data in metadata.png_text]
+    if names := ", ".join(dict.fromkeys(words)):
+        notes.append(f"{format} holds no texts of PNG ({names}): not kept")
+    return notes
 
 
 def _fits_tiff(exif: bytes) -> bool:
@@ -247,6 +264,8 @@ def tiff_directory(metadata: Metadata) -> TiffImagePlugin.ImageFileDirectory_v2:
         directory[TiffImagePlugin.ICCPROFILE] = metadata.icc
     if metadata.xmp:
         directory[TiffImagePlugin.XMP] = metadata.xmp
+    if metadata.iptc:
+        directory[_PHOTOSHOP] = metadata.iptc
     return directory
 
 

@@ -104,7 +104,7 @@ def plan_outputs(
             failures.append(Failure(source, error))
         else:
             jobs.append(job)
-    if len(paths) == 1 and not jobs and len(failures) == 1 and shard is None:
+    if len(paths) == 1 and not jobs and not skipped and len(failures) == 1 and shard is None:
         raise failures[0].error
     for folder in dict.fromkeys(job.destination.parent for job in jobs if isinstance(job.destination, Path)):
         check_writable(folder)

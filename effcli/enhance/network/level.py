@@ -41,8 +41,7 @@ class LevelPredictor(nn.Module):
         y = F.interpolate(y, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
         for convolution in self.convolutions:
             y = F.relu(convolution(y))
-        spread = seen.amax(1).flatten(1)
-        pooled = torch.cat(
-            (y.mean((2, 3)), y.amax((2, 3)), log_gain[:, None] / 3, spread.std(1, keepdim=True)), 1
-        )
+        brightest = seen.amax(1).flatten(1)
+        spread = brightest.std(1, keepdim=True, correction=min(1, brightest.shape[1] - 1))  # 0 of one pixel
+        pooled = torch.cat((y.mean((2, 3)), y.amax((2, 3)), log_gain[:, None] / 3, spread), 1)
         return torch.sigmoid(self.last(F.relu(self.hidden(pooled))))[:, 0]

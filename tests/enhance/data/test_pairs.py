@@ -145,7 +145,7 @@ def replace_high(root: Path, name: str, **options: object) -> None:
         (lambda root: (root / "low" / "a.png").write_bytes(b""), r"low/a.png: is empty"),
         (
             lambda root: Image.new("F", (12, 10)).save(root / "low" / "a.png", "TIFF"),
-            r"low/a.png: 32-bit samples",
+            r"low/a.png: 32-bit floating-point samples",
         ),
         (lambda root: (root / "low").rename(root / "dark"), r"no images in low/"),
     ],

@@ -222,6 +222,7 @@ def test_links_to_folders_do_not_loop():
     assert set(pairs(plan_outputs(["in"]))) == {"in/sub/a.png", "in/link.png", "in/other/b.png"}
 
 
+@pytest.mark.usefixtures("without_heic")
 def test_what_is_no_picture_is_counted_and_said(caplog):
     touch("in/a.png", "in/b.HEIC", "in/c.txt", "in/sub/d.txt", "in/e.gif", "in/noending", "in/.hidden.txt")
     plan = plan_outputs(["in"])
@@ -232,6 +233,7 @@ def test_what_is_no_picture_is_counted_and_said(caplog):
     ]
 
 
+@pytest.mark.usefixtures("without_heic")
 def test_a_folder_of_nothing_that_can_be_read_says_what_is_in_it():
     touch("in/a.heic", "in/b.heic")
     with pytest.raises(InputError, match=r"no images .*2 \.heic \(pip install 'effcli\[heic\]'\)"):
@@ -411,3 +413,10 @@ def test_an_empty_name_and_one_picture_s_name_for_several_are_refused():
 def test_natural_order_is_total_and_agrees_with_numbers(names):
     assert sorted(names[1:] + names[:1], key=natural) == sorted(names, key=natural)
     assert sorted(["a10", "a9", "A1"], key=natural) == ["A1", "a9", "a10"]
+
+
+def test_one_failure_beside_outputs_that_are_there_is_one_of_several():
+    touch("in/a.png", "out/a.png")
+    Path("in/b.png").symlink_to("nowhere")
+    plan = plan_outputs(["in"], "out", skip_existing=True)
+    assert (len(plan.skipped), len(plan.jobs), reasons(plan)) == (1, 0, {"in/b.png": "no such file"})

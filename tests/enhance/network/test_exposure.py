@@ -121,3 +121,10 @@ def test_the_predictor_hardly_sees_the_exposure() -> None:
     bright, dark = (float(predictor(exposed(scene, torch.tensor([gain])))) for gain in (-0.5, -2.0))
     assert 0 < dark < 1
     assert bright == pytest.approx(dark, abs=0.05)
+
+
+def test_the_predictor_knows_a_level_for_a_single_pixel() -> None:
+    torch.manual_seed(0)
+    predictor = LevelPredictor()
+    pixel = torch.full((1, 3, 1, 1), 0.1)
+    assert float(predictor(pixel)) == pytest.approx(float(predictor(pixel.expand(1, 3, 9, 9))), abs=0.02)
