@@ -10,7 +10,7 @@ import torch
 from toy_task import ToyRecipe, ToyTrain
 
 from effcli.core.errors import UsageError
-from effcli.core.evidence.report import flatten, write_report
+from effcli.core.evidence.report import Group, flatten, groups_of, without_groups, write_report
 from effcli.core.run import open_run
 from effcli.core.runtime import Runtime
 
@@ -125,3 +125,42 @@ def test_flatten() -> None:
     metrics = {"a": 1.23456, "b": {"c": None, "d": {"e": "x"}}, "n": 12345678, "list": [1]}
     expected = [("a", "1.235"), ("b.c", "-"), ("b.d.e", "x"), ("n", "12345678"), ("list", "[1]")]
     assert list(flatten(metrics)) == expected
+
+
+def test_metrics_of_several_things_are_columns_of_one_table() -> None:
+    baselines = {"gamma": {"psnr": 12.0, "level": 0.5}, "input": {"psnr": 7.25, "level": None}}
+    metrics = {"psnr": 20.0, "eval": {"pairs": 8, "baselines": baselines}}
+
+    (group,) = groups_of(metrics)
+
+    assert group == Group(
+        "eval.baselines", ["gamma", "input"], [("psnr", ["12", "7.25"]), ("level", ["0.5", "-"])]
+    )
+    assert without_groups(metrics) == {"psnr": 20.0, "eval": {"pairs": 8}}
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"one": {"gamma": {"psnr": 1.0, "level": 1.0}}},
+        {"lists": {"a": {"psnr": 1.0}, "b": {"psnr": 1.0}}},
+        {"unlike": {"a": {"psnr": 1.0, "level": 1.0}, "b": {"psnr": 1.0, "hue": 1.0}}},
+        {"mixed": {"a": {"psnr": 1.0, "level": 1.0}, "b": 2.0}},
+        {"many": {str(n): {"psnr": 1.0, "level": 1.0} for n in range(9)}},
+    ],
+    ids=lambda metrics: next(iter(metrics)),
+)
+def test_other_metrics_stay_a_list(metrics: dict[str, object]) -> None:
+    assert list(groups_of(metrics)) == []
+    assert without_groups(metrics) == metrics
+
+
+def test_the_page_shows_pictures_first_and_groups_as_tables(run: Path) -> None:
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    result["metrics"]["baselines"] = {name: {"psnr": 12.5, "level": 0.5} for name in ("gamma", "histeq")}
+    (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+
+    assert page.text.index("Pictures") < page.text.index("Numbers") < page.text.index("histeq")
+    assert "baselines.gamma.psnr" not in page.text
