@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.quantize.fake_quantization.layers import StepClock, replace_module
 from effcli.quantize.integer.layer import unsupported_reason
 from effcli.quantize.integer.lean_unet import make_lean
 from effcli.quantize.loaded.layer import LoadedLayer, loaded_layer
-from effcli.quantize.loaded.network import as_packed_network
+from effcli.quantize.loaded.network import as_packed_network, stays_float32
 from effcli.quantize.packed.layer import as_full_precision
 from effcli.quantize.packed.model import PackedModel, skeleton
 from effcli.quantize.weights import load_packed
@@ -67,9 +67,10 @@ def put_layers(
 ) -> None:
     """Put the packed layers into a UNet that holds none, or empty ones, in their place."""
     for name, codes in model.layers.items():
-        layer = loaded_layer(codes, clock, integer=integer, dtype=dtype, float32_out=name == "conv_out")
+        own = torch.float32 if stays_float32(unet, name) else dtype
+        layer = loaded_layer(codes, clock, integer=integer, dtype=own, float32_out=name == "conv_out")
         replace_module(unet, name, layer)
-    _cast_other_layers(unet, dtype)
+    _cast_others(unet, model, dtype)
 
 
 def finish(unet: nn.Module, model: PackedModel, clock: StepClock, device: torch.device) -> nn.Module:
@@ -87,12 +88,13 @@ def finish(unet: nn.Module, model: PackedModel, clock: StepClock, device: torch.
     return as_packed_network(unet.eval(), model)
 
 
-def _cast_other_layers(unet: nn.Module, dtype: torch.dtype) -> None:
-    """Bring convolutions and linear layers that are not quantized to the dtype between the layers."""
-    others: Any = (nn.Conv2d, nn.Conv1d, nn.Linear)
-    for module in unet.modules():
-        if isinstance(module, others) and not isinstance(module, LoadedLayer):
-            module.to(dtype)
+def _cast_others(unet: nn.Module, model: PackedModel, dtype: torch.dtype) -> None:
+    """Bring what is not quantized to the dtype between the layers, as ``from_pretrained`` of diffusers does."""
+    for name in model.others:
+        owner, _, last = name.rpartition(".")
+        value: Tensor = getattr(unet.get_submodule(owner), last)
+        if value.is_floating_point() and not stays_float32(unet, name):
+            value.data = value.data.to(dtype)
 
 
 def dequantize(model: PackedModel) -> nn.Module:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor
@@ -15,10 +16,12 @@ from effcli.core.errors import InputError
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
 from effcli.diffusion.models import save_folder
+from effcli.quantize.fake_quantization.layers import find_layers
 from effcli.quantize.packed_unet import load
 from effcli.quantize.pipeline import plan_run, run
+from effcli.quantize.weights import find_packed
 from tests.diffusion.tiny_models import SCHEDULER
-from tests.quantize.quantized_tiny import recipe_of
+from tests.quantize.quantized_tiny import pack_weights_into, recipe_of
 
 HEADS = {"num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
 SMALL_HEADS = {"num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2}
@@ -93,14 +96,41 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], dict[str, Any]]]] = {
             "timestep": torch.ones(1), "encoder_attention_mask": torch.ones(1, 8).bool(),
         },
     ),
+    "UNet3DConditionModel": (
+        {
+            "sample_size": 8, "block_out_channels": (4, 8), "norm_num_groups": 4, "layers_per_block": 1,
+            "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"), "cross_attention_dim": 32,
+            "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"), "attention_head_dim": 4,
+        },
+        lambda: {
+            "sample": noise(1, 4, 3, 8, 8), "encoder_hidden_states": noise(1, 3, 32), "timestep": torch.ones(1),
+        },
+    ),
+    "PRXTransformer2DModel": (
+        {
+            "patch_size": 2, "in_channels": 4, "context_in_dim": 8, "hidden_size": 8, "mlp_ratio": 2.0, "num_heads": 2,
+            "depth": 2, "axes_dim": [2, 2],
+        },
+        lambda: {
+            "hidden_states": noise(1, 4, 8, 8), "encoder_hidden_states": noise(1, 3, 8), "timestep": torch.ones(1),
+        },
+    ),
+    "PriorTransformer": (
+        {
+            "num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 2, "embedding_dim": 8,
+            "num_embeddings": 7, "additional_embeddings": 4,
+        },
+        lambda: {
+            "hidden_states": noise(1, 8), "encoder_hidden_states": noise(1, 7, 8), "timestep": torch.ones(1),
+            "proj_embedding": noise(1, 8),
+        },
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_weights_alone_of_any_denoiser(name: str, tmp_path: Path, caplog: Any) -> None:
-    import diffusers
-
     settings, inputs = CASES[name]
     torch.manual_seed(0)
     network: Any = getattr(diffusers, name)(**settings).eval()
@@ -119,3 +149,57 @@ def test_weights_alone_of_any_denoiser(name: str, tmp_path: Path, caplog: Any) -
         theirs, ours = (one(**inputs(), return_dict=False)[0] for one in (network, loaded))
     assert float((ours - theirs).norm() / theirs.norm()) < 0.02
     assert "timestep" not in caplog.text  # weights alone have no ranges for each step
+
+
+def half(value: Any) -> Any:
+    return value.bfloat16() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("by", ["load", "from_pretrained"])
+def test_any_denoiser_loads_in_half_precision(name: str, by: str, tmp_path: Path) -> None:
+    settings, inputs = CASES[name]
+    torch.manual_seed(0)
+    made: Any = getattr(diffusers, name)
+    network: Any = made(**settings).eval().requires_grad_(False)
+    for parameter in network.parameters():  # those that begin at zero would hide half of the network
+        if not parameter.any():
+            parameter.normal_(std=0.02)
+    pack_weights_into(tmp_path, network, "w8")
+    if by == "load":
+        loaded: Any = load(tmp_path, dtype=torch.bfloat16)
+    else:
+        loaded = made.from_pretrained(find_packed(tmp_path).parent, torch_dtype=torch.bfloat16)
+    assert loaded.dtype == torch.bfloat16
+    with torch.no_grad():
+        expected = network(**inputs(), return_dict=False)[0]
+        out = loaded(**{name: half(value) for name, value in inputs().items()})[0]
+    assert out.dtype == torch.bfloat16
+    assert float((out.float() - expected).norm() / expected.norm()) < 0.05
+
+
+def test_parts_that_a_class_keeps_in_float32_stay_so(tmp_path: Path) -> None:
+    settings, _ = CASES["WanTransformer3DModel"]
+    network: Any = diffusers.WanTransformer3DModel(**settings)
+    pack_weights_into(tmp_path, network)
+    for loaded in (
+        load(tmp_path, dtype=torch.bfloat16),
+        diffusers.WanTransformer3DModel.from_pretrained(
+            find_packed(tmp_path).parent, torch_dtype=torch.bfloat16
+        ),
+    ):
+        parts: Any = loaded
+        assert parts.dtype == torch.bfloat16
+        assert parts.condition_embedder.time_embedder.linear_1.weight.dtype == torch.float32
+        assert parts.scale_shift_table.dtype == torch.float32
+        assert parts.patch_embedding.weight.dtype == parts.proj_out.weight.dtype == torch.bfloat16
+
+
+def test_the_middle_of_a_unet_is_not_at_its_edge() -> None:
+    settings, _ = CASES["UNet3DConditionModel"]
+    found = find_layers(diffusers.UNet3DConditionModel(**settings))
+    edges = {one.name for one in found if one.is_edge}
+    assert {"conv_in", "time_embedding.linear_1", "time_embedding.linear_2", "conv_out"} <= edges
+    assert not any(name.startswith("mid_block") for name in edges)
+    assert any(one.name.startswith("mid_block") for one in found)

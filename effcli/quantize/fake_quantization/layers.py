@@ -35,6 +35,7 @@ N_FIRST, N_LAST = 3, 1
 EDGE_BITS = 8
 _KEPT_NAMES = ("conv_shortcut", "skip")
 _TIME = "timestep_embedder"
+_MIDDLE = "mid_block"
 _BFLOAT16_ROUNDING = 2**-8
 """How far a timestep that is not a whole number may be from what a pipeline in half precision makes of it."""
 
@@ -112,9 +113,10 @@ def find_layers(unet: nn.Module, profile: Profile = "all") -> list[FoundLayer]:
     """The layers to quantize, in module order (docs/methods/mpq-dm.md, Quantized layers).
 
     Args:
-        unet: a network of diffusers. Edges of a UNet are the first three layers and the last; of other networks all
-            layers outside of the lists of blocks, and those that embed the timestep wherever they are: what makes
-            tokens, tells the time, and makes images of tokens.
+        unet: a network of diffusers. Edges of `UNet2DModel` and `UNet2DConditionModel` are the first three layers and
+            the last; of other networks all layers outside of the lists of blocks and of the middle block of UNets, and
+            those that embed the timestep wherever they are: what makes tokens, tells the time, and makes images of
+            tokens.
         profile: ``main-path`` leaves out what the released code leaves out: skip convolutions, downsampling
             convolutions, and in unconditional UNets the attention projections.
 
@@ -134,7 +136,9 @@ def find_layers(unet: nn.Module, profile: Profile = "all") -> list[FoundLayer]:
     if is_unet(unet):
         edges = {*range(N_FIRST), *range(len(found) - N_LAST, len(found))}
         return [FoundLayer(name, module, i in edges) for i, (name, module) in enumerate(found)]
-    blocks = tuple(f"{n}." for n, child in unet.named_children() if isinstance(child, nn.ModuleList))
+    blocks = tuple(
+        f"{n}." for n, child in unet.named_children() if isinstance(child, nn.ModuleList) or n == _MIDDLE
+    )
     return [
         FoundLayer(name, module, not name.startswith(blocks) or _TIME in name.split("."))
         for name, module in found

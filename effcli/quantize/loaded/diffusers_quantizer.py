@@ -67,6 +67,7 @@ class PackedQuantizer(DiffusersQuantizer):  # type: ignore[misc]
     """Builds the packed layers while diffusers loads the rest; its methods are those that diffusers calls, in order."""
 
     requires_calibration = True
+    use_keep_in_fp32_modules = True
     packed: PackedModel | None = None
     dtype = torch.float32
 

@@ -53,13 +53,15 @@ class PackedNetwork:
         out = super().forward(**given)  # type: ignore[misc]
         if isinstance(out, tuple):
             return (out[0].to(dtype), *out[1:])
-        out.sample = out["sample"] = out.sample.to(dtype)
+        first = next(iter(out))  # "sample", but for a few classes
+        out[first] = out[first].to(dtype)
         return out
 
     @property
     def dtype(self) -> torch.dtype:
-        """Between the layers."""
-        return next(layer.like.dtype for _, layer in loaded_layers(self))
+        """Between the layers, apart from those that its class keeps in float32."""
+        dtypes = {stays_float32(self, name): layer.like.dtype for name, layer in loaded_layers(self)}
+        return dtypes.get(False, torch.float32)
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Parameters of the full-precision network; those of quantized layers are not trainable."""
@@ -196,6 +198,11 @@ def _new_network(base: Any) -> Any:
 def loaded_layers(network: Any) -> Iterator[tuple[str, LoadedLayer]]:
     """Every quantized layer of a loaded network with its path."""
     return ((name, layer) for name, layer in network.named_modules() if isinstance(layer, LoadedLayer))
+
+
+def stays_float32(network: Any, name: str) -> bool:
+    """Whether the class of diffusers keeps a parameter or a layer in float32, whatever the network is loaded in."""
+    return any(part in name.split(".") for part in getattr(network, "_keep_in_fp32_modules", None) or ())
 
 
 @functools.cache
