@@ -12,10 +12,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from effcli.continual.network import classifier_of
+from effcli.continual.weights import save_classifier
 from effcli.nn.gathering import average_gradients, rows_shared
 from tests.continual.streams import begin, seed, tiny_method, tiny_tasks
 
-METHODS = ("er", "er frequency.enabled=true", "cls-er", "e2net", "ir", "icarl", "ewc", "wa")
+METHODS = (
+    *("er", "er frequency.enabled=true", "cls-er", "e2net", "ir", "icarl", "ewc", "wa"),
+    "slca network.backbone={folder}/own.safetensors",
+    "ease network.backbone=timm:test_vit:{folder}/vit.safetensors ease.hidden=4 ease.dropout=0",
+)
 BATCH = 5
 """New images of a step, which two processes cannot share evenly."""
 
@@ -47,20 +53,32 @@ def steps_of(name: str, *settings: str) -> list[dict[str, Any]]:
     return found
 
 
+def write_backbones(folder: Path) -> None:
+    """Trained networks for SLCA and EASE: a tiny classifier, a tiny Vision Transformer."""
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(3)
+    save_classifier(folder / "own.safetensors", classifier_of(tiny_method("sgd"), list("abcd"), 8))
+    save_file(timm.create_model("test_vit", num_classes=7).state_dict(), folder / "vit.safetensors")
+
+
 def worker(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    methods = {one: one.format(folder=folder).split() for one in METHODS}
     if rank == 0:
-        torch.save({one: steps_of(*one.split()) for one in METHODS}, folder / "alone.pt")
+        torch.save({one: steps_of(*words) for one, words in methods.items()}, folder / "alone.pt")
     dist.init_process_group("gloo", init_method=(folder / "rendezvous").as_uri(), rank=rank, world_size=2)
-    torch.save({one: steps_of(*one.split()) for one in METHODS}, folder / f"{rank}.pt")
+    torch.save({one: steps_of(*words) for one, words in methods.items()}, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    write_backbones(tmp_path)
     command = [sys.executable, "-m", "tests.continual.test_shared_rows"]
     root, environment = Path(__file__).parents[2], {**os.environ, "OMP_NUM_THREADS": "1"}
     processes = [
