@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Union
 
 import torch
@@ -22,6 +24,7 @@ Predict = Callable[[Tensor, float], Tensor]
 """What the network predicts at (x_t ``[B, C, H, W]``, t): noise, clean image or velocity, as the scheduler expects."""
 
 _DEFAULT_STEPS = 16
+_OF_DDIM = ("DDIMScheduler", "DDIMParallelScheduler", "PNDMScheduler")
 
 
 def ddim_scheduler(config: Mapping[str, Any], steps: int | None = None) -> Scheduler:
@@ -63,12 +66,32 @@ def ddim_scheduler(config: Mapping[str, Any], steps: int | None = None) -> Sched
         reason = " ".join(str(error).split())
         raise InputError(f"this scheduler does not convert to DDIM: {reason}", place="scheduler") from None
     _check_levels(scheduler)
+    if not distilled and config["_class_name"] not in _OF_DDIM:
+        _end_steps_at_the_next_timestep(scheduler)
     if distilled:
         scheduler.timesteps = torch.tensor(distilled)
         scheduler.step = functools.partial(scheduler.step, use_clipped_model_output=True)
         if config.get(RENEWS_NOISE):
             return RenewingScheduler(scheduler, *_levels_after(scheduler))
     return scheduler
+
+
+def _end_steps_at_the_next_timestep(scheduler: DDIMScheduler) -> None:
+    """Let each step end at the level of the next timestep, as in all classes but those of ``_OF_DDIM``.
+
+    Those go (levels // steps) levels down, which is another level where the timesteps are not evenly spaced like that
+    (``linspace``): there the network is told less noise than there is.
+    """
+    timesteps, step = scheduler.timesteps.tolist(), scheduler.step
+    following = dict(pairwise([*timesteps, -1]))
+    n_levels = scheduler.config["num_train_timesteps"]
+
+    def stepped(prediction: Tensor, t: float, z: Tensor, **settings: Any) -> Any:
+        down = int(t) - following[int(t)]
+        scheduler.num_inference_steps = Fraction(2 * n_levels, 2 * down + 1)  # n_levels // this is down
+        return step(prediction, t, z, **settings)
+
+    scheduler.step = stepped
 
 
 class RenewingScheduler:

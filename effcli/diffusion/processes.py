@@ -28,9 +28,11 @@ from torch import Tensor
 
 from effcli.core.errors import InputError
 from effcli.diffusion.schedulers import (
+    CLASSES,
     DISTILLED_TIMESTEPS,
     PROCESS_CLASSES,
     RENEWS_NOISE,
+    check_keys,
     ddim_config,
     describe_levels,
 )
@@ -87,13 +89,12 @@ def process_of(config: Mapping[str, Any]) -> Process | None:
         InputError: a key or a value is not understood.
     """
     name = str(config.get("_class_name"))
-    is_solver_of_flow = config.get("prediction_type") == "flow_prediction" and bool(
-        config.get("use_flow_sigmas")
-    )
+    is_solver_of_flow = _is_solver_of_flow(name, config)
     if name not in PROCESS_CLASSES and not is_solver_of_flow:
         return None
     full = _with_defaults(name, config)
     if is_solver_of_flow:
+        _check_solver(name, config, full)
         return Process("flow", full, "flow_prediction")
     _check_keys(name, config, full)
     if name in _FLOW:
@@ -114,6 +115,27 @@ def process_of(config: Mapping[str, Any]) -> Process | None:
     return Process("score", full, "score")
 
 
+def _is_solver_of_flow(name: str, config: Mapping[str, Any]) -> bool:
+    if config.get("prediction_type") != "flow_prediction" or not config.get("use_flow_sigmas"):
+        return False
+    import diffusers
+
+    return name in CLASSES and "use_flow_sigmas" in inspect.signature(getattr(diffusers, name)).parameters
+
+
+def _check_solver(name: str, config: Mapping[str, Any], full: Mapping[str, Any]) -> None:
+    """Refuse what changes the levels of a solver of flow matching, and is not done here."""
+    own = ("prediction_type", "use_flow_sigmas")
+    check_keys(name, {key: value for key, value in config.items() if key not in own})
+    for key, only in (("thresholding", False), ("final_sigmas_type", "zero")):
+        if full.get(key, only) != only:
+            raise InputError(
+                f"{name}'s {key} is {full[key]!r}, which is not supported with use_flow_sigmas",
+                place="scheduler", hint=f"supported: {only!r}",
+            )  # fmt: skip
+    _check_above(name, full, "flow_shift", 0)
+
+
 def _with_defaults(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     import diffusers
 
@@ -132,16 +154,18 @@ def _check_keys(name: str, config: Mapping[str, Any], full: Mapping[str, Any]) -
             raise InputError(f"{name}'s {key} ({value!r}) is not understood", place="scheduler")
     if full.get("thresholding"):
         raise InputError(f"{name}'s thresholding is true, which is not supported", place="scheduler")
-    for key, low in (("shift", 0), ("sigma_min", 0), ("sigma_max", 0), ("sigma_data", 0), ("rho", 0)):
-        value = full.get(key)
-        if value is not None and not (
-            isinstance(value, (int, float)) and math.isfinite(value) and value > low
-        ):
-            raise InputError(f"{name}'s {key} is {value!r}, not a number above {low}", place="scheduler")
+    for key in ("shift", "sigma_min", "sigma_max", "sigma_data", "rho"):
+        _check_above(name, full, key, 0)
     if "sigma_min" in full and full["sigma_min"] >= full["sigma_max"]:
         raise InputError(
             f"{name}'s sigma_min is {full['sigma_min']}, its sigma_max {full['sigma_max']}", place="scheduler"
         )
+
+
+def _check_above(name: str, full: Mapping[str, Any], key: str, low: float) -> None:
+    value = full.get(key)
+    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > low):
+        raise InputError(f"{name}'s {key} is {value!r}, not a number above {low}", place="scheduler")
 
 
 def sampling_sigmas(process: Process, steps: int) -> Tensor:
@@ -311,7 +335,7 @@ class ProcessScheduler:
         eta: float = 0.0,
         variance_noise: Tensor | None = None,
     ) -> Stepped:
-        """z at the next level from the prediction at z; ``eta`` as of DDIM."""
+        """z at the next level from the prediction at z, after the last step the image itself; ``eta`` as of DDIM."""
         i = self._positions[float(t)]
         alpha, sigma, to_alpha, to_sigma = (
             value.to(z.device) for value in (self._alpha[i], self._sigma[i], self._alpha[i + 1], self._sigma[i + 1])
@@ -322,11 +346,16 @@ class ProcessScheduler:
             x = x.clamp(-1, 1)
         eps = (z - alpha * x) / sigma
         if eta == 0 or variance_noise is None:
-            return Stepped(to_alpha * x + to_sigma * eps, x)
+            return Stepped((to_alpha * x + to_sigma * eps) / self._end_scale(i), x)
         kept = (alpha * to_sigma / (to_alpha * sigma)).square()
         fresh = eta * to_sigma * (1 - kept).clamp(min=0).sqrt()
         rest = (to_sigma.square() - fresh.square()).clamp(min=0).sqrt()
-        return Stepped(to_alpha * x + rest * eps + fresh * variance_noise, x)
+        return Stepped((to_alpha * x + rest * eps + fresh * variance_noise) / self._end_scale(i), x)
+
+    def _end_scale(self, i: int) -> float:
+        """What the z after step i is divided by: alpha where it is the image, which no network gets any more."""
+        is_last = i + 2 == len(self._alpha)
+        return float(self._alpha[-1]) if is_last and self.process.kind == "edm" else 1.0
 
 
 def prediction_of(config: Mapping[str, Any]) -> str:

@@ -126,7 +126,7 @@ def ddim_config(config: Mapping[str, Any]) -> dict[str, Any]:
         InputError: the class, a key or a value is not understood.
     """
     name = _class_of(config)
-    _check_keys(name, config)
+    check_keys(name, config)
     settings = {**_DDIM, **CLASSES[name]}
     if config.get("final_sigmas_type") == "sigma_min":
         settings["set_alpha_to_one"] = False
@@ -178,8 +178,12 @@ def _class_of(config: Mapping[str, Any]) -> str:
     return str(name)
 
 
-def _check_keys(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse keys that are not known, unless they have their class's default, and values that are not."""
+def check_keys(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse keys that are not known, unless they have the default of their class, and values that are not.
+
+    Raises:
+        InputError: the first one.
+    """
     for key, value in config.items():
         if key.startswith("_") or (value is None and key not in _VALUES):
             continue

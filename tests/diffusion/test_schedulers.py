@@ -1,13 +1,14 @@
 """Which schedulers are understood, and that DDIM with their levels is what diffusers' own pipelines do."""
 
 import inspect
+from itertools import pairwise
 
 import diffusers
 import pytest
 import torch
 
 from effcli.core.errors import InputError
-from effcli.diffusion.ddim import ddim_scheduler, sample, timesteps_of
+from effcli.diffusion.ddim import alpha_sigma, ddim_scheduler, sample, timesteps_of
 from effcli.diffusion.processes import describe
 from effcli.diffusion.schedulers import CLASSES, ddim_config, notices
 from tests.diffusion.tiny_models import tiny_unet
@@ -89,6 +90,26 @@ def test_euler_steps_at_the_same_timesteps_end_at_the_same_image():
             x = euler.step(unet(euler.scale_model_input(x, t), t).sample, t, x).prev_sample
         images = sample(lambda x, t: unet(x, t).sample, ours, start)
     torch.testing.assert_close(images, x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DDPMScheduler", "HeunDiscreteScheduler"])
+@pytest.mark.parametrize("n_steps", [4, 7, 20])
+def test_steps_of_uneven_timesteps_end_where_the_next_begins(name, n_steps):
+    scheduler = ddim_scheduler(
+        {"_class_name": name, "timestep_spacing": "linspace", "clip_sample": False}, n_steps
+    )
+    image, eps = (torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+
+    def at(t):
+        alpha, sigma = alpha_sigma(scheduler.alphas_cumprod, torch.tensor([int(t)]))
+        return alpha * image + sigma * eps
+
+    timesteps, z = timesteps_of(scheduler), at(timesteps_of(scheduler)[0])
+    for t, following in pairwise(timesteps):
+        z = scheduler.step(eps, t, z).prev_sample
+        torch.testing.assert_close(z, at(following), rtol=1e-3, atol=1e-3)
+    last = scheduler.step(eps, timesteps[-1], z).prev_sample
+    torch.testing.assert_close(last, image, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
