@@ -180,9 +180,17 @@ def _read(recipe: ContinualRecipe, source: str, shape: Shape) -> tuple[ImageSet,
         raise UsageError(
             single if train.classes and Path(source).is_dir() else "has no classes",
             place=source,
-            hint="give a folder with one sub-folder per class",
+            hint=_class_hint(Path(source), train.classes),
         )
     return train, evaluated
+
+
+def _class_hint(source: Path, classes: Sequence[str]) -> str:
+    """What to give instead of a folder with a single sub-folder, in which the classes may lie."""
+    hint = "give a folder with one sub-folder per class"
+    inside = source / classes[0] if classes else source
+    has_folders = inside.is_dir() and any(one.is_dir() for one in inside.iterdir())
+    return f"{hint}; if they are in {inside}, that folder" if has_folders and classes else hint
 
 
 def _with_images(train: ImageSet, evaluated: ImageSet | None) -> tuple[ImageSet, ImageSet | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +20,7 @@ _PARTS: dict[Split, tuple[str, ...]] = {
     "eval": ("eval", "val", "valid", "validation", "test"),
 }
 NPZ_HINT = "name the arrays train_images and train_labels, or x_train and y_train (test_images, x_test to measure on)"
+_MOST_CLASSES = 1_000_000
 _NAMES = (("{}_images", "{}_labels"), ("x_{}", "y_{}"), ("X_{}", "y_{}"))
 
 
@@ -54,13 +57,41 @@ def read_arrays(
     if len(found) > 1:
         rest = " and ".join(images for images, _ in found[1:])
         say_once(f"{place}: {found[0][0]} is used to {_USE[split]}, not {rest}")
-    images = _images(content[found[0][0]], f"{place}, {found[0][0]}")
+    images = _images(_array(content, found[0][0], place), f"{place}, {found[0][0]}")
     if found[0][1] not in content:
         return images, None, ("",)
-    labels = read_labels(content[found[0][1]], len(images), f"{place}, {found[0][1]}")
+    labels = read_labels(_array(content, found[0][1], place), len(images), f"{place}, {found[0][1]}")
     other = [name for part in SPLITS for _, name in array_names(content, part) if name in content]
-    n_classes = 1 + max(int(np.max(content[name], initial=0)) for name in other)
-    return images, labels, tuple(map(str, range(n_classes)))
+    largest = max(
+        (_largest_label(_array(content, name, place), f"{place}, {name}") for name in other), default=0
+    )
+    return images, labels, tuple(map(str, range(1 + largest)))
+
+
+def _array(content: Mapping[str, Any], name: str, place: str) -> NDArray[Any]:
+    """An array of an .npz, which is decompressed only now."""
+    try:
+        values: NDArray[Any] = content[name]
+    except ValueError as error:
+        reason = "holds Python objects, which are not read" if "pickle" in str(error) else str(error)
+        raise InputError(reason, place=f"{place}, {name}", hint="save a plain array") from None
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"is damaged: {error}", place=f"{place}, {name}") from None
+    return values
+
+
+def _largest_label(values: NDArray[Any], place: str) -> int:
+    """The largest label of a part; 0 where there is none."""
+    if values.dtype.kind not in "iu":
+        raise InputError(f"labels of {values.dtype}; supported: integers", place=place)
+    largest = int(np.max(values, initial=0))
+    if largest >= _MOST_CLASSES:
+        raise InputError(
+            f"label {largest} of image {int(values.argmax())}; supported: 0 to {_MOST_CLASSES - 1}",
+            place=place,
+            hint="number the classes from 0",
+        )
+    return largest
 
 
 _USE: dict[Split, str] = {"train": "learn from", "eval": "measure on"}

@@ -300,10 +300,27 @@ def class_folders(folder: Path, split: Split, *, used: Collection[str] = ()) -> 
     if empty := [one.name for one in _sub_folders(top) if one.name not in classes]:
         say_once(f"{top}: left out: class folders without pictures: {_some(empty)}")
     paths = [file.relative_to(top).parts for file in inside]
+    _refuse_parts(top, classes, all(len(path) > 2 for path in paths))
     if deeper := sorted({f"{path[0]}/{path[1]}" for path in paths if len(path) > 2}):
         say_once(f"{top}: pictures in sub-folders of a class folder count for that class: {_some(deeper)}")
     number = {name: place for place, name in enumerate(classes)}
     return ClassFolders(top, tuple(inside), tuple(number[name] for name in names), classes)
+
+
+def _refuse_parts(folder: Path, classes: Sequence[str], have_folders: bool) -> None:
+    """Refuse classes that look like parts: several have their names inside, and there is no other or all have folders.
+
+    Raises:
+        InputError: ``train_set`` and ``test_set``, for example.
+    """
+    alike = [name for name in classes if part_in(name)]
+    if len({part_in(name) for name in alike}) > 1 and (have_folders or len(alike) == len(classes)):
+        names = ", ".join(f"{name}/ to {part_in(name)}/" for name in alike[:3])
+        raise InputError(
+            f"{_some([f'{name}/' for name in alike])} look like parts of the set, not like classes",
+            place=str(folder),
+            hint=f"rename {names}, or, if they are classes, give them other names",
+        )
 
 
 def need_classes(found: ClassFolders) -> ClassFolders:

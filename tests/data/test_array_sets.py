@@ -94,3 +94,34 @@ def test_what_other_layouts_lack_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="several labels per image") as caught:
         load_images(file, "train", side=8, channels=1)
     assert caught.value.hint == "one-hot labels: store their argmax(1)"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"x_train": np.array([None, 1], object), "y_train": np.zeros(2, int)},
+            "x_train: holds Python objects",
+        ),
+        ({"y_train": np.array(["cat", None], object)}, "y_train: holds Python objects"),
+        ({"y_train": np.array([0, 4_000_000_000])}, "label 4000000000 of image 1"),
+        ({"y_train": np.array([0, 2_000_000])}, "label 2000000 of image 1"),
+        ({"y_test": np.array(["cat", "dog"]), "x_test": images(2, 8, 8)}, "y_test: labels of <U3"),
+    ],
+)
+def test_arrays_that_are_not_images_or_labels_are_refused(
+    tmp_path: Path, arrays: dict[str, Any], message: str
+) -> None:
+    file = save(tmp_path / "a.npz", **{"x_train": images(2, 8, 8), "y_train": np.arange(2)} | arrays)
+    with pytest.raises(InputError, match=message):
+        load_images(file, "train", side=8, channels=1)
+
+
+def test_a_damaged_array_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.npz"
+    np.savez_compressed(file, x_train=images(200, 8, 8), y_train=np.arange(200))
+    data = bytearray(file.read_bytes())
+    data[120:124] = b"\xff\xff\xff\xff"
+    file.write_bytes(data)
+    with pytest.raises(InputError, match="x_train: is damaged"):
+        load_images(file, "train", side=8, channels=1)

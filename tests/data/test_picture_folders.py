@@ -257,3 +257,31 @@ def test_a_folder_without_pictures_says_what_is_in_it(tmp_path):
     touch(tmp_path / "cat" / "a.heic")
     with pytest.raises(InputError, match=r"no images in it \(left out: 1 \.heic \(pip install"):
         class_folders(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("train_set/a/1.png", "train_set/b/1.png", "test_set/a/1.png"),
+            r"test_set/, train_set/ look like parts",
+        ),
+        (
+            ("seg_train/a/1.png", "seg_pred/b/1.png", "seg_test/a/1.png"),
+            r"seg_test/, seg_train/ look like parts",
+        ),
+        (("images_train/1.png", "images_val/1.png"), r"images_train/, images_val/ look like parts"),
+    ],
+)
+def test_folders_that_look_like_parts_are_not_classes(tmp_path, names, message):
+    touch(*(tmp_path / name for name in names))
+    with pytest.raises(InputError, match=message) as caught:
+        class_folders(tmp_path, "train")
+    assert "rename" in str(caught.value.hint)
+
+
+def test_classes_with_a_word_of_parts_in_their_names_are_classes(tmp_path):
+    touch(*(tmp_path / name for name in ("test tube/1.png", "train set/1.png", "flask/1.png")))
+    assert class_folders(tmp_path, "train").classes == ("flask", "test tube", "train set")
+    touch(tmp_path / "b/test tube/x/1.png", tmp_path / "b/flask/y/1.png")
+    assert class_folders(tmp_path / "b", "train").classes == ("flask", "test tube")
