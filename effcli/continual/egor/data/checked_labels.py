@@ -16,6 +16,7 @@ from torch import Tensor
 from effcli.continual.egor.data.detection_sets import DetectionSet, ObjectBoxes
 from effcli.continual.egor.data.labels.labelled_images import BoxForm, LabelledImage, Labels
 from effcli.core.errors import InputError
+from effcli.core.text import counted
 from effcli.data.images import read_image, read_sizes
 from effcli.data.stored_files import Split, StoredFile
 from effcli.data.unreadable_pictures import MOST_CHECKED, allow_unreadable, find_unreadable
@@ -50,19 +51,34 @@ def checked(labels: Labels, split: Split) -> DetectionSet:
         raise InputError("lists no images", place=place)
     _refuse_many("annotations", "cannot be used", labels.mistakes, labels.n_annotations, place, notes)
     present = _present(labels, split, notes)
-    whole, sizes = _of_true_size(present, place, notes)
+    whole, sizes = _of_true_size(_without_repeats(present, notes), place, notes)
     fitting = _without_classes_of_crowds(whole, notes)
     boxes, mended = _boxes(fitting, sizes, labels.form, place)
     if mended:
-        notes.append(f"{mended} boxes were empty or extended beyond their image: clipped or left out")
+        was = "was empty or extended beyond its" if mended == 1 else "were empty or extended beyond their"
+        notes.append(f"{counted(mended, 'box', 'boxes')} {was} image: clipped or left out")
     used = {box.name for image in fitting for box in image.boxes}
     classes = tuple(name for name in labels.classes if name in used)
     shown = {box.name for image in whole for box in image.boxes}
     if unused := [name for name in labels.classes if name not in shown]:
-        notes.append(f"{len(unused)} classes without any box are dropped: {_some(unused)}")
+        notes.append(f"{_classes_are(unused, 'without any box')} dropped: {_some(unused)}")
     for note in notes:
         log.warning("%s: %s", place, note)
     return _as_set(labels, fitting, sizes, boxes, classes, mended, notes)
+
+
+def _classes_are(names: Sequence[str], what: str) -> str:
+    return f"{counted(len(names), 'class', 'classes')} {what} {'is' if len(names) == 1 else 'are'}"
+
+
+def _without_repeats(images: Sequence[LabelledImage], notes: list[str]) -> list[LabelledImage]:
+    """Without boxes that are there already, of the same class and with the same numbers, as in files joined twice."""
+    single = [replace(one, boxes=list(dict.fromkeys(one.boxes))) for one in images]
+    n_repeats = sum(len(one.boxes) - len(other.boxes) for one, other in zip(images, single, strict=True))
+    if n_repeats:
+        are = "is there twice and taken" if n_repeats == 1 else "are there more than once and taken"
+        notes.append(f"{counted(n_repeats, 'box', 'boxes')} {are} once")
+    return single
 
 
 def _without_classes_of_crowds(images: Sequence[LabelledImage], notes: list[str]) -> list[LabelledImage]:
@@ -71,7 +87,8 @@ def _without_classes_of_crowds(images: Sequence[LabelledImage], notes: list[str]
     crowds = sorted({box.name for image in images for box in image.boxes} - single)
     if not crowds:
         return list(images)
-    notes.append(f"{len(crowds)} classes with crowds or difficult objects alone are dropped: {_some(crowds)}")
+    what = _classes_are(crowds, "with crowds or difficult objects alone")
+    notes.append(f"{what} dropped: {_some(crowds)}")
     return [replace(one, boxes=[box for box in one.boxes if box.name in single]) for one in images]
 
 

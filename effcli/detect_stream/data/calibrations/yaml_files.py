@@ -110,7 +110,7 @@ def _matrix(value: Any, key: str, path: Path) -> np.ndarray:
     data = value.get("data") if isinstance(value, dict) else value
     try:
         matrix = np.array(data, float).ravel()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         matrix = np.zeros(0)
     if len(matrix) != 12 or not np.isfinite(matrix).all():
         raise InputError(f"{key} is not a 3x4 matrix", place=str(path))

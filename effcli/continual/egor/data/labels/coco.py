@@ -220,7 +220,7 @@ def _numbers(value: Any) -> list[float] | None:
     for one in value:
         try:
             number = math.nan if isinstance(one, bool | None) else float(one)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
         if not math.isfinite(number):
             return None

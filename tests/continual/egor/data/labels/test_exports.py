@@ -52,5 +52,5 @@ def test_classes_without_boxes_are_dropped_and_said(tmp_path: Path, caplog: pyte
     WITH_PARTS["COCO, Roboflow"](tmp_path / "set")
     found = load_detection(str(tmp_path / "set"), "train")
     assert found.classes == CLASSES
-    assert "1 classes without any box are dropped: pets" in found.notes
+    assert "1 class without any box is dropped: pets" in found.notes
     assert any("pets" in message for message in caplog.messages)

@@ -138,7 +138,7 @@ def test_a_class_of_crowds_alone_is_dropped_and_said(tmp_path: Path) -> None:
     of_crowds(tmp_path)
     found = load_detection(str(tmp_path), "train")
     assert found.counts() == {"cat": 2} and len(found) == len(PICTURES)
-    assert "1 classes with crowds or difficult objects alone are dropped: dog" in found.notes
+    assert "1 class with crowds or difficult objects alone is dropped: dog" in found.notes
 
 
 def test_numbers_of_any_size_cost_themselves(tmp_path: Path) -> None:
@@ -200,3 +200,24 @@ def test_a_file_of_another_kind_is_named_by_its_extension(tmp_path: Path) -> Non
     (tmp_path / "via.csv").write_text("filename,region\n")
     with pytest.raises(InputError, match=r"unknown file extension '\.csv'"):
         load_detection(str(tmp_path / "via.csv"), "train")
+
+
+def test_boxes_that_are_there_twice_are_taken_once_and_said(tmp_path: Path) -> None:
+    pictures(tmp_path, list(PICTURES))
+    content = coco(PICTURES)
+    n_boxes = len(content["annotations"])
+    content["annotations"] += [one | {"id": 1000 + one["id"]} for one in content["annotations"]]
+    save_json(tmp_path / "labels.json", content)
+    found = load_detection(str(tmp_path), "train")
+    assert sum(found.counts().values()) == n_boxes
+    assert f"{n_boxes} boxes are there more than once and taken once" in found.notes
+
+
+def test_a_number_that_no_computer_holds_is_not_a_bbox(tmp_path: Path) -> None:
+    pictures(tmp_path, list(PICTURES))
+    content = coco(PICTURES)
+    content["annotations"][0]["bbox"][2] = 10**400
+    save_json(tmp_path / "labels.json", content)
+    assert any(
+        "a bbox that is not four numbers" in note for note in load_detection(str(tmp_path), "train").notes
+    )
