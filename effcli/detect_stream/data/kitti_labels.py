@@ -15,6 +15,8 @@ from effcli.detect_stream.data.frame_objects import FrameObjects, no_objects, ob
 
 log = logging.getLogger(__name__)
 
+_LARGEST_SIZE_M = 30.0
+_LARGEST_ANGLE = 2 * np.pi + 0.01
 _GRADES = (0.0, 0.3, 0.6)
 _KINDS = (
     *("Car", "Van", "Truck", "Tram", "Misc", "DontCare"),
@@ -30,13 +32,14 @@ def read_tracking_labels(path: Path) -> dict[int, FrameObjects]:
     Kinds that KITTI does not have are logged: nothing is learned from them.
 
     Raises:
-        InputError: a line has fewer than 17 columns, something that is not a finite number, a kind in other letters
-            than KITTI's (``car``), or no size of a car, van, pedestrian or cyclist.
+        InputError: a line has not 17 columns, or 18 with a score, something that is not a finite number, a kind in
+            other letters than KITTI's (``car``), no size of a car, van, pedestrian or cyclist, one
+            above 30 m, or its angle in degrees.
     """
     rows: dict[int, list[list[str]]] = {}
     for place, words in _lines(path):
-        if len(words) < 17:
-            raise InputError(f"has {len(words)} columns, not 17", place=place)
+        if len(words) not in (17, 18):
+            raise InputError(f"has {len(words)} columns, not 17, or 18 with a score", place=place)
         frame, track = (_whole(word, place) for word in words[:2])
         rows.setdefault(frame, []).append([str(track), *words[2:], place])
     _say_unknown_kinds(path, (row[1] for found in rows.values() for row in found))
@@ -51,8 +54,8 @@ def read_object_labels(path: Path) -> FrameObjects:
     """
     rows = []
     for place, words in _lines(path):
-        if len(words) < 15:
-            raise InputError(f"has {len(words)} columns, not 15", place=place)
+        if len(words) not in (15, 16):
+            raise InputError(f"has {len(words)} columns, not 15, or 16 with a score", place=place)
         rows.append(["-1", *words, place])
     _say_unknown_kinds(path, (row[1] for row in rows))
     return _objects(rows)
@@ -108,13 +111,9 @@ def _objects(rows: Sequence[Sequence[str]]) -> FrameObjects:
     numbers = np.array([_floats(row[2:-1], row[-1]) for row in rows]).reshape(len(rows), -1)
     if not len(rows):
         return no_objects()
-    for kind, sizes, row in zip(kinds, numbers[:, 7:10], rows, strict=True):
-        if kind in _WITH_SIZE and (sizes <= 0).any():
-            raise InputError(
-                f"a {kind} of height, width and length {' '.join(f'{size:g}' for size in sizes)}",
-                place=row[-1],
-                hint="boxes in 3D are learned and measured; DontCare is for objects whose box is not known",
-            )
+    for kind, row, values in zip(kinds, rows, numbers, strict=True):
+        if kind in _WITH_SIZE:
+            _check_box(kind, values[7:10], float(values[13]), row[-1])
     return objects_of(
         kinds,
         from_camera(numbers[:, 10:13], numbers[:, 7:10], numbers[:, 13]),
@@ -124,6 +123,20 @@ def _objects(rows: Sequence[Sequence[str]]) -> FrameObjects:
         occluded=numbers[:, 1].astype(int),
         scores=numbers[:, 14],
     )
+
+
+def _check_box(kind: str, sizes: np.ndarray, rotation_y: float, place: str) -> None:
+    """Refuse a box that has no size, or is in other units than metres and radians."""
+    text = f"a {kind} of height, width and length {' '.join(f'{size:g}' for size in sizes)}"
+    if (sizes <= 0).any():
+        hint = "boxes in 3D are learned and measured; DontCare is for objects whose box is not known"
+        raise InputError(text, place=place, hint=hint)
+    if sizes.max() > _LARGEST_SIZE_M:
+        raise InputError(text, place=place, hint="write metres")
+    if abs(rotation_y) > _LARGEST_ANGLE:
+        raise InputError(
+            f"a {kind} with rotation_y {rotation_y:g}", place=place, hint="write radians, -pi to pi"
+        )
 
 
 def _check_kind(kind: str, place: str) -> None:

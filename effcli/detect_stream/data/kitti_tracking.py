@@ -11,14 +11,16 @@ from PIL import Image
 
 from effcli.core.errors import InputError
 from effcli.core.files import make_folder
+from effcli.core.text import counted
 from effcli.data.images import check_picture, read_grey_samples
-from effcli.data.picture_folders import is_hidden
+from effcli.data.picture_folders import is_hidden, say_once
 from effcli.detect_stream.data.boxes3d import ImageView, project
 from effcli.detect_stream.data.calibrations.read_calibration import read_calibration
 from effcli.detect_stream.data.frame_objects import UNKNOWN_2D, FrameObjects, no_objects
 from effcli.detect_stream.data.frame_times import timeline_of_pictures
 from effcli.detect_stream.data.gps_poses import oxts_row, poses_of_file, poses_of_folder
 from effcli.detect_stream.data.kitti_labels import read_tracking_labels, tracking_lines
+from effcli.detect_stream.data.label_check import check_labels
 from effcli.detect_stream.data.picture_pairs import paired_pictures
 from effcli.detect_stream.data.stereo_calibration import (
     StereoCalibration,
@@ -39,7 +41,7 @@ class KittiSequence:
 
     Raises:
         InputError: pictures or calibration are not there, left and right are not the same frames, the calibration is
-            for pictures of another shape, or labels are of other frames.
+            for pictures of another shape, or labels are of other frames or of another form.
     """
 
     def __init__(self, root: Path, name: str, *, strict: bool = True) -> None:
@@ -63,6 +65,14 @@ class KittiSequence:
         self._size = self._first_size()
         if self._size is not None:
             self.calibration = self.calibration.for_pictures(self._size, name)
+            check_labels(
+                (self._labels or {}).values(), ImageView(self.calibration.left, self._size), str(labels)
+            )
+        if beyond := sorted((self._labels or {}).keys() - set(self.numbers)):
+            say_once(
+                f"{labels}: labels of {counted(len(beyond), 'frame')} without pictures are not used: "
+                f"{beyond[0]} to {beyond[-1]}"
+            )
         self._poses: dict[int, np.ndarray] | None = None
 
     @property

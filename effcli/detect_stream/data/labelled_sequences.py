@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from effcli.core.errors import UsageError
+from effcli.data.picture_folders import say_once
 from effcli.detect_stream.data.drive_sets import Part, drawn_sequences, drives_named, parse_synthetic
 from effcli.detect_stream.data.frame_objects import FrameObjects
 from effcli.detect_stream.data.frame_times import Timeline, timeline_of
@@ -114,7 +115,10 @@ def labelled_sequences(
         held_out = [one for one in names if one in HELD_OUT_SEQUENCES] or names[-1:]
         names = [one for one in names if (one in held_out) == (part == "eval")]
     sequences: list[StereoSequence] = [KittiSequence(root, one) for one in names]
+    unlabelled = [one.name for one in sequences if not one.has_labels]
     sequences = [one for one in sequences if one.has_labels]
+    if sequences and unlabelled:
+        say_once(f"{source}: left out, as they have no labels: sequences {', '.join(unlabelled)}")
     if not sequences:
         by = f" (split {split})" if frames is None else ""
         raise UsageError(f"no sequence to {part} with labels{by}", place=source)

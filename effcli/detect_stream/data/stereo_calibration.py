@@ -17,6 +17,7 @@ MOST_COLUMNS_APART_PX = 0.1
 
 _MOST_ROWS_APART_PX = 1.0
 
+LEAST_FOCAL_PX = 1.0
 LARGEST_BASELINE_M = 5.0
 """Cameras farther apart are not on one rig: lengths are in another unit than metres."""
 
@@ -118,7 +119,9 @@ def require_rectified(calibration: StereoCalibration, place: str) -> StereoCalib
         InputError: the cameras are at one place, exchanged, or do not look the same way.
     """
     left, right = calibration.left, calibration.right
-    if calibration.focal_baseline < 1e-6 or not (left[0, 0] > 0 and right[0, 0] > 0):
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        raise InputError("holds a number that is not finite", place=place)
+    if calibration.focal_baseline < 1e-6 or not min(left[0, 0], right[0, 0]) > LEAST_FOCAL_PX:
         raise InputError(
             "P2 and P3 are not two cameras side by side: the fourth number of their first rows must differ",
             place=place,

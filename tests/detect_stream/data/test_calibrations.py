@@ -180,3 +180,24 @@ def test_lenses_that_distort_are_said(
     caplog.clear()
     read_calibration(written(tmp_path, FORMS["ros"]))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("calib_cam_to_cam.txt", "1242", "wide", "S_rect_02 is not the width and height"),
+        ("calib_cam_to_cam.txt", "1242", "nan", "S_rect_02 is not the width and height"),
+        ("rig.yaml", "DATA", "[a, 0, 0, 0, 0]", "distortion coefficients are not numbers"),
+        ("vehicle_calibration.json", "700.0", "1e999", "not finite"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_by_name(
+    tmp_path: Path, name: str, old: str, new: str, message: str
+) -> None:
+    raw = f"S_rect_02: 1242 375\nP_rect_02: {row(LEFT)}\nP_rect_03: {row(RIGHT)}\n"
+    text = {"calib_cam_to_cam.txt": raw, "rig.yaml": opencv() + "D1: DATA\n"}.get(name, argoverse())
+    text = text if old in text else text.replace(str(LEFT[0, 0]), old)
+    file = tmp_path / name
+    file.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        read_calibration(file)

@@ -11,6 +11,7 @@ import pytest
 from effcli.core.errors import InterruptedRunError, UsageError
 from effcli.core.recipe import parse_set
 from effcli.core.registry import find_recipe
+from effcli.data.picture_folders import say_once
 from effcli.detect_stream.data.drive_sets import parse_synthetic
 from effcli.detect_stream.data.frame_times import timeline_of
 from effcli.detect_stream.data.kitti_tracking import KittiSequence, write_sequence
@@ -148,3 +149,9 @@ def test_what_is_learned_and_measured_is_told_apart(kitti: Path, caplog: pytest.
     )
     with pytest.raises(UsageError, match="has no frames to train on"):
         training_data(recipe_of(kitti, "data.frames=49-50", "eval.data=null"))
+
+
+def test_sequences_without_labels_are_said(kitti: Path, caplog: pytest.LogCaptureFixture) -> None:
+    say_once.cache_clear()
+    assert [one.name for one in labelled_sequences(str(kitti), "train")] == ["0000"]
+    assert "left out, as they have no labels: sequences 0001" in caplog.text

@@ -50,7 +50,7 @@ def parse_kitti(text: str, path: Path, cameras: Cameras = COLOUR) -> StereoCalib
         found[cameras[1]].reshape(3, 4),
         _square(found.get("R_rect")) @ (np.eye(4) if velo is None else velo),
         np.eye(4) if imu is None else imu,
-        _picture_size(text, _PICTURE_SIZES.get(cameras[0], "")),
+        _picture_size(text, _PICTURE_SIZES.get(cameras[0], ""), path),
     )
 
 
@@ -83,11 +83,15 @@ def _motion_file(path: Path) -> np.ndarray | None:
     return motion
 
 
-def _picture_size(text: str, key: str) -> tuple[int, int] | None:
+def _picture_size(text: str, key: str, path: Path) -> tuple[int, int] | None:
     for line in text.splitlines():
         words = line.replace(":", " ").split()
         if words[:1] == [key] and len(words) == 3:
-            return round(float(words[2])), round(float(words[1]))
+            try:
+                width, height = (round(float(word)) for word in words[1:])
+            except (ValueError, OverflowError):
+                raise InputError(f"{key} is not the width and height of pictures", place=str(path)) from None
+            return height, width
     return None
 
 

@@ -87,7 +87,11 @@ def _say_distortion(contents: Sequence[dict[str, Any]], path: Path) -> None:
     """Log that lenses distort, if the file says so: then its projections are not those of raw pictures."""
     values = [content[key] for content in contents for key in _DISTORTIONS if key in content]
     plain = [value.get("data") if isinstance(value, dict) else value for value in values]
-    if any(np.any(np.array(one, float)) for one in plain if isinstance(one, list)):
+    try:
+        distorts = any(np.any(np.array(one, float)) for one in plain if isinstance(one, list))
+    except (TypeError, ValueError, OverflowError):
+        raise InputError("its distortion coefficients are not numbers", place=str(path)) from None
+    if distorts:
         log.warning(
             "%s: the lenses distort; its projections are for the rectified pictures, so use those (ROS: "
             "image_rect), not the raw ones",
