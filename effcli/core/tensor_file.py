@@ -6,12 +6,14 @@ A file of our own says in its metadata what it is: ``format`` and ``version``.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -30,6 +32,8 @@ _STATE_DICTS = ("state_dict", "model_state_dict", "model_state", "params_ema", "
 _MOST_WRAPPERS = 3
 """How deep they may be."""
 
+_OBJECT = re.compile(r"GLOBAL (\w[\w.]*)")
+"""What PyTorch says before the name of a class that it does not open."""
 
 _DTYPES = {
     torch.int64: ("I64", 0),
@@ -137,9 +141,8 @@ def read_pickled_tensors(path: Path, place: str) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([Namespace]):  # the options, beside the weights
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a malformed zip or pickle makes the reader raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise InputError(
-            f"cannot be read as a checkpoint of tensors only: {reason}",
+            f"cannot be read as a checkpoint of tensors only: {_why_not_read(error)}",
             place=place,
             hint="weights are a .safetensors file, or a .pth that holds tensors only",
         ) from None
@@ -152,6 +155,19 @@ def read_pickled_tensors(path: Path, place: str) -> dict[str, Tensor]:
     tensors = {str(name): tensor for name, tensor in content.items()}
     require_finite(tensors, place)
     return tensors
+
+
+def _why_not_read(error: Exception) -> str:
+    """What is wrong with a file of ``torch.save``, without the advice of PyTorch to open it nevertheless."""
+    text = str(error)
+    found = _OBJECT.search(text)
+    if found is not None:
+        return f"it holds a {found[1]}, and objects are not opened"
+    if "Unsupported op" in text:  # of a pickle that makes objects
+        return "it holds objects, which are not opened"
+    if isinstance(error, (LookupError, UnpicklingError, EOFError)) or not text:
+        return "it is damaged, or a file of another kind"
+    return text.splitlines()[0].partition(". ")[0][:160]
 
 
 def has_format(path: Path, format: str) -> bool:

@@ -26,7 +26,7 @@ def load_student(place: str | Path, steps: int | None = None) -> DiffusionModel:
         InputError: it is not there, or is not a student.
     """
     folder = Path(place)
-    if steps is not None:
+    if steps is not None and folder.is_dir():
         folder = folder / STUDENTS / str(steps)
         if not folder.is_dir():
             there = ", ".join(map(str, steps_in(Path(place)))) or "none"

@@ -32,7 +32,8 @@ def read_inputs(file: str | None, needs: list[NeededInput], source: str) -> tupl
         if need.source == "file" and need.name not in rows:
             raise InputError(
                 f"its network needs {need}, {need.what}", place=source,
-                hint=f"-s condition.inputs=FILE names a .safetensors file with it; {_names(needs)}",
+                hint="run with -s condition.inputs=FILE, a .safetensors file (samples use that of the run); "
+                + _names(needs),
             )  # fmt: skip
     return rows, null
 
