@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,12 @@ from effcli.core.weight_file import one_line
 from effcli.diffusion.models import DiffusionModel
 from effcli.diffusion.notices import say_once
 from effcli.quantize.recipe import LoraSection
+
+_OF_PEFT = "base_model.model."
+"""How names begin in what `PeftModel.save_pretrained` writes."""
+
+_BEFORE_LORA = re.compile(r"[._]lora(?=[._])")
+"""``conv.lora_A.weight`` and ``attn1.processor.to_k_lora.down.weight``."""
 
 
 def with_lora(model: DiffusionModel, lora: LoraSection) -> DiffusionModel:
@@ -89,6 +96,12 @@ def _read(file: str, unet: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     own = {name: value for name, value in state.items() if name not in others}
     if not own:
         raise InputError("holds no LoRA for the network", place=file)
+    of_peft = sorted(name for name in own if name.startswith(_OF_PEFT))
+    if of_peft:
+        raise InputError(
+            f"has the names of PEFT ({of_peft[0]}), whose scale is in another file, adapter_config.json", place=file,
+            hint="save it with save_lora_weights of its pipeline in diffusers",
+        )  # fmt: skip
     _check_layers([name.removeprefix(start) for name in own], unet, file)
     if others:
         say_once(file, f"{len(others)} tensors for text encoders are not used: only the network is quantized")
@@ -99,6 +112,6 @@ def _check_layers(names: list[str], unet: Any, file: str) -> None:
     """Refuse layers that the network does not have, which PEFT would pass by."""
     known = {name for name, _ in unet.named_modules()}
     for name in sorted(names):
-        layer = name.partition(".lora")[0].removesuffix(".processor").replace(".processor.", ".")
+        layer = _BEFORE_LORA.split(name)[0].removesuffix(".processor").replace(".processor.", ".")
         if layer not in known and layer.replace("to_out", "to_out.0") not in known:
             raise InputError(f"is a LoRA of another network: this one has no {layer}", place=file)

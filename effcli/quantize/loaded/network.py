@@ -186,8 +186,18 @@ def packed_class(base: type[Any]) -> type[nn.Module]:
         "from_pretrained": base.from_pretrained,
     }
     mixin = AdaptableNetwork if hasattr(base, "load_lora_adapter") else PackedNetwork
-    made: type[nn.Module] = type(base.__name__, (mixin, base), members)
+    made: type[nn.Module] = _EqualToItsBase(base.__name__, (mixin, base), members)
     return made
+
+
+class _EqualToItsBase(type):
+    """A class that is taken for its second base where classes are compared, as `DiffusionPipeline.from_pipe` does."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is cls.__bases__[1]
+
+    def __hash__(cls) -> int:
+        return hash(cls.__bases__[1])
 
 
 def _new_network(base: Any) -> Any:

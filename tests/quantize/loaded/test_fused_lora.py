@@ -19,6 +19,7 @@ from effcli.quantize.recipe import LoraSection
 from tests.diffusion.tiny_models import SCHEDULER, tiny_conditional_unet, tiny_unet
 
 peft = pytest.importorskip("peft", reason="LoRAs are in the extra `lora`")
+KOHYA = {"lora_down": "A", "lora_up": "B"}
 CONV, PROJECTION = "down_blocks.0.resnets.0.conv1", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
@@ -54,6 +55,25 @@ def test_the_update_is_in_the_weights(alpha: int | None, tmp_path: Path) -> None
     assert torch.equal(fused.conv_in.weight, unet.conv_in.weight)
 
 
+@pytest.mark.parametrize("alpha", [2.0, 4.0])
+def test_names_of_other_trainers_give_the_same(alpha: float, tmp_path: Path) -> None:
+    unet: Any = tiny_conditional_unet()
+    tensors = lora(unet, prefix="")
+    kohya: dict[str, Tensor] = {}
+    for name in (CONV, PROJECTION):
+        own = f"lora_unet_{name.replace('.', '_')}"
+        kohya |= {f"{own}.{k}.weight": tensors[f"{name}.lora_{p}.weight"] for k, p in KOHYA.items()}
+        kohya[f"{own}.alpha"] = torch.tensor(alpha)
+    save_file(kohya, tmp_path / "l.safetensors")
+    fused: Any = with_lora(
+        model_of(copy.deepcopy(unet)), LoraSection(file=str(tmp_path / "l.safetensors"))
+    ).unet
+    a, b = (tensors[f"{PROJECTION}.lora_{part}.weight"] for part in "AB")
+    expected = unet.get_submodule(PROJECTION).weight + alpha / 2 * b @ a
+    torch.testing.assert_close(fused.get_submodule(PROJECTION).weight, expected)
+    assert not torch.equal(fused.get_submodule(CONV).weight, unet.get_submodule(CONV).weight)
+
+
 def test_none_is_none() -> None:
     model = model_of(tiny_unet())
     assert with_lora(model, LoraSection()) is model
@@ -82,6 +102,10 @@ def test_what_was_fused_is_found_again_or_refused(tmp_path: Path) -> None:
         (
             lambda t: {k.replace("unet.", "text_encoder."): v for k, v in t.items()},
             "holds no LoRA for the network",
+        ),
+        (
+            lambda t: {k.replace("unet.", "base_model.model."): v for k, v in t.items()},
+            "has the names of PEFT",
         ),
         (lambda t: t | {f"unet.{CONV}.dora_scale": torch.ones(16)}, "is not a plain LoRA"),
         (lambda t: t | {f"unet.{CONV}.lora_B.weight": torch.full((16, 2, 1, 1), torch.nan)}, "is not finite"),

@@ -56,6 +56,15 @@ def test_a_pipeline_saves_the_packed_network(network: Any, tmp_path: Path) -> No
     assert torch.allclose(answer(again), answer(network), atol=5e-2)
 
 
+def test_another_pipeline_takes_the_network_over(network: Any) -> None:
+    from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, UNet2DModel
+
+    pipeline = DDIMPipeline(network, DDIMScheduler.from_config(SCHEDULER))
+    assert DDPMPipeline.from_pipe(pipeline).unet is network
+    assert type(network) in (UNet2DModel,)
+    assert type(network) is not UNet2DModel
+
+
 @pytest.mark.parametrize(
     "asked",
     [{"variant": "fp16"}, {"safe_serialization": False}, {"push_to_hub": True}, {"use_flashpack": True}],
