@@ -51,6 +51,8 @@ class PackedNetwork:
         dtype = given[names[0]].dtype
         given = {name: one if name in _AS_GIVEN else _cast(one, self.dtype) for name, one in given.items()}
         out = super().forward(**given)  # type: ignore[misc]
+        if isinstance(out, Tensor):  # a few classes, for return_dict=False
+            return out.to(dtype)
         if isinstance(out, tuple):
             return (out[0].to(dtype), *out[1:])
         first = next(iter(out))  # "sample", but for a few classes
@@ -186,8 +188,9 @@ def packed_class(base: type[Any]) -> type[nn.Module]:
         "from_pretrained": base.from_pretrained,
     }
     mixin = AdaptableNetwork if hasattr(base, "load_lora_adapter") else PackedNetwork
-    made: type[nn.Module] = _EqualToItsBase(base.__name__, (mixin, base), members)
-    return made
+    made: Any = _EqualToItsBase(base.__name__, (mixin, base), members)
+    network_class: type[nn.Module] = made
+    return network_class
 
 
 class _EqualToItsBase(type):

@@ -92,7 +92,9 @@ def skeleton(model: PackedModel) -> nn.Module:
 
     unet = make_within(make, model.n_parameters(), len(model.others) + 2 * len(model.layers), "config.json")
     check_fits(unet, model)
-    values = {name: value.float() for name, value in model.others.items()}
+    values = {
+        name: value.float() if value.is_floating_point() else value for name, value in model.others.items()
+    }
     unet.load_state_dict(values, strict=False, assign=True)
     return unet.requires_grad_(False).eval()
 
