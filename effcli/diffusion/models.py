@@ -40,7 +40,7 @@ from effcli.diffusion.folders import (
 )
 from effcli.diffusion.hub import download
 from effcli.diffusion.notices import quiet_diffusers, say_once
-from effcli.diffusion.processes import IMAGE_TOKENS, clips_images, describe
+from effcli.diffusion.processes import EVEN_SIGMAS, FLOW_CLASSES, IMAGE_TOKENS, clips_images, describe
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, RENEWS_NOISE, notices
 from effcli.diffusion.single_files import refuse_single_file
 
@@ -242,7 +242,7 @@ def save_configs(
         make_folder(folder / name)
     unet_class = type(unet).__name__
     pipeline = "DDIMPipeline" if unet_class == "UNet2DModel" else "DiffusionPipeline"
-    own = (DISTILLED_TIMESTEPS, RENEWS_NOISE, IMAGE_TOKENS)
+    own = (DISTILLED_TIMESTEPS, RENEWS_NOISE, IMAGE_TOKENS, EVEN_SIGMAS)
     scheduler = {key: value for key, value in scheduler_config.items() if key not in own}
     contents = {
         f"{part}/config.json": {"_class_name": unet_class, **config_of(unet), **more},
@@ -278,7 +278,7 @@ def _load_folder(folder: Path, source: str) -> DiffusionModel:
     unet = load_denoiser(parts.unet, source)
     model = DiffusionModel(
         unet.network,
-        with_image_tokens(read_scheduler(parts), unet.network, source),
+        with_pipeline_keys(read_scheduler(parts), unet.network, source),
         source,
         parts.pipeline,
         unet.sha256,
@@ -289,11 +289,14 @@ def _load_folder(folder: Path, source: str) -> DiffusionModel:
     return model
 
 
-def with_image_tokens(scheduler: dict[str, Any], network: nn.Module, source: str) -> dict[str, Any]:
-    """A scheduler's configuration, with the size of the image where its levels depend on that."""
-    if not scheduler.get("use_dynamic_shifting"):
-        return scheduler
-    return {**scheduler, IMAGE_TOKENS: n_tokens_of(network, source)}
+def with_pipeline_keys(scheduler: dict[str, Any], network: nn.Module, source: str) -> dict[str, Any]:
+    """A scheduler's configuration with what the network's pipelines tell it: the size of the image, even sigmas."""
+    own: dict[str, Any] = {}
+    if scheduler.get("use_dynamic_shifting"):
+        own[IMAGE_TOKENS] = n_tokens_of(network, source)
+    if scheduler.get("_class_name") in FLOW_CLASSES and denoiser_class(network).even_sigmas:
+        own[EVEN_SIGMAS] = True
+    return {**scheduler, **own}
 
 
 def say_what_is_read(model: DiffusionModel, parts: Folder) -> None:

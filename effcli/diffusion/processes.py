@@ -37,17 +37,20 @@ from effcli.diffusion.schedulers import (
     describe_levels,
 )
 
+EVEN_SIGMAS = "even_sigmas"
+"""Our key in a scheduler's configuration: the network's pipelines ask for sigmas evenly between 1 and 1 / steps."""
+
 IMAGE_TOKENS = "image_tokens"
 """Our key in a scheduler's configuration: the length of the image's sequence, for shifts that depend on it."""
 
-_FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+FLOW_CLASSES = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 _EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 _KNOWN = {
     "num_train_timesteps", "shift", "use_dynamic_shifting", "base_shift", "max_shift", "base_image_seq_len",
     "max_image_seq_len", "shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
     "time_shift_type", "sigma_min", "sigma_max", "sigma_data", "sigma_schedule", "prediction_type", "rho",
     "final_sigmas_type", "clip_sample", IMAGE_TOKENS, DISTILLED_TIMESTEPS,
-    RENEWS_NOISE,
+    EVEN_SIGMAS,    RENEWS_NOISE,
     # of solvers, which the step here replaces
     "solver_order", "algorithm_type", "solver_type", "lower_order_final", "euler_at_final", "snr", "correct_steps",
     "sampling_eps",
@@ -97,7 +100,7 @@ def process_of(config: Mapping[str, Any]) -> Process | None:
         _check_solver(name, config, full)
         return Process("flow", full, "flow_prediction")
     _check_keys(name, config, full)
-    if name in _FLOW:
+    if name in FLOW_CLASSES:
         if full.get("use_dynamic_shifting") and IMAGE_TOKENS not in full:
             raise InputError(
                 f"{name}'s use_dynamic_shifting needs the size of the image, which is not known here",
@@ -171,7 +174,8 @@ def _check_above(name: str, full: Mapping[str, Any], key: str, low: float) -> No
 def sampling_sigmas(process: Process, steps: int) -> Tensor:
     """s of ``steps`` sampling steps as the class of diffusers has them, the noisiest first, and of their end.
 
-    With ``use_dynamic_shifting`` they begin evenly between 1 and 1 / steps, as the pipelines of Flux and others ask.
+    With ``use_dynamic_shifting`` or ``even_sigmas`` they begin evenly between 1 and 1 / steps, as the pipelines of Flux
+    and others ask.
 
     Returns:
         ``[steps + 1]``, float64.
@@ -191,16 +195,17 @@ def sampling_sigmas(process: Process, steps: int) -> Tensor:
 def _flow_sigmas(config: Mapping[str, Any], steps: int) -> Tensor:
     n = float(config["num_train_timesteps"])
     zero = torch.zeros(1, dtype=torch.float64)
-    if config["_class_name"] not in _FLOW:
+    if config["_class_name"] not in FLOW_CLASSES:
         ramp = torch.arange(steps, 0, -1, dtype=torch.float64) / steps * (1 - 1 / n)
         return torch.cat([_shifted(ramp, float(config.get("flow_shift") or 1.0)), zero])
     from diffusers import FlowMatchEulerDiscreteScheduler as Flow
 
     names = set(inspect.signature(Flow.__init__).parameters)
     scheduler = Flow(**{key: value for key, value in config.items() if key in names})
-    if config.get("use_dynamic_shifting"):
+    is_dynamic = bool(config.get("use_dynamic_shifting"))
+    if is_dynamic or config.get(EVEN_SIGMAS):
         even = torch.linspace(1, 1 / steps, steps, dtype=torch.float64)
-        scheduler.set_timesteps(sigmas=even.tolist(), mu=_shift_exponent(config))
+        scheduler.set_timesteps(sigmas=even.tolist(), mu=_shift_exponent(config) if is_dynamic else None)
     else:
         scheduler.set_timesteps(steps)
     sigmas: Tensor = scheduler.sigmas.double()

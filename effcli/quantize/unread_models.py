@@ -26,7 +26,7 @@ from effcli.diffusion.models import (
     folder_of,
     load_model,
     say_what_is_read,
-    with_image_tokens,
+    with_pipeline_keys,
 )
 from effcli.diffusion.weight_files import find_weights
 
@@ -72,7 +72,7 @@ def open_model(source: str) -> UnreadModel:
     _check_shapes(network, stored, str(parts.unet))
     model = DiffusionModel(
         network,
-        with_image_tokens(read_scheduler(parts), network, source),
+        with_pipeline_keys(read_scheduler(parts), network, source),
         source,
         parts.pipeline,
         weights.sha256(),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import diffusers
 import pytest
 import torch
 
 from effcli.core.errors import InputError
 from effcli.diffusion.ddim import ddim_scheduler, ends_of, sample, timesteps_of
+from effcli.diffusion.models import load_model, network_timesteps, save_folder
 from effcli.diffusion.processes import IMAGE_TOKENS, describe, levels_at, process_of, sigmas_of
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS
 from effcli.distill.targets import Denoiser, to_x0, two_step_target
 from effcli.distill.time_grid import TimeGrid
+from effcli.quantize.unread_models import open_model
+from tests.diffusion.tiny_denoisers import tiny_denoiser
 
 CPU = torch.device("cpu")
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
@@ -71,6 +76,19 @@ def test_a_shift_that_depends_on_the_image_is_that_of_flux() -> None:
     torch.testing.assert_close(ours.timesteps, theirs.timesteps)
     with pytest.raises(InputError, match="use_dynamic_shifting needs the size of the image"):
         ddim_scheduler(config, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "timesteps"), [("flux", [1.0, 0.75, 0.5, 0.25]), ("sd3", [1000.0, 667.0, 334.0, 1.0])]
+)
+def test_even_sigmas_are_those_that_the_pipeline_asks_for(
+    name: str, timesteps: list[float], tmp_path: Path
+) -> None:
+    """Flux.1 schnell: its pipeline does not take the levels of the scheduler."""
+    save_folder(tmp_path, tiny_denoiser(name), {**FLOW, "shift": 1.0})
+    model = load_model(str(tmp_path))
+    assert network_timesteps(model, 4) == pytest.approx(timesteps, rel=1e-3)
+    assert network_timesteps(open_model(str(tmp_path)).model, 4) == network_timesteps(model, 4)
 
 
 def test_solvers_of_flow_matching() -> None:

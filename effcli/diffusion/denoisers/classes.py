@@ -101,6 +101,7 @@ class DenoiserClass:
         time_offset: what is added then.
         latent_patch: side of the patches that a channel of the network's input stands for.
         joins_tokens: its last blocks see the tokens of the text before those of the image, as one sequence.
+        even_sigmas: its pipelines ask a scheduler of flow matching for sigmas evenly between 1 and 1 / steps.
         labels: key of the number of classes, whose label beyond the last means no class.
     """
 
@@ -112,6 +113,7 @@ class DenoiserClass:
     time_offset: float = 0.0
     latent_patch: int = 1
     joins_tokens: bool = False
+    even_sigmas: bool = False
     labels: str | None = None
 
 
@@ -131,13 +133,14 @@ DENOISERS: dict[str, DenoiserClass] = {
         text=("encoder_hidden_states", "pooled_projections"),
         time_scale=1e-3,
         latent_patch=2,
+        even_sigmas=True,
     ),
     "AuraFlowTransformer2DModel": DenoiserClass(
         pipeline="AuraFlowPipeline", text=("encoder_hidden_states",), time_scale=1e-3, joins_tokens=True
     ),
     "SanaTransformer2DModel": DenoiserClass(),
     "Lumina2Transformer2DModel": DenoiserClass(
-        call=call_lumina, time_scale=-1e-3, time_offset=1.0, joins_tokens=True
+        call=call_lumina, time_scale=-1e-3, time_offset=1.0, joins_tokens=True, even_sigmas=True
     ),
 }
 PARTS = ("unet", "transformer")
