@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +16,14 @@ from effcli.core.errors import UsageError
 from effcli.rl_distill.environments.actions import Actions, actions_of
 from effcli.rl_distill.environments.observations import MASK, observed_of, with_axis
 from effcli.rl_distill.environments.state import restore_state, state_of
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def say_once(text: str) -> None:
+    """Log a warning the first time that it is given."""
+    log.warning("%s", text)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,19 @@ class CopyShare:
 
 class EnvironmentFailure(Exception):  # noqa: N818  not an error of effcli
     """An environment raised an exception in a step, or returned what it must not."""
+
+
+_REASONS = {
+    "not enough values to unpack (expected 5": "step() does not return 5 values (observation, reward, terminated, "
+    "truncated, info), as gymnasium asks for; is it an environment of the older gym?",
+    "setting an array element with a sequence": "a reward, terminated or truncated is not one number",
+}
+
+
+def _reason(error: Exception) -> str:
+    """What an exception in an environment means."""
+    text = f"{type(error).__name__}: {error}"
+    return next((meaning for start, meaning in _REASONS.items() if str(error).startswith(start)), text)
 
 
 class Environments:
@@ -158,16 +181,33 @@ class Environments:
         try:
             raw, info = self._env.reset(seed=seed)
         except Exception as error:
-            raise EnvironmentFailure(f"{type(error).__name__}: {error}") from error
+            raise EnvironmentFailure(_reason(error)) from error
         self._was_done = np.zeros(len(self), dtype=bool)
-        return self._packed(raw, info)
+        packed = self._packed(raw, info)
+        self._say_beyond_bounds(raw)
+        return packed
 
     def _packed(self, raw: Any, info: Any) -> np.ndarray:
         mask = info.get(MASK) if self.observed.mask is not None and isinstance(info, dict) else None
         try:
-            return self.observed.pack(raw, len(self), None if mask is None else _rows(mask, len(self)))
+            packed = self.observed.pack(raw, len(self), None if mask is None else _rows(mask, len(self)))
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise EnvironmentFailure(f"an observation is not what its space says: {error}") from error
+        if packed.dtype.kind == "f" and not np.isfinite(packed).all():
+            raise EnvironmentFailure("an observation holds NaN or infinite numbers")
+        return packed
+
+    def _say_beyond_bounds(self, raw: Any) -> None:
+        """Warn once of observations outside of the bounds of their space, by which they are scaled."""
+        space = self._env.single_observation_space
+        low, high = getattr(space, "low", None), getattr(space, "high", None)  # of Box
+        if low is not None and isinstance(raw, np.ndarray) and raw.shape[1:] == space.shape:
+            wrong = (raw < low) | (raw > high)
+            if wrong.any():
+                say_once(
+                    f"{self.name}: observations are outside of the bounds of their space, such as "
+                    f"{raw[wrong].ravel()[0]:g}; pictures are scaled by these bounds, so correct the space"
+                )
 
     def step(self, actions: np.ndarray) -> Step:
         """Take one action in each copy.
@@ -180,7 +220,7 @@ class Environments:
         try:
             raw, rewards, terminated, truncated, info = self._env.step(taken)
         except Exception as error:
-            raise EnvironmentFailure(f"{type(error).__name__}: {error}") from error
+            raise EnvironmentFailure(_reason(error)) from error
         rewards = np.asarray(rewards, np.float32)
         if rewards.shape != (len(self),):
             raise EnvironmentFailure(f"rewards of shape {list(rewards.shape[1:])}; a reward is one number")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effcli.core.errors import InputError, UsageError
-from effcli.rl_distill.environments.copies import Environments
+from effcli.rl_distill.environments.copies import Environments, say_once
 from effcli.rl_distill.recipe import RlDistillRecipe
 
 _PACKAGES = {
@@ -102,7 +102,13 @@ def make_environments(
                     )
             else:
                 env = _of_id(_imported(name), copies, workers, render, more)
-            return Environments(env, name, stacked=_stacks_frames(env), bounds=bounds, hidden=hidden)
+            made = Environments(env, name, stacked=_stacks_frames(env), bounds=bounds, hidden=hidden)
+            if made.observed.mask is None and _has_mask_method(env):
+                say_once(
+                    f"{name}: its action_masks() is not read, so every action may be taken; "
+                    "give the mask as info['action_mask'] of reset and step"
+                )
+            return made
     except gymnasium.error.DependencyNotInstalled as error:
         raise UsageError(
             f"needs a package that is not installed: {' '.join(str(error).split())}", place=name
@@ -172,6 +178,12 @@ def _parameters(make: Any) -> set[str]:
         return set(inspect.signature(make).parameters)
     except (ValueError, TypeError):
         return set()
+
+
+def _has_mask_method(env: Any) -> bool:
+    """Whether environments tell allowed actions as sb3-contrib asks for."""
+    one = env.envs[0] if isinstance(getattr(env, "envs", None), list | tuple) else None
+    return bool(getattr(one, "has_wrapper_attr", lambda name: False)("action_masks"))
 
 
 def _stacks_frames(env: Any) -> bool:
