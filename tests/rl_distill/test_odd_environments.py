@@ -14,7 +14,7 @@ from effcli.rl_distill.environments.copies import EnvironmentFailure, Environmen
 from effcli.rl_distill.environments.making import make_environments
 
 
-class Own(gymnasium.Env[np.ndarray, int]):
+class Own(gymnasium.Env[np.ndarray, Any]):
     """Three numbers; what a step returns can be changed."""
 
     def __init__(self, first: float = 0.0, later: float = 0.0, result: tuple[Any, ...] = ()) -> None:
