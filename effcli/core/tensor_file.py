@@ -76,6 +76,28 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
             file.write(content.numpy().data)
 
 
+_OTHER_KINDS = (  # how a file begins -> what it is
+    (b"version https://git-lfs", "a Git LFS pointer (the file itself was not downloaded)"),
+    (b"PK\x03\x04", "a zip archive, such as a checkpoint of PyTorch"),
+    (b"\x80\x02", "a pickle, such as an old checkpoint of PyTorch"),
+    (b"GGUF", "a GGUF file"),
+    (b"<!doctype html", "a web page"),
+    (b"<html", "a web page"),
+)
+
+
+def _other_kind(path: Path) -> str | None:
+    """What a file is that is not of safetensors, where its name or its beginning tells."""
+    if path.suffix.lower() == ".onnx":
+        return "an ONNX file"
+    try:
+        with path.open("rb") as file:
+            head = file.read(32).lstrip().lower()
+    except OSError:
+        return None
+    return next((kind for start, kind in _OTHER_KINDS if head.startswith(start.lower())), None)
+
+
 def read_tensors(path: Path, place: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The metadata and the tensors of any safetensors file; ``place`` is its name in messages.
 
@@ -87,6 +109,8 @@ def read_tensors(path: Path, place: str) -> tuple[dict[str, str], dict[str, Tens
             names = list(file.keys())
             metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
+        if other := _other_kind(path):
+            raise InputError(f"is {other}, not a safetensors file", place=place) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise InputError(f"is damaged or not a safetensors file: {reason}", place=place) from None
     require_finite(tensors, place)

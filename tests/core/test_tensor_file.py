@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 
-from effcli.core.tensor_file import save_tensors
+from effcli.core.errors import InputError
+from effcli.core.tensor_file import read_tensors, save_tensors
 
 
 def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
@@ -32,7 +34,7 @@ def test_without_metadata(tmp_path: Path) -> None:
         assert torch.equal(file.get_tensor("a"), torch.ones(2))
 
 
-def test_files_are_those_of_safetensors_with_sorted_metadata(tmp_path):
+def test_files_are_those_of_safetensors_with_sorted_metadata(tmp_path: Path) -> None:
     from safetensors.torch import load, save
 
     tensors = {
@@ -48,3 +50,22 @@ def test_files_are_those_of_safetensors_with_sorted_metadata(tmp_path):
     ours, theirs = (tmp_path / "x.safetensors").read_bytes(), save(tensors, {"b": "1"})
     assert ours == theirs
     assert load(ours).keys() == tensors.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.onnx", b"\x08\x07\x12\x07pytorch", "is an ONNX file, not a safetensors file"),
+        ("m.safetensors", b"PK\x03\x04 and more", "is a zip archive, such as a checkpoint of PyTorch"),
+        ("m.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        ("m.safetensors", b"<!DOCTYPE html><html>404", "is a web page"),
+        ("m.safetensors", b"no", "is damaged or not a safetensors file"),
+    ],
+)
+def test_other_files_are_refused_by_what_they_are(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_tensors(file, name)
