@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from effcli.core.errors import UsageError
 from effcli.core.tensor_file import save_tensors
@@ -26,6 +26,8 @@ from effcli.quantize.packed.model import PackedModel
 from effcli.quantize.weights import FILE_NAME
 
 _GROUP = 32
+_TAKE_WEIGHTS = ("HunyuanDiTAttentionPool",)
+"""Modules of diffusers that hand the weights of their layers to `multi_head_attention_forward`."""
 
 
 def check_torchao() -> None:
@@ -62,7 +64,10 @@ def write_torchao(model: PackedModel, folder: Path, dtype: torch.dtype) -> list[
 
     network = empty_unet(model.unet_class, model.unet_config)
     tensors: dict[str, Tensor] = {}
-    stored = [_add_layer(tensors, name, codes, model, dtype) for name, codes in model.layers.items()]
+    stored = [
+        _add_layer(tensors, name, codes, model, dtype, in_numbers=_is_called(network, name))
+        for name, codes in model.layers.items()
+    ]
     for name, value in model.others.items():
         tensors[name] = rounded(value, dtype, name)
         n_bytes, n_packed = (one.numel() * one.element_size() for one in (tensors[name], value))
@@ -74,12 +79,24 @@ def write_torchao(model: PackedModel, folder: Path, dtype: torch.dtype) -> list[
     return stored
 
 
+def _is_called(network: nn.Module, name: str) -> bool:
+    """Whether a layer multiplies, and its weight is not taken out of it for functions that torchao does not have."""
+    parent = network.get_submodule(name.rpartition(".")[0])
+    return type(parent).__name__ not in _TAKE_WEIGHTS
+
+
 def _add_layer(
-    tensors: dict[str, Tensor], name: str, codes: LayerCodes, model: PackedModel, dtype: torch.dtype
+    tensors: dict[str, Tensor],
+    name: str,
+    codes: LayerCodes,
+    model: PackedModel,
+    dtype: torch.dtype,
+    *,
+    in_numbers: bool,
 ) -> Stored:
-    """Put the weight and the bias of a layer into ``tensors``."""
+    """Put the weight, as whole numbers where ``in_numbers``, and the bias of a layer into ``tensors``."""
     weight = rounded(codes.weight(), dtype, f"{name}.weight")
-    made, what = _quantized(codes, dtype)
+    made, what = _quantized(codes, dtype) if in_numbers else (None, short_name(dtype))
     tensors[f"{name}.weight"] = weight if made is None else made
     n_bytes = weight.numel() * weight.element_size()
     if made is not None:

@@ -204,3 +204,25 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
             export(tmp_path / "packed", tmp_path / "out", "fp16", to=name)
         assert caught.value.hint == f"pip install 'effcli[{name}]'"
     assert not (tmp_path / "out").exists()
+
+
+@needs_torchao
+def test_weights_that_are_taken_out_of_their_layers_stay_plain(tmp_path: Path) -> None:
+    from diffusers import HunyuanDiT2DModel
+
+    torch.manual_seed(0)
+    network = HunyuanDiT2DModel(
+        in_channels=4, sample_size=4, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=2,
+        hidden_size=16, activation_fn="gelu-approximate",
+        cross_attention_dim=8, cross_attention_dim_t5=64, pooled_projection_dim=8, text_len=2, text_len_t5=2,
+    )  # fmt: skip
+    pack_weights_into(tmp_path / "packed", network.eval().requires_grad_(False))
+    export(tmp_path / "packed", tmp_path / "out", "fp32", to="torchao")
+    read = HunyuanDiT2DModel.from_pretrained(
+        tmp_path / "out", subfolder="transformer", torch_dtype=torch.float32
+    )
+    packed = dequantize(load_packed(tmp_path / "packed"))
+    texts = torch.randn(1, 2, 64, generator=torch.Generator().manual_seed(0))
+    pools = [one.time_extra_emb.pooler for one in (read, packed)]
+    with torch.no_grad():
+        assert distance(*(pool(texts) for pool in pools)) < 1e-5
