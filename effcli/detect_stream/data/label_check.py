@@ -10,7 +10,7 @@ import numpy as np
 
 from effcli.core.errors import InputError
 from effcli.detect_stream.data.boxes3d import ImageView, from_camera, to_camera
-from effcli.detect_stream.data.frame_objects import UNKNOWN_2D, FrameObjects
+from effcli.detect_stream.data.frame_objects import FrameObjects
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def check_labels(frames: Iterable[FrameObjects], view: ImageView, place: str) ->
 def _both_forms(frames: Iterable[FrameObjects]) -> tuple[np.ndarray, np.ndarray]:
     """3D ``[N, 7]`` and 2D ``[N, 4]`` boxes of the first objects that have both."""
     known = [
-        one.pick(np.isin(one.kinds, _KINDS) & (one.image_boxes != UNKNOWN_2D).any(1))
+        one.pick(np.isin(one.kinds, _KINDS) & (one.image_boxes[:, 2:] > one.image_boxes[:, :2]).all(1))
         for one in frames
         if len(one)
     ]

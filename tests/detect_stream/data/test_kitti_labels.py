@@ -114,6 +114,12 @@ def test_3d_boxes_in_no_known_form_are_a_warning(drive: Path, caplog: pytest.Log
     assert "do not fit its 2D boxes" in caplog.text
 
 
+def test_2d_boxes_that_are_not_given_are_not_compared(drive: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rewritten(drive, lambda words: [*words[:6], "0", "0", "0", "0", *words[10:]])
+    KittiSequence(drive, "0000")
+    assert caplog.text == ""
+
+
 def test_labels_of_frames_without_pictures_are_said(drive: Path, caplog: pytest.LogCaptureFixture) -> None:
     with (drive / "training/label_02/0000.txt").open("a") as file:
         file.write(f"7{CAR[1:]}\n9{CAR[1:]}\n")
