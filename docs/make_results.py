@@ -94,8 +94,10 @@ class Question:
 
     @property
     def verdict(self) -> str:
-        """Of the claim, or the question's own."""
-        return self.record["verdict"] if self.is_claim else self.words["verdict"]
+        """Of the claim; the question's own where there is none, or a single seed, which decides nothing."""
+        if self.is_claim and (len(self.record["seeds"]) > 1 or "verdict" not in self.words):
+            return str(self.record["verdict"])
+        return str(self.words["verdict"])
 
     @property
     def tables(self) -> list[Table]:
@@ -157,6 +159,8 @@ def _seeds(values: Sequence[float] | None) -> str:
     """Mean over the seeds, and their values."""
     if not values:
         return ""
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
     return f"{sum(values) / len(values):.4g} ({', '.join(f'{value:.4g}' for value in values)})"
 
 
@@ -224,7 +228,7 @@ def findings(record: Mapping[str, Any]) -> str:
     summary = f"{record['title']}: {held} of {len(rows)} expectations hold"
     return (
         f'<details markdown="1"><summary>{summary}</summary>\n\nSource: {record["source"]}. '
-        f"{len(record['seeds'])} seeds.\n\n{table}\n\n</details>"
+        f"{_seeds_counted(len(record['seeds']))}.\n\n{table}\n\n</details>"
     )
 
 
@@ -258,6 +262,10 @@ def machine_of(record: Mapping[str, Any]) -> str:
     libraries = [f"{name} {machine[name]}" for name in ("python", "torch") if name in machine]
     threads = [_threads(machine["threads"])] if "threads" in machine else []
     return ", ".join([f"{machine['processor']}, {machine['cores']} cores{memory}", *libraries, *threads])
+
+
+def _seeds_counted(number: int) -> str:
+    return f"{number} seed{'s' * (number != 1)}"
 
 
 def _threads(number: int) -> str:
