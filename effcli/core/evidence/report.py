@@ -43,7 +43,7 @@ def write_report(run: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Group:
+class MetricGroup:
     """Metrics that several things share, a column for each of these: the baselines of an evaluation, say.
 
     Attributes:
@@ -57,13 +57,13 @@ class Group:
     rows: Sequence[tuple[str, Sequence[str]]]
 
 
-def groups_of(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[Group]:
+def groups_of(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[MetricGroup]:
     """The groups among nested metrics: two or more mappings of the same names, two or more, to numbers or text."""
     for name, value in metrics.items():
         if _is_group(value):
             columns = [dict(flatten(member)) for member in value.values()]
             rows = [(metric, [column[metric] for column in columns]) for metric in columns[0]]
-            yield Group(f"{prefix}{name}", list(value), rows)
+            yield MetricGroup(f"{prefix}{name}", list(value), rows)
         elif isinstance(value, Mapping):
             yield from groups_of(value, f"{prefix}{name}.")
 

@@ -10,7 +10,7 @@ import torch
 from toy_task import ToyRecipe, ToyTrain
 
 from effcli.core.errors import UsageError
-from effcli.core.evidence.report import Group, flatten, groups_of, without_groups, write_report
+from effcli.core.evidence.report import MetricGroup, flatten, groups_of, without_groups, write_report
 from effcli.core.run import open_run
 from effcli.core.runtime import Runtime
 
@@ -133,7 +133,7 @@ def test_metrics_of_several_things_are_columns_of_one_table() -> None:
 
     (group,) = groups_of(metrics)
 
-    assert group == Group(
+    assert group == MetricGroup(
         "eval.baselines", ["gamma", "input"], [("psnr", ["12", "7.25"]), ("level", ["0.5", "-"])]
     )
     assert without_groups(metrics) == {"psnr": 20.0, "eval": {"pairs": 8}}
