@@ -24,6 +24,8 @@ _OF_PEFT = "base_model.model."
 _BEFORE_LORA = re.compile(r"[._]lora(?=[._])")
 """``conv.lora_A.weight`` and ``attn1.processor.to_k_lora.down.weight``."""
 
+_UP = re.compile(r"[._]lora(_B|\.up|_linear_layer\.up)\b")
+
 
 def with_lora(model: DiffusionModel, lora: LoraSection) -> DiffusionModel:
     """The model with a LoRA in its weights; the same where ``lora`` names none. ``model`` is used up.
@@ -102,16 +104,27 @@ def _read(file: str, unet: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"has the names of PEFT ({of_peft[0]}), whose scale is in another file, adapter_config.json", place=file,
             hint="save it with save_lora_weights of its pipeline in diffusers",
         )  # fmt: skip
-    _check_layers([name.removeprefix(start) for name in own], unet, file)
+    _check_layers({name.removeprefix(start): value for name, value in own.items()}, unet, file)
     if others:
         say_once(file, f"{len(others)} tensors for text encoders are not used: only the network is quantized")
     return own, {"prefix": prefix, "network_alphas": alphas or None, "metadata": metadata}
 
 
-def _check_layers(names: list[str], unet: Any, file: str) -> None:
-    """Refuse layers that the network does not have, which PEFT would pass by."""
-    known = {name for name, _ in unet.named_modules()}
-    for name in sorted(names):
+def _check_layers(state: dict[str, Tensor], unet: Any, file: str) -> None:
+    """Refuse layers that the network does not have, which PEFT would pass by, or that are of another size."""
+    known = dict(unet.named_modules())
+    for name in sorted(state):
         layer = _BEFORE_LORA.split(name)[0].removesuffix(".processor").replace(".processor.", ".")
-        if layer not in known and layer.replace("to_out", "to_out.0") not in known:
+        inner = f"{layer}.0"  # names of early diffusers leave it out
+        module = known.get(inner if layer.endswith("to_out") and inner in known else layer)
+        if module is None:
             raise InputError(f"is a LoRA of another network: this one has no {layer}", place=file)
+        weight, value = getattr(module, "weight", None), state[name]
+        side = 0 if _UP.search(name) else 1
+        if (
+            isinstance(weight, Tensor)
+            and min(weight.ndim, value.ndim) > 1
+            and value.shape[side] != weight.shape[side]
+        ):
+            what = f"{value.shape[side]} {'inputs' if side else 'outputs'}, this one's {weight.shape[side]}"
+            raise InputError(f"is a LoRA of another network: its {layer} has {what}", place=file)
