@@ -56,6 +56,18 @@ def question(script: ModuleType, words: dict[str, Any], record: dict[str, Any]) 
     )
 
 
+def test_one_seed_of_a_claim_has_the_words_of_its_question(script: ModuleType) -> None:
+    finding = {"expectation": "b: x above a", "differences": [1.0], "mean": 1.0, "spread": None}
+    claim = {
+        **{"title": "b is better", "source": "ours", "seeds": [0], "verdict": "not decided", "arms": {}},
+        **{"findings": [finding | {"verdict": "not decided"}], "timing": {"total_s": 1.0}},
+        "environment": {"device": "cpu", "threads": 1, "precision": "fp32"},
+    }
+    text = script.section(question(script, {"verdict": "one seed: b leads"}, claim))
+    assert "**One seed: b leads**" in text and "Source: ours. 1 seed.\n" in text
+    assert "**Not decided**" in script.section(question(script, {}, claim))
+
+
 def test_a_claim_as_verify_writes_it(script: ModuleType) -> None:
     finding = {
         "expectation": "b: x above a",
@@ -93,18 +105,6 @@ def test_a_claim_as_verify_writes_it(script: ModuleType) -> None:
         ),
     ],
 )
-def test_one_seed_of_a_claim_has_the_words_of_its_question(script: ModuleType) -> None:
-    finding = {"expectation": "b: x above a", "differences": [1.0], "mean": 1.0, "spread": None}
-    claim = {
-        **{"title": "b is better", "source": "ours", "seeds": [0], "verdict": "not decided", "arms": {}},
-        **{"findings": [finding | {"verdict": "not decided"}], "timing": {"total_s": 1.0}},
-        "environment": {"device": "cpu", "threads": 1, "precision": "fp32"},
-    }
-    text = script.section(question(script, {"verdict": "one seed: b leads"}, claim))
-    assert "**One seed: b leads**" in text and "Source: ours. 1 seed.\n" in text
-    assert "**Not decided**" in script.section(question(script, {}, claim))
-
-
 def test_figures_of_a_benchmark_become_tables(script: ModuleType, figures: Any, wanted: list[str]) -> None:
     text = "\n".join(table.markdown() for table in script.tables_of({"figures": figures}))
     assert [line for line in wanted if line not in text] == []
