@@ -121,7 +121,8 @@ def _peak_gib(form: str, height: int, width: int, threads: int) -> float:
 
 def measure_start() -> dict[str, float]:
     """Seconds of whole processes: help, a small picture, and what importing torch alone takes."""
-    example = next(Path("examples").glob("*.png"), None) or next(Path("examples").glob("*.jpg"))
+    example = Path(tempfile.mkdtemp(), "small.png")
+    Image.new("RGB", (256, 256), (20, 30, 10)).save(example)
     commands = {
         "help_s": [sys.executable, "-m", "effcli", "--help"],
         "enhance_help_s": [sys.executable, "-m", "effcli", "enhance", "--help"],
