@@ -50,7 +50,7 @@ _KNOWN = {
     "max_image_seq_len", "shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
     "time_shift_type", "sigma_min", "sigma_max", "sigma_data", "sigma_schedule", "prediction_type", "rho",
     "final_sigmas_type", "clip_sample", IMAGE_TOKENS, DISTILLED_TIMESTEPS,
-    EVEN_SIGMAS,    RENEWS_NOISE,
+    EVEN_SIGMAS, RENEWS_NOISE,
     # of solvers, which the step here replaces
     "solver_order", "algorithm_type", "solver_type", "lower_order_final", "euler_at_final", "snr", "correct_steps",
     "sampling_eps",
