@@ -79,7 +79,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 _OTHER_KINDS = (  # how a file begins -> what it is
     (b"version https://git-lfs", "a Git LFS pointer (the file itself was not downloaded)"),
     (b"PK\x03\x04", "a zip archive, such as a checkpoint of PyTorch"),
-    (b"\x80\x02", "a pickle, such as an old checkpoint of PyTorch"),
+    *(
+        (bytes([0x80, protocol]), "a pickle, such as an old checkpoint of PyTorch")
+        for protocol in (2, 3, 4, 5)
+    ),
     (b"GGUF", "a GGUF file"),
     (b"<!doctype html", "a web page"),
     (b"<html", "a web page"),

@@ -59,6 +59,8 @@ def test_files_are_those_of_safetensors_with_sorted_metadata(tmp_path: Path) -> 
         ("m.safetensors", b"PK\x03\x04 and more", "is a zip archive, such as a checkpoint of PyTorch"),
         ("m.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         ("m.safetensors", b"<!DOCTYPE html><html>404", "is a web page"),
+        ("m.safetensors", b"\x80\x02}q\x00.", "is a pickle"),
+        ("m.safetensors", b"\x80\x04\x95\x0f", "is a pickle"),
         ("m.safetensors", b"no", "is damaged or not a safetensors file"),
     ],
 )
