@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
-from effcli.rl_distill.environments import copies
+from effcli.data.picture_folders import say_once
 from effcli.rl_distill.environments.copies import EnvironmentFailure, Environments
 from effcli.rl_distill.environments.making import make_environments
 
@@ -69,7 +69,7 @@ def test_a_first_observation_that_is_not_finite_is_named() -> None:
 
 
 def test_observations_beyond_the_bounds_of_their_space_are_said(caplog: pytest.LogCaptureFixture) -> None:
-    copies.say_once.cache_clear()
+    say_once.cache_clear()
     copies_of(first=0.5).reset(0)
     assert caplog.text == ""
     copies_of(first=50.0).reset(0)
@@ -77,7 +77,7 @@ def test_observations_beyond_the_bounds_of_their_space_are_said(caplog: pytest.L
 
 
 def test_masks_by_the_method_of_sb3_contrib_are_said(caplog: pytest.LogCaptureFixture) -> None:
-    copies.say_once.cache_clear()
+    say_once.cache_clear()
     make_environments(f"{__name__}:plain", 2).close()
     assert caplog.text == ""
     make_environments(f"{__name__}:masked", 2).close()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -13,17 +11,10 @@ import torch
 from torch import Tensor
 
 from effcli.core.errors import UsageError
+from effcli.data.picture_folders import say_once
 from effcli.rl_distill.environments.actions import Actions, actions_of
 from effcli.rl_distill.environments.observations import MASK, observed_of, with_axis
 from effcli.rl_distill.environments.state import restore_state, state_of
-
-log = logging.getLogger(__name__)
-
-
-@cache
-def say_once(text: str) -> None:
-    """Log a warning the first time that it is given."""
-    log.warning("%s", text)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effcli.core.errors import InputError, UsageError
-from effcli.rl_distill.environments.copies import Environments, say_once
+from effcli.data.picture_folders import say_once
+from effcli.rl_distill.environments.copies import Environments
 from effcli.rl_distill.recipe import RlDistillRecipe
 
 _PACKAGES = {
