@@ -18,7 +18,12 @@ from torch import Tensor, nn
 
 from effcli.continual.egor.detectors.assignment import pairwise_iou
 from effcli.continual.egor.detectors.detector import Detector, Targets
-from effcli.continual.egor.detectors.feature_statistics import FeatureStatistics, watched_layers, watching
+from effcli.continual.egor.detectors.feature_statistics import (
+    FeatureStatistics,
+    channel_moments,
+    watched_layers,
+    watching,
+)
 from effcli.continual.egor.recipe import InversionSection
 from effcli.core.run import Run
 from effcli.nn.schedules import cosine, set_rate
@@ -124,8 +129,7 @@ class StatisticsPrior:
         return watching(self._layers, self._look)
 
     def _look(self, name: str, features: Tensor) -> None:
-        x = features.float()
-        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+        mean, variance = channel_moments(features.float())
         known_mean, known_variance = self._known[name]
         self._distances.append((known_mean - mean).norm() + (known_variance - variance).norm())
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from effcli.continual.egor.data.detection_sets import ScaledImages, single_image
 from effcli.continual.egor.detectors.feature_statistics import (
     FeatureStatistics,
+    channel_moments,
     load_statistics,
     measured_statistics,
     own_statistics,
@@ -36,6 +37,18 @@ CPU = torch.device("cpu")
 def pixels(*sizes: tuple[int, int]) -> list[Tensor]:
     torch.manual_seed(0)
     return [torch.randn(1, 3, *size) for size in sizes]
+
+
+def test_moments_of_channels_and_their_gradients() -> None:
+    torch.manual_seed(0)
+    x = (3 * torch.randn(3, 4, 5, 2, dtype=torch.float64) + 100).requires_grad_()
+    channels = x.transpose(0, 1).flatten(1)
+    mean, variance = channel_moments(x)
+    torch.testing.assert_close(mean, channels.mean(1))
+    torch.testing.assert_close(variance, channels.var(1, unbiased=False))
+    assert torch.autograd.gradcheck(channel_moments, (x,))
+    one = channel_moments(x[:1, :, :1, :1].detach())
+    assert torch.equal(one[0], x[0, :, 0, 0]) and torch.equal(one[1], torch.zeros(4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", ["batch norm", "folded"])
