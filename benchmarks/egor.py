@@ -292,7 +292,7 @@ def detections(options: argparse.Namespace) -> dict[str, Any]:
 def rows(what: str, ms: dict[str, float], against: str) -> dict[str, dict[str, str]]:
     """A row of the results for each time."""
     return {
-        f"{what}, {name}": {"ms": f"{one:.2f}", "ratio": f"{one / ms[against]:.2f}x, of {against}"}
+        f"{what}, {name}": {"ms": f"{one:.2f}", "ratio": f"{one / ms[against]:.2f}x"}
         for name, one in ms.items()
     }
 
