@@ -25,7 +25,7 @@ from effcli.diffusion.processes import process_of
 from effcli.distill.inputs.teacher import DiffusionTeacher
 from effcli.distill.time_grid import TimeGrid
 from effcli.metrics.features import FORMAT, load_classifier
-from effcli.nn.small_classifier import SmallClassifier
+from effcli.nn.classifiers.small_classifier import SmallClassifier
 
 BUILTIN = "builtin:fashion-classifier"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -29,8 +29,8 @@ from effcli.core.weight_file import Header, build_network, check_tensors, first_
 from effcli.data.image_sets import check_images, load_images, to_range
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.inception import PREFIX, load_inception
-from effcli.nn.dense_classifier import DenseClassifier, DenseClassifierConfig
-from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
+from effcli.nn.classifiers.dense_classifier import DenseClassifier, DenseClassifierConfig
+from effcli.nn.classifiers.small_classifier import SmallClassifier, SmallClassifierConfig
 
 Classifier = SmallClassifier | DenseClassifier
 CLASSIFIERS: dict[str, tuple[type[Any], type[Section]]] = {
@@ -191,11 +191,7 @@ def load_classifier(file: Path, name: str) -> tuple[Classifier, Moments]:
     own = "network."
     weights = {key.removeprefix(own): value for key, value in tensors.items() if key.startswith(own)}
     network: Classifier = build_network(lambda: kind(config), weights, name)
-    dim = (
-        network.head.in_features
-        if isinstance(network, SmallClassifier)
-        else network.network.classifier.in_features
-    )
+    dim = network.n_features
     wanted = {"mean": torch.empty(dim), "covariance": torch.empty(dim, dim)}
     rest = {key: value for key, value in tensors.items() if not key.startswith(own)}
     check_tensors({f"moments.{key}": value for key, value in wanted.items()}, rest, name)

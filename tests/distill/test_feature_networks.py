@@ -11,7 +11,7 @@ from effcli.core.errors import InputError
 from effcli.diffusion.models import DiffusionModel, load_model
 from effcli.distill.feature_networks import load_feature_network
 from effcli.metrics.features import load_classifier, save_classifier
-from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
+from effcli.nn.classifiers.small_classifier import SmallClassifier, SmallClassifierConfig
 from tests.diffusion.tiny_models import SCHEDULER, tiny_unet
 from tests.distill.small_teacher import teacher, whole
 

@@ -58,7 +58,7 @@ def _read_walmafa(folder: Path) -> Any:
 
 def _classifier(folder: Path) -> list[Path]:
     from effcli.metrics.features import save_classifier
-    from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
+    from effcli.nn.classifiers.small_classifier import SmallClassifier, SmallClassifierConfig
 
     network = SmallClassifier(SmallClassifierConfig(side=8, width=2, n_classes=3)).eval()
     save_classifier(

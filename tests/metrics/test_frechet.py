@@ -6,7 +6,7 @@ import torch
 from effcli.core.errors import InputError
 from effcli.metrics.features import Moments, load_classifier, load_features, save_classifier
 from effcli.metrics.frechet import frechet_distance
-from effcli.nn.small_classifier import SmallClassifier, SmallClassifierConfig
+from effcli.nn.classifiers.small_classifier import SmallClassifier, SmallClassifierConfig
 
 
 def test_distance_between_axis_aligned_gaussians():

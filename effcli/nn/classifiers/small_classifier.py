@@ -22,6 +22,9 @@ class SmallClassifier(nn.Module):
 
     Args:
         config: input ``[B, channels, side, side]`` in -1..1; the map has 4 ``width`` channels at a quarter of the side.
+
+    Attributes:
+        n_features: 4 ``width``.
     """
 
     def __init__(self, config: SmallClassifierConfig) -> None:
@@ -41,7 +44,8 @@ class SmallClassifier(nn.Module):
                 for i, o, stride in plan
             )
         )
-        self.head = nn.Linear(4 * w, config.n_classes)
+        self.n_features = 4 * w
+        self.head = nn.Linear(self.n_features, config.n_classes)
 
     def feature_map(self, images: Tensor) -> Tensor:
         """``[B, 4 width, side / 4, side / 4]``, after the last ReLU."""

@@ -22,6 +22,9 @@ class DenseClassifier(nn.Module):
 
     Args:
         config: input ``[B, channels, side, side]`` in -1..1; the map has 1,920 channels at an eighth of the side.
+
+    Attributes:
+        n_features: 1,920.
     """
 
     def __init__(self, config: DenseClassifierConfig) -> None:
@@ -30,6 +33,7 @@ class DenseClassifier(nn.Module):
         super().__init__()
         self.config = config
         self.network = densenet201(num_classes=config.n_classes)
+        self.n_features: int = self.network.classifier.in_features
         stem = self.network.features.conv0.out_channels
         self.network.features.conv0 = nn.Conv2d(config.channels, stem, 3, 1, 1, bias=False)
         self.network.features.pool0 = nn.Identity()

@@ -1,0 +1,1 @@
+"""Classifiers of small images: features for distances between sets of images and for feature distillation."""
