@@ -69,7 +69,7 @@ def zero_shot_accuracy(
         "openai": open_clip.OPENAI_IMAGENET_TEMPLATES,
         "simple": open_clip.SIMPLE_IMAGENET_TEMPLATES,
     }
-    shipped["auto"] = (classes.class_template,)
+    shipped["auto"] = list(classes.class_templates)
     templates = shipped[settings.templates] if isinstance(settings.templates, str) else settings.templates
     weights = open_clip.build_zero_shot_classifier(
         model.network, model.tokenize, classes.classes, templates, device=runtime.device

@@ -76,7 +76,8 @@ class ClipEvalSection(Section):
         "auto",
         min_length=1,
         description="Sentences about each class with {} for its name, whose embeddings are averaged. openai: 80 for "
-        "ImageNet; simple: 7 of them; auto: 'a photo of a {}', for emoji '{}:', as their captions begin.",
+        "ImageNet; simple: 7 of them; auto: those in zeroshot_classification_templates.txt beside shards, else 'a "
+        "photo of a {}'; for emoji '{}:', as their captions begin.",
     )
     captions: Literal["first", "all"] = Field(
         "first",

@@ -392,6 +392,6 @@ def test_the_betas_follow_from_the_configuration_not_from_the_path() -> None:
 
 
 def test_templates_follow_from_the_captions(tmp_path: Path) -> None:
-    assert load_captions("builtin:twemoji-captions", "eval").class_template == "{}:"
+    assert load_captions("builtin:twemoji-captions", "eval").class_templates == ("{}:",)
     recipe = small_recipe(tmp_path)
-    assert load_inputs(recipe).train.class_template == "a photo of a {}"
+    assert load_inputs(recipe).train.class_templates == ("a photo of a {}",)

@@ -35,7 +35,7 @@ class CaptionSet:
         left_out: what was listed and cannot be used, one line each: missing images, empty captions, rows that do not
             fit.
         stored: where the embeddings of each image and its captions are, of reinforced data; else empty.
-        class_template: the sentence about a class, with {} for its name, that is like these captions.
+        class_templates: sentences about a class, with {} for its name, that are like these captions.
     """
 
     images: tuple[EncodedImage, ...]
@@ -44,7 +44,7 @@ class CaptionSet:
     classes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     stored: tuple[StoredEmbeddings, ...] = ()
-    class_template: str = CLASS_CAPTION
+    class_templates: tuple[str, ...] = (CLASS_CAPTION,)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -37,7 +37,7 @@ def read_npz(file: Path, split: Split, place: str) -> CaptionSet:
             data, offsets = content[f"{prefix}_{kind}"].tobytes(), content[f"{prefix}_offsets"].tolist()
             images = tuple(data[start:end] for start, end in itertools.pairwise(offsets))
             template = "{}:" if f"{prefix}_category" in content.files else CLASS_CAPTION
-            return CaptionSet(images, *_texts_of(content, prefix, place), class_template=template)
+            return CaptionSet(images, *_texts_of(content, prefix, place), class_templates=(template,))
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"cannot be read as .npz: {error}", place=place) from None
 

@@ -28,6 +28,7 @@ from effcli.distill.clip_kd.captions.lists import listed
 from effcli.distill.clip_kd.captions.text_files import captions_of, decoded, read_text
 
 CLASS_NAMES_FILE = "classnames.txt"
+TEMPLATES_FILE = "zeroshot_classification_templates.txt"
 """Beside the shards or above them: the name of class n in line n, as clip_benchmark's sets have it."""
 
 _USED = {".txt", ".json", ".caption", ".cls", ".npy"}
@@ -139,14 +140,16 @@ def _with_classes(
     texts = [
         own or (CLASS_CAPTION.format(known[label]),) for own, label in zip(captions, labels, strict=True)
     ]
-    return CaptionSet(tuple(images), tuple(texts), tuple(labels), known, tuple(left_out))
+    templates = _class_templates(shards[0])
+    return CaptionSet(
+        tuple(images), tuple(texts), tuple(labels), known, tuple(left_out), class_templates=templates
+    )
 
 
 def _class_names(classes: Sequence[str], shard: Path) -> list[str]:
     if not all(one.isdigit() for one in classes):
         return []
-    files = [folder / CLASS_NAMES_FILE for folder in (shard.parent, shard.parent.parent)]
-    file = next((one for one in files if one.is_file()), None)
+    file = _beside(shard, CLASS_NAMES_FILE)
     if file is None:
         raise InputError(
             "its classes are numbers without names",
@@ -157,6 +160,26 @@ def _class_names(classes: Sequence[str], shard: Path) -> list[str]:
     if (most := max(map(int, classes))) >= len(names):
         raise InputError(f"has {len(names)} names, but there is a class {most}", place=str(file))
     return names
+
+
+def _class_templates(shard: Path) -> tuple[str, ...]:
+    """The sentences about a class in the file that clip_benchmark has beside its shards, where {c} is the name."""
+    file = _beside(shard, TEMPLATES_FILE)
+    if file is None:
+        return (CLASS_CAPTION,)
+    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    wrong = next((line for line in lines if line.count("{c}") != 1 or line.count("{") != 1), None)
+    if wrong is not None or not lines:
+        raise InputError(
+            "has no templates" if wrong is None else f"{{c}} must occur once in each line: {wrong!r}",
+            place=str(file),
+        )
+    return tuple(line.replace("{c}", "{}") for line in lines)
+
+
+def _beside(shard: Path, name: str) -> Path | None:
+    files = [folder / name for folder in (shard.parent, shard.parent.parent)]
+    return next((one for one in files if one.is_file()), None)
 
 
 def has_part_in(tar: Path, split: Split) -> bool:

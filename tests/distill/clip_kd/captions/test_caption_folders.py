@@ -59,10 +59,10 @@ def test_captions_beside_by_parts(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     save(tmp_path / "train" / "a.png", 10, "one")
     save(tmp_path / "valid" / "b.png", 20, "two")
     (tmp_path / "train" / "._a.png").write_bytes(b"x")
-    (tmp_path / "train" / "c.heic").write_bytes(b"x")
+    (tmp_path / "train" / "c.xcf").write_bytes(b"x")
     assert load_captions(tmp_path, "train").captions == (("one",),)
     assert load_captions(tmp_path, "eval").captions == (("two",),)
-    assert caplog.messages == [f"{tmp_path / 'train'}: left out: 1 .heic (pip install 'effcli[heic]')"]
+    assert caplog.messages == [f"{tmp_path / 'train'}: left out: 1 .xcf"]
 
 
 def test_parts_and_hidden_members_of_a_tar(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

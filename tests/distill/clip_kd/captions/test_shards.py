@@ -66,6 +66,22 @@ def test_classes_by_number_and_by_name(tmp_path: Path) -> None:
     assert load_captions(words, "train").classes == ("bee", "owl")
 
 
+def test_templates_of_clip_benchmark_beside_the_shards(tmp_path: Path) -> None:
+    members = [("0.png", encoded(0)), ("0.cls", b"0"), ("1.png", encoded(1)), ("1.cls", b"1")]
+    save_tar(tmp_path / "test" / "0.tar", members)
+    (tmp_path / "classnames.txt").write_text("cat\ndog\n")
+    assert load_captions(tmp_path, "eval").class_templates == ("a photo of a {}",)
+    file = tmp_path / "zeroshot_classification_templates.txt"
+    file.write_text("a sketch of a {c}.\n\n{c}, drawn\n")
+    assert load_captions(tmp_path, "eval").class_templates == ("a sketch of a {}.", "{}, drawn")
+    file.write_text("a sketch of a {c}.\na cat\n")
+    with pytest.raises(InputError, match=r"\{c\} must occur once in each line: 'a cat'"):
+        load_captions(tmp_path, "eval")
+    file.write_text("\n")
+    with pytest.raises(InputError, match="has no templates"):
+        load_captions(tmp_path, "eval")
+
+
 def test_a_name_that_is_there_twice(tmp_path: Path) -> None:
     shard = save_tar(tmp_path / "a.tar", [("1.png", encoded(1)), ("1.txt", b"one")] * 24)
     with pytest.raises(InputError, match=r"holds '1\.png' 24 times"):
