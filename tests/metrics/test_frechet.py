@@ -7,6 +7,7 @@ from effcli.core.errors import InputError
 from effcli.metrics.features import Moments, load_classifier, load_features, save_classifier
 from effcli.metrics.frechet import frechet_distance
 from effcli.nn.classifiers.small_classifier import SmallClassifier, SmallClassifierConfig
+from effcli.nn.efficientnet_lite import lite_network
 
 
 def test_distance_between_axis_aligned_gaussians():
@@ -59,3 +60,16 @@ def test_a_classifier_survives_its_file(tmp_path):
 def test_unknown_spaces_are_refused(name, message):
     with pytest.raises(InputError, match=message):
         load_features(name)
+
+
+@pytest.mark.slow
+def test_features_of_efficientnet_lite_are_those_of_timm_with_its_normalisation() -> None:
+    images = torch.randint(
+        0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    network, mean, deviation = lite_network()
+    assert mean.flatten().tolist() == deviation.flatten().tolist() == [0.5] * 3
+    wanted = network(images.float() / 127.5 - 1)
+    found = load_features("efficientnet-lite0").features(images)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    assert found.shape == (2, 1280)
