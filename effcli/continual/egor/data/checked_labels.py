@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from effcli.continual.egor.data.box_forms import MOST_WRONG, check_form, corners_of
 from effcli.continual.egor.data.detection_sets import DetectionSet, ObjectBoxes
 from effcli.continual.egor.data.labels.labelled_images import BoxForm, LabelledImage, Labels
 from effcli.core.errors import InputError
@@ -23,18 +24,7 @@ from effcli.data.unreadable_pictures import MOST_CHECKED, allow_unreadable, find
 
 log = logging.getLogger(__name__)
 
-F = TypeVar("F", np.float32, np.float64)
-
-MOST_WRONG = 0.1
-"""The largest share of images or annotations that is left out because something about them is wrong."""
-
 _MOST_NAMED = 3
-_MEANS = {
-    "sizes": "left, top, width, height in pixels",
-    "corners": "left, top, right, bottom in pixels",
-    "centres": "centre, width, height as shares of the sides of the image",
-}
-_SHARES = "shares of the sides of the image, 0..1"
 
 
 def checked(labels: Labels, split: Split) -> DetectionSet:
@@ -53,11 +43,12 @@ def checked(labels: Labels, split: Split) -> DetectionSet:
     present = _present(labels, split, notes)
     whole, sizes = _of_true_size(_without_repeats(present, notes), place, notes)
     fitting = _without_classes_of_crowds(whole, notes)
-    boxes, mended = _boxes(fitting, sizes, labels.form, place)
+    boxes, mended = _boxes(fitting, sizes, labels.form, place, notes)
     if mended:
         was = "was empty or extended beyond its" if mended == 1 else "were empty or extended beyond their"
         notes.append(f"{counted(mended, 'box', 'boxes')} {was} image: clipped or left out")
     used = {box.name for image in fitting for box in image.boxes}
+    notes += _nearly_equal(used)
     classes = tuple(name for name in labels.classes if name in used)
     shown = {box.name for image in whole for box in image.boxes}
     if unused := [name for name in labels.classes if name not in shown]:
@@ -69,6 +60,18 @@ def checked(labels: Labels, split: Split) -> DetectionSet:
 
 def _classes_are(names: Sequence[str], what: str) -> str:
     return f"{counted(len(names), 'class', 'classes')} {what} {'is' if len(names) == 1 else 'are'}"
+
+
+def _nearly_equal(classes: Iterable[str]) -> list[str]:
+    """Classes that differ in small and capital letters or in spaces alone."""
+    alike = defaultdict(list)
+    for name in sorted(classes):
+        alike[re.sub(r"[\s_-]+", " ", name).strip().casefold()].append(repr(name))
+    return [
+        f"classes whose names are nearly the same are kept apart: {', '.join(names)}"
+        for names in alike.values()
+        if len(names) > 1
+    ]
 
 
 def _without_repeats(images: Sequence[LabelledImage], notes: list[str]) -> list[LabelledImage]:
@@ -206,7 +209,11 @@ def _why(said: tuple[int, int] | None, stored: tuple[int, int], upright: tuple[i
 
 
 def _boxes(
-    images: Sequence[LabelledImage], sizes: Sequence[tuple[int, int]], form: BoxForm, place: str
+    images: Sequence[LabelledImage],
+    sizes: Sequence[tuple[int, int]],
+    form: BoxForm,
+    place: str,
+    notes: list[str],
 ) -> tuple[list[NDArray[np.float32]], int]:
     """Corners in pixels of every image, clipped to it, and how many were clipped by a pixel or more, or are empty."""
     numbers = [np.array([box.numbers for box in image.boxes], np.float64).reshape(-1, 4) for image in images]
@@ -216,82 +223,12 @@ def _boxes(
     counts = [len(one) for one in numbers]
     sides = np.repeat(np.array([(width, height) for height, width in sizes], np.float64), counts, axis=0)
     with np.errstate(over="ignore", invalid="ignore"):  # numbers may be of any size
-        _refuse_other_form(flat, sides, form, place)
+        notes += check_form(flat, sides, form, place)
         corners = corners_of(flat.astype(np.float32), sides.astype(np.float32), form)
         clipped = np.clip(corners, 0, np.concatenate([sides, sides], 1).astype(np.float32))
         is_empty = (clipped[:, 2:] <= clipped[:, :2]).any(1)
         is_mended = is_empty | (np.abs(clipped - corners) > 1).any(1)
     return np.split(clipped, np.cumsum(counts)[:-1]), int(is_mended.sum())
-
-
-def corners_of(
-    numbers: NDArray[np.float64], sides: NDArray[np.float64], form: BoxForm
-) -> NDArray[np.float64]:
-    """Left, top, right and bottom in pixels, ``[N, 4]``, of numbers in a form; ``sides`` are widths and heights."""
-    if form == "corners":
-        return numbers
-    if form == "sizes":
-        return np.concatenate([numbers[:, :2], numbers[:, :2] + numbers[:, 2:]], 1)
-    half = numbers[:, 2:] / 2
-    return np.concatenate([(numbers[:, :2] - half) * sides, (numbers[:, :2] + half) * sides], 1)
-
-
-def _refuse_other_form(
-    numbers: NDArray[np.float64], sides: NDArray[np.float64], form: BoxForm, place: str
-) -> None:
-    """Refuse boxes that are mostly outside of their images, and say which form they seem to have."""
-    if form != "centres" and np.abs(numbers).max() <= 1:
-        raise InputError(
-            f"its {len(numbers)} boxes seem to be {_SHARES}, not {_MEANS[form]}",
-            place=place,
-            hint="export the labels in pixels, or as YOLO",
-        )
-    corners = corners_of(numbers, sides, form)
-    most = max(1, MOST_WRONG * len(numbers))
-    n_beyond, n_outside = (int(is_wrong(corners, sides).sum()) for is_wrong in (_is_beyond, _is_outside))
-    if n_beyond > most and (other := _fitting_form(numbers, sides, form)):
-        what = f"{n_beyond} of {len(numbers)} boxes extend beyond their images"
-        raise InputError(f"{what}: the numbers seem to be {other}, not {_MEANS[form]}", place=place)
-    if n_outside > most:
-        what = f"{n_outside} of {len(numbers)} boxes lie outside of their images or are empty"
-        raise InputError(what, place=place, hint="check the width and height that the labels give")
-
-
-def _fitting_form(numbers: NDArray[np.float64], sides: NDArray[np.float64], form: BoxForm) -> str | None:
-    """Another form in which all boxes but one in a hundred are inside of their images."""
-    scale = np.tile(sides, 2)
-    others: list[tuple[str, NDArray[np.float64], BoxForm]] = [
-        (_MEANS["corners"], numbers, "corners"),
-        (_MEANS["sizes"], numbers, "sizes"),
-        ("centre, width, height in pixels", numbers / scale, "centres"),
-    ]
-    if form == "centres":
-        others = [
-            (f"{_MEANS['corners']}, divided by its sides", numbers * scale, "corners"),
-            (f"{_MEANS['sizes']}, divided by its sides", numbers * scale, "sizes"),
-            *others,
-        ]
-    for name, values, other in others:
-        is_same = other == form and values is numbers
-        if not is_same and _is_beyond(corners_of(values, sides, other), sides).mean() <= 0.01:
-            return name
-    return None
-
-
-def _is_beyond(corners: NDArray[np.float64], sides: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether a box is empty, or extends beyond its image by more than two pixels and a fiftieth of the side."""
-    limits = np.concatenate([sides, sides], 1)
-    beyond = np.abs(np.clip(corners, 0, limits) - corners) > np.maximum(2, 0.02 * limits)
-    return np.logical_or(beyond.any(1), (corners[:, 2:] <= corners[:, :2]).any(1))
-
-
-def _is_outside(corners: NDArray[np.float64], sides: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether half of a box's area or more is outside of its image, or nothing is in it."""
-    clipped = np.clip(corners, 0, np.concatenate([sides, sides], 1))
-    inside, whole = ((one[:, 2:] - one[:, :2]) for one in (clipped, corners))
-    is_empty = (whole <= 0).any(1) | (inside <= 0).any(1)
-    is_mostly_out: NDArray[np.bool_] = np.less(inside.prod(1), 0.5 * whole.prod(1))
-    return np.logical_or(is_empty, is_mostly_out)
 
 
 def _refuse_many(

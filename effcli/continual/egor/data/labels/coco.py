@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,11 +64,9 @@ def read_coco(data: bytes, place: str, find: FindFile) -> Labels:
         for one in entries
     ]
     classes = tuple(dict.fromkeys(names.values()))
-    notes = (
-        [f"{n_again} images are listed again under another id: their boxes are taken together"]
-        if n_again
-        else []
-    )
+    notes = _repeated_names(names, annotations)
+    if n_again:
+        notes.append(f"{n_again} images are listed again under another id: their boxes are taken together")
     return Labels(place, "COCO", "sizes", images, classes, mistakes, len(annotations), notes)
 
 
@@ -146,6 +145,13 @@ def _categories(content: Any, place: str) -> dict[str, str]:
     if all(key.removeprefix("-").isdecimal() for key in found):
         return dict(sorted(found.items(), key=lambda item: int(item[0])))
     return found
+
+
+def _repeated_names(names: Mapping[str, str], annotations: Sequence[Any]) -> list[str]:
+    """Which categories with boxes are called as others with boxes."""
+    used = {_key(one.get("category_id")) for one in annotations if isinstance(one, Mapping)}
+    n_ids = Counter(name for key, name in names.items() if key in used)
+    return [f"{n} categories called {name!r} are taken as one class" for name, n in n_ids.items() if n > 1]
 
 
 def _key(value: Any) -> str:

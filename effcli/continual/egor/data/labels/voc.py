@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
 from effcli.continual.egor.data.labels.file_tree import FileTree, part_of_path
 from effcli.continual.egor.data.labels.labelled_images import LabelledBox, LabelledImage, Labels
+from effcli.continual.egor.data.labels.left_out import named, shared_with_others
 from effcli.continual.egor.data.labels.yolo import WHOLE
 from effcli.core.errors import InputError
 from effcli.data.picture_folders import PART_NAMES, is_picture_name, part_of
 
+_DIFFICULT, _PLAIN = ("1", "true", "yes"), ("", "0", "false", "no", "none", "unspecified")
 _FROM_ONE = "The VOC"
 """Databases whose pixels are counted from 1: PASCAL's own."""
 
@@ -26,10 +29,12 @@ class VocSet:
     Attributes:
         tree: the files.
         parts: part -> paths of XML files; :data:`~effcli.continual.egor.data.labels.yolo.WHOLE` where there are none.
+        is_listed: the parts are lists of images, not folders.
     """
 
     tree: FileTree
     parts: Mapping[str, Sequence[str]]
+    is_listed: bool = False
 
 
 def find_voc(tree: FileTree) -> VocSet | None:
@@ -60,7 +65,7 @@ def find_voc(tree: FileTree) -> VocSet | None:
     if whole is not None and not any(part.lower() in PART_NAMES["train"] for part in lists):
         lists["train"] = whole
     if lists:
-        return VocSet(tree, {part: _listed(tree, name, files) for part, name in lists.items()})
+        return VocSet(tree, {part: _listed(tree, name, files) for part, name in lists.items()}, True)
     parts = defaultdict(list)
     for name in files:
         parts[part_of_path(f"{name.rpartition('/')[0]}/") or WHOLE].append(name)
@@ -83,12 +88,15 @@ def read_voc(found: VocSet, part: str) -> Labels:
     by_stem = defaultdict(list)
     for name in tree.pictures:
         by_stem[PurePosixPath(name).stem].append(name)
-    images, mistakes, n = [], [], 0
-    for name in found.parts[part]:
-        root = _parsed(tree, name)
+    read = [(name, _parsed(tree, name)) for name in dict.fromkeys(found.parts[part])]
+    images, mistakes, other_names = (
+        [],
+        [f"{name} is not valid XML" for name, root in read if root is None],
+        [],
+    )
+    n = len(mistakes)
+    for name, root in read:
         if root is None:
-            mistakes.append(f"{name} is not valid XML")
-            n += 1
             continue
         first = 1.0 if root.findtext("source/database", "").startswith(_FROM_ONE) else 0.0
         boxes = []
@@ -100,8 +108,46 @@ def read_voc(found: VocSet, part: str) -> Labels:
                 mistakes.append(f"{name}, object {number} {error}")
         shown, file = _image(tree, root, name, by_stem)
         images.append(LabelledImage(shown, None if file is None else tree.files[file], _size(root), boxes))
+        if PurePosixPath(name).stem != _stem(shown) in by_stem and PurePosixPath(name).stem in by_stem:
+            other_names.append(f"{name} ({shown})")
+    if not images and mistakes:
+        raise InputError(f"none of {len(mistakes)} XML files can be read: {mistakes[0]}", place=place)
+    notes = [*shared_with_others(found.parts, part), *_without_labels(found, images)]
+    taken = "with the filename of another image, taken for the image that is called as they are"
+    notes += named(other_names, "XML file", "XML files", taken)
     classes = tuple(sorted({box.name for image in images for box in image.boxes}))
-    return Labels(place, "Pascal VOC", "corners", images, classes, mistakes, n)
+    return Labels(place, "Pascal VOC", "corners", _joined(images, notes), classes, mistakes, n, notes)
+
+
+def _joined(images: Sequence[LabelledImage], notes: list[str]) -> list[LabelledImage]:
+    """Images that several XML files are of once, with the boxes of all."""
+    n_files = Counter(image.file for image in images if image.file is not None)
+    again = [image.name for image in images if image.file is not None and n_files[image.file] > 1]
+    joined: dict[object, LabelledImage] = {}
+    for number, image in enumerate(images):
+        key = number if image.file is None else image.file
+        before = joined.get(key)
+        joined[key] = image if before is None else replace(before, boxes=[*before.boxes, *image.boxes])
+    notes += named(list(dict.fromkeys(again)), "image", "images", "with several XML files, all of them taken")
+    return list(joined.values())
+
+
+def _without_labels(found: VocSet, images: Sequence[LabelledImage]) -> list[str]:
+    """What is to be said of pictures that lie beside those of a part and that no XML file is of."""
+    tree = found.tree
+    if found.is_listed:
+        return []
+    own = {id(image.file) for image in images}
+    folders = {name.rpartition("/")[0] for name, file in tree.files.items() if id(file) in own}
+    labelled = {PurePosixPath(name).stem for name in tree.ending(".xml")}
+    alone = [
+        name
+        for name in tree.pictures
+        if name.rpartition("/")[0] in folders
+        and id(tree.files[name]) not in own
+        and PurePosixPath(name).stem not in labelled
+    ]
+    return named(alone, "image", "images", "without an XML file, left out")
 
 
 def _parsed(tree: FileTree, name: str) -> ElementTree.Element | None:
@@ -111,6 +157,15 @@ def _parsed(tree: FileTree, name: str) -> ElementTree.Element | None:
     try:
         return ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError):
+        return _in_its_encoding(data)
+
+
+def _in_its_encoding(data: bytes) -> ElementTree.Element | None:
+    """A file in an encoding that the parser does not know, as that of LabelImg on some computers: GBK, Shift JIS."""
+    said = re.match(rb"\s*<\?xml[^>]*encoding=[\"']([\w.-]+)[^>]*\?>", data)
+    try:
+        return None if said is None else ElementTree.fromstring(data[said.end() :].decode(said[1].decode()))
+    except (LookupError, UnicodeDecodeError, ElementTree.ParseError, ValueError):
         return None
 
 
@@ -156,14 +211,25 @@ def _box(one: ElementTree.Element, first: float) -> LabelledBox:
     name = (one.findtext("name") or "").strip()
     if not name:
         raise ValueError("has no name")
-    box = one.find("bndbox")
-    if box is not None:
+    boxes = one.findall("bndbox")
+    if len(boxes) > 1:
+        raise ValueError(f"has {len(boxes)} boxes")
+    if one.find("robndbox") is not None:
+        raise ValueError("is a turned box of roLabelImg (robndbox)")
+    if boxes:
+        (box,) = boxes
         left, top, right, bottom = (_number(box.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax"))
     else:
         x, y = _polygon(one)
         left, top, right, bottom = min(x), min(y), max(x), max(y)
-    is_difficult = (one.findtext("difficult") or "").strip() in ("1", "true")
-    return LabelledBox(name, (left - first, top - first, right, bottom), is_difficult)
+    return LabelledBox(name, (left - first, top - first, right, bottom), _is_difficult(one))
+
+
+def _is_difficult(one: ElementTree.Element) -> bool:
+    word = (one.findtext("difficult") or "").strip().lower()
+    if word not in (*_DIFFICULT, *_PLAIN):
+        raise ValueError(f"is difficult: {word[:40]}, neither 0 nor 1")
+    return word in _DIFFICULT
 
 
 def _polygon(one: ElementTree.Element) -> tuple[list[float], list[float]]:
