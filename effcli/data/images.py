@@ -250,9 +250,11 @@ def _say_first_frame(image: ImageFile.ImageFile, place: str) -> None:
     if (several := frames_left_out(image)) and place not in _said and len(_said) <= _MOST_SAID:
         _said.add(place)
         if len(_said) <= _MOST_SAID:
-            log.warning("%s: %s: only the first is used", place, several)
+            log.warning("%s: %s: only the first picture is used", place, several)
         else:
-            log.warning("of further animations and files of several pages, too, only the first is used")
+            log.warning(
+                "of further animations and files of several pages, too, only the first picture is used"
+            )
 
 
 def _notes_on_frames(image: ImageFile.ImageFile) -> tuple[str, ...]:

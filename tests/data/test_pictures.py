@@ -196,7 +196,7 @@ def test_the_first_frame_is_read_and_this_is_said_once(format, tmp_path, caplog,
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert np.abs(np.subtract(first_pixel(file), RED)).max() <= 4
-    assert [record.message.endswith("only the first is used") for record in caplog.records] == [True]
+    assert [record.message.endswith("only the first picture is used") for record in caplog.records] == [True]
     with pytest.raises(InputError, match=r"animated|pages"):
         read_picture(file)
 

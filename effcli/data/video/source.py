@@ -206,7 +206,7 @@ def _described(path: Path, container: Any, stream: Any, frame: Any, colours: Col
         rate=rate,
         n_frames=stream.frames or round(float(rate) * (container.duration or 0) / av.time_base),
         stream=stream.index,
-        notes=_notes(frame, colours),
+        notes=_notes(frame, colours, has_hidden_alpha=_has_hidden_alpha(stream)),
     )
     return InputVideo(path, facts, turn)
 
@@ -252,7 +252,8 @@ def _colours(stream: Any, place: str) -> ColourTags:
     return ColourTags(int(context.color_range), int(context.colorspace), int(context.color_primaries), curve)
 
 
-def _notes(frame: Any, colours: ColourTags) -> tuple[str, ...]:
+def _notes(frame: Any, colours: ColourTags, *, has_hidden_alpha: bool) -> tuple[str, ...]:
+    """What is to be said; WebM has transparency beside frames that do not show it (``alpha_mode``)."""
     notes = []
     if frame.interlaced_frame:
         notes.append(
@@ -260,9 +261,13 @@ def _notes(frame: Any, colours: ColourTags) -> tuple[str, ...]:
         )
     if colours.curve == _HLG:
         notes.append("HLG (high dynamic range) is taken for SDR")
-    if any(part.is_alpha for part in frame.format.components):
+    if has_hidden_alpha or any(part.is_alpha for part in frame.format.components):
         notes.append("its transparency is left out")
     return tuple(notes)
+
+
+def _has_hidden_alpha(stream: Any) -> bool:
+    return any(name.lower() == "alpha_mode" and value == "1" for name, value in stream.metadata.items())
 
 
 def _is_rgb(frame: Any) -> bool:

@@ -17,6 +17,7 @@ from effcli.core.errors import EffcliError, InputError
 from effcli.core.files import sha256
 from effcli.core.progress import NOTICE, progress_bar
 from effcli.core.resuming.stop import StopSignal
+from effcli.core.text import counted
 from effcli.data.video.source import InputVideo, VideoFacts, open_source
 from effcli.data.video.yuv import Planes, from_rgb
 from effcli.enhance.enhancer import Enhancer
@@ -233,9 +234,9 @@ def _say(job: Job, source: InputVideo, entry: dict[str, Any]) -> None:
     )
     log.log(
         NOTICE,
-        "%s: %d frames, level %.3f -> %.3f%s",
+        "%s: %s, level %.3f -> %.3f%s",
         job.destination,
-        entry["frames"],
+        counted(entry["frames"], "frame"),
         entry["input_level"],
         entry["level"],
         f"; change of the level from frame to frame: {said}" if said else "",
@@ -254,5 +255,5 @@ def _damaged(path: Path, source: InputVideo, entry: dict[str, Any]) -> InputErro
     return InputError(
         f"is damaged: {source.damage}",
         place=str(path),
-        hint=f"the {n_frames} frames before the damage are in {entry['output']}",
+        hint=f"what is before the damage is in {entry['output']}: {counted(n_frames, 'frame')}",
     )

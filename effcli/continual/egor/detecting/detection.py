@@ -28,7 +28,7 @@ from effcli.core.errors import EffcliError, UsageError
 from effcli.core.files import atomic_path, make_folder, write_text
 from effcli.core.runtime import Runtime
 from effcli.data.images import read_image
-from effcli.data.moving_pictures import write_video
+from effcli.data.moving_pictures import write_timed_video
 from effcli.data.picture_grid import encode_png
 
 if TYPE_CHECKING:
@@ -178,7 +178,8 @@ def _detect_video(finder: ObjectFinder, one: DetectInput, path: Path | None, say
             pass
     else:
         make_folder(path.parent)
-        write_video(path, (Image.fromarray(picture) for picture in frames), float(video.facts.rate))
+        timed = ((Image.fromarray(picture), moment_s) for picture, moment_s in frames)
+        write_timed_video(path, timed, float(video.facts.rate))
     if video.damage is not None:
         finder.n_failed += 1
         say({"video": one.name, "error": f"read up to where it is damaged: {video.damage}"})
@@ -186,18 +187,19 @@ def _detect_video(finder: ObjectFinder, one: DetectInput, path: Path | None, say
 
 def _frames(
     finder: ObjectFinder, video: InputVideo, name: str, say: Say, *, draws: bool
-) -> Iterator[np.ndarray]:
+) -> Iterator[tuple[np.ndarray, float]]:
     for number, (pts, _, frame) in enumerate(video.frames()):
         image = (video.rgb(frame)[0] * 255).round().clamp(0, 255).to(torch.uint8)
         found, ms = finder(image)
+        moment_s = float(pts * video.facts.time_base)
         say(
             {
                 "video": name,
                 "frame": number,
-                "time_s": round(float(pts * video.facts.time_base), 3),
+                "time_s": round(moment_s, 3),
                 "ms": ms,
                 "objects": objects_of(found, finder.classes),
             }
         )
         picture = finder.drawn(image, found) if draws else image
-        yield picture.permute(1, 2, 0).numpy()
+        yield picture.permute(1, 2, 0).numpy(), moment_s

@@ -87,6 +87,8 @@ def check_outputs(
     """
     if form != "drawn" and any(one.is_video for one in inputs):
         raise UsageError(f"{form} is for pictures, not for videos", place="--format")
+    if form == "coco":
+        _refuse_one_name(inputs)
     if output is None or (output == PIPE and form != "yolo"):
         return _without_files(inputs, output, form)
     if form == "yolo":
@@ -102,6 +104,19 @@ def check_outputs(
         paths = _in_output(inputs, Path(output), "")
     _check_files(inputs, paths, force=force)
     return paths
+
+
+def _refuse_one_name(inputs: Sequence[DetectInput]) -> None:
+    """Refuse pictures that would have one name in COCO's file: readers take their boxes together."""
+    names: dict[Path, str] = {}
+    for one in inputs:
+        if one.inner in names:
+            raise UsageError(
+                f"{names[one.inner]} and {one.name} would both be called {one.inner} in COCO's file",
+                place="--format",
+                hint="give the folder that holds both",
+            )
+        names[one.inner] = one.name
 
 
 def coco_file(output: str) -> Path:

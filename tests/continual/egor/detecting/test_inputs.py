@@ -79,3 +79,9 @@ def test_what_is_not_there_or_holds_no_images(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(InputError, match=r"no images in it \(left out: 1 \.txt\)"):
         find_inputs([str(tmp_path)], None)
+
+
+def test_pictures_of_one_name_in_cocos_file_are_refused(photos: Path) -> None:
+    inputs = find_inputs([str(photos), str(photos / "deep/er")], None)
+    with pytest.raises(UsageError, match=r"would both be called a\.png in COCO's file"):
+        check_outputs(inputs, None, "coco", force=False)
