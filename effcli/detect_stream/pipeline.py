@@ -51,6 +51,7 @@ from effcli.detect_stream.sources.frame_source import (
 from effcli.detect_stream.sources.open_source import open_source
 from effcli.detect_stream.stream.clocks import StreamRecord, run_simulated, run_wall, warm_up
 from effcli.detect_stream.stream.eye_check import checked_eyes
+from effcli.detect_stream.stream.mosaic import warn_if_mosaic
 from effcli.detect_stream.stream.publishing import Aim, Publisher
 from effcli.detect_stream.stream.rectification import warn_if_not_rectified, warn_if_size_is_odd
 from effcli.detect_stream.stream.rig_check import check_rigs
@@ -372,6 +373,7 @@ def _stream_detector(
     )
     warn_if_horizon_is_off(detector.fit, detector.config)
     warn_if_size_is_odd(detector.size, detector.config)
+    warn_if_mosaic(frame)
     warn_if_not_rectified(frame, detector.fit, detector.config)
     warm_up(detector, arrival)
     return detector

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from effcli.detect_stream.data.stereo_calibration import StereoCalibration
 from effcli.detect_stream.data.stereo_sequence import FPS, StereoFrame, StereoSequence, halves
 from effcli.detect_stream.sources.frame_clock import FrameClock
 from effcli.detect_stream.sources.frame_source import Arrival
+
+log = logging.getLogger(__name__)
 
 VIDEO_ENDINGS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".ts")
 _LIVE = ("rtsp", "rtsps", "rtmp", "http", "https", "tcp", "udp", "srt")
@@ -29,7 +33,8 @@ def is_live_name(source: str) -> bool:
 class VideoSource:
     """Two videos, or one with both eyes side by side.
 
-    Where one video is longer, frames of the other are missing: they cannot be read.
+    Frames have the moments of the (left) video, unless ``fps`` is given. Where one video is longer, frames of the
+    other are missing, and where their moments drift apart, frames do not belong together: they cannot be read.
 
     Args:
         left: the left video, or the one with both eyes.
@@ -38,7 +43,7 @@ class VideoSource:
         fps: frames per second; None as the left video says, else 10.
 
     Raises:
-        InputError: a video cannot be read, or they have not the same size or rate.
+        InputError: a video cannot be read, it is turned by its metadata, or they have not the same size or rate.
         UsageError: PyAV is not installed.
     """
 
@@ -65,6 +70,12 @@ class VideoSource:
                 hint="frames are paired by their order: convert both to one rate",
             )
         self.fps = fps or rates[0] or FPS
+        self._has_moments = fps is None
+        self._first_s: tuple[float, ...] = ()
+        if not fps and not rates[0]:
+            log.warning("%s: says no frame rate: %g per second are assumed; --fps sets it", left, FPS)
+        for container, path in zip(containers, self._paths, strict=True):
+            _refuse_turned(container, path)
         self.n_frames: int | None = max(stream.frames for stream in streams) or None
         self.sequence: StereoSequence | None = None
         for container in containers:
@@ -90,10 +101,18 @@ class VideoSource:
         if None in pictures:
             side = "left" if pictures[0] is None else "right"
             return Arrival(number, None, f"the {side} video has ended before")
+        times_s = [one.time for one in pictures]
+        if None not in times_s and not self._first_s:
+            self._first_s = tuple(times_s)
+        moments_s = [] if None in times_s else [a - b for a, b in zip(times_s, self._first_s, strict=True)]
+        if moments_s and abs(moments_s[0] - moments_s[-1]) > 0.5 / self.fps:
+            apart_ms = 1000 * abs(moments_s[0] - moments_s[-1])
+            return Arrival(number, None, f"left and right were taken {apart_ms:.0f} ms apart")
         arrays = [one.to_ndarray(format="rgb24") for one in pictures]
         if len(arrays) == 2 and arrays[0].shape != arrays[1].shape:
             return Arrival(number, None, "left and right have not the same size")
-        return _arrival_of(number, arrays, self._paths[0])
+        arrival = _arrival_of(number, arrays, self._paths[0])
+        return replace(arrival, time_s=moments_s[0]) if moments_s and self._has_moments else arrival
 
 
 class LiveSource:
@@ -157,6 +176,22 @@ def _arrival_of(number: int, pictures: list[Any], place: str) -> Arrival:
         return Arrival(number, StereoFrame(*pictures) if len(pictures) == 2 else halves(pictures[0], place))
     except InputError as error:
         return Arrival(number, None, error.message)
+
+
+def _refuse_turned(container: Any, place: str) -> None:
+    """Refuse a video that players turn, as of a camera that was held upright: its frames are stored otherwise."""
+    import av
+
+    try:
+        first = next(iter(container.decode(video=0)), None)
+    except av.FFmpegError:
+        return  # said where frames are read
+    if first is not None and first.rotation:
+        raise InputError(
+            f"is turned by {first.rotation % 360} degrees by its metadata",
+            place=place,
+            hint="write the frames as they are shown: ffmpeg -i VIDEO OUTPUT",
+        )
 
 
 def _opened(address: str) -> Any:

@@ -9,6 +9,7 @@ from effcli.detect_stream.network.config import NetworkConfig
 from effcli.detect_stream.network.frame_fitting import fit_of, warn_of_horizons
 from effcli.detect_stream.sources.frame_source import Arrival
 from effcli.detect_stream.stream.eye_check import checked_eyes
+from effcli.detect_stream.stream.mosaic import warn_if_mosaic
 from effcli.detect_stream.stream.rectification import warn_if_not_rectified, warn_if_size_is_odd
 
 _N_FRAMES = 3
@@ -26,6 +27,7 @@ def check_rigs(sequences: Sequence[StereoSequence], config: NetworkConfig) -> No
         first = sequence.frame(0)
         fit = fit_of(first.size, sequence.calibration, config)
         warn_if_size_is_odd(first.size, config)
+        warn_if_mosaic(first)
         warn_if_not_rectified(first, fit, config)
         for _ in checked_eyes(_first_frames(sequence), fit, config):
             pass

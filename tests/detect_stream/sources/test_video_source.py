@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+import struct
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from effcli.core.errors import InputError, UsageError
-from effcli.data.moving_pictures import write_video
+from effcli.data.moving_pictures import write_timed_video, write_video
 from effcli.detect_stream.data.stereo_calibration import write_calibration
 from effcli.detect_stream.data.synthetic_drives import Drive
 from effcli.detect_stream.sources.open_source import SourceName, open_source
@@ -111,3 +112,34 @@ def test_two_videos_of_different_rates_are_refused(tmp_path: Path, calibration: 
     with pytest.raises(InputError, match=r"right\.mp4: has 10 frames per second, the left video 20"):
         opened(tmp_path / "left.mp4", tmp_path / "right.mp4", calibration=calibration)
     assert len(opened(tmp_path / "left.mp4", tmp_path / "other.mp4", calibration=calibration)) == N_FRAMES
+
+
+def test_frames_have_the_moments_of_the_video(tmp_path: Path, calibration: str) -> None:
+    moments_s = [0, 0.1, 0.2, 1.2, 1.3, 1.4]
+    pictures = [Image.fromarray(picture(i)) for i in range(N_FRAMES)]
+    write_timed_video(tmp_path / "both.mp4", zip(pictures, moments_s, strict=True), 10)
+    arrivals = opened(tmp_path / "both.mp4", calibration=calibration, side_by_side=True)
+    assert [one.time_s for one in arrivals] == pytest.approx(moments_s, abs=1e-3)
+    name = SourceName(str(tmp_path / "both.mp4"), None, calibration, fps=5, side_by_side=True)
+    assert [one.due_s(5) for one in open_source(name, io.BytesIO()).frames()] == [0, 0.2, 0.4, 0.6, 0.8, 1]
+
+
+def test_frames_whose_moments_drift_apart_do_not_belong_together(tmp_path: Path, calibration: str) -> None:
+    pictures = [Image.fromarray(picture(i)) for i in range(N_FRAMES)]
+    for name, moments_s in (("left", [0, 1, 2, 3, 4, 5]), ("right", [0, 1, 2, 4, 4.1, 5])):
+        timed = ((one, 0.1 * moment) for one, moment in zip(pictures, moments_s, strict=True))
+        write_timed_video(tmp_path / f"{name}.mp4", timed, 10)
+    arrivals = opened(tmp_path / "left.mp4", tmp_path / "right.mp4", calibration=calibration)
+    late = "left and right were taken 100 ms apart"
+    assert [one.damage for one in arrivals] == [None, None, None, late, None, None]
+
+
+def test_a_video_that_players_turn_is_refused(tmp_path: Path, calibration: str) -> None:
+    file = tmp_path / "both.mp4"
+    write_video(file, [Image.fromarray(picture(i)) for i in range(N_FRAMES)], 20)
+    data = file.read_bytes()
+    upright, upside_down = (struct.pack(">5i", one << 16, 0, 0, 0, one << 16) for one in (1, -1))
+    start = data.index(upright, data.index(b"tkhd"))
+    file.write_bytes(data[:start] + upside_down + data[start + 20 :])
+    with pytest.raises(InputError, match="is turned by 180 degrees by its metadata"):
+        opened(file, calibration=calibration, side_by_side=True)
