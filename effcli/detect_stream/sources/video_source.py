@@ -21,6 +21,7 @@ VIDEO_ENDINGS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".ts")
 _LIVE = ("rtsp", "rtsps", "rtmp", "http", "https", "tcp", "udp", "srt")
 _DEVICES = "/dev/video"
 _TIMEOUT_S = 10.0
+_LEAST_MISSING_S = 0.15
 _SAME_RATE = 0.01
 """Share by which the rates of two videos may differ; of a few frames they are not known better."""
 
@@ -82,15 +83,22 @@ class VideoSource:
             container.close()
 
     def frames(self) -> Iterator[Arrival]:
-        """All frames, up to where one of the videos is damaged."""
+        """All frames, up to where one of the videos is damaged or cut off."""
         import av
 
         containers = [_opened(path) for path in self._paths]
         number = 0
+        ends_s: list[float | None] = [None] * len(containers)
         try:
             for pictures in zip_longest(*(one.decode(video=0) for one in containers)):
                 yield self._arrival(number, pictures)
+                ends_s = [
+                    one.time if one is not None else end for one, end in zip(pictures, ends_s, strict=True)
+                ]
                 number += 1
+            for container, path, end_s in zip(containers, self._paths, ends_s, strict=True):
+                if reason := _cut_off(container, end_s):
+                    yield Arrival(number, None, f"{path}: {reason}")
         except av.FFmpegError as error:
             yield Arrival(number, None, f"a video cannot be read any further: {error}")
         finally:
@@ -176,6 +184,35 @@ def _arrival_of(number: int, pictures: list[Any], place: str) -> Arrival:
         return Arrival(number, StereoFrame(*pictures) if len(pictures) == 2 else halves(pictures[0], place))
     except InputError as error:
         return Arrival(number, None, error.message)
+
+
+def _cut_off(container: Any, end_s: float | None) -> str | None:
+    """Why a video ends before the end that its header tells.
+
+    Args:
+        container: of the video, which has been read.
+        end_s: moment of its last frame; None where it had none.
+    """
+    stream = container.streams.video[0]
+    tag = next((value for name, value in stream.metadata.items() if name.upper() == "DURATION"), "")
+    said_s = _seconds(tag)
+    if stream.duration:
+        said_s = float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+    if said_s is None or end_s is None:
+        return None
+    frame_s = 1 / float(stream.average_rate or FPS)
+    if said_s - (end_s + frame_s) <= max(_LEAST_MISSING_S, 3 * frame_s):
+        return None
+    return f"the file is cut off: it ends after {end_s + frame_s:.1f} of {said_s:.1f} s"
+
+
+def _seconds(text: str) -> float | None:
+    """Of Matroska's ``00:01:02.500000000``."""
+    try:
+        hours, minutes, seconds = map(float, text.split(":"))
+    except ValueError:
+        return None
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _refuse_turned(container: Any, place: str) -> None:

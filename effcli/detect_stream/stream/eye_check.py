@@ -26,6 +26,8 @@ _CLEARLY = 0.7
 _LEAST_BLOCKS = 20
 _MOST_FRAMES = 3
 _FAR_SHARE = 0.9
+_MIXED_SHARE = 0.2
+"""Of matches to each side: in pairs of one scene those to the wrong side are about 4 in 100."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _cost(a: Tensor, b: Tensor, shift: int) -> Tensor:
 
 
 def checked_eyes(arrivals: Iterator[Arrival], fit: FrameFit, config: NetworkConfig) -> Iterator[Arrival]:
-    """The same frames; a warning if the first ones look as if the eyes were exchanged, or one shown twice.
+    """The same frames; a warning if the first ones look like exchanged eyes, one eye shown twice, or two scenes.
 
     Where too little in them has a clear match to tell, that is said.
 
@@ -115,7 +117,15 @@ def checked_eyes(arrivals: Iterator[Arrival], fit: FrameFit, config: NetworkConf
 
 
 def _say(evidence: EyeEvidence) -> None:
-    if evidence.farther_right > 2 * evidence.farther_left and evidence.farther_right >= _LEAST_BLOCKS // 2:
+    if min(evidence.farther_left, evidence.farther_right) >= max(5, _MIXED_SHARE * evidence.total):
+        log.warning(
+            "left and right do not seem to show the same scene: of %d places %d are farther left in the right "
+            "picture, as they should be, and %d farther right; are they two views, of one moment?",
+            evidence.total,
+            evidence.farther_left,
+            evidence.farther_right,
+        )
+    elif evidence.farther_right > 2 * evidence.farther_left and evidence.farther_right >= _LEAST_BLOCKS // 2:
         log.warning(
             "left and right look swapped: of %d places %d are farther right in the right picture; swap "
             "them, or distances will be wrong",

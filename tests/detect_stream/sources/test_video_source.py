@@ -143,3 +143,22 @@ def test_a_video_that_players_turn_is_refused(tmp_path: Path, calibration: str) 
     file.write_bytes(data[:start] + upside_down + data[start + 20 :])
     with pytest.raises(InputError, match="is turned by 180 degrees by its metadata"):
         opened(file, calibration=calibration, side_by_side=True)
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_a_video_that_is_cut_off_says_so(ending: str, tmp_path: Path, calibration: str) -> None:
+    whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
+    options = {"movflags": "faststart"} if ending == "mp4" else {}
+    with av.open(str(whole), "w", options=options) as film:
+        stream = film.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+        for i in range(40):
+            noise = np.random.default_rng(i).integers(0, 255, (64, 128, 3), dtype=np.uint8)
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        film.mux(stream.encode())
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    arrivals = opened(whole, calibration=calibration, side_by_side=True)
+    assert [one.damage for one in arrivals] == [None] * 40
+    last = opened(cut, calibration=calibration, side_by_side=True)[-1]
+    assert last.frame is None
+    assert last.damage is not None and ("of 4.0 s" in last.damage or "any further" in last.damage)

@@ -40,6 +40,12 @@ def test_exchanged_eyes_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert "left and right look swapped" in caplog.text
 
 
+def test_pictures_of_two_scenes_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    other = Drive(6, n_frames=3).frame(0)
+    checked(lambda one: StereoFrame(one.left, np.ascontiguousarray(other.right[:, ::-1])))
+    assert "do not seem to show the same scene" in caplog.text
+
+
 def test_the_same_eye_twice_is_refused_and_nearly_the_same_is_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
