@@ -13,7 +13,7 @@ import torch
 from effcli.continual.egor.average_precision import FoundBoxes, average_precision, mean_of
 from effcli.continual.egor.data.class_groups import ClassGroups, load_parts
 from effcli.continual.egor.data.detection_sets import DetectionSet, ScaledImages
-from effcli.continual.egor.data.sources import load_detection
+from effcli.continual.egor.data.sources import load_detection, refuse_without_boxes
 from effcli.continual.egor.detectors.detector import SCORE_THRESHOLD, Detections, Detector
 from effcli.continual.egor.old_classes import describe, with_old_images
 from effcli.continual.egor.training import stack
@@ -151,6 +151,7 @@ def evaluate_run(place: str, data: str | None, runtime: Runtime) -> Result:
         whole = load_detection(data, "eval")
         groups = ClassGroups((), whole, whole)
     known = [name for name in about.classes if name in whole.classes]
+    refuse_without_boxes(whole, str(data or place))
     if not known:
         names = ", ".join(whole.classes[:5])
         raise InputError(f"none of its classes is known to the detector: {names}", place=str(data or place))

@@ -9,7 +9,7 @@ from typing import Any
 
 from effcli.continual.class_splits import class_order, parse_split
 from effcli.continual.egor.data.detection_sets import DetectionSet, hold_out
-from effcli.continual.egor.data.sources import has_parts, load_detection
+from effcli.continual.egor.data.sources import has_parts, load_detection, refuse_without_boxes
 from effcli.continual.egor.recipe import DetectionDataSection, DetectionRecipe
 from effcli.core.errors import UsageError
 
@@ -116,6 +116,7 @@ def load_groups(recipe: DetectionRecipe, known: Sequence[str]) -> ClassGroups:
     settings = recipe.data
     train, evaluated = load_parts(recipe)
     new = [name for name in train.classes if name not in known]
+    refuse_without_boxes(train, settings.source)
     if not new:
         raise UsageError("the detector already knows all of its classes", place=settings.source)
     order = [new[i] for i in class_order(new, settings.tasks or (len(new),), None)]

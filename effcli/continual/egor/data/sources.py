@@ -72,6 +72,20 @@ def load_detection(source: str, split: Split, images: str | None = None) -> Dete
     return checked(found.parts[word](), split)
 
 
+def refuse_without_boxes(labelled: DetectionSet, place: str) -> None:
+    """Refuse a set in which nothing is labelled.
+
+    Raises:
+        InputError: it has no classes.
+    """
+    if not labelled.classes:
+        raise InputError(
+            f"no box that can be learned from or measured on in {counted(len(labelled), 'image')}",
+            place=place,
+            hint="`effcli continual inspect` says what is read of the labels",
+        )
+
+
 def load_all(source: str) -> dict[str, DetectionSet]:
     """All parts of a set by their own names, ``all`` for one without parts; pictures that cannot be read are left out.
 

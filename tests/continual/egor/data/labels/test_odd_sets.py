@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from effcli.continual.egor.data.detection_sets import DetectionSet
-from effcli.continual.egor.data.sources import load_all
+from effcli.continual.egor.data.sources import load_all, load_detection, refuse_without_boxes
 from effcli.core.errors import InputError
 
 BOX = "0 0.5 0.5 0.2 0.2\n1 0.25 0.25 0.1 0.1\n"
@@ -227,3 +227,11 @@ def test_boxes_in_the_upper_left_alone_are_pixels(tmp_path: Path) -> None:
     found = load_all(str(_coco(tmp_path, [[5, 5, 40, 50], [50, 20, 20, 50]], (320, 240))))["all"]
     assert found.notes == ()
     assert _corners(found) == [[5, 5, 45, 55], [50, 20, 70, 70]]
+
+
+def test_a_set_without_a_box_is_refused_where_boxes_are_needed(tmp_path: Path) -> None:
+    root = str(_voc(tmp_path, ""))
+    assert len(load_all(root)["all"]) == 4
+    with pytest.raises(InputError, match="no box that can be learned from or measured on in 4 images"):
+        refuse_without_boxes(load_detection(root, "train"), root)
+    refuse_without_boxes(load_detection(str(_voc(tmp_path, OBJECT.format("cat", ""))), "train"), root)
