@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from effcli.continual.class_names import say_alike, spelled_as
 from effcli.continual.class_splits import (
     ClassTask,
     further_task,
@@ -24,6 +25,7 @@ from effcli.continual.recipe import ContinualRecipe
 from effcli.continual.recipes.rehearsal import RehearsalRecipe
 from effcli.continual.records import Key, Known, TaskRecord, digests_of, keys_of, renamed_classes, rows_of
 from effcli.core.errors import InputError, UsageError
+from effcli.core.text import counted
 from effcli.data.image_sets import ImageSet, has_parts, image_shape, load_images, usual_shape
 
 log = logging.getLogger(__name__)
@@ -168,12 +170,15 @@ def _shape_of(recipe: ContinualRecipe, known: Sequence[Known]) -> Shape:
 # --- reading ------------------------------------------------------------------------------------------
 
 
-def _read(recipe: ContinualRecipe, source: str, shape: Shape) -> tuple[ImageSet, ImageSet | None]:
-    """All images of a source, and its own part to measure on, if it has one."""
+def _read(
+    recipe: ContinualRecipe, source: str, shape: Shape, known: Sequence[str] = ()
+) -> tuple[ImageSet, ImageSet | None]:
+    """All images of a source, and its own part to measure on, if it has one; ``known`` are spellings of its names."""
     load = partial(
         load_images, source, side=shape[0], channels=shape[1], root=recipe.data.root, with_classes=True
     )
-    train, evaluated = load("train"), load("eval") if has_parts(source) else None
+    train = spelled_as(load("train"), known)
+    evaluated = spelled_as(load("eval"), (*known, *train.classes)) if has_parts(source) else None
     train, evaluated = _with_images(train, evaluated)
     if len(train.classes) < 2 and source == recipe.data.source:
         single = f"has a single class, {train.classes[0]!r}; at least two are needed"
@@ -205,12 +210,17 @@ def _with_images(train: ImageSet, evaluated: ImageSet | None) -> tuple[ImageSet,
 
 
 def _load(recipe: ContinualRecipe, source: str, shape: Shape) -> tuple[ImageSet, ImageSet]:
-    return _cut(recipe, *_read(recipe, source, shape))
+    train, evaluated = _read(recipe, source, shape)
+    say_alike(train.classes, (), source)
+    return _cut(recipe, train, evaluated, source)
 
 
-def _cut(recipe: ContinualRecipe, train: ImageSet, evaluated: ImageSet | None) -> tuple[ImageSet, ImageSet]:
+def _cut(
+    recipe: ContinualRecipe, train: ImageSet, evaluated: ImageSet | None, place: str
+) -> tuple[ImageSet, ImageSet]:
     if evaluated is None:
         train, evaluated = hold_out(train, recipe.eval.hold_out, seed=0)
+    _say_copies(train, evaluated, place)
     return (
         limit_per_class(train, recipe.data.train_per_class),
         limit_per_class(evaluated, recipe.eval.per_class),
@@ -221,7 +231,9 @@ def _further(
     recipe: ContinualRecipe, place: str, shape: Shape, before: Sequence[ClassTask], source: int
 ) -> ClassTask:
     """What is new in a source: images that were learned, or measured on, before are left out."""
-    train, evaluated = _read(recipe, place, shape)
+    known = [name for task in before for name in task.classes]
+    train, evaluated = _read(recipe, place, shape, known)
+    say_alike(train.classes, known, place)
     seen = seen_keys(before)
     for name, (other, n) in renamed_classes(seen, keys_of(train)).items():
         raise UsageError(
@@ -235,14 +247,33 @@ def _further(
     if not len(train):
         raise UsageError(f"nothing new: all its {n} training images have been learned already", place=place)
     if len(train) < n:
-        log.warning("%s: left out: %d images that have been learned already", place, n - len(train))
+        log.warning("%s: left out, learned already: %s", place, counted(n - len(train), "image"))
     digests = {digest for _, digest in seen}
     if n_relabelled := sum(digest in digests for _, digest in keys_of(train)):
         log.warning(
-            "%s: %d images have been learned as another class before, which is not undone",
-            *(place, n_relabelled),
+            "%s: learned as another class before, which is not undone: %s",
+            *(place, counted(n_relabelled, "image")),
         )
-    return further_task(before, *_cut(recipe, train, evaluated), source, place)
+    return further_task(before, *_cut(recipe, train, evaluated, place), source, place)
+
+
+def _say_copies(train: ImageSet, evaluated: ImageSet, place: str) -> None:
+    """Warn of images that are there twice: in two classes, or to learn from and to measure on."""
+    keys, own = keys_of(train), keys_of(evaluated)
+    classes: dict[int, dict[str, None]] = {}
+    for name, digest in (*keys, *own):
+        classes.setdefault(digest, {})[name] = None
+    if several := [tuple(names) for names in classes.values() if len(names) > 1]:
+        log.warning(
+            "%s: the same image in more than one class: %s, such as in %s",
+            *(place, counted(len(several), "image"), " and ".join(map(repr, several[0]))),
+        )
+    there = set(keys)
+    if n := len([key for key in own if key in there]):
+        log.warning(
+            "%s: %d of %s also among those to learn from, which makes the accuracy look better",
+            *(place, n, f"{counted(len(own), 'test image')} {'is' if n == 1 else 'are'}"),
+        )
 
 
 def _without(images: ImageSet, seen: set[tuple[str, int]]) -> ImageSet:
@@ -261,7 +292,7 @@ def _found_again(
 ) -> list[ClassTask]:
     """The tasks of a source that a run remembers, with those of their images that are still there."""
     try:
-        pool = _whole(*_read(recipe, place, shape))
+        pool = _whole(*_read(recipe, place, shape, records[-1].names))
         reason = None
     except (InputError, UsageError) as error:
         if not all(record.is_learned for record in records):

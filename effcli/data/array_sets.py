@@ -23,6 +23,10 @@ NPZ_HINT = "name the arrays train_images and train_labels, or x_train and y_trai
 _MOST_CLASSES = 1_000_000
 _NAMES = (("{}_images", "{}_labels"), ("x_{}", "y_{}"), ("X_{}", "y_{}"))
 
+_KNOWN_NAMES = frozenset(
+    name.format(part) for parts in _PARTS.values() for part in parts for pair in _NAMES for name in pair
+)
+
 
 def array_names(content: Mapping[str, Any], split: Split) -> list[tuple[str, str]]:
     """The names of the arrays of images and labels that can stand for a split, those to use first."""
@@ -57,6 +61,8 @@ def read_arrays(
     if len(found) > 1:
         rest = " and ".join(images for images, _ in found[1:])
         say_once(f"{place}: {found[0][0]} is used to {_USE[split]}, not {rest}")
+    if unused := sorted(set(content) - _KNOWN_NAMES):
+        say_once(f"{place}: left out: {', '.join(unused)}")
     images = _images(_array(content, found[0][0], place), f"{place}, {found[0][0]}")
     if found[0][1] not in content:
         return images, None, ("",)
@@ -126,6 +132,8 @@ def read_labels(
 def _images(values: NDArray[Any], place: str) -> NDArray[np.uint8]:
     if values.dtype != np.uint8:
         raise InputError(f"images of {values.dtype}; supported: uint8, 0..255", place=place)
+    if not values.size:
+        raise InputError(f"no images in it: an array of shape {values.shape}", place=place)
     if values.ndim == 3:
         return values[:, None]
     if values.ndim == 4 and values.shape[3] in (1, 3):

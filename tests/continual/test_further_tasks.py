@@ -162,7 +162,7 @@ def test_what_was_learned_is_compared_and_not_paths(place: Path, caplog: pytest.
     assert checksums(place / "run") == before  # the same command again
     save_class(place / "new", "z")
     assert add(place / "run", place / "new")["classes"][2:] == [["x", "y"], ["z"]]
-    assert "left out: 12 images that have been learned already" in caplog.text
+    assert "left out, learned already: 12 images" in caplog.text
 
 
 def test_a_renamed_class_is_told_from_a_new_one(place: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -177,7 +177,7 @@ def test_a_renamed_class_is_told_from_a_new_one(place: Path, caplog: pytest.LogC
     refuse(place, place / "new", UsageError, "6 images of the class 'beta' have been learned as 'b'")
     (place / "new" / "beta").rename(place / "new" / "c")
     plan_run(longer_recipe(place / "run", place / "new"), place / "run")
-    assert "6 images have been learned as another class before" in caplog.text
+    assert "learned as another class before, which is not undone: 6 images" in caplog.text
 
 
 @pytest.mark.parametrize("method", ["er", "clfd-er", "e2net", "ir"])

@@ -56,6 +56,7 @@ def test_channels_first_and_a_set_without_a_part_to_measure_on(tmp_path: Path) -
     ("changed", "message"),
     [
         ({"x_train": images(4, 8, 8).astype(np.float32)}, "images of float32; supported: uint8"),
+        ({"x_train": images(0, 8, 8), "y_train": np.array([], int)}, r"no images in it: .*\(0, 8, 8\)"),
         ({"x_train": images(4, 8, 8, 8)}, r"images of shape \(4, 8, 8, 8\)"),
         ({"y_train": np.array([0, 1, 2])}, r"labels of shape \(3,\) for 4 images"),
         ({"y_train": np.zeros((4, 14), int)}, "several labels per image are not supported"),
@@ -125,3 +126,13 @@ def test_a_damaged_array_is_named(tmp_path: Path) -> None:
     file.write_bytes(data)
     with pytest.raises(InputError, match="x_train: is damaged"):
         load_images(file, "train", side=8, channels=1)
+
+
+def test_arrays_that_are_not_used_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arrays = {
+        "x_train": images(4, 8, 8),
+        "y_train": np.array([0, 1, 0, 1]),
+        "class_names": np.array(["a", "b"]),
+    }
+    load_images(save(tmp_path / "x.npz", **arrays, x_test=images(2, 8, 8)), "train", side=8, channels=1)
+    assert caplog.text.strip().endswith("x.npz: left out: class_names")

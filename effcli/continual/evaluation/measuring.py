@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from effcli.continual.class_names import spelled_as
 from effcli.continual.class_splits import ClassTask
 from effcli.continual.evaluation.accuracy_matrix import (
     average_incremental,
@@ -240,7 +241,8 @@ def _own_tasks(place: str | Path) -> list[ClassTask]:
 def _tasks_of(classifier: ImageClassifier, data: str) -> list[ClassTask]:
     """The images with the classifier's classes, by the task that these were learned in."""
     about = classifier.about
-    images = load_images(data, "eval", side=about.side, channels=about.channels, with_classes=True)
+    read = load_images(data, "eval", side=about.side, channels=about.channels, with_classes=True)
+    images = spelled_as(read, about.classes)
     unknown = sorted(set(images.classes) - set(about.classes))
     if len(unknown) == len(images.classes):
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import IO, TYPE_CHECKING, Any
 
 from effcli.core.text import printable
@@ -30,4 +31,6 @@ def save_figure(figure: Figure, file: Path | IO[str], **settings: Any) -> None:
         shown = printable(text.get_text())
         if shown != text.get_text():
             text.set_text(shown)
-    figure.savefig(file, **settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph ")  # drawn as a box
+        figure.savefig(file, **settings)

@@ -32,7 +32,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.filterwarnings("error:Glyph")
 @pytest.mark.parametrize("name", NAMES)
 def test_any_text_is_written(tmp_path: Path, name: str, shown: list[str]) -> None:
     figure = Figure(layout="constrained")
