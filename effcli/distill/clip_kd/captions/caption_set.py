@@ -15,6 +15,7 @@ from PIL import Image
 from effcli.core.errors import InputError
 from effcli.data.images import read_rgb
 from effcli.data.stored_files import StoredFile
+from effcli.distill.clip_kd.captions.text_files import DOWNLOAD_HINT
 from effcli.distill.clip_kd.reinforced.format import StoredEmbeddings
 
 CLASS_CAPTION = "a photo of a {}"
@@ -101,7 +102,7 @@ def of_files(items: Iterable[CaptionedName], folder: Path, left_out: Iterable[st
     lines = list(left_out)
     there: dict[Path, bool] = {}
     for place, name, caption in items:
-        path = folder / name
+        path = path_of(folder, name)
         if path not in there:
             there[path] = is_file(path)
             if not there[path]:
@@ -114,6 +115,15 @@ def of_files(items: Iterable[CaptionedName], folder: Path, left_out: Iterable[st
         captions.setdefault(path, []).append(one_line(caption))
     images = tuple(StoredFile(path) for path in captions)
     return CaptionSet(images, tuple(map(tuple, captions.values())), left_out=tuple(lines))
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """The path of an image by its name in a list, in which Windows writes ``im\\0.png``."""
+    path = folder / name
+    if "\\" in name and not is_file(path):
+        other = folder / name.replace("\\", "/")
+        return other if is_file(other) else path
+    return path
 
 
 def is_file(path: Path) -> bool:
@@ -139,14 +149,16 @@ def need_paths(items: Sequence[CaptionedName]) -> None:
         raise InputError(
             f"names images by URL: {items[0].image[:80]}",
             place=items[0].place,
-            hint="download them first, for example with img2dataset, and give its folder",
+            hint=DOWNLOAD_HINT,
         )
 
 
 def image_folder(items: Sequence[CaptionedName], candidates: Sequence[Path]) -> Path:
     """The first of several folders in which one of the first images lies; the first one where none does."""
     some = items[:: max(1, len(items) // 20)][:20]
-    return next((one for one in candidates if any(is_file(one / item.image) for item in some)), candidates[0])
+    return next(
+        (one for one in candidates if any(is_file(path_of(one, item.image)) for item in some)), candidates[0]
+    )
 
 
 def hold_out(pairs: CaptionSet, share: float) -> tuple[CaptionSet, CaptionSet]:

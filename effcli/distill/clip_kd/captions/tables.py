@@ -22,6 +22,7 @@ from effcli.distill.clip_kd.captions.caption_set import (
     is_file,
     need_paths,
     of_files,
+    path_of,
 )
 from effcli.distill.clip_kd.captions.text_files import (
     CAPTION_COLUMNS,
@@ -66,7 +67,7 @@ def read_table(file: Path, image_column: str | None, caption_column: str | None)
     at, of = header.index(image), header.index(caption)
 
     def names_image(fields: Sequence[str]) -> bool:
-        return len(fields) == len(header) and is_file(file.parent / fields[at])
+        return len(fields) == len(header) and is_file(path_of(file.parent, fields[at]))
 
     rows = table_rows(lines, start + 1, delimiter, len(header), names_image)
     items = [

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from effcli.core.errors import InputError
+from effcli.core.text import counted
 from effcli.data.picture_folders import (
     by_preference,
     is_hidden,
@@ -28,8 +29,9 @@ from effcli.distill.clip_kd.captions.lists import listed
 from effcli.distill.clip_kd.captions.text_files import captions_of, decoded, read_text
 
 CLASS_NAMES_FILE = "classnames.txt"
-TEMPLATES_FILE = "zeroshot_classification_templates.txt"
 """Beside the shards or above them: the name of class n in line n, as clip_benchmark's sets have it."""
+TEMPLATES_FILE = "zeroshot_classification_templates.txt"
+"""Beside it: a sentence about a class per line."""
 
 _USED = {".txt", ".json", ".caption", ".cls", ".npy"}
 _Members: TypeAlias = Mapping[str, StoredFile]
@@ -60,7 +62,17 @@ def read_tars(shards: list[Path], split: Split) -> CaptionSet:
                 images.append(members[name])
                 captions.append(good)
                 classes.append(label)
+    _say_shared_keys(images, shards[0])
     return _with_classes(images, captions, classes, shards, left_out)
+
+
+def _say_shared_keys(images: Sequence[StoredFile], first: Path) -> None:
+    keys = Counter((file.path, PurePosixPath(file.member or "").with_suffix("")) for file in images)
+    n = sum(count > 1 for count in keys.values())
+    if n:
+        say_once(
+            f"{first}: {counted(n, 'key')} with several images: each image counts, with the captions of its key"
+        )
 
 
 def _members(shard: Path) -> dict[str, StoredFile]:

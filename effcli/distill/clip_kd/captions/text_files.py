@@ -12,6 +12,7 @@ from effcli.core.errors import InputError
 IMAGE_COLUMNS = ("filepath", "image", "file_name", "filename", "path", "file", "image_path")
 CAPTION_COLUMNS = ("title", "caption", "text", "captions")
 IMAGE_KEY, CAPTION_KEY = "data.image_column", "data.caption_column"
+DOWNLOAD_HINT = "download them first, for example with img2dataset, and give its folder"
 
 
 def decoded(data: bytes, place: str) -> str:
@@ -66,7 +67,9 @@ def choose_column(
         raise InputError(
             f"has no column of {what}: {', '.join(names)[:200] or 'it is empty'}",
             place=place,
-            hint=f"name it {usual[0]!r}, or say which it is: -s {key}=NAME",
+            hint=f"URLs are not followed: {DOWNLOAD_HINT}"
+            if key == IMAGE_KEY and lowered.keys() & {"url", "image_url"}
+            else f"name it {usual[0]!r}, or say which it is: -s {key}=NAME",
         )
     if list(names).count(found) > 1:
         raise InputError(f"has {found!r} twice", place=place, hint=f"-s {key}=NAME names another column")

@@ -66,6 +66,21 @@ def test_classes_by_number_and_by_name(tmp_path: Path) -> None:
     assert load_captions(words, "train").classes == ("bee", "owl")
 
 
+def test_several_images_with_one_key_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pairs = [
+        ("a.png", encoded(1)),
+        ("a.gif", encoded(2)),
+        ("a.txt", b"one"),
+        ("b.png", encoded(3)),
+        ("b.txt", b"two"),
+    ]
+    shard = save_tar(tmp_path / "a.tar", pairs)
+    assert len(load_captions(shard, "train")) == 3
+    assert caplog.messages == [
+        f"{shard}: 1 key with several images: each image counts, with the captions of its key"
+    ]
+
+
 def test_templates_of_clip_benchmark_beside_the_shards(tmp_path: Path) -> None:
     members = [("0.png", encoded(0)), ("0.cls", b"0"), ("1.png", encoded(1)), ("1.cls", b"1")]
     save_tar(tmp_path / "test" / "0.tar", members)

@@ -9,7 +9,7 @@ import pytest
 from effcli.core.errors import InputError
 from effcli.distill.clip_kd.captions.caption_set import CaptionSet
 from effcli.distill.clip_kd.captions.sources import load_captions
-from tests.distill.clip_kd.captions.caption_files import save_grey
+from tests.distill.clip_kd.captions.caption_files import encoded, greys, save_grey
 
 
 def read(folder: Path, text: str, name: str = "pairs.csv", n: int = 4, encoding: str = "utf-8") -> CaptionSet:
@@ -67,6 +67,21 @@ def test_addresses_are_not_downloaded(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"names images by URL: https://x\.org/a\.png") as caught:
         read(tmp_path, "caption\turl\tfilepath\na cat\tx\thttps://x.org/a.png\n", "pairs.tsv")
     assert "download" in str(caught.value.hint)
+
+
+def test_a_table_of_addresses_alone_says_that_they_are_not_followed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no column of images: url, caption") as caught:
+        read(tmp_path, "url,caption\nhttps://x.org/a.png,a cat\n")
+    assert "URLs are not followed" in str(caught.value.hint)
+
+
+def test_paths_that_windows_wrote(tmp_path: Path) -> None:
+    (tmp_path / "im").mkdir()
+    (tmp_path / "im" / "7.png").write_bytes(encoded(7))
+    (tmp_path / "im\\8.png").write_bytes(encoded(8))  # a name with a backslash in it
+    pairs = read(tmp_path, "filepath,title\nim\\7.png,seven\nim\\8.png,eight\nim\\9.png,nine\n")
+    assert pairs.captions == (("seven",), ("eight",)) and greys(pairs) == [7, 8]
+    assert len(pairs.left_out) == 1 and r"im\9.png" in pairs.left_out[0]
 
 
 def test_a_column_that_is_there_twice(tmp_path: Path) -> None:
