@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from effcli.distill.clip.clip_model import ClipModel
 from effcli.distill.clip.models import load_clip, save_clip
 from effcli.distill.clip_kd.batches import PairBatch, PairBatches
 from effcli.distill.clip_kd.captions.caption_set import CaptionSet
+from effcli.distill.clip_kd.captions.long_captions import say_cut_captions
 from effcli.distill.clip_kd.evaluation import compare, compare_for_report
 from effcli.distill.clip_kd.gradient_cache import embed_in_parts
 from effcli.distill.clip_kd.inputs import (
@@ -68,6 +69,7 @@ def plan(recipe: ClipKdRecipe) -> Plan[ClipModelsAndPairs]:
     header = None if folder is None else read_header(folder)
     student = new_student(recipe, teachers[0] if teachers else None)
     Towers(student.network, recipe.loss.mask_ratio if recipe.loss.mfd else None)
+    say_cut_captions(inputs.train, named_models(recipe, teachers, student))
     planned: dict[str, Any] = {
         "teacher_parameters": sum(map(_n_parameters, teachers)) if header is None else None,
         "student_parameters": _n_parameters(student),
@@ -109,13 +111,20 @@ def distill(recipe: ClipKdRecipe, loaded: ClipModelsAndPairs, run: Run) -> Resul
         embed = teacher_embeddings_of(recipe, loaded.teachers, inputs.train, run, unreadable)
     embed = embed if needs_teacher(recipe) else None
     measured = train(student, embed, inputs.train, recipe, run, unreadable, n_views)
-    models = {**dict(zip(teacher_names(recipe), loaded.teachers, strict=True)), "student": student}
+    models = named_models(recipe, loaded.teachers, student)
     metrics, figures = compare_for_report(models, inputs, recipe.eval, run)
     runtime.on_main(lambda: save_clip(run.path / "model", student))
     metrics |= measured
     metrics["train_images"] = len(inputs.train)
     metrics["left_out"] = [*inputs.train.left_out, *unreadable.lines][:100]
     return run.finish(metrics, figures)
+
+
+def named_models(
+    recipe: ClipKdRecipe, teachers: Sequence[ClipModel], student: ClipModel
+) -> dict[str, ClipModel]:
+    """The teachers and the student by what they are called in results."""
+    return {**dict(zip(teacher_names(recipe), teachers, strict=True)), "student": student}
 
 
 def teacher_names(recipe: ClipKdRecipe) -> list[str]:
@@ -218,6 +227,7 @@ def evaluate(run: str | Path, changes: Mapping[str, Any], runtime: Runtime) -> R
     settings = recipe.eval.model_copy(update=dict(changes))
     data = settings.data
     pairs = load_inputs(recipe).eval if data is None else load_eval(data, recipe.data)
+    say_cut_captions(pairs, models)
     metrics, _ = compare(models, pairs, load_zero_shot(settings, pairs), settings, runtime)
     return result_of_verb(
         "distill",

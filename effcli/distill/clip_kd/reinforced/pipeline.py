@@ -19,6 +19,7 @@ from effcli.distill.clip.clip_model import ClipModel
 from effcli.distill.clip.embedding import embed_texts, encode_images
 from effcli.distill.clip.models import load_clip
 from effcli.distill.clip_kd.captions.caption_set import CaptionSet
+from effcli.distill.clip_kd.captions.long_captions import say_cut_captions
 from effcli.distill.clip_kd.inputs import UnreadableImages, load_pairs
 from effcli.distill.clip_kd.recipe import ReinforceRecipe
 from effcli.distill.clip_kd.reinforced.format import ReinforcedTeacher
@@ -36,6 +37,7 @@ def plan_reinforce(recipe: ReinforceRecipe) -> Plan[tuple[CaptionSet, tuple[Clip
         raise InputError(
             "is reinforced already", place=recipe.data.source, hint="give the data it was made from"
         )
+    say_cut_captions(pairs, {f"teacher {one.source}": one for one in teachers})
     n_captions = sum(map(len, pairs.captions))
     rows = recipe.views * len(pairs) + n_captions
     facts = {
