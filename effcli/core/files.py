@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -44,6 +45,34 @@ def write_text(destination: Path, text: str) -> None:
     """Write ``text`` atomically as UTF-8; names of files that are not UTF-8 are written with escapes."""
     with atomic_path(destination) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def decoded(data: bytes, place: str) -> str:
+    """UTF-8, or UTF-16 with a byte order mark.
+
+    Raises:
+        InputError: it is neither; the place has the line.
+    """
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(
+            "is not UTF-8", place=f"{place}:{line}", hint="iconv -f latin1 -t utf-8 converts it"
+        ) from None
+
+
+def read_text(file: Path) -> str:
+    """A text file.
+
+    Raises:
+        InputError: it cannot be read, or :func:`decoded` fails.
+    """
+    try:
+        return decoded(file.read_bytes(), str(file))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", place=str(file)) from None
 
 
 def read_json(file: Path, *, hint: str | None = None) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from effcli.metrics.features import FORMAT, load_classifier
 from effcli.nn.classifiers.dense_classifier import DenseClassifier
 
 BUILTIN = "builtin:fashion-classifier"
+COLOUR = "builtin:cifar10-resnet20"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _Call = Callable[[Tensor], Tensor]
 _Maps = Callable[[Tensor], list[Tensor]]
@@ -134,14 +135,15 @@ def _classifier(
         raise InputError(
             "no such feature network",
             place=name,
-            hint="available: builtin, builtin:cifar10-resnet20, unet, torchvision:NAME, timm:NAME, or a "
+            hint=f"available: builtin, {COLOUR}, unet, torchvision:NAME, timm:NAME, or a "
             "classifier's .safetensors file",
         )
     config = network.config
     wanted = (config.channels, config.side, config.side)
     if wanted != picture_shape:
         shapes = ("x".join(map(str, shape)) for shape in (wanted, picture_shape))
-        raise InputError("is for images of {}, the teacher's are {}".format(*shapes), place=name, hint=_HINT)
+        hint = f"--features {COLOUR} is for such images; {_HINT}" if picture_shape == (3, 32, 32) else _HINT
+        raise InputError("is for images of {}, the teacher's are {}".format(*shapes), place=name, hint=hint)
     network.to(device)
     if isinstance(network, DenseClassifier):
         return network, network.feature_map, _maps_by_resolution(network, network.feature_map)

@@ -11,6 +11,7 @@ import torch
 from effcli.core.errors import InputError
 from effcli.diffusion.checking import check_forward
 from effcli.diffusion.conditioning import Guided
+from effcli.diffusion.denoisers.prompts import load_embedder, read_prompts
 from effcli.diffusion.models import load_model, save_folder
 from tests.diffusion.tiny_denoisers import tiny_denoiser
 from tests.diffusion.tiny_models import SCHEDULER
@@ -62,3 +63,27 @@ def test_an_encoder_that_is_not_read_is_named(tmp_path: Path) -> None:
     model = load_model(str(folder))
     with pytest.raises(InputError, match="is of the model_type 'gemma', not one of clip_text_model and t5"):
         Guided(model, model.unet)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_prompts_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("a cat\r\n\r\n  ünder the sea \n".encode(encoding))
+    assert read_prompts(file) == ["a cat", "ünder the sea"]
+    file.write_bytes(b"a cat\n\xe4\n")
+    with pytest.raises(InputError, match="is not UTF-8") as caught:
+        read_prompts(file)
+    assert str(caught.value.place) == f"{file}:2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sdxl", "flux"])
+def test_prompts_that_are_cut_are_said(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, file = with_text(name, tmp_path / "model"), tmp_path / f"{name}.txt"
+    file.write_text("abcd\nabcde\nabcdef\n")  # a token each, and two marks, where CLIP reads six
+    model = load_model(str(folder))
+    caplog.set_level(0)
+    load_embedder(model.unet, model.folder, model.source).embed_file(str(file))
+    said = [one for one in caplog.messages if "left out" in one]
+    clip = f"{file}: 2 prompts: longer than the 6 tokens of its tokenizer; what is behind them is left out"
+    assert said == ([clip, clip.replace("tokenizer;", "tokenizer_2;")] if name == "sdxl" else [clip])

@@ -42,6 +42,17 @@ def test_images_of_another_size_or_colour():
         load_feature_network("builtin", whole(colour))
 
 
+def test_small_photographs_have_a_classifier_in_the_package():
+    colour = DiffusionModel(tiny_unet(sample_size=32, in_channels=3, out_channels=3), SCHEDULER, "colour")
+    with pytest.raises(InputError, match="the teacher's are 3x32x32") as caught:
+        load_feature_network("builtin", whole(colour))
+    assert "--features builtin:cifar10-resnet20 is for such images" in str(caught.value.hint)
+    network = load_feature_network("builtin:cifar10-resnet20", whole(colour))
+    maps = network.feature_maps(torch.zeros(2, 3, 32, 32))
+    assert [tuple(one.shape) for one in maps] == [(2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8)]
+    assert torch.equal(network.feature_map(torch.zeros(2, 3, 32, 32)), maps[-1])
+
+
 def test_the_middle_of_the_teacher():
     model = teacher()
     caught = []

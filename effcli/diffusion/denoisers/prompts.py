@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,11 +14,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from effcli.core.errors import InputError
-from effcli.core.files import read_json
+from effcli.core.files import read_json, read_text
+from effcli.core.text import counted
 from effcli.core.weight_file import one_line
 from effcli.diffusion.denoisers.classes import Condition, denoiser_class
 from effcli.diffusion.folders import BESIDE, refuse_absent
-from effcli.diffusion.notices import quiet_diffusers
+from effcli.diffusion.notices import quiet_diffusers, say_once
 from effcli.diffusion.weight_files import find_weights
 
 PROMPTS = (
@@ -39,6 +40,9 @@ _ENCODERS = {
 }
 """``model_type`` -> classes of transformers; the one that ``architectures`` names is taken, else the first."""
 
+_MOST_LOOKED_AT = 2000
+"""Long texts whose tokens are counted, evenly over all of them."""
+
 _NEEDED = {
     "StableDiffusionXLPipeline": ("_2",),
     "StableDiffusion3Pipeline": ("", "_2"),
@@ -54,10 +58,12 @@ class PromptEmbedder:
     Attributes:
         encoders: the text encoders, on one device.
         embed: from prompts to their conditions, one row per prompt, and those of the empty prompt, without rows.
+        tokenizers: by name, each with the number of tokens behind which it cuts.
     """
 
     encoders: tuple[nn.Module, ...]
     embed: Callable[[list[str]], tuple[Condition, Condition]]
+    tokenizers: Mapping[str, tuple[Any, int]] = field(default_factory=dict)
 
     def __call__(self, prompts: list[str]) -> tuple[Condition, Condition]:
         """See :attr:`embed`; the conditions are on the encoders' device."""
@@ -69,7 +75,23 @@ class PromptEmbedder:
         Raises:
             InputError: the file cannot be read, or holds none.
         """
-        return self.embed(list(PROMPTS) if prompts is None else read_prompts(Path(prompts)))
+        if prompts is None:
+            return self.embed(list(PROMPTS))
+        texts = read_prompts(Path(prompts))
+        self.say_cut(texts, prompts, "prompt")
+        return self.embed(texts)
+
+    def say_cut(self, texts: Sequence[str], place: str, thing: str) -> None:
+        """Say how many of ``texts``, each a ``thing`` of ``place``, a text encoder does not read to their end."""
+        for name, (tokenizer, most) in self.tokenizers.items():
+            longer = [text for text in texts if len(text) > most - 2]
+            some = longer[:: max(1, len(longer) // _MOST_LOOKED_AT)]
+            with quiet_diffusers():
+                n = sum(len(one) > most for one in tokenizer(some).input_ids) if some else 0
+            if n:
+                of = "" if len(some) == len(longer) else f" of {len(some)} that were looked at"
+                what = f"longer than the {most} tokens of its {name}; what is behind them is left out"
+                say_once(place, f"{counted(n, thing)}{of}: {what}")
 
     def to(self, device: torch.device) -> PromptEmbedder:
         """The same, with the encoders on ``device``."""
@@ -100,7 +122,9 @@ def load_embedder(network: nn.Module, folder: Path | None, source: str) -> Promp
     if name is None:
         return _plain_embedder(folder)
     pipeline = _text_pipeline(name, network, folder)
-    return PromptEmbedder(_encoders_of(pipeline), partial(_PIPELINES[name], pipeline))
+    return PromptEmbedder(
+        _encoders_of(pipeline), partial(_PIPELINES[name], pipeline), _tokenizers_of(pipeline)
+    )
 
 
 def _check_parts(pipeline: str | None, folder: Path | None, source: str) -> Path:
@@ -141,11 +165,7 @@ def read_prompts(file: Path) -> list[str]:
     Raises:
         InputError: it cannot be read, or has none.
     """
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", place=str(file)) from None
-    texts = [line for line in lines if line]
+    texts = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     if not texts:
         raise InputError("holds no prompts", place=str(file))
     return texts
@@ -168,12 +188,31 @@ def _plain_embedder(folder: Path) -> PromptEmbedder:
             embeddings = encoder(tokens.input_ids.to(device))[0].float()
         return {"encoder_hidden_states": embeddings[:-1]}, {"encoder_hidden_states": embeddings[-1]}
 
-    return PromptEmbedder((encoder,), embed)
+    return PromptEmbedder((encoder,), embed, {"tokenizer": (tokenizer, int(tokenizer.model_max_length))})
 
 
 def _encoders_of(pipeline: Any) -> tuple[nn.Module, ...]:
     parts = (part for name, part in pipeline.components.items() if name.startswith("text_encoder"))
     return tuple(part for part in parts if part is not None)
+
+
+def _tokenizers_of(pipeline: Any) -> dict[str, tuple[Any, int]]:
+    """A pipeline's, with the tokens it is asked for: all that CLIP takes, else what the pipeline says."""
+    import inspect
+
+    said = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
+    found = {
+        name: part for name, part in pipeline.components.items() if name.startswith("tokenizer") and part
+    }
+    return {
+        name: (
+            part,
+            int(part.model_max_length)
+            if said is None or "CLIP" in type(part).__name__
+            else int(said.default),
+        )
+        for name, part in found.items()
+    }
 
 
 def _text_pipeline(name: str, network: nn.Module, folder: Path) -> Any:

@@ -158,6 +158,8 @@ def _captioned(source: str, teacher: DiffusionTeacher, side: int, channels: int)
             place=source,
             hint=f"-s data.source={SAMPLED} learns from what the teacher samples of condition.prompts",
         ) from None
+    texts = [caption for captions in pairs.captions for caption in captions]
+    teacher.embedder.say_cut(texts, source, "caption")
     return CaptionedExamples(
         pairs, side, 1 if channels == 1 else 3, teacher.guided, teacher.embedder, teacher.autoencoder
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from effcli.core.files import read_text
 from effcli.data.picture_folders import (
     ClassFolders,
     FoundPictures,
@@ -24,7 +25,6 @@ from effcli.distill.clip_kd.captions.caption_set import CLASS_CAPTION, Captioned
 from effcli.distill.clip_kd.captions.lists import listed, read_list
 from effcli.distill.clip_kd.captions.tables import read_table
 from effcli.distill.clip_kd.captions.tars import read_tars, shards_of
-from effcli.distill.clip_kd.captions.text_files import read_text
 
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 """The captions of a folder of the `datasets` library; paths are relative to the file's folder."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from effcli.core.errors import InputError
+from effcli.core.files import read_text
 from effcli.data.picture_folders import part_in
 from effcli.data.stored_files import Split
 from effcli.distill.clip_kd.captions.caption_set import (
@@ -27,7 +28,6 @@ from effcli.distill.clip_kd.captions.text_files import (
     IMAGE_KEY,
     captions_of,
     choose_column,
-    read_text,
 )
 
 _KARPATHY_PARTS = {"train": ("train", "restval"), "eval": ("val", "test")}

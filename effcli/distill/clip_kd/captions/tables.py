@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from effcli.core.errors import InputError
+from effcli.core.files import read_text
 from effcli.distill.clip_kd.captions.caption_set import (
     CaptionedName,
     CaptionSet,
@@ -30,7 +31,6 @@ from effcli.distill.clip_kd.captions.text_files import (
     IMAGE_COLUMNS,
     IMAGE_KEY,
     choose_column,
-    read_text,
 )
 
 _MOST_LINES = 100

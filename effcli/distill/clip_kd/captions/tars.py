@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from effcli.core.errors import InputError
+from effcli.core.files import decoded, read_text
 from effcli.core.text import counted
 from effcli.data.picture_folders import (
     by_preference,
@@ -26,7 +27,7 @@ from effcli.data.picture_folders import (
 from effcli.data.stored_files import Split, StoredFile, index_tar
 from effcli.distill.clip_kd.captions.caption_set import CLASS_CAPTION, CaptionSet, one_line
 from effcli.distill.clip_kd.captions.lists import listed
-from effcli.distill.clip_kd.captions.text_files import captions_of, decoded, read_text
+from effcli.distill.clip_kd.captions.text_files import captions_of
 
 CLASS_NAMES_FILE = "classnames.txt"
 """Beside the shards or above them: the name of class n in line n, as clip_benchmark's sets have it."""

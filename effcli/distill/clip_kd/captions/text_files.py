@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from effcli.core.errors import InputError
@@ -13,34 +11,6 @@ IMAGE_COLUMNS = ("filepath", "image", "file_name", "filename", "path", "file", "
 CAPTION_COLUMNS = ("title", "caption", "text", "captions")
 IMAGE_KEY, CAPTION_KEY = "data.image_column", "data.caption_column"
 DOWNLOAD_HINT = "download them first, for example with img2dataset, and give its folder"
-
-
-def decoded(data: bytes, place: str) -> str:
-    """UTF-8, or UTF-16 with a byte order mark.
-
-    Raises:
-        InputError: it is neither; the place has the line.
-    """
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise InputError(
-            "is not UTF-8", place=f"{place}:{line}", hint="iconv -f latin1 -t utf-8 converts it"
-        ) from None
-
-
-def read_text(file: Path) -> str:
-    """A text file.
-
-    Raises:
-        InputError: it cannot be read, or :func:`decoded` fails.
-    """
-    try:
-        return decoded(file.read_bytes(), str(file))
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", place=str(file)) from None
 
 
 def choose_column(
