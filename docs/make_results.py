@@ -14,12 +14,15 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from effcli.core.text import counted
 
 DOCS = Path(__file__).parent
 TASKS = ("enhance", "quantize", "distill", "continual", "detect-stream", "rl-distill", "threads")
@@ -220,12 +223,16 @@ def section(question: Question) -> str:
     return "\n\n".join(part.strip("\n") for part in parts if part)
 
 
+_COUNTED = {"holds": "held", "does not hold": "not held", "not decided": "not decided"}
+
+
 def findings(record: Mapping[str, Any]) -> str:
     """What a claim expected and what came out, folded."""
     rows = [[one["expectation"], difference(one), one["verdict"]] for one in record["findings"]]
-    held = sum(one["verdict"] == "holds" for one in record["findings"])
+    counts = Counter(one["verdict"] for one in record["findings"])
     table = Table(["expected", "mean and spread of the seeds' differences", "verdict"], rows).markdown()
-    summary = f"{record['title']}: {held} of {len(rows)} expectations hold"
+    what = ", ".join(f"{counts[verdict]} {words}" for verdict, words in _COUNTED.items() if counts[verdict])
+    summary = f"{record['title']}: {counted(len(rows), 'expectation')}, {what}"
     return (
         f'<details markdown="1"><summary>{summary}</summary>\n\nSource: {record["source"]}. '
         f"{_seeds_counted(len(record['seeds']))}.\n\n{table}\n\n</details>"
