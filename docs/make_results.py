@@ -26,6 +26,7 @@ from effcli.core.text import counted
 
 DOCS = Path(__file__).parent
 TASKS = ("enhance", "quantize", "distill", "continual", "detect-stream", "rl-distill", "threads")
+_COUNTED = {"holds": "held", "does not hold": "not held", "not decided": "not decided"}
 ANCHOR = '<a id="{}"></a>'
 INTRO = """# Results
 
@@ -221,9 +222,6 @@ def section(question: Question) -> str:
         provenance(question),
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part)
-
-
-_COUNTED = {"holds": "held", "does not hold": "not held", "not decided": "not decided"}
 
 
 def findings(record: Mapping[str, Any]) -> str:

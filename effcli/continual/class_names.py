@@ -46,8 +46,8 @@ def say_alike(names: Iterable[str], known: Iterable[str], place: str) -> None:
     """
     first: dict[str, str] = {}
     for name in known:
-        first.setdefault(_outline(name), name)
-    pairs = [(other, name) for name in names if (other := first.setdefault(_outline(name), name)) != name]
+        first.setdefault(outline_of(name), name)
+    pairs = [(other, name) for name in names if (other := first.setdefault(outline_of(name), name)) != name]
     if pairs:
         named = ", ".join(f"{other!r} and {name!r}" for other, name in pairs[:_MOST_NAMED])
         more = f" and {len(pairs) - _MOST_NAMED} more" if len(pairs) > _MOST_NAMED else ""
@@ -57,6 +57,7 @@ def say_alike(names: Iterable[str], known: Iterable[str], place: str) -> None:
         )
 
 
-def _outline(name: str) -> str:
+def outline_of(name: str) -> str:
+    """What is left of a name without case, the kind of its separators and leading zeros."""
     text = _GAP.sub(" ", unicodedata.normalize("NFKC", name)).strip().casefold()
     return _ZEROS.sub("", text)

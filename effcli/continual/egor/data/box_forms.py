@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 from numpy.typing import NDArray
 
 from effcli.continual.egor.data.labels.labelled_images import BoxForm
 from effcli.core.errors import InputError
-
-F = TypeVar("F", np.float32, np.float64)
 
 MOST_WRONG = 0.1
 """The largest share of images or annotations that is left out because something about them is wrong."""
@@ -87,9 +83,7 @@ def _check_unit(
     numbers: NDArray[np.float64], sides: NDArray[np.float64], form: BoxForm, place: str
 ) -> list[str]:
     for unit, words in _UNITS.items():
-        n_pixels = (
-            sides.min(0).prod() / unit**2
-        )  # of the smallest image, in those of a square with sides of `unit`
+        n_pixels = sides.min(0).prod() / unit**2  # of the smallest image, in squares with sides of ``unit``
         if len(numbers) < _FEW or sides.min() < unit or not _reaches(numbers, form, unit):
             continue
         what = f"all {len(numbers)} boxes are within 0..{unit} of larger images: they seem to be {words}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from effcli.continual.class_names import outline_of
 from effcli.continual.egor.data.box_forms import MOST_WRONG, check_form, corners_of
 from effcli.continual.egor.data.detection_sets import DetectionSet, ObjectBoxes
 from effcli.continual.egor.data.labels.labelled_images import BoxForm, LabelledImage, Labels
@@ -63,10 +63,10 @@ def _classes_are(names: Sequence[str], what: str) -> str:
 
 
 def _nearly_equal(classes: Iterable[str]) -> list[str]:
-    """Classes that differ in small and capital letters or in spaces alone."""
+    """Classes that differ only in case, separators or leading zeros."""
     alike = defaultdict(list)
     for name in sorted(classes):
-        alike[re.sub(r"[\s_-]+", " ", name).strip().casefold()].append(repr(name))
+        alike[outline_of(name)].append(repr(name))
     return [
         f"classes whose names are nearly the same are kept apart: {', '.join(names)}"
         for names in alike.values()
