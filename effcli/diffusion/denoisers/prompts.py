@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from effcli.core.errors import InputError
 from effcli.core.files import read_json, read_text
-from effcli.core.text import counted
+from effcli.core.text import cut_texts
 from effcli.core.weight_file import one_line
 from effcli.diffusion.denoisers.classes import Condition, denoiser_class
 from effcli.diffusion.folders import BESIDE, refuse_absent
@@ -39,9 +39,6 @@ _ENCODERS = {
     "umt5": ("UMT5EncoderModel",),
 }
 """``model_type`` -> classes of transformers; the one that ``architectures`` names is taken, else the first."""
-
-_MOST_LOOKED_AT = 2000
-"""Long texts whose tokens are counted, evenly over all of them."""
 
 _NEEDED = {
     "StableDiffusionXLPipeline": ("_2",),
@@ -84,20 +81,20 @@ class PromptEmbedder:
     def say_cut(self, texts: Sequence[str], place: str, thing: str) -> None:
         """Say how many of ``texts``, each a ``thing`` of ``place``, a text encoder does not read to their end."""
         for name, (tokenizer, most) in self.tokenizers.items():
-            longer = [text for text in texts if len(text) > most - 2]
-            some = longer[:: max(1, len(longer) // _MOST_LOOKED_AT)]
             with quiet_diffusers():
-                n = sum(len(one) > most for one in tokenizer(some).input_ids) if some else 0
-            if n:
-                of = "" if len(some) == len(longer) else f" of {len(some)} that were looked at"
-                what = f"longer than the {most} tokens of its {name}; what is behind them is left out"
-                say_once(place, f"{counted(n, thing)}{of}: {what}")
+                said = cut_texts(texts, most, partial(_n_longer, tokenizer, most), thing, f"its {name}")
+            if said is not None:
+                say_once(place, said)
 
     def to(self, device: torch.device) -> PromptEmbedder:
         """The same, with the encoders on ``device``."""
         for encoder in self.encoders:
             encoder.to(device)
         return self
+
+
+def _n_longer(tokenizer: Any, most: int, texts: list[str]) -> int:
+    return sum(len(one) > most for one in tokenizer(texts).input_ids)
 
 
 def load_embedder(network: nn.Module, folder: Path | None, source: str) -> PromptEmbedder:

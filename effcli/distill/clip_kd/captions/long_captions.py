@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 
-from effcli.core.text import counted
+from effcli.core.text import cut_texts
 from effcli.distill.clip.clip_model import ClipModel, Tokenizer
 from effcli.distill.clip_kd.captions.caption_set import CaptionSet
 
 log = logging.getLogger(__name__)
 
-MOST_LOOKED_AT = 2000
-"""Long captions that are tokenized, evenly over a set."""
-
 
 def n_cut(tokenize: Tokenizer, captions: Sequence[str]) -> int:
     """How many captions lose their end: those whose tokens are the same without their last character."""
-    if not captions:
-        return 0
     whole, shorter = tokenize(list(captions)), tokenize([one[:-1] for one in captions])
     return int((whole == shorter).all(1).sum())
 
@@ -30,14 +26,10 @@ def say_cut_captions(pairs: CaptionSet, models: Mapping[str, ClipModel]) -> None
         pairs: whose captions.
         models: by what they are called.
     """
+    texts = [text for captions in pairs.captions for text in captions]
     for name, model in models.items():
         length = int(model.tokenize(["a"]).shape[1])
-        longer = [text for texts in pairs.captions for text in texts if len(text) > length - 2]
-        some = longer[:: max(1, len(longer) // MOST_LOOKED_AT)]
-        n = n_cut(model.tokenize, some)
-        if n:
-            of = "" if len(some) == len(longer) else f" of {len(some)} that were looked at"
-            log.warning(
-                "%s%s: longer than the %d tokens that the %s reads; what is behind them is left out",
-                counted(n, "caption"), of, length, name.replace("_", " "),
-            )  # fmt: skip
+        reader = f"the {name.replace('_', ' ')}"
+        said = cut_texts(texts, length, partial(n_cut, model.tokenize), "caption", reader)
+        if said is not None:
+            log.warning("%s", said)
