@@ -53,7 +53,7 @@ def _call(
 ) -> Tensor:
     try:
         return function()
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200]
         given = {"sample": (1, *model.sample_shape), **{key: tuple(v.shape) for key, v in condition.items()}}
         inputs = ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, shape in given.items())

@@ -22,7 +22,7 @@ from effcli.diffusion.denoisers.needs import NeededInput, n_classes_of, needs_of
 from effcli.diffusion.denoisers.prompts import PromptEmbedder, load_embedder
 from effcli.diffusion.models import DiffusionModel
 from effcli.diffusion.processes import process_of
-from effcli.diffusion.schedulers import LEARNED_VARIANCES
+from effcli.diffusion.schedulers import LEARNED_VARIANCES, NULL_CLASS
 
 _EMBEDDED_GUIDANCE = ("timestep_cond", "guidance")
 """Inputs that the guidance scale itself is: the network is then called once."""
@@ -127,6 +127,12 @@ class Guided:
         other = self.with_unet(self.unet)
         other.scheduler_config = dict(scheduler_config)
         return other
+
+    @property
+    def null_class(self) -> int | None:
+        """The label that means no class; None: there is none, or it is not known."""
+        label = self._null.get("class_labels")
+        return None if label is None or self._lacks_null_class else int(label)
 
     @property
     def has_classes(self) -> bool:
@@ -252,8 +258,8 @@ def check_variance(model: DiffusionModel) -> None:
 
 
 def _null_label(model: DiffusionModel, n_classes: int) -> int | None:
-    """The label that means no class, where the class of the network says so."""
-    return n_classes if denoiser_class(model.unet).labels else None
+    """The label that means no class, where the class of the network or the model's own file says so."""
+    return n_classes if denoiser_class(model.unet).labels else model.scheduler_config.get(NULL_CLASS)
 
 
 def _computed(model: DiffusionModel, needs: list[NeededInput], guidance: float) -> Condition:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 from torch import nn
 
 from effcli.core.errors import InputError
-from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, PROCESS_CLASSES
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, NULL_CLASS, PROCESS_CLASSES
 
 _LARGEST = 2**24
 _MOST_TIMESTEPS = 10**6
@@ -75,6 +75,9 @@ def check_scheduler_config(config: Mapping[str, Any], place: str) -> None:
     n_steps = config.get("num_train_timesteps", 1000)
     if not 1 <= n_steps <= _MOST_TIMESTEPS:
         raise InputError(f"num_train_timesteps is {n_steps}, not 1 to {_MOST_TIMESTEPS}", place=place)
+    null_class = config.get(NULL_CLASS, 0)
+    if type(null_class) is not int or null_class < 0:
+        raise InputError(f"{NULL_CLASS} is {_short(null_class)}, not a label", place=place)
     distilled = config.get(DISTILLED_TIMESTEPS)
     if distilled is None:
         return

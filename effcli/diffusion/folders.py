@@ -23,7 +23,7 @@ from effcli.core.weight_file import make_within
 from effcli.diffusion.configs import check_scheduler_config, check_unet_config
 from effcli.diffusion.denoisers.classes import PARTS, class_of
 from effcli.diffusion.notices import quiet_diffusers, say_once
-from effcli.diffusion.schedulers import CLASSES, DISTILLED_TIMESTEPS, RENEWS_NOISE
+from effcli.diffusion.schedulers import CLASSES, DISTILLED_TIMESTEPS, NULL_CLASS, RENEWS_NOISE
 from effcli.diffusion.weight_files import WeightFiles, check_no_adapter, find_weights
 
 STUDENT_FILE = "student.json"
@@ -150,8 +150,7 @@ def read_scheduler(parts: Folder) -> dict[str, Any]:
     if (parts.pipeline / STUDENT_FILE).is_file():
         student = read_json(parts.pipeline / STUDENT_FILE)
         config[DISTILLED_TIMESTEPS] = student.get("timesteps", [])
-        if student.get(RENEWS_NOISE):
-            config[RENEWS_NOISE] = True
+        config |= {key: student[key] for key in (RENEWS_NOISE, NULL_CLASS) if key in student}
     check_scheduler_config(config, str(parts.scheduler or parts.unet))
     return config
 

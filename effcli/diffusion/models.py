@@ -41,7 +41,7 @@ from effcli.diffusion.folders import (
 from effcli.diffusion.hub import download
 from effcli.diffusion.notices import quiet_diffusers, say_once
 from effcli.diffusion.processes import EVEN_SIGMAS, FLOW_CLASSES, IMAGE_TOKENS, clips_images, describe
-from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, RENEWS_NOISE, notices
+from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, NULL_CLASS, RENEWS_NOISE, notices
 from effcli.diffusion.single_files import refuse_single_file
 
 FORMAT = "effcli.diffusion"
@@ -242,7 +242,7 @@ def save_configs(
         make_folder(folder / name)
     unet_class = type(unet).__name__
     pipeline = "DDIMPipeline" if unet_class == "UNet2DModel" else "DiffusionPipeline"
-    own = (DISTILLED_TIMESTEPS, RENEWS_NOISE, IMAGE_TOKENS, EVEN_SIGMAS)
+    own = (DISTILLED_TIMESTEPS, RENEWS_NOISE, NULL_CLASS, IMAGE_TOKENS, EVEN_SIGMAS)
     scheduler = {key: value for key, value in scheduler_config.items() if key not in own}
     contents = {
         f"{part}/config.json": {"_class_name": unet_class, **config_of(unet), **more},
@@ -255,8 +255,8 @@ def save_configs(
     }
     if DISTILLED_TIMESTEPS in scheduler_config:
         contents[STUDENT_FILE] = {"timesteps": list(scheduler_config[DISTILLED_TIMESTEPS])}
-        if scheduler_config.get(RENEWS_NOISE):
-            contents[STUDENT_FILE][RENEWS_NOISE] = True
+        kept = (RENEWS_NOISE, NULL_CLASS)
+        contents[STUDENT_FILE] |= {key: scheduler_config[key] for key in kept if key in scheduler_config}
     for name, content in contents.items():
         write_text(folder / name, json.dumps(content, indent=2) + "\n")
 

@@ -18,6 +18,9 @@ DISTILLED_TIMESTEPS = "distilled_timesteps"
 RENEWS_NOISE = "renews_noise"
 """Our key beside it: after each step but the last the student's image gets fresh noise (consistency models)."""
 
+NULL_CLASS = "null_class"
+"""Our key: the label that means no class in a class-conditional network that was trained to be guided."""
+
 _DDIM: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -111,7 +114,8 @@ _NO_EFFECT = {
     # of early diffusers
     "tensor_format", "timestep_values",
 }  # fmt: skip
-_KNOWN = {*_DDIM, *_VALUES, *_OWN_GRID, *_NO_EFFECT, "predict_epsilon", DISTILLED_TIMESTEPS, RENEWS_NOISE}
+_KNOWN = {*_DDIM, *_VALUES, *_OWN_GRID, *_NO_EFFECT, "predict_epsilon", DISTILLED_TIMESTEPS, RENEWS_NOISE,
+          NULL_CLASS}  # fmt: skip
 
 
 def ddim_config(config: Mapping[str, Any]) -> dict[str, Any]:

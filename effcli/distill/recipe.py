@@ -355,6 +355,13 @@ class TeacherTrainSection(ImageModelTrainSection):
         description="Weight of the image error at each noise level. truncated_snr: max(1, SNR), as in progressive "
         "distillation; min_snr: min(SNR, 5), which reaches good pictures in fewer steps.",
     )
+    label_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the images that a class-conditional model sees without their class, from 0 to below 1, "
+        "so that it can be guided; the label after the last class then means no class.",
+    )
 
 
 class TeacherRecipe(ImageModelRecipe):

@@ -138,7 +138,7 @@ def load_examples(recipe: StudentsRecipe, teacher: DiffusionTeacher) -> Examples
     if "text" in sources:
         return _captioned(source, teacher, height, channels)
     images = load_images(source, "train", side=height, channels=1 if channels == 1 else 3)
-    _check_classes(images, teacher, recipe.condition.null_class, source)
+    _check_classes(images, teacher, source)
     return ImageExamples(images, teacher.guided, teacher.autoencoder)
 
 
@@ -189,10 +189,10 @@ def _converts(recipe: StudentsRecipe, model: DiffusionModel) -> bool:
     return isinstance(recipe, ProgressiveRecipe) and bool(rounds_of(recipe, model))
 
 
-def _check_classes(images: ImageSet, teacher: DiffusionTeacher, null_class: int | None, place: str) -> None:
+def _check_classes(images: ImageSet, teacher: DiffusionTeacher, place: str) -> None:
     """Refuse images whose labels cannot be the teacher's: labels are the numbers of classes in order."""
     n, n_classes = len(images.classes), n_classes_of(teacher.model.unet)
-    if n_classes is None or n == n_classes - (null_class == n_classes - 1):
+    if n_classes is None or n == n_classes - (teacher.guided.null_class == n_classes - 1):
         return
     if images.classes == ("",):
         raise InputError(

@@ -13,10 +13,12 @@ from effcli.core.plan import Plan
 from effcli.core.run import Run
 from effcli.data.image_sets import ImageSet, to_bytes
 from effcli.data.picture_grid import save_grid
+from effcli.diffusion.checking import check_forward
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.ddim import alpha_sigma
 from effcli.diffusion.models import UNET_FILE, DiffusionModel, build_unet, save_file
 from effcli.diffusion.sampling import sample_images
+from effcli.diffusion.schedulers import NULL_CLASS, ddim_config
 from effcli.distill.losses import min_snr_loss, truncated_snr_loss
 from effcli.distill.recipe import TeacherRecipe
 from effcli.distill.targets import to_x0
@@ -31,9 +33,14 @@ WEIGHTINGS = {"truncated_snr": truncated_snr_loss, "min_snr": min_snr_loss}
 
 
 def plan(recipe: TeacherRecipe) -> Plan[ImageSet]:
-    """The images, and what :func:`train` would train; building it also proves that its sizes fit together."""
+    """The images, and what :func:`train` would train; building and calling it proves that its sizes fit together.
+
+    Raises:
+        InputError: they do not.
+    """
     images = load_training_images(recipe)
     unet = build_teacher(recipe, len(images.classes))
+    check_forward(DiffusionModel(unet, scheduler_config(recipe, images), "unet"))
     n_parameters = sum(p.numel() for p in unet.parameters())
     return Plan({"parameters": n_parameters, **plan_of_images(recipe, images)}, images)
 
@@ -48,14 +55,14 @@ def train(recipe: TeacherRecipe, images: ImageSet, run: Run) -> Result:
     }
     if run.runtime.is_main:
         file = run.file(f"model/{UNET_FILE}")
-        save_file(file, unet, scheduler_config(recipe))
+        save_file(file, unet, scheduler_config(recipe, images))
         metrics["weights_sha256"] = sha256(file)
-    return run.finish(metrics, lambda: save_samples(unet, recipe, run))
+    return run.finish(metrics, lambda: save_samples(unet, scheduler_config(recipe, images), recipe, run))
 
 
-def save_samples(unet: nn.Module, recipe: TeacherRecipe, run: Run) -> dict[str, str]:
+def save_samples(unet: nn.Module, config: dict[str, Any], recipe: TeacherRecipe, run: Run) -> dict[str, str]:
     """Samples of random classes, where there are any, for the report; by this rank only."""
-    guided = Guided(DiffusionModel(unet, scheduler_config(recipe), "teacher"), unet)
+    guided = Guided(DiffusionModel(unet, config, "teacher"), unet, guidance=recipe.sampler.guidance)
     images = sample_images(guided, recipe.sampler, N_PICTURES, N_PICTURES, run.runtime.alone())
     save_grid(to_bytes(images), run.file("pictures/samples.png"))
     return {f"Samples, {recipe.sampler.steps} DDIM steps": "pictures/samples.png"}
@@ -78,15 +85,17 @@ def build_teacher(recipe: TeacherRecipe, n_classes: int) -> nn.Module:
         "norm_num_groups": settings.norm_num_groups,
         "attention_head_dim": settings.attention_head_dim,
         "dropout": settings.dropout,
-        "num_class_embeds": n_classes if settings.class_conditional else None,
+        "num_class_embeds": n_classes + _is_guidable(recipe) if settings.class_conditional else None,
     }
     torch.manual_seed(recipe.seed)
     return build_unet("UNet2DModel", config)
 
 
-def scheduler_config(recipe: TeacherRecipe) -> dict[str, Any]:
+def scheduler_config(recipe: TeacherRecipe, images: ImageSet) -> dict[str, Any]:
     """The scheduler's configuration: trailing steps, the last of which ends at the clean image."""
+    null_class = {NULL_CLASS: len(images.classes)} if _is_guidable(recipe) else {}
     return {
+        **null_class,
         "_class_name": "DDIMScheduler",
         **recipe.schedule.model_dump(),
         "timestep_spacing": "trailing",
@@ -95,12 +104,18 @@ def scheduler_config(recipe: TeacherRecipe) -> dict[str, Any]:
     }
 
 
+def _is_guidable(recipe: TeacherRecipe) -> bool:
+    """Whether the network also learns a label that means no class."""
+    return recipe.unet.class_conditional and recipe.train.label_dropout > 0
+
+
 def fit_teacher(unet: nn.Module, images: ImageSet, recipe: TeacherRecipe, run: Run) -> None:
     """Train ``unet`` in place; it ends with the averaged weights."""
     from diffusers import DDIMScheduler
 
     settings, runtime = recipe.train, run.runtime
-    alphas_cumprod = DDIMScheduler.from_config(scheduler_config(recipe)).alphas_cumprod.to(runtime.device)
+    scheduler = DDIMScheduler.from_config(ddim_config(scheduler_config(recipe, images)))
+    alphas_cumprod = scheduler.alphas_cumprod.to(runtime.device)
     optimizer = torch.optim.AdamW(
         unet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
@@ -118,6 +133,8 @@ def fit_teacher(unet: nn.Module, images: ImageSet, recipe: TeacherRecipe, run: R
         rate = cosine(step, settings.steps, settings.learning_rate, 0.0)
         set_rate(optimizer, rate * min(1.0, (step + 1) / (settings.warmup_steps + 1)))
         z = alpha * x + sigma * noise
+        if _is_guidable(recipe):
+            labels = labels.masked_fill(torch.rand(len(x)) < settings.label_dropout, len(images.classes))
         condition = {"class_labels": labels.to(runtime.device)} if recipe.unet.class_conditional else {}
         with runtime.autocast():
             prediction = parallel(z, t, **condition, return_dict=False)[0].float()
