@@ -140,7 +140,7 @@ def evaluate(
             for steps, one in students.items()
         },
         teacher_steps or recipe.teacher_steps,
-        with_real_images(settings, teacher, recipe.data.source),
+        with_real_images(settings, teacher, recipe.training_images),
         runtime,
         show_progress=show_progress,
     )

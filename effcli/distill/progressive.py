@@ -169,7 +169,7 @@ def measure(
         teacher,
         students,
         recipe.teacher_steps,
-        with_real_images(recipe.eval, teacher, recipe.data.source),
+        with_real_images(recipe.eval, teacher, recipe.training_images),
         run.runtime,
         stage=run.stage,
         check_stop=run.check_stop,

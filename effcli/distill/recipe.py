@@ -50,8 +50,9 @@ class DistillAugmentSection(Section):
 # --- few-step students -------------------------------------------------------------------------------------
 
 
+_GREY_TEACHER = "builtin:fashion-diffusion"
 CLOTHES = "builtin:fashion-images"
-"""The images in the package, those that the teacher in the package learned from."""
+"""The images in the package, those that the grey teacher in the package learned from."""
 
 SAMPLED = "teacher"
 """In place of images: what the teacher samples."""
@@ -60,16 +61,17 @@ SAMPLED = "teacher"
 class DistillImagesSection(Section):
     """The images whose noisy versions students learn from; they are resized to the teacher's side."""
 
-    source: str = Field(
-        CLOTHES,
+    source: str | None = Field(
+        None,
         description="Training images: a folder of pictures, a folder of IDX files, a packed .npz, or "
         "builtin:fashion-images; for text-conditional teachers images with captions, as for "
-        "CLIP-KD; or teacher: images that the teacher samples itself.",
+        "CLIP-KD; or teacher: images that the teacher samples itself. null: builtin:fashion-images for "
+        "builtin:fashion-diffusion, which learned from them, and teacher for all others.",
     )
     sampled: int = Field(
         2048,
         ge=1,
-        description="Number of images that the teacher samples before training, where source is teacher.",
+        description="Number of images that the teacher samples before training, where it is to sample them.",
     )
 
 
@@ -94,7 +96,7 @@ class StudentsRecipe(DistillRecipe):
     """Of the methods whose students are a diffusion model's, of fewer sampling steps."""
 
     model: str = Field(
-        "builtin:fashion-diffusion",
+        _GREY_TEACHER,
         description="The teacher: a diffusers folder, a Hub id, a run of `effcli distill train`, or builtin:NAME.",
     )
     data: DistillImagesSection = Field(DistillImagesSection(), description="The training images.")
@@ -124,6 +126,11 @@ class StudentsRecipe(DistillRecipe):
     )
     train: StudentTrainSection = Field(StudentTrainSection(), description="The optimisation.")
     eval: DistanceSettings = Field(DistanceSettings(), description="What is measured at the end.")
+
+    @property
+    def training_images(self) -> str:
+        """Where the training images are, or :data:`SAMPLED`: ``data.source`` with its default."""
+        return self.data.source or (CLOTHES if self.model == _GREY_TEACHER else SAMPLED)
 
 
 class RoundsSection(StudentTrainSection):

@@ -32,9 +32,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a teacher and, in `run`, its students of 8, 4, 2 and 1 steps."""
     folder = tmp_path_factory.mktemp("distill")
     save_pipeline(folder / "model", tiny_unet())
-    done = effcli(
-        "distill", "model", "--steps", "1", "--teacher-steps", "16", *SMALL, "-o", "run", cwd=folder
-    )
+    clothes = ("--data", "builtin:fashion-images")
+    steps = ("--steps", "1", "--teacher-steps", "16")
+    done = effcli("distill", "model", *clothes, *steps, *SMALL, "-o", "run", cwd=folder)
     assert done.code == 0, done.stderr
     assert done.lines == ["run"]
     return folder

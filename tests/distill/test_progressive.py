@@ -20,7 +20,7 @@ from effcli.diffusion.processes import process_of
 from effcli.distill.inputs.teacher import check_teacher, load_examples, load_teacher
 from effcli.distill.losses import PixelLoss
 from effcli.distill.progressive import plan, student_config, students_of
-from effcli.distill.recipe import PdRecipe, RddRecipe
+from effcli.distill.recipe import CLOTHES, SAMPLED, PdRecipe, RddRecipe
 from effcli.distill.rounds import Round, prediction_of_students, rounds_of
 from effcli.distill.sampling import Sampler
 from effcli.distill.targets import denoiser
@@ -165,9 +165,10 @@ def test_numbers_of_steps_and_classes_that_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no images in it" in str(refused(folder, data={"source": str(tmp_path / "empty")}))
     few = str(save_pipeline(tmp_path / "few", tiny_unet(num_class_embeds=3)))
-    assert "has 10 classes, the teacher has 3" in str(refused(few))
+    clothes = {"source": CLOTHES}
+    assert "has 10 classes, the teacher has 3" in str(refused(few, data=clothes))
     eleven = str(save_pipeline(tmp_path / "eleven", tiny_unet(num_class_embeds=11)))
-    error = refused(eleven)
+    error = refused(eleven, data=clothes)
     assert "has 10 classes, the teacher has 11" in str(error) and "means no class" in str(error.hint)
     for number in range(3):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "empty" / f"{number}.png")
@@ -177,7 +178,14 @@ def test_numbers_of_steps_and_classes_that_are_refused(tmp_path):
 @pytest.mark.slow
 def test_a_class_conditional_teacher_is_told_the_classes(tmp_path):
     folder = save_pipeline(tmp_path / "model", tiny_unet(num_class_embeds=10))
-    recipe = PdRecipe(model=str(folder), teacher_steps=2, train={"last_rounds_steps": 1, "batch_size": 2})
+    recipe = PdRecipe.model_validate(
+        {
+            "model": str(folder),
+            "data": {"source": CLOTHES},
+            "teacher_steps": 2,
+            "train": {"last_rounds_steps": 1, "batch_size": 2},
+        }
+    )
     loaded = load_teacher(recipe)
     data = load_examples(recipe, loaded)
     assert data is not None
@@ -220,7 +228,13 @@ def test_settings_tuned_on_clothes_are_named_on_another_teacher(tmp_path, caplog
             {"model": str(save_pipeline(tmp_path / "b", tiny_unet())), "teacher_steps": 2}
         )
     )
-    assert "learns from builtin:fashion-images, grey 16x16 clothes" in caplog.text
+    assert "students learn from 2048 images that the teacher samples, as none are named" in caplog.text
+
+
+def test_only_the_grey_teacher_has_images_of_its_own():
+    assert PdRecipe().training_images == CLOTHES
+    assert PdRecipe(model="owner/name").training_images == SAMPLED
+    assert PdRecipe.model_validate({"model": "owner/name", "data": {"source": "a"}}).training_images == "a"
 
 
 @pytest.mark.parametrize("config", [{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 2.0},

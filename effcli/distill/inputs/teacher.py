@@ -9,7 +9,6 @@ import torch
 
 from effcli.core.errors import InputError, UsageError
 from effcli.core.run import Run
-from effcli.core.tensor_file import BUILTIN_PREFIX
 from effcli.data.image_sets import ImageSet, load_images
 from effcli.diffusion.autoencoders import Autoencoder, decoder_of, load_autoencoder
 from effcli.diffusion.checking import check_forward
@@ -28,7 +27,7 @@ from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, ddim_config
 from effcli.distill.clip_kd.inputs import load_pairs
 from effcli.distill.clip_kd.recipe import ClipPairsSection
 from effcli.distill.inputs.examples import CaptionedExamples, Examples, ImageExamples, SampledExamples
-from effcli.distill.recipe import CLOTHES, SAMPLED, ProgressiveRecipe, StudentsRecipe
+from effcli.distill.recipe import SAMPLED, ProgressiveRecipe, StudentsRecipe
 from effcli.distill.rounds import rounds_of
 from effcli.distill.time_grid import TimeGrid
 from effcli.distill.trained.student import check_student
@@ -81,7 +80,7 @@ def load_teacher(recipe: StudentsRecipe) -> DiffusionTeacher:
     check_teacher(model)
     settings = recipe.condition
     embedder = None
-    if settings.inputs is None and recipe.data.source != SAMPLED and is_told_texts(model):
+    if settings.inputs is None and recipe.training_images != SAMPLED and is_told_texts(model):
         embedder = load_embedder(model.unet, model.folder, model.source)
     guided = Guided(
         model,
@@ -113,8 +112,10 @@ def load_examples(recipe: StudentsRecipe, teacher: DiffusionTeacher) -> Examples
     Raises:
         InputError: the images do not have the teacher's classes, or no captions for one that is told a text.
     """
-    source, model = recipe.data.source, teacher.model
+    source, model = recipe.training_images, teacher.model
     if source == SAMPLED:
+        if recipe.data.source is None:
+            _say_sampled(recipe, teacher)
         if recipe.augment.flip:
             raise UsageError(
                 "images that the teacher samples are not mirrored", place="augment.flip", hint="set 0"
@@ -131,10 +132,6 @@ def load_examples(recipe: StudentsRecipe, teacher: DiffusionTeacher) -> Examples
         raise InputError(
             f"its pictures are {channels}x{height}x{width}, not square grey or RGB images", place=model.source
         )
-    if source == CLOTHES and not recipe.model.startswith(BUILTIN_PREFIX):
-        say_once(
-            recipe.model, f"learns from {source}, grey 16x16 clothes, as no other images are named (--data)"
-        )
     if "text" in sources:
         return _captioned(source, teacher, height, channels)
     images = load_images(source, "train", side=height, channels=1 if channels == 1 else 3)
@@ -142,13 +139,21 @@ def load_examples(recipe: StudentsRecipe, teacher: DiffusionTeacher) -> Examples
     return ImageExamples(images, teacher.guided, teacher.autoencoder)
 
 
+def _say_sampled(recipe: StudentsRecipe, teacher: DiffusionTeacher) -> None:
+    """Say that no images were named; a few general prompts are too little to learn from."""
+    if is_told_texts(teacher.model) and recipe.condition.prompts is None and recipe.condition.inputs is None:
+        raise InputError(
+            "is conditioned on text, and no images with captions are named", place=recipe.model,
+            hint=f"--data, or -s data.source={SAMPLED} for images that the teacher samples of condition.prompts",
+        )  # fmt: skip
+    say_once(
+        recipe.model,
+        f"students learn from {recipe.data.sampled} images that the teacher samples, as none are named (--data)",
+    )
+
+
 def _captioned(source: str, teacher: DiffusionTeacher, side: int, channels: int) -> CaptionedExamples:
     model = teacher.model
-    if source == CLOTHES:
-        raise InputError(
-            f"has no captions, and {model.source} is conditioned on text", place=source,
-            hint=f"give --data images with captions, or {SAMPLED} for images that the teacher samples itself",
-        )  # fmt: skip
     assert teacher.embedder is not None
     try:
         pairs = load_pairs(ClipPairsSection(source=source))
