@@ -32,9 +32,6 @@ def trained(preset: str, options: argparse.Namespace) -> Path:
     run: Path = options.output / preset
     if (run / "result.json").is_file():
         return run
-    if run.is_dir():
-        effcli("train", "--resume", str(run), "--threads", "1")
-        return run
     settings = {
         "data.source": f"synthetic:{options.drives}:{preset}",
         "eval.data": "synthetic:1:town",
@@ -43,7 +40,8 @@ def trained(preset: str, options: argparse.Namespace) -> Path:
         "train.batch_size": 2,
     }
     changes = [part for key, value in settings.items() for part in ("-s", f"{key}={value}")]
-    effcli("train", "-r", "street", *changes, "--threads", "1", "-o", str(run))
+    resume = ["--resume"] if run.is_dir() else []
+    effcli("train", "-r", "street", *changes, "--threads", "1", "-o", str(run), *resume)
     return run
 
 
