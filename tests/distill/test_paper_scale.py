@@ -48,7 +48,7 @@ def test_the_cifar10_classifier() -> None:
 @pytest.mark.parametrize("name", ["cifar10", "imagenet64"])
 def test_the_rounds_of_the_paper(name: str) -> None:
     recipe = shipped(f"paper-{name}")
-    grid = TimeGrid(scheduler_config(shipped(f"{name}-diffusion")), torch.device("cpu"))
+    grid = TimeGrid(scheduler_config(shipped(f"{name}-diffusion"), 10), torch.device("cpu"))
     grid.check_steps(recipe.student_steps, recipe.teacher_steps)
     assert grid.timesteps(1024) == list(range(1024, 0, -1))
     rounds = rounds_of(recipe, teacher("sample"))

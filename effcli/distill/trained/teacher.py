@@ -40,7 +40,7 @@ def plan(recipe: TeacherRecipe) -> Plan[ImageSet]:
     """
     images = load_training_images(recipe)
     unet = build_teacher(recipe, len(images.classes))
-    check_forward(DiffusionModel(unet, scheduler_config(recipe, images), "unet"))
+    check_forward(DiffusionModel(unet, scheduler_config(recipe, len(images.classes)), "unet"))
     n_parameters = sum(p.numel() for p in unet.parameters())
     return Plan({"parameters": n_parameters, **plan_of_images(recipe, images)}, images)
 
@@ -55,9 +55,11 @@ def train(recipe: TeacherRecipe, images: ImageSet, run: Run) -> Result:
     }
     if run.runtime.is_main:
         file = run.file(f"model/{UNET_FILE}")
-        save_file(file, unet, scheduler_config(recipe, images))
+        save_file(file, unet, scheduler_config(recipe, len(images.classes)))
         metrics["weights_sha256"] = sha256(file)
-    return run.finish(metrics, lambda: save_samples(unet, scheduler_config(recipe, images), recipe, run))
+    return run.finish(
+        metrics, lambda: save_samples(unet, scheduler_config(recipe, len(images.classes)), recipe, run)
+    )
 
 
 def save_samples(unet: nn.Module, config: dict[str, Any], recipe: TeacherRecipe, run: Run) -> dict[str, str]:
@@ -91,9 +93,9 @@ def build_teacher(recipe: TeacherRecipe, n_classes: int) -> nn.Module:
     return build_unet("UNet2DModel", config)
 
 
-def scheduler_config(recipe: TeacherRecipe, images: ImageSet) -> dict[str, Any]:
+def scheduler_config(recipe: TeacherRecipe, n_classes: int) -> dict[str, Any]:
     """The scheduler's configuration: trailing steps, the last of which ends at the clean image."""
-    null_class = {NULL_CLASS: len(images.classes)} if _is_guidable(recipe) else {}
+    null_class = {NULL_CLASS: n_classes} if _is_guidable(recipe) else {}
     return {
         **null_class,
         "_class_name": "DDIMScheduler",
@@ -114,7 +116,7 @@ def fit_teacher(unet: nn.Module, images: ImageSet, recipe: TeacherRecipe, run: R
     from diffusers import DDIMScheduler
 
     settings, runtime = recipe.train, run.runtime
-    scheduler = DDIMScheduler.from_config(ddim_config(scheduler_config(recipe, images)))
+    scheduler = DDIMScheduler.from_config(ddim_config(scheduler_config(recipe, len(images.classes))))
     alphas_cumprod = scheduler.alphas_cumprod.to(runtime.device)
     optimizer = torch.optim.AdamW(
         unet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
