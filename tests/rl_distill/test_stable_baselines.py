@@ -205,6 +205,25 @@ def test_statistics_beside_a_zip_are_said_to_be_left_out(
     assert sum(p.numel() for p in network.parameters()) == 5 * 6 + 6 + 6 * 8 + 8 + 8 * 3 + 3
 
 
+def test_statistics_of_any_name_are_said_to_be_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tests.rl_distill.test_teachers import baselines_zip, head, linears
+
+    file = baselines_zip(tmp_path / "a.zip", linears("mlp_extractor.policy_net", 5, 8) | head(8, 3))
+    (tmp_path / "notes.pkl").write_bytes(b"something else")
+    read_stable_baselines(file, environments(VECTOR, CHOICE))
+    assert caplog.text == ""
+    (tmp_path / "rl_model_vecnormalize_32_steps.pkl").touch()
+    header = b"\x80\x04\x8c.stable_baselines3.common.vec_env.vec_normalize\x8c\x0cVecNormalize\x93"
+    (tmp_path / "stats.pkl").write_bytes(header)
+    read_stable_baselines(file, environments(VECTOR, CHOICE))
+    assert "rl_model_vecnormalize_32_steps.pkl and 1 more" in caplog.text
+    (tmp_path / "rl_model_vecnormalize_32_steps.pkl").unlink()
+    read_stable_baselines(file, environments(VECTOR, CHOICE))
+    assert "stats.pkl" in caplog.text
+
+
 def plain(seen: Any) -> Any:
     return {k: np.asarray(v).tolist() for k, v in seen.items()} if isinstance(seen, dict) else seen.tolist()
 

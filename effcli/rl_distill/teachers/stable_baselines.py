@@ -206,12 +206,28 @@ def _check(
 
 
 def _warn_of_statistics(file: str) -> None:
-    """Say that statistics lie beside a zip, as the zoo puts them, and are not read."""
+    """Say that statistics lie beside a zip, or in a folder of its name as the zoo puts them, and are not read."""
     path = Path(file)
-    places = (path.parent / "vecnormalize.pkl", path.with_suffix("") / "vecnormalize.pkl")
-    found = next((place for place in places if place.exists()), None)
-    if found is not None:
-        log.warning("%s: statistics for normalisation are in a pickle, which is not read: %s", file, found)
+    folders = [one for one in (path.parent, path.with_suffix("")) if one.is_dir()]
+    found = [one for folder in folders for one in sorted(folder.iterdir()) if _holds_statistics(one)]
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        log.warning(
+            "%s: statistics for normalisation are in a pickle, which is not read: %s%s", file, found[0], more
+        )
+
+
+def _holds_statistics(file: Path) -> bool:
+    """Whether a pickle is a VecNormalize: by its name, or by that of the class, which is text at its beginning."""
+    if file.suffix not in (".pkl", ".pickle"):
+        return False
+    if "vecnormalize" in file.name.lower().replace("_", "").replace("-", ""):
+        return True
+    try:
+        with file.open("rb") as opened:
+            return b"VecNormalize" in opened.read(4096)
+    except OSError:
+        return False
 
 
 def _contents(file: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
