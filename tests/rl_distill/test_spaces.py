@@ -113,6 +113,10 @@ def test_actions_reach_the_environment_as_it_takes_them() -> None:
     taken = clipped.of_environment(np.array([[-3, 0, 9], [0.5, 1, -9]], np.float32))
     assert taken.tolist() == [[-2, 0.5, 5], [1, 1, -9]]
     assert squashed.of_environment(np.array([[0, 99, 0]], np.float32)).tolist() == [[0, 1, 0]]
+    finer = spaces.Box(np.array([-0.1, 0.3]), np.array([0.1, 0.7]), dtype=np.float64)
+    for extreme in (-9.0, 9.0):
+        (one,) = actions_of(finer, "x").of_environment(np.full((1, 2), extreme, np.float32))
+        assert finer.contains(one)
     assert actions_of(spaces.MultiBinary(3), "x").choices == (2, 2, 2)
     with pytest.raises(UsageError, match="action space Text"):
         actions_of(spaces.Text(3), "x")

@@ -63,7 +63,13 @@ class Actions:
             first = self.first_choices[0] if self.is_discrete else np.array(self.first_choices)
             chosen: np.ndarray = (actions + first).reshape(len(actions), *self.shape)
             return chosen
-        return self._within(actions).reshape(len(actions), *self.shape).astype(np.float32)
+        return self._within(actions).reshape(len(actions), *self.shape).astype(self._dtype)
+
+    @property
+    def _dtype(self) -> type[np.floating[Any]]:
+        """float32, or float64 where a bound between float32 numbers would be passed by rounding."""
+        bounds = [one for one in (*self.low, *self.high) if one is not None]
+        return np.float32 if all(float(np.float32(one)) == one for one in bounds) else np.float64
 
     def _within(self, actions: np.ndarray) -> np.ndarray:
         """-1..1 becomes the range between two bounds; numbers without bounds stay."""
