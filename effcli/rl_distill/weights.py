@@ -178,7 +178,8 @@ def policy_files(place: str) -> list[Path]:
         InputError: there is no policy file.
     """
     path = Path(place)
-    files = sorted(path.glob("model/policy-*.safetensors")) if path.is_dir() else [path]
+    found = path.glob("model/policy-*.safetensors") if path.is_dir() else [path]
+    files = sorted(found, key=lambda file: (len(file.name), file.name))  # policy-10 after policy-9
     if not files or not files[0].is_file():
         problem = "contains no policies" if path.is_dir() else "no such file or run directory"
         raise InputError(problem, place=place, hint="name a run of `effcli rl-distill` or a policy file")

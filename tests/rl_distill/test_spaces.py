@@ -21,10 +21,12 @@ from effcli.rl_distill.environments.making import make_environments
 from effcli.rl_distill.environments.observations import observed_of
 from effcli.rl_distill.environments.pictures import picture_of
 from effcli.rl_distill.network.encoders import encoder
+from effcli.rl_distill.network.exported import ExportedPolicy
 from effcli.rl_distill.network.policies import FORBIDDEN
 from effcli.rl_distill.ppo import PpoGroup
 from effcli.rl_distill.recipe import DqnSection, OpdDaDqnRecipe, OpdDaRecipe, PpoSection
 from effcli.rl_distill.training import TrainedGroup, TrainingRecord
+from effcli.rl_distill.weights import policy_files
 
 
 def of_bytes(*shape: int) -> spaces.Box:
@@ -203,6 +205,24 @@ def test_groups_learn_and_their_files_decide_the_same(
         envs._env.step(actions)
         one = next(iter(gymnasium.vector.utils.iterate(envs._env.observation_space, raw)))
         assert np.array_equal(policy.predict(one, None if masks is None else masks[0]), actions[0])
+
+
+def test_policies_of_a_run_are_in_their_order(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for number in (1, 2, 9, 10, 11):
+        (tmp_path / f"model/policy-{number}.safetensors").touch()
+    assert [file.stem for file in policy_files(str(tmp_path))] == [f"policy-{n}" for n in (1, 2, 9, 10, 11)]
+
+
+def test_an_exported_policy_says_which_number_its_first_action_has() -> None:
+    seen = observed_of(SEEN["choice"], "x")
+    for space, ending in (
+        (spaces.Discrete(3), "has the highest"),
+        (spaces.Discrete(3, start=5), "has the highest; their numbers begin at 5"),
+        (spaces.MultiDiscrete([2, 3], start=[0, 7]), "has the highest; their numbers begin at 0, 7"),
+    ):
+        notes = ExportedPolicy(torch.nn.Identity(), seen, actions_of(space, "x")).notes()
+        assert notes["decisions"].endswith(ending)
 
 
 def test_probabilities_of_forbidden_actions_are_zero(runtime: Runtime) -> None:

@@ -50,7 +50,12 @@ class ExportedPolicy(nn.Module):
         found = {"observations": "; ".join(parts)}
         if self._actions.kind == "numbers":
             return {**found, "actions": "in the units of the environment"}
+        firsts = self._actions.first_choices
+        start = f"; their numbers begin at {', '.join(map(str, firsts))}" if any(firsts) else ""
         if self._actions.is_discrete:
-            return {**found, "decisions": "the best action has the highest"}
+            return {**found, "decisions": f"the best action has the highest{start}"}
         sizes = ", ".join(map(str, self._actions.choices))
-        return {**found, "decisions": f"of each of {sizes} choices, side by side, the best has the highest"}
+        return {
+            **found,
+            "decisions": f"of each of {sizes} choices, side by side, the best has the highest{start}",
+        }
