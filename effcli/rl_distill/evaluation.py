@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effcli.core.errors import RunError
 from effcli.core.runtime import Runtime, derive_seed
 from effcli.rl_distill.decisions import best
-from effcli.rl_distill.environments.copies import EnvironmentFailure, Environments
+from effcli.rl_distill.environments.copies import Environments, failures_named
 from effcli.rl_distill.recipe import RlDistillRecipe
 from effcli.rl_distill.returns import Returns, area_under, bootstrap_interval, curve
 
@@ -70,9 +69,8 @@ def play(
     wanted = np.array([episodes // copies + (i < episodes % copies) for i in range(copies)])
     seed = derive_seed(runtime.seed, "play", name) % 2**31
     try:
-        return _played(decide, env, wanted, seed, runtime, check)
-    except EnvironmentFailure as error:
-        raise RunError(f"the environment failed: {error}", place=name) from error
+        with failures_named(name):
+            return _played(decide, env, wanted, seed, runtime, check)
     finally:
         env.close()
 

@@ -25,7 +25,7 @@ from effcli.data.moving_pictures import write_video
 from effcli.nn.onnx_file import save_onnx
 from effcli.rl_distill.decisions import best as best_actions
 from effcli.rl_distill.environments.chosen import ChosenEnvironment
-from effcli.rl_distill.environments.copies import Environments
+from effcli.rl_distill.environments.copies import Environments, failures_named
 from effcli.rl_distill.environments.making import environments_of
 from effcli.rl_distill.environments.pictures import picture_of
 from effcli.rl_distill.evaluation import MOST_STEPS, Games, play, summarise, with_gains
@@ -301,10 +301,22 @@ def watch(
     Raises:
         InputError: there is no policy file, or it names code as its environment.
         UsageError: the environment cannot be rendered, for example because a package is missing.
+        RunError: the environment failed.
     """
     policy = best_policy(place, number).to(runtime.device)
     about = policy.about
     env = chosen.open(about, place, 1, render=True)
+    with failures_named(env.name):
+        pictures, total = _watched(policy, env, most_steps, runtime)
+    env.close()
+    write_video(file, (Image.fromarray(picture) for picture in pictures), FPS)
+    return {"policy": about.number, "steps": len(pictures) - 1, "episode_return": round(total, 4)}
+
+
+def _watched(
+    policy: SavedPolicy, env: Environments, most_steps: int, runtime: Runtime
+) -> tuple[list[np.ndarray], float]:
+    """The pictures of an episode, and its return."""
     observations = env.reset(derive_seed(runtime.seed, "watch") % 2**31)
     pictures, total = [_picture(env, observations)], 0.0
     for _ in range(most_steps):
@@ -316,9 +328,7 @@ def watch(
         pictures.append(_picture(env, observations))
         if step.done[0]:
             break
-    env.close()
-    write_video(file, (Image.fromarray(picture) for picture in pictures), FPS)
-    return {"policy": about.number, "steps": len(pictures) - 1, "episode_return": round(total, 4)}
+    return pictures, total
 
 
 def export(policy: SavedPolicy, file: Path) -> None:

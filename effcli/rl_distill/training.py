@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from torch import Tensor
 
-from effcli.core.errors import InterruptedRunError, NonFiniteError, RunError
+from effcli.core.errors import InterruptedRunError, RunError
 from effcli.core.registry import load_method
 from effcli.core.run import Run, Stateful
-from effcli.rl_distill.environments.copies import EnvironmentFailure
+from effcli.rl_distill.environments.copies import EnvironmentFailure, failures_named
 from effcli.rl_distill.group import Policy
 from effcli.rl_distill.progress_evaluation import BestSoFar, Board
 from effcli.rl_distill.recipe import RlDistillRecipe
@@ -103,10 +102,10 @@ def train_group(recipe: RlDistillRecipe, name: str, run: Run) -> TrainedGroup:
 
     Raises:
         RunError: an environment failed; the checkpoint is written.
-        NonFiniteError: a return is NaN or infinite.
         InterruptedRunError: Ctrl-C or SIGTERM; the checkpoint is written.
     """
-    group: Group = load_method(recipe).create(recipe, run.runtime)
+    with failures_named(recipe.env.id):
+        group: Group = load_method(recipe).create(recipe, run.runtime)
     record = TrainingRecord()
     begun = run.has_begun(name)
     every = -(-group.n_updates // PROGRESS_LINES)
@@ -115,7 +114,8 @@ def train_group(recipe: RlDistillRecipe, name: str, run: Run) -> TrainedGroup:
         if board is None:
             board = Board(run, recipe.train.tensorboard, steps_of(group))
             if begun and update:
-                group.restart(update)
+                with failures_named(recipe.env.id):
+                    group.restart(update)
                 is_exact = all(policy.continues for policy in group.policies)
                 run.say(f"{name}: resumed {'in the middle of its' if is_exact else 'with new'} episodes")
         started = time.perf_counter()
@@ -128,7 +128,6 @@ def train_group(recipe: RlDistillRecipe, name: str, run: Run) -> TrainedGroup:
         record.seconds += time.perf_counter() - started
         _note(record, group, update, values)
         returns = [policy.returns.recent(recipe.eval.window) for policy in group.policies]
-        _check_finite(returns, name, run)
         known = {f"return_{i + 1}": value for i, value in enumerate(returns) if value is not None}
         n_logged = max(1, group.n_updates // 1000)
         run.log(name, update, every=n_logged, **values, **known)
@@ -193,12 +192,3 @@ def _progress_line(
     speed = n_steps / record.seconds if record.seconds else 0.0
     apart = f", disagreement {values['disagreement']:.3f}" if "disagreement" in values else ""
     return f"{name}: {n_steps // len(returns)} steps per policy, {speed:.0f} steps/s, return {shown}{apart}"
-
-
-def _check_finite(returns: Sequence[float | None], name: str, run: Run) -> None:
-    if any(value is not None and not np.isfinite(value) for value in returns):
-        raise NonFiniteError(
-            f"a return of {name} is not finite",
-            place=str(run.path),
-            hint="the environment returned rewards that are NaN or infinite",
-        )

@@ -142,7 +142,9 @@ class SavedPolicy(nn.Module):
 def described(env: Environments) -> tuple[Observed | None, Actions | None]:
     """What a file says of observations and actions; None where version 0.1 would read the same of their shapes."""
     old = observed_of_shape(env.shape)
-    now, before = ([(one.kind, one.layout, one.scale) for one in of.parts] for of in (env.observed, old))
+    now, before = (
+        [(one.name, one.kind, one.layout, one.scale) for one in of.parts] for of in (env.observed, old)
+    )
     is_plain = env.actions.is_discrete and env.actions.first_choices == (0,)
     is_known = now == before and len(env.shape) in (1, 3)
     return None if is_known else env.observed, None if is_plain else env.actions

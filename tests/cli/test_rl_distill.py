@@ -185,7 +185,7 @@ def test_rewards_that_are_no_numbers_stop_the_run(tmp_path: Path) -> None:
     words = ("--env", "games:no_number", *SMALL, "--compare", "", "-o", "run")
     done = effcli("rl-distill", *words, cwd=tmp_path)
     assert (done.code, done.lines) == (1, [])
-    assert "is not finite" in done.stderr
+    assert "the environment failed: a reward is NaN or infinite" in done.stderr
 
 
 def test_environments_in_processes_give_the_same(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ SEEN: dict[str, Any] = {
     "dict": spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Box(-1, 1, (2,))}),
     "tuple": spaces.Tuple((spaces.Discrete(3), spaces.MultiDiscrete([2, 3]))),
     "choice": spaces.Discrete(4),
+    "one": spaces.Dict({"a": spaces.Box(-1, 1, (2,))}),
     "masked": spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "action_mask": spaces.MultiBinary(4)}),
 }
 ACTS: dict[str, Any] = {
@@ -172,6 +173,7 @@ CASES = [
     ({"seen": "dict", "mask": "info"}, "both"),
     ({"seen": "masked", "mask": "dict"}, "both"),
     ({"seen": "choice"}, "both"),
+    ({"seen": "one"}, "both"),
 ]
 
 
@@ -341,5 +343,5 @@ class Columns(gymnasium.vector.VectorEnv[Any, Any, Any]):
 def test_a_reward_is_one_number() -> None:
     envs = Environments(Columns(), "columns")
     envs.reset(0)
-    with pytest.raises(EnvironmentFailure, match=r"rewards of shape \[1\]; a reward is one number"):
+    with pytest.raises(EnvironmentFailure, match=r"reward of shape \[1\]; it is one number of each copy"):
         envs.step(np.zeros(2, int))

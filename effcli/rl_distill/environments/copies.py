@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effcli.core.errors import UsageError
+from effcli.core.errors import RunError, UsageError
 from effcli.data.picture_folders import say_once
 from effcli.rl_distill.environments.actions import Actions, actions_of
 from effcli.rl_distill.environments.observations import MASK, observed_of, with_axis
@@ -75,14 +76,29 @@ class EnvironmentFailure(Exception):  # noqa: N818  not an error of effcli
     """An environment raised an exception in a step, or returned what it must not."""
 
 
+@contextlib.contextmanager
+def failures_named(place: str) -> Iterator[None]:
+    """Failures of an environment as errors of the run or verb.
+
+    Raises:
+        RunError: an environment failed.
+    """
+    try:
+        yield
+    except EnvironmentFailure as error:
+        raise RunError(f"the environment failed: {error}", place=place) from error
+
+
 _REASONS = {
     "not enough values to unpack (expected 5": "step() does not return 5 values (observation, reward, terminated, "
     "truncated, info), as gymnasium asks for; is it an environment of the older gym?",
+    "too many values to unpack (expected 2": "reset() does not return 2 values (observation, info), as gymnasium asks "
+    "for; is it an environment of the older gym?",
     "setting an array element with a sequence": "a reward, terminated or truncated is not one number",
 }
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What an exception in an environment means."""
     text = f"{type(error).__name__}: {error}"
     return next((meaning for start, meaning in _REASONS.items() if str(error).startswith(start)), text)
@@ -108,6 +124,7 @@ class Environments:
 
     Raises:
         UsageError: no policy reads the observations or decides on the actions.
+        EnvironmentFailure: the first observations are not what their space says.
     """
 
     def __init__(
@@ -121,7 +138,8 @@ class Environments:
     ) -> None:
         self._env, self.name = env, name
         self.actions: Actions = actions_of(env.single_action_space, name, bounds)
-        n_masked = self._n_masked()
+        raw, info = env.reset(seed=0)
+        n_masked = self._n_masked(info)
         observed = observed_of(env.single_observation_space, name, n_masked, stacked=stacked)
         self.observed = observed.without(hidden, name)
         if self.observed.mask is not None:
@@ -131,6 +149,7 @@ class Environments:
         if self._mode not in ("nextstep", "samestep", "disabled"):
             raise UsageError(f"unknown autoreset mode {self._mode!r}", place=name)
         self._was_done = np.zeros(env.num_envs, dtype=bool)
+        self._packed(raw, info)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -150,9 +169,8 @@ class Environments:
     def __len__(self) -> int:
         return int(self._env.num_envs)
 
-    def _n_masked(self) -> int:
-        """Number of actions that ``info`` allows or not, seen in a first reset; 0 where it does not say."""
-        _, info = self._env.reset(seed=0)
+    def _n_masked(self, info: Any) -> int:
+        """Number of actions that ``info`` of a first reset allows or not; 0 where it does not say."""
         mask = info.get(MASK) if isinstance(info, dict) else None
         return 0 if mask is None else int(np.prod(_rows(mask, len(self)).shape[1:]))
 
@@ -169,23 +187,31 @@ class Environments:
             EnvironmentFailure: the environment's own code raised an exception, or its observations are of other shapes
                 than its space.
         """
-        try:
-            raw, info = self._env.reset(seed=seed)
-        except Exception as error:
-            raise EnvironmentFailure(_reason(error)) from error
+        raw, info = self._reset(seed=seed)
         self._was_done = np.zeros(len(self), dtype=bool)
         packed = self._packed(raw, info)
         self._say_beyond_bounds(raw)
         return packed
 
-    def _packed(self, raw: Any, info: Any) -> np.ndarray:
+    def _reset(self, **given: Any) -> tuple[Any, Any]:
+        try:
+            raw, info = self._env.reset(**given)
+        except Exception as error:
+            raise EnvironmentFailure(reason_of(error)) from error
+        return raw, info
+
+    def _packed(self, raw: Any, info: Any, n: int | None = None) -> np.ndarray:
+        """Observations of ``n`` copies, or of all, as one array."""
+        n = len(self) if n is None else n
         mask = info.get(MASK) if self.observed.mask is not None and isinstance(info, dict) else None
         try:
-            packed = self.observed.pack(raw, len(self), None if mask is None else _rows(mask, len(self)))
+            packed = self.observed.pack(raw, n, None if mask is None else _rows(mask, n))
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise EnvironmentFailure(f"an observation is not what its space says: {error}") from error
-        if packed.dtype.kind == "f" and not np.isfinite(packed).all():
-            raise EnvironmentFailure("an observation holds NaN or infinite numbers")
+        with np.errstate(over="ignore"):
+            is_finite = packed.dtype.kind != "f" or np.isfinite(packed.astype(np.float32, copy=False)).all()
+        if not is_finite:
+            raise EnvironmentFailure("an observation holds NaN or infinite numbers, or ones beyond float32")
         return packed
 
     def _say_beyond_bounds(self, raw: Any) -> None:
@@ -211,11 +237,16 @@ class Environments:
         try:
             raw, rewards, terminated, truncated, info = self._env.step(taken)
         except Exception as error:
-            raise EnvironmentFailure(_reason(error)) from error
-        rewards = np.asarray(rewards, np.float32)
-        if rewards.shape != (len(self),):
-            raise EnvironmentFailure(f"rewards of shape {list(rewards.shape[1:])}; a reward is one number")
+            raise EnvironmentFailure(reason_of(error)) from error
+        with np.errstate(over="ignore"):
+            rewards = np.asarray(rewards, np.float32)
         terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
+        for name, found in (("reward", rewards), ("terminated", terminated), ("truncated", truncated)):
+            if found.shape != (len(self),):
+                shape = list(found.shape[1:])
+                raise EnvironmentFailure(f"{name} of shape {shape}; it is one number of each copy")
+        if not np.isfinite(rewards[~self._was_done]).all():
+            raise EnvironmentFailure("a reward is NaN or infinite")
         observations = self._packed(raw, info)
         if self._mode != "nextstep":
             return self._step_of_same(observations, rewards, terminated, truncated, info)
@@ -232,7 +263,7 @@ class Environments:
         if not done.any():
             return Step(shown, rewards, terminated, truncated, valid)
         if self._mode == "disabled":
-            raw, info = self._env.reset(options={"reset_mask": done})
+            raw, info = self._reset(options={"reset_mask": done})
             following = self._packed(raw, info)
             following[~done] = shown[~done]
             return Step(shown, rewards, terminated, truncated, valid, following)
@@ -243,7 +274,7 @@ class Environments:
             )
         for copy in np.flatnonzero(done):
             one = Environments._batch_of_one(finals, int(copy))
-            last[copy] = self.observed.pack(one, 1)[0]
+            last[copy] = self._packed(one, {}, 1)[0]
         return Step(last, rewards, terminated, truncated, valid, shown)
 
     @staticmethod

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from effcli.core.errors import InputError, UsageError
 from effcli.data.picture_folders import say_once
-from effcli.rl_distill.environments.copies import Environments
+from effcli.rl_distill.environments.copies import EnvironmentFailure, Environments, reason_of
 from effcli.rl_distill.recipe import RlDistillRecipe
 
 _PACKAGES = {
@@ -28,6 +28,7 @@ _PACKAGES = {
 _ATARI = "ALE"
 _OLD_ATARI = re.compile(r"^([A-Za-z]+?)(-ram)?(NoFrameskip|Deterministic)-v\d$")
 _FUNCTION = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
+_FILE = re.compile(r"^(?:.*[/\\])?([^/\\:]+)\.py(?::(.*))?$")
 _PLAIN_TEXT = re.compile(r"^[A-Za-z0-9_. -]{0,64}$")
 
 
@@ -82,9 +83,7 @@ def make_environments(
     """
     import gymnasium
 
-    if old := _OLD_ATARI.match(name):
-        hint = f"ALE/{old[1]}-v5 is this game with the usual preprocessing"
-        raise UsageError("is Atari without preprocessing", place=name, hint=hint)
+    _check_name(name)
     more = dict(kwargs or {})
     try:
         with _explained(name):
@@ -120,6 +119,19 @@ def make_environments(
         raise UsageError(" ".join(str(error).split()), place=name) from None
 
 
+def _check_name(name: str) -> None:
+    """Refuse what is the name of something else than an environment."""
+    if old := _OLD_ATARI.match(name):
+        hint = f"ALE/{old[1]}-v5 is this game with the usual preprocessing"
+        raise UsageError("is Atari without preprocessing", place=name, hint=hint)
+    if file := _FILE.match(name):
+        inside = file[2] or "NAME"
+        hint = (
+            f"start in its folder, with --env {file[1]}:{inside} ({inside} being a class or function in it)"
+        )
+        raise UsageError("is a file, not a module", place=name, hint=hint)
+
+
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
     """Exceptions of the environment's own code while it is made, as mistakes that are explained."""
@@ -131,8 +143,10 @@ def _explained(name: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise UsageError(f"needs a package that is not installed: {error}", place=name) from None
+    except EnvironmentFailure as error:
+        raise UsageError(" ".join(str(error).split()), place=name) from None
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        text = " ".join(reason_of(error).split())[:200]
         raise UsageError(f"cannot be made: {text}", place=name) from None
 
 

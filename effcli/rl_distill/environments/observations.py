@@ -124,15 +124,20 @@ class Observed:
             raw: as the environment gives them, with a leading axis of copies.
             n: number of copies.
             mask: allowed actions, ``[n, A]``, where ``info`` has them.
+
+        Raises:
+            ValueError: a part has another shape than its space, or chooses what its space does not have.
+            KeyError: a part is missing; IndexError, TypeError: so is what should hold it.
         """
         if self.is_single:
-            return np.array(raw).reshape(n, *self.shape)
+            return np.array(_checked(_at(raw, self.parts[0].name), self.parts[0])).reshape(n, *self.shape)
         found = []
         for part in self.parts:
             value = mask if part.kind == "mask" and not _has(raw, part.name) else _at(raw, part.name)
             if value is None:
                 value = np.ones((n, *part.shape), part.dtype)
-            found.append(np.asarray(value).reshape(n, part.n_values).astype(self.dtype, copy=False))
+            values = _checked(value, part).reshape(n, part.n_values)
+            found.append(values.astype(self.dtype, copy=False))
         return np.concatenate(found, 1)
 
     def is_one(self, raw: Any) -> bool:
@@ -173,10 +178,36 @@ def _holder(part: Part) -> np.dtype[Any]:
     return np.dtype(part.dtype)
 
 
+def _checked(value: Any, part: Part) -> np.ndarray:
+    """The values of a part as an array, where they are what its space says."""
+    found = np.asarray(value)
+    if part.kind in ("numbers", "picture", "planes") and (found.shape[1:] or (1,)) != part.shape:
+        raise ValueError(f"shape {list(found.shape[1:])}, not {list(part.shape)}")
+    if part.kind == "choices":
+        rows = found.reshape(-1, part.n_values)
+        first = np.array(part.first_choices)
+        wrong = (rows < first) | (rows >= first + np.array(part.choices))
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            start, n = part.first_choices[column], part.choices[column]
+            raise ValueError(f"{rows[row, column]} is not one of {start}..{start + n - 1}")
+    return found
+
+
 def _at(raw: Any, name: str) -> Any:
-    for key in name.split(".") if name else ():
-        raw = raw[key] if isinstance(raw, Mapping) else raw[int(key)]
-    return raw
+    """The part of a name: keys of a Dict may be numbers, or have dots in them."""
+    if not name:
+        return raw
+    if not isinstance(raw, Mapping):
+        index, _, rest = name.partition(".")
+        return _at(raw[int(index)], rest)
+    keys = {str(key): key for key in raw}
+    if name in keys:
+        return raw[keys[name]]
+    outer = next((text for text in keys if name.startswith(f"{text}.")), None)
+    if outer is None:
+        raise KeyError(name)
+    return _at(raw[keys[outer]], name.removeprefix(f"{outer}."))
 
 
 def _has(raw: Any, name: str) -> bool:
@@ -209,6 +240,11 @@ def observed_of(space: Any, place: str, n_masked: int = 0, *, stacked: bool = Fa
     if n_masked and not any(part.kind == "mask" for part in parts):
         parts.append(Part(MASK, "mask", (n_masked,), "int8"))
     parts.sort(key=lambda part: part.kind == "mask")
+    names = [part.name for part in parts]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            "two parts of its observations have the same name, with dots between keys", place=place
+        )
     if not parts or parts[0].kind == "mask":
         raise UsageError(f"observation space {type(space).__name__}: no part that can be read", place=place)
     is_stack = stacked and len(parts) == 1 and parts[0].layout == "chw"
