@@ -57,7 +57,7 @@ EgoOption = Annotated[
     ),
 ]
 MethodOption = Annotated[
-    Literal["streamdsgn"] | None, typer.Option("--method", help="The method; stream-dsgn is the only one.")
+    Literal["streamdsgn"] | None, typer.Option("--method", help="The method; streamdsgn is the only one.")
 ]
 
 

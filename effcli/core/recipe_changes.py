@@ -71,13 +71,17 @@ class Added:
     Attributes:
         key: dotted.
         before: the value that means what version 0.1 did.
+        methods: of these methods only; empty: of all.
     """
 
     key: str
     before: Any
+    methods: tuple[str, ...] = ()
 
     def apply(self, data: dict[str, Any], before: Mapping[str, Any]) -> None:
         """Put the value into ``data``, if the key is not there."""
+        if self.methods and before.get("method") not in self.methods:
+            return
         if _find(data, self.key) is _NOTHING:
             _put(data, self.key, self.before)
 

@@ -17,7 +17,7 @@ Detail = Literal["auto", "full", "fast"]
 RENAMED = (
     Renamed("data.train", "data.source"),
     Renamed("data.eval", "eval.data"),
-    Added("network.head", "picture"),
+    Added("network.head", "picture", methods=("walmafa",)),
 )
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from effcli.core.errors import RecipeError
 from effcli.core.recipe import CompatRecipe, Override, Section, Switch, load_recipe
-from effcli.core.recipe_changes import Renamed
+from effcli.core.recipe_changes import Added, Renamed, upgraded
 from effcli.core.registry import TASKS, recipe_of_run
 
 
@@ -139,3 +139,9 @@ def test_a_continual_run_of_the_old_version_opens(tmp_path: Path) -> None:
         "pixels",
     )
     assert detector.network.init == "a.pth"
+
+
+def test_a_key_that_was_added_to_some_methods_is_not_given_to_others():
+    changes = (Added("network.head", "picture", methods=("a",)),)
+    assert upgraded({"method": "a"}, changes) == {"method": "a", "network": {"head": "picture"}}
+    assert upgraded({"method": "b"}, changes) == {"method": "b"}
