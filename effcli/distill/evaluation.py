@@ -22,7 +22,7 @@ from effcli.distill.inputs.teacher import DiffusionTeacher, is_told_texts
 from effcli.distill.recipe import SAMPLED
 from effcli.distill.time_grid import TimeGrid
 from effcli.metrics.distance_settings import DistanceSettings
-from effcli.metrics.features import Moments, choose_features, real_features
+from effcli.metrics.features import choose_features, moments_of, real_features
 from effcli.metrics.frechet import frechet_distance
 
 N_PICTURES = 32
@@ -134,7 +134,7 @@ def _metrics(
     reference = sampled[f"teacher-{teacher_steps}"]
     features = {name: space.features(one["images"]) for name, one in sampled.items()}
     real = real_features(settings, space, reference["images"])
-    moments = space.reference if real is None else Moments.of(real)
+    moments = moments_of(real, settings, space)
 
     def fd(name: str) -> float | None:
         return None if moments is None else frechet_distance(features[name], moments)

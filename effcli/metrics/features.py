@@ -8,6 +8,7 @@ another, for 32x32 photographs in colour. A file: one of those that `effcli dist
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ CLASSIFIERS: dict[str, tuple[type[Any], type[Section]]] = {
 FORMAT = "effcli.classifier"
 VERSION = "1"
 _BATCH = 500
+log = logging.getLogger(__name__)
 
 
 class ClassifierHeader(Header):
@@ -133,16 +135,31 @@ def choose_features(settings: DistanceSettings, sample_shape: tuple[int, int, in
 
 def real_moments(settings: DistanceSettings, space: FeatureSpace, like: Tensor) -> Moments | None:
     """Moments of real images of the size of ``like`` ``[N, C, S, S]``; None where there are none."""
-    features = real_features(settings, space, like)
-    return space.reference if features is None else Moments.of(features)
+    return moments_of(real_features(settings, space, like), settings, space)
+
+
+def moments_of(real: Tensor | None, settings: DistanceSettings, space: FeatureSpace) -> Moments | None:
+    """Moments of :func:`real_features`, or of the images of the space where the settings name none."""
+    if real is None:
+        return space.reference if settings.data is None else None
+    return Moments.of(real)
 
 
 def real_features(settings: DistanceSettings, space: FeatureSpace, like: Tensor) -> Tensor | None:
-    """Features ``[N, D]`` of ``data``, at the size of ``like`` ``[N, C, S, S]``; None where the settings have none."""
+    """Features ``[N, D]`` of ``data``, at the size of ``like`` ``[N, C, S, S]``.
+
+    Returns:
+        None where the settings have none; or, which is said, only one, from which nothing has a distance.
+    """
     if settings.data is None:
         return None
     channels, side = like.shape[1], like.shape[-1]
     real = load_images(settings.data, "train", side=side, channels=1 if channels == 1 else 3)
+    if len(real) < 2:
+        log.warning(
+            "%s: has a single image, so nothing is compared with it; distances need two", settings.data
+        )
+        return None
     return space.features(real.images)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
-from effcli.distill.evaluation import _against_images, kernel_distance, share_within
+from effcli.distill.evaluation import _against_images, _metrics, kernel_distance, share_within
+from effcli.metrics.distance_settings import DistanceSettings
+from effcli.metrics.features import load_features, real_features, real_moments
 
 
 def features(n: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -45,3 +50,19 @@ def test_measures_by_steps() -> None:
     assert found["kid_by_steps"]["1"] > 10 * abs(found["kid_by_steps"]["2"])
     assert found["precision_by_steps"]["1"] < 0.3 < found["precision_teacher"]
     assert found["recall_by_steps"]["1"] < found["recall_teacher"]
+
+
+@pytest.mark.parametrize("name", ["pixels", "builtin:fashion-features"])
+def test_a_single_image_is_compared_with_nothing_and_said(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.new("L", (16, 16)).save(tmp_path / "only.png")
+    settings, space = DistanceSettings(data=str(tmp_path)), load_features(name)
+    like = torch.zeros(4, 1, 16, 16, dtype=torch.uint8)
+    assert real_features(settings, space, like) is None
+    assert "has a single image" in caplog.text
+    assert real_moments(settings, space, like) is None
+    images = torch.randint(256, (4, 1, 16, 16), dtype=torch.uint8)
+    sampled = {one: {"images": images, "seconds": 1.0} for one in ("teacher-2", "ddim-1", "student-1")}
+    found = _metrics(sampled, [1], 2, (1, 16, 16), settings)
+    assert found["fd_by_steps"] == {"1": None} and "kid_by_steps" not in found
