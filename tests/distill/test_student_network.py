@@ -53,6 +53,35 @@ def test_a_configuration_of_ones_own(tmp_path: Path) -> None:
         check_student(str(file), teacher())
 
 
+@pytest.mark.parametrize(
+    ("content", "message", "hint"),
+    [
+        (
+            {"_class_name": "DDIMScheduler", "beta_start": 0.1},
+            "is of a DDIMScheduler, not of a UNet2DModel",
+            None,
+        ),
+        (
+            {"block_out_chanels": [8, 8]},
+            "'block_out_chanels' is not a key",
+            "did you mean 'block_out_channels'?",
+        ),
+    ],
+)
+def test_a_configuration_of_something_else_is_refused(
+    content: dict[str, object], message: str, hint: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message) as caught:
+        student_network_config(str(tmp_path / "config.json"), teacher())
+    assert caught.value.hint == hint
+
+
+def test_a_size_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="width is given twice"):
+        student_network_config("width=0.5,layers=1,width=0.25", teacher())
+
+
 def test_the_first_round_is_at_the_steps_of_the_teacher(tmp_path: Path) -> None:
     train = {"steps": 1, "last_rounds_steps": 1, "conversion_steps": 1, "batch_size": 2}
     recipe = PdRecipe.model_validate({"student": "width=0.5", "teacher_steps": 2, "train": train})

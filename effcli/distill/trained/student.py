@@ -6,6 +6,9 @@ It is new, so it first learns at the teacher's number of steps what the teacher 
 from __future__ import annotations
 
 import copy
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +78,18 @@ def student_network_config(student: str, teacher: DiffusionModel) -> dict[str, A
     own = config_of(teacher.unet)
     if Path(student).is_file():
         config = read_json(Path(student))
+        _check_network(config, student)
         different = [key for key in _SAME if config.get(key, own.get(key)) != own.get(key)]
         if different:
             key = different[0]
             raise InputError(f"its {key} is {config[key]}, the teacher's {own.get(key)}", place=student)
         return config | {key: own.get(key) for key in _SAME if key in own}
-    config = dict(own)
+    config, given = dict(own), set[str]()
     for part in student.split(","):
         key, _, value = part.partition("=")
+        if key in given:
+            raise UsageError(f"{key} is given twice", place="student", hint=_HINT)
+        given.add(key)
         if key == "width":
             config |= _narrower(own, _share(value))
         elif key == "layers" and value.isdecimal() and int(value) > 0:
@@ -90,6 +97,24 @@ def student_network_config(student: str, teacher: DiffusionModel) -> dict[str, A
         else:
             raise UsageError(f"{part!r} is not understood", place="student", hint=_HINT)
     return config
+
+
+def _check_network(config: Mapping[str, Any], place: str) -> None:
+    """Refuse a file that is the configuration of something else, or has keys that would not be used."""
+    from diffusers import UNet2DModel
+
+    name = config.get("_class_name", "UNet2DModel")
+    if name != "UNet2DModel":
+        raise InputError(f"is of a {str(name)[:60]}, not of a UNet2DModel", place=place)
+    known = inspect.signature(UNet2DModel.__init__).parameters
+    unknown = [key for key in config if key not in known and not key.startswith("_")]
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=1)
+        raise InputError(
+            f"{unknown[0][:60]!r} is not a key of a UNet2DModel",
+            place=place,
+            hint=f"did you mean {near[0]!r}?" if near else None,
+        )
 
 
 def _share(value: str) -> float:
