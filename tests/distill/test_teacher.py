@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from effcli.core.errors import InputError
+from effcli.core.errors import InputError, UsageError
 from effcli.core.run import open_run
 from effcli.core.runtime import create_runtime
 from effcli.diffusion.conditioning import Guided
 from effcli.diffusion.configs import check_scheduler_config
 from effcli.diffusion.models import load_model, save_folder
+from effcli.diffusion.sampler_settings import SamplerSettings
 from effcli.diffusion.schedulers import DISTILLED_TIMESTEPS, NULL_CLASS
-from effcli.distill.recipe import TeacherRecipe
-from effcli.distill.trained import teacher
+from effcli.distill.recipe import ClassifierRecipe, TeacherRecipe
+from effcli.distill.trained import classifier, teacher
 from effcli.distill.trained.teacher import build_teacher, train
 from tests.distill.small_teacher import images
 
@@ -86,3 +88,23 @@ def test_sizes_that_do_not_fit_are_found_before_the_run(monkeypatch: pytest.Monk
 def test_a_label_that_is_none_is_refused(label: object):
     with pytest.raises(InputError, match=r"null_class is .*, not a label"):
         check_scheduler_config({"_class_name": "DDIMScheduler", NULL_CLASS: label}, "file")
+
+
+def test_guidance_that_cannot_be_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(teacher, "load_training_images", lambda recipe: images())
+    guided = {"sampler": SamplerSettings(steps=1, guidance=2.0)}
+    teacher.plan(recipe_of(0.1).model_copy(update=guided))
+    with pytest.raises(UsageError, match="learns a label for no class") as caught:
+        teacher.plan(recipe_of(0.0).model_copy(update=guided))
+    assert "train.label_dropout" in str(caught.value.hint)
+    recipe = recipe_of(0.1)
+    without = recipe.unet.model_copy(update={"class_conditional": False})
+    with pytest.raises(UsageError, match="has labels to drop"):
+        teacher.plan(recipe.model_copy(update={"unet": without}))
+
+
+def test_a_classifier_needs_more_than_one_image(tmp_path: Path):
+    Image.new("L", (8, 8)).save(tmp_path / "only.png")
+    recipe = ClassifierRecipe.model_validate({"data": {"source": str(tmp_path), "side": 8}})
+    with pytest.raises(InputError, match="has a single image"):
+        classifier.plan(recipe)

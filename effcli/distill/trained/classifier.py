@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effcli.core.errors import InputError
 from effcli.core.evidence.result import Result
 from effcli.core.files import sha256
 from effcli.core.plan import Plan
@@ -23,8 +24,14 @@ from effcli.nn.schedules import cosine, set_rate
 
 
 def plan(recipe: ClassifierRecipe) -> Plan[dict[str, ImageSet]]:
-    """The images by part, and what :func:`train` would train on them."""
+    """The images by part, and what :func:`train` would train on them.
+
+    Raises:
+        InputError: there is a single one, whose features have no covariance.
+    """
     images = load_training_images(recipe)
+    if len(images) < 2:
+        raise InputError("has a single image to learn from", place=recipe.data.source)
     sets = {"train": images, "eval": load_training_images(recipe, "eval")}
     network = new_classifier(recipe, len(images.classes))
     n_parameters = sum(p.numel() for p in network.parameters())

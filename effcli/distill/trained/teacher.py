@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from effcli.core.errors import UsageError
 from effcli.core.evidence.result import Result
 from effcli.core.files import sha256
 from effcli.core.plan import Plan
@@ -37,7 +38,9 @@ def plan(recipe: TeacherRecipe) -> Plan[ImageSet]:
 
     Raises:
         InputError: they do not.
+        UsageError: the network would not be told classes, or could not be guided, as the recipe asks for.
     """
+    _check_guidance(recipe)
     images = load_training_images(recipe)
     unet = build_teacher(recipe, len(images.classes))
     check_forward(DiffusionModel(unet, scheduler_config(recipe, len(images.classes)), "unet"))
@@ -109,6 +112,22 @@ def scheduler_config(recipe: TeacherRecipe, n_classes: int) -> dict[str, Any]:
 def _is_guidable(recipe: TeacherRecipe) -> bool:
     """Whether the network also learns a label that means no class."""
     return recipe.unet.class_conditional and recipe.train.label_dropout > 0
+
+
+def _check_guidance(recipe: TeacherRecipe) -> None:
+    """Refuse settings that have no effect, or that fail when the training is over."""
+    if recipe.train.label_dropout and not recipe.unet.class_conditional:
+        raise UsageError(
+            "only a class-conditional model has labels to drop",
+            place="train.label_dropout",
+            hint="add -s unet.class_conditional=true",
+        )
+    if recipe.sampler.guidance != 1 and not _is_guidable(recipe):
+        raise UsageError(
+            "only a class-conditional model that also learns a label for no class can be guided",
+            place="sampler.guidance",
+            hint="add -s unet.class_conditional=true -s train.label_dropout=0.1",
+        )
 
 
 def fit_teacher(unet: nn.Module, images: ImageSet, recipe: TeacherRecipe, run: Run) -> None:
