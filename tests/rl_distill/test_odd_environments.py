@@ -112,7 +112,8 @@ def fixed(space: Any, shown: Any) -> Environments:
 
 def test_keys_may_be_numbers_or_have_dots_and_a_dict_may_have_one_part() -> None:
     two = np.array([0.5, -1], np.float32)
-    for key in ("a", "a.b", 0):
+    keys: list[Any] = ["a", "a.b", 0]
+    for key in keys:
         assert fixed(Dict({key: Box(-1, 1, (2,))}), {key: two}).reset(0)[1].tolist() == [0.5, -1]
         inner = Dict({"x.y": Dict({key: Box(-1, 1, (2,))}), "z": Discrete(3)})
         seen = fixed(inner, {"x.y": {key: two}, "z": 2}).reset(0)
