@@ -55,12 +55,23 @@ def decoded(data: bytes, place: str) -> str:
     """
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
+        text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise InputError(
-            "is not UTF-8", place=f"{place}:{line}", hint="iconv -f latin1 -t utf-8 converts it"
-        ) from None
+        raise InputError("is not UTF-8", place=f"{place}:{line}", hint=_conversion(data)) from None
+    if text.count("\0") > len(text) / 4:
+        raise InputError("is not UTF-8, or UTF-16 with its mark", place=f"{place}:1", hint=_conversion(data))
+    return text
+
+
+def _conversion(data: bytes) -> str:
+    """How text that is not UTF-8 is converted, by where its zeros are."""
+    n_even, n_odd = data[::2].count(0), data[1::2].count(0)
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "iconv -f utf-32 -t utf-8 converts it"
+    if n_even + n_odd > len(data) / 8:
+        return f"iconv -f utf-16{'le' if n_odd > n_even else 'be'} -t utf-8 converts it"
+    return "iconv -f cp1252 -t utf-8 converts it, if its language is a Western European one"
 
 
 def read_text(file: Path) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from effcli.core.errors import RunError, UsageError
+from effcli.core.errors import InputError, RunError, UsageError
 from effcli.core.files import (
     atomic_path,
     check_writable,
+    decoded,
     is_vacant,
     lock_folder,
     remove_parts,
@@ -116,3 +117,26 @@ def test_a_folder_is_locked_until_the_lock_is_closed(tmp_path: Path) -> None:
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message", "hint"),
+    [
+        ("utf-8", "", ""),
+        ("utf-8-sig", "", ""),
+        ("utf-16", "", ""),
+        ("cp1252", "is not UTF-8", "iconv -f cp1252"),
+        ("utf-16-le", "is not UTF-8", "iconv -f utf-16le"),
+        ("utf-16-be", "is not UTF-8", "iconv -f utf-16be"),
+        ("utf-32", "is not UTF-8", "iconv -f utf-32"),
+    ],
+)
+@pytest.mark.parametrize("text", ["a cat\na dog\n", "Käfer für 5 €\nein Hund\n"])
+def test_text_is_read_whole_or_not_at_all(text: str, encoding: str, message: str, hint: str) -> None:
+    data = text.encode(encoding)
+    if not message or (encoding == "cp1252" and text.isascii()):
+        assert decoded(data, "file") == text
+        return
+    with pytest.raises(InputError, match=message) as caught:
+        decoded(data, "file")
+    assert str(caught.value.place).startswith("file:1") and str(caught.value.hint).startswith(hint)
