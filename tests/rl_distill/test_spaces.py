@@ -207,7 +207,7 @@ def test_groups_learn_and_their_files_decide_the_same(
         envs._env.step(actions)
         one = next(iter(gymnasium.vector.utils.iterate(envs._env.observation_space, raw)))
         alone = policy.predict(one, None if masks is None else masks[0])
-        np.testing.assert_allclose(alone, actions[0], rtol=1e-5, atol=1e-6)  # products of one row round otherwise
+        np.testing.assert_allclose(alone, actions[0], rtol=1e-5, atol=1e-6)
 
 
 def test_policies_of_a_run_are_in_their_order(tmp_path: Path) -> None:
